@@ -14,7 +14,7 @@ EARTH_RADIUS_KM = 6371.0088
 """Mean radius R1 of the Earth (IUGG, in Moritz, Geodetic Reference System 1980)."""
 
 
-@nb.vectorize([nb.float64(nb.float64, nb.float64, nb.float64, nb.float64)], cache=True)  # type: ignore[untyped-decorator]
+@nb.vectorize(cache=True)  # type: ignore[untyped-decorator]
 def haversine_km(lat1: float, lon1: float, lat2: float, lon2: float) -> float:
     """Great-circle distance in km between places in degrees; NaN where a place is missing.
 

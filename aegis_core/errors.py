@@ -8,6 +8,7 @@ AegisError
 │   ├── StoreBusy       another process holds the file
 │   └── StoreVersion    written by another version of Aegis
 ├── NotReady            an earlier step is missing (no transactions, no champion)
+├── RunBusy             the same notebook is already running on this database
 └── RunFailed           a notebook run ended with an error
 
 Every message says what is wrong, what was there, and the next step. The command line prints the
@@ -52,6 +53,10 @@ class StoreVersion(StoreError):
 
 class NotReady(AegisError):
     """An earlier step is missing: no transactions, or no champion model."""
+
+
+class RunBusy(AegisError):
+    """The same notebook is already running on this database."""
 
 
 class RunFailed(AegisError):

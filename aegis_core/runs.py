@@ -1,0 +1,522 @@
+"""Notebook runs: papermill, the ledger, and the reports that people read.
+
+A run is one notebook, executed from the top by papermill in a kernel of this very Python, with a
+row in the table `runs` and a folder `reports/<run_id>/` that holds the executed notebook, an HTML
+report that needs no network, and `run.json`. The same notebook does not run twice at once on the
+same database.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, Final
+
+import pyarrow as pa
+
+import aegis_core
+from aegis_core import errors, reports
+from aegis_core.config import CHECKOUT, Settings
+from aegis_core.errors import AegisError, InputError, RunBusy, RunFailed, StoreBusy, did_you_mean
+from aegis_core.store import Store, connect
+
+FOLDER: Final = CHECKOUT / "notebooks"
+NOTEBOOKS: Final = {
+    "start": FOLDER / "00_start.ipynb",
+    "generate": FOLDER / "01_generate.ipynb",
+    "train": FOLDER / "02_train.ipynb",
+    "evaluate": FOLDER / "03_evaluate.ipynb",
+    "simulate": FOLDER / "04_simulate.ipynb",
+}
+"""The notebooks that can be run, by name."""
+
+OWN: Final = ("db", "run_id")
+"""Parameters of every notebook that the runner fills in."""
+
+_LEDGER_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
+_ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_TRUTH: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_EXPECTED: Final = {
+    name
+    for name, value in vars(errors).items()
+    if isinstance(value, type) and issubclass(value, AegisError)
+}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run and where to read it."""
+
+    run_id: str
+    status: str
+    notebook_path: Path
+    report_path: Path
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of the ledger."""
+
+    run_id: str
+    notebook: str
+    parameters: str
+    started_at: str
+    code_version: str
+    cells_total: int
+    cells_done: int = 0
+    status: str = "running"
+    ended_at: str | None = None
+    data_hash: str | None = None
+    report_path: str | None = None
+    error: str | None = None
+
+
+def run_notebook(
+    name: str,
+    parameters: Mapping[str, object],
+    settings: Settings,
+    *,
+    progress: bool = True,
+    timeout_s: float | None = None,
+) -> RunResult:
+    """Execute a notebook from the top and record the run.
+
+    Parameters
+    ----------
+    name : str
+        One of `NOTEBOOKS`.
+    parameters : mapping
+        Values for the notebook's own parameters. Strings are read as the parameter's type.
+    settings : Settings
+        Hold in the kernel as well, whatever the caller's environment says.
+    progress : bool
+        Show papermill's progress bar on the standard error.
+    timeout_s : float, optional
+        The run fails when it takes longer; None: no limit.
+
+    Raises
+    ------
+    InputError
+        No such notebook or parameter, or a value of the wrong type.
+    NotReady
+        There is no database yet and the notebook does not make one.
+    RunBusy
+        The same notebook is running on the same database.
+    RunFailed
+        A cell raised, the kernel died or time ran out; ledger and report say which.
+    KeyboardInterrupt
+        Ctrl-C or SIGTERM; the ledger says `interrupted`.
+    """
+    if name not in NOTEBOOKS:
+        known = ", ".join(NOTEBOOKS)
+        raise InputError(f"No notebook {name!r}; there are {known}.{did_you_mean(name, NOTEBOOKS)}")
+    values = check_parameters(name, parameters)
+    store = connect(settings.db)
+    if name != "generate":
+        store.rows("SELECT 1")  # no database, or not one of ours: said before anything starts
+    with _alone(settings.db, name), _terminate_as_interrupt():
+        return _run(name, values, settings, store, progress, timeout_s)
+
+
+def check_parameters(name: str, given: Mapping[str, object]) -> dict[str, object]:
+    """The parameters of a notebook: `given` in the declared types, defaults for the others.
+
+    Raises
+    ------
+    InputError
+        A name that the notebook does not have, or a value that does not fit its type.
+    """
+    declared = {k: v for k, v in inspect(NOTEBOOKS[name]).items() if k not in OWN}
+    for key in given:
+        if key in OWN:
+            raise InputError(f"{key} is filled in by the run; choose the database with --db.")
+        if key not in declared:
+            raise InputError(
+                f"{name} has no parameter {key!r}; it has {', '.join(declared) or 'none'}."
+                + did_you_mean(key, declared)
+            )
+    return {
+        key: _as_type(key, given[key], about["inferred_type_name"])
+        if key in given
+        else ast.literal_eval(about["default"])
+        for key, about in declared.items()
+    }
+
+
+def inspect(notebook: Path) -> dict[str, dict[str, str]]:
+    """Parameters of a notebook as papermill sees them: type, default and help by name."""
+    import papermill
+
+    found: dict[str, dict[str, str]] = papermill.inspect_notebook(_braced(notebook))
+    return found
+
+
+def _as_type(key: str, value: object, kind: str) -> object:
+    """`value` as a parameter of the declared type.
+
+    >>> _as_type("n", "1_000", "int"), _as_type("n", 1e3, "int"), _as_type("x", 2, "float")
+    (1000, 1000, 2.0)
+    >>> _as_type("live", "no", "bool"), _as_type("since", "2026-01-01", "str")
+    (False, '2026-01-01')
+    >>> _as_type("n", "many", "int")
+    Traceback (most recent call last):
+        ...
+    aegis_core.errors.InputError: The parameter n must be int, not 'many'.
+    """
+    wrong = InputError(f"The parameter {key} must be {kind}, not {value!r}.")
+    try:
+        if kind == "bool":
+            return value if isinstance(value, bool) else _TRUTH[str(value).lower()]
+        if kind == "str" and isinstance(value, str):
+            return value
+        if kind not in ("int", "float") or isinstance(value, bool):
+            raise wrong
+        number = float(value)  # type: ignore[arg-type]
+        if kind == "float":
+            return number
+        if number != int(number):
+            raise wrong
+        return int(value) if isinstance(value, int | str) and str(value).isdigit() else int(number)
+    except (KeyError, ValueError, TypeError, OverflowError):
+        raise wrong from None
+
+
+def record_data(store: Store, run_id: str, data_hash: str) -> None:
+    """Note in the ledger what data a run saw. Outside a run (`run_id` empty) nothing happens."""
+    if run_id:
+        with store.writing() as session:
+            session.execute("UPDATE runs SET data_hash = ? WHERE run_id = ?", [data_hash, run_id])
+
+
+def record_metrics(
+    store: Store, run_id: str, values: Mapping[tuple[str, str], float | None]
+) -> None:
+    """Replace the rows of `metrics` of a run by `values`, keyed by (name, slice).
+
+    Outside a run (`run_id` empty) nothing happens.
+    """
+    if not run_id:
+        return
+    rows = pa.table(
+        {
+            "run_id": [run_id] * len(values),
+            "name": [name for name, _ in values],
+            "slice": [part for _, part in values],
+            "value": pa.array(values.values(), pa.float64()),
+        }
+    )
+    with store.writing() as session:
+        session.execute("DELETE FROM metrics WHERE run_id = ?", [run_id])
+        session.append("metrics", rows)
+
+
+def code_version() -> str:
+    """Version of the package, with the commit when it runs from a checkout."""
+    version = aegis_core.__version__
+    if not (CHECKOUT / ".git").exists():
+        return version
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git: no commit
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        version += "+" + found.stdout.strip()
+    return version
+
+
+def _run(
+    name: str,
+    values: dict[str, object],
+    settings: Settings,
+    store: Store,
+    progress: bool,
+    timeout_s: float | None,
+) -> RunResult:
+    import papermill
+
+    began, notebook = time.monotonic(), NOTEBOOKS[name]
+    declared = inspect(notebook)
+    row = _Row(
+        run_id=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}",
+        notebook=name,
+        parameters=json.dumps(values),
+        started_at=_now(),
+        code_version=code_version(),
+        cells_total=[cell["cell_type"] for cell in _cells(notebook)].count("code"),
+    )
+    folder = settings.reports / row.run_id
+    folder.mkdir(parents=True)
+    executed, report = folder / notebook.name, folder / "report.html"
+    _insert(store, row)
+    _note(folder, row)
+    counter = _Counter(store, row.run_id)
+
+    def finish(status: str, error: str | None = None) -> RunResult:
+        ended = replace(
+            row,
+            status=status,
+            error=error,
+            ended_at=_now(),
+            cells_done=counter.done,
+            data_hash=_data_hash(store, row.run_id),
+            report_path=str(report),
+        )
+        _update(store, ended)
+        asked = [(key, value, declared[key]["help"]) for key, value in values.items()]
+        report.write_text(reports.render(executed, asdict(ended), asked), "utf-8")
+        _note(folder, ended)
+        return RunResult(row.run_id, status, executed, report, time.monotonic() - began)
+
+    shutil.copyfile(notebook, executed)  # there to be read, however early the run ends
+    own = {"db": str(settings.db), "run_id": row.run_id}
+    try:
+        with _kernel_log(folder) as log:
+            papermill.execute_notebook(
+                _braced(notebook),
+                _braced(executed),
+                parameters={**values, **{k: v for k, v in own.items() if k in declared}},
+                engine_name=_engine(),
+                cwd=str(folder),
+                progress_bar={"desc": name, "unit": "cell"} if progress else False,
+                counter=counter,
+                start_options={"env": _environment(settings), "stderr": log},
+                deadline=None if timeout_s is None else began + timeout_s,
+            )
+    except KeyboardInterrupt:
+        finish("interrupted", "Stopped from outside.")
+        raise
+    except Exception as e:  # whatever ends a run belongs in the ledger
+        where, error = _explain(e, timeout_s)
+        finish("failed", error)
+        raise RunFailed(f"{name} failed{where}: {error} Executed notebook: {executed}") from None
+    return finish("done")
+
+
+def _explain(e: Exception, timeout_s: float | None) -> tuple[str, str]:
+    """Where a run failed, and why as one sentence."""
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill import PapermillExecutionError
+
+    if isinstance(e, PapermillExecutionError):
+        lines = _ANSI.sub("", str(e.evalue)).strip().splitlines() or [""]
+        sentence = lines[-1] if e.ename in _EXPECTED else f"{e.ename}: {lines[-1]}"
+        return f" in cell In [{e.exec_count}]", _sentence(sentence)
+    if isinstance(e, CellTimeoutError):
+        return "", f"It took longer than the {timeout_s:g} s it was given."
+    if isinstance(e, DeadKernelError):
+        return "", "The Python process died; the machine may be out of memory (see kernel.log)."
+    return "", _sentence(f"{type(e).__name__}: {_ANSI.sub('', str(e)).strip()}")
+
+
+def _sentence(text: str) -> str:
+    text = text[:500]
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+class _Counter:
+    """Counts the code cells that are done and tells the ledger, at most once a second."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store = connect(store.path, wait_s=0.2)
+        self.run_id = run_id
+        self.done = 0
+        self.told_at = time.monotonic()
+
+    def __call__(self, cell: Mapping[str, Any]) -> None:
+        injected = "injected-parameters" in cell["metadata"].get("tags", [])
+        self.done += cell["cell_type"] == "code" and not injected
+        if time.monotonic() - self.told_at < _LEDGER_EVERY_S:
+            return
+        self.told_at = time.monotonic()
+        with contextlib.suppress(StoreBusy), self.store.writing() as session:  # the next will do
+            session.execute(
+                "UPDATE runs SET cells_done = ? WHERE run_id = ?", [self.done, self.run_id]
+            )
+
+
+@functools.cache
+def _engine() -> str:
+    """Name of a papermill engine that uses this Python, counts cells and keeps a deadline."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Client(PapermillNotebookClient):  # type: ignore[misc]
+        start_options: dict[str, object]
+
+        def create_kernel_manager(self) -> Any:
+            manager = super().create_kernel_manager()
+            # without folders to search, the only kernel is the one of sys.executable
+            manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
+            manager.transport_encryption = "auto"  # its ports are open to every local user
+            return manager
+
+        def start_new_kernel(self, **kwargs: Any) -> None:
+            super().start_new_kernel(**self.start_options, **kwargs)
+
+    class Engine(NBClientEngine):  # type: ignore[misc]
+        @classmethod
+        def execute_managed_notebook(
+            cls,
+            nb_man: Any,
+            kernel_name: str,
+            *,
+            counter: _Counter,
+            start_options: dict[str, object],
+            deadline: float | None,
+            start_timeout: int,
+            **_: object,
+        ) -> Any:
+            def left_s(_: object) -> float | None:
+                return None if deadline is None else max(0.1, deadline - time.monotonic())
+
+            complete = nb_man.cell_complete
+
+            def cell_complete(cell: Any, *args: Any, **kwargs: Any) -> None:
+                complete(cell, *args, **kwargs)
+                # papermill calls this for a failed and for an interrupted cell as well
+                if cell.metadata.papermill.status == "completed" and sys.exc_info()[0] is None:
+                    counter(cell)
+
+            nb_man.cell_complete = cell_complete
+            client = Client(
+                nb_man, kernel_name="python3", timeout_func=left_s, startup_timeout=start_timeout
+            )
+            client.start_options = start_options
+            return client.execute()
+
+    papermill_engines.register("aegis", Engine)
+    return "aegis"
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Variables of the kernel: the caller's, with the settings on top."""
+    fixed = {f"AEGIS_{k.upper()}": str(v) for k, v in settings.model_dump().items()}
+    # figures as JSON only: the report brings plotly.js once
+    return {**os.environ, **fixed, "PLOTLY_RENDERER": "plotly_mimetype"}
+
+
+@contextlib.contextmanager
+def _kernel_log(folder: Path) -> Iterator[IO[bytes]]:
+    """What the kernel says outside of its cells, such as the last words of a crash."""
+    path = folder / "kernel.log"
+    with path.open("wb") as log:
+        try:
+            yield log
+        finally:
+            if not path.stat().st_size:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _alone(db: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a notebook on a database; the system lets go when the process ends."""
+    db.parent.mkdir(parents=True, exist_ok=True)
+    path = db.with_name(f".{db.name}.{name}.lock")
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 20, 0).decode().strip() or "unknown"
+            os.close(handle)
+            raise RunBusy(
+                f"{name} is already running on {db} (process {holder}). "
+                "Wait for it or stop it, then start again."
+            ) from None
+        # whoever held the lock before may have removed the file in between
+        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
+            break
+        os.close(handle)
+    try:
+        os.pwrite(handle, f"{os.getpid():<20}".encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, as schedulers send it, end a run in the same orderly way as Ctrl-C."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _insert(store: Store, row: _Row) -> None:
+    values = asdict(row)
+    columns, marks = ", ".join(values), ", ".join("?" * len(values))
+    with store.writing() as session:
+        # we hold the lock of this notebook, so what still counts as running was killed
+        session.execute(
+            "UPDATE runs SET status = 'interrupted', ended_at = ?, error = 'Killed.' "
+            "WHERE notebook = ? AND status = 'running'",
+            [row.started_at, row.notebook],
+        )
+        session.execute(f"INSERT INTO runs ({columns}) VALUES ({marks})", list(values.values()))
+
+
+def _update(store: Store, row: _Row) -> None:
+    with store.writing() as session:
+        session.execute(
+            "UPDATE runs SET status = ?, ended_at = ?, cells_done = ?, report_path = ?, error = ? "
+            "WHERE run_id = ?",
+            [row.status, row.ended_at, row.cells_done, row.report_path, row.error, row.run_id],
+        )
+
+
+def _data_hash(store: Store, run_id: str) -> str | None:
+    found: str | None = store.rows("SELECT data_hash FROM runs WHERE run_id = ?", [run_id])[0][
+        "data_hash"
+    ]
+    return found
+
+
+def _note(folder: Path, row: _Row) -> None:
+    """Keep the ledger's row beside the report, and bring the list of runs up to date."""
+    (folder / "run.json").write_text(json.dumps(asdict(row), indent=1), "utf-8")
+    reports.write_index(folder.parent)
+
+
+def _cells(notebook: Path) -> list[dict[str, Any]]:
+    cells: list[dict[str, Any]] = json.loads(notebook.read_text("utf-8"))["cells"]
+    return cells
+
+
+def _now() -> str:
+    return datetime.now(UTC).replace(tzinfo=None).isoformat()
+
+
+def _braced(path: Path) -> str:
+    """`path` for papermill, which reads braces in a path as a format.
+
+    >>> _braced(Path("a{b}/c.ipynb"))
+    'a{{b}}/c.ipynb'
+    """
+    return str(path).replace("{", "{{").replace("}", "}}")

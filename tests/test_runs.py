@@ -218,7 +218,7 @@ def test_a_terminated_run_is_marked_interrupted_and_leaves_no_kernel(
         "runs.NOTEBOOKS['generate'] = Path(sys.argv[1]);"
         "runs.run_notebook('generate', {'how': 'slow'}, config.load(), progress=False)"
     )
-    before = {p.name for p in settings.reports.iterdir()}
+    before = {path.name for path in settings.reports.glob("*")}
     environment = {**os.environ, "AEGIS_HOME": str(settings.home), "AEGIS_DB": "a.duckdb"}
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(notebook)], env=environment, stderr=subprocess.PIPE

@@ -1,0 +1,78 @@
+# Everything a contributor needs. `make help` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+# make run FOR=30 ends 30 s after the dashboard is up; without FOR it goes on until Ctrl-C
+FOR ?=
+N ?= 500000
+PORT ?= 8866
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(INSTALLED) ## Make .venv from the lock and install the package into it
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no $(PYTHON). Install Python 3.11 or newer, or name one: make setup PYTHON=…"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Aegis needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Name another: make setup PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv"; exit 2; }
+	@echo "Installing into .venv (a few minutes with an empty cache) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: run
+run: setup ## Generate, train, evaluate, simulate and show it live (FOR=seconds, N=transactions, PORT=8866)
+	@exec $(BIN)/aegis up --transactions $(N) --port $(PORT) $(if $(FOR),--for $(FOR))
+
+.PHONY: dashboard
+dashboard: setup ## Serve the dashboard alone (PORT=8866)
+	@exec $(BIN)/aegis dashboard --port $(PORT) $(if $(FOR),--for $(FOR))
+
+.PHONY: lab
+lab: setup ## Open the notebooks in JupyterLab
+	@exec $(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
+
+.PHONY: test
+test: lint ## Lint, types and all tests
+	@$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: setup ## Check style, format and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+.PHONY: format
+format: setup ## Put code and notebooks into the agreed form
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+.PHONY: bench
+bench: setup ## Measure speed and memory
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+.PHONY: notebooks-strip
+notebooks-strip: setup ## Remove outputs from the notebooks, except the kept ones
+	@$(BIN)/nbstripout --keep-count --keep-id --extra-keys "metadata.language_info.version" notebooks/*.ipynb
+
+.PHONY: lock
+lock: ## Resolve the dependencies anew (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock
+
+.PHONY: clean
+clean: ## Remove the environment and the caches; data and reports stay
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find aegis_core tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -17,7 +17,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,7 @@ _READ_ONLY: dict[str, Any] = {
     "python_enable_replacements": "false",
 }
 _LONGEST_PAUSE_S = 0.05
+_BETWEEN_TELLS_S = 0.1
 _LONGEST_WAL = "512KB"  # every opening replays it, about 20 ms for each 100 KB
 _USER_MISTAKES = (
     duckdb.ParserException,
@@ -190,15 +191,48 @@ class Session:
                 + did_you_mean(unknown[0], known)
             )
         names = ", ".join(map(quoted, arrow.column_names))
-        with _translated():
-            self._connection.register("aegis_appended", arrow)
-            try:
-                self._connection.execute(
-                    f"INSERT INTO {quoted(table)} ({names}) SELECT {names} FROM aegis_appended"
-                )
-            finally:
-                self._connection.unregister("aegis_appended")
+        with self.lent("aegis_appended", arrow):
+            self.execute(
+                f"INSERT INTO {quoted(table)} ({names}) SELECT {names} FROM aegis_appended"
+            )
         return int(arrow.num_rows)
+
+    @contextmanager
+    def lent(self, name: str, rows: pa.Table) -> Iterator[None]:
+        """Let SQL see an Arrow table under `name` for the length of the block."""
+        with _translated():
+            self._connection.register(name, rows)
+        try:
+            yield
+        finally:
+            self._connection.unregister(name)
+
+    def watched(self, sql: str, params: Params, tell: Callable[[float], None]) -> None:
+        """Run a long statement, calling `tell` with the share done, in [0, 1], as it goes on.
+
+        An exception in this thread, such as Ctrl-C, ends the statement first.
+        """
+        failed: list[Exception] = []
+
+        def work() -> None:
+            try:
+                self.execute(sql, params)
+            except Exception as e:
+                failed.append(e)
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        try:
+            while worker.is_alive():
+                worker.join(_BETWEEN_TELLS_S)
+                tell(max(0.0, self._connection.query_progress()) / 100)
+        except BaseException:
+            self._connection.interrupt()
+            worker.join()
+            raise
+        if failed:
+            raise failed[0]
+        tell(1.0)
 
     def columns(self, table: str) -> list[str]:
         """Names of a table's columns, in order.
@@ -469,7 +503,8 @@ class Store:
                 self._foreign()
                 if tables
                 else NotReady(
-                    f"{self.path} is empty. Fill it with `aegis import FILE` or `aegis run generate`."
+                    f"{self.path} is empty. Fill it with `aegis import FILE` or "
+                    "`aegis run generate`."
                 )
             )
         found = session.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()

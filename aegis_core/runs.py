@@ -314,9 +314,10 @@ def _explain(e: Exception, timeout_s: float | None) -> tuple[str, str]:
     from papermill import PapermillExecutionError
 
     if isinstance(e, PapermillExecutionError):
-        lines = _ANSI.sub("", str(e.evalue)).strip().splitlines() or [""]
-        sentence = lines[-1] if e.ename in _EXPECTED else f"{e.ename}: {lines[-1]}"
-        return f" in cell In [{e.exec_count}]", _sentence(sentence)
+        told = " ".join(_ANSI.sub("", str(e.evalue)).split())
+        if e.ename not in _EXPECTED:
+            told = f"{e.ename}: {told}"
+        return f" in cell In [{e.exec_count}]", _sentence(told)
     if isinstance(e, CellTimeoutError):
         return "", f"It took longer than the {timeout_s:g} s it was given."
     if isinstance(e, DeadKernelError):

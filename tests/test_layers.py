@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
-    *("errors", "schema", "config", "geo", "synthetic", "profiles", "detector", "policy"),
-    *("scoring", "metrics", "splits", "store", "intake", "reports", "runs", "figures"),
+    *("errors", "schema", "config", "kernels", "geo", "synthetic", "profiles", "detector"),
+    *("policy", "scoring", "metrics", "splits", "store", "intake", "reports", "runs", "figures"),
     *("board", "dashboard", "up", "cli"),
 )
 ONLY_IN = {

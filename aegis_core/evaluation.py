@@ -1,0 +1,392 @@
+"""Prequential evaluation: train on a window, wait for the labels, test on the next one; again.
+
+Each fold does what would have happened: profiles learn every transaction in order of arrival, the
+detector is fitted on the training window's signals, and from the first test transaction on the
+live `Scorer` decides, with the consequences that a block has for the profiles. A random split would
+let a customer's fraud of Tuesday teach what is found on Monday.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aegis_core.detector import Detector
+from aegis_core.errors import InputError, NotReady
+from aegis_core.metrics import (
+    Figure,
+    auc_roc,
+    average_precision,
+    card_precision_at_k,
+    recall_at_budget,
+    recall_by_scenario,
+)
+from aegis_core.policy import Policy
+from aegis_core.profiles import Floats, Ints
+from aegis_core.schema import FACTORS, Decision
+from aegis_core.scoring import Decisions, Scorer
+
+DETECTORS = ("forest", "amount", *(f"factor:{f}" for f in FACTORS), "random")
+"""What is compared on every fold: the forest, and what it has to beat."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One training window and the test window that follows after the label delay; ends excluded."""
+
+    number: int
+    train_from: pd.Timestamp
+    train_to: pd.Timestamp
+    test_from: pd.Timestamp
+    test_to: pd.Timestamp
+
+
+def prequential(
+    train_from: str | pd.Timestamp,
+    *,
+    train_days: float = 7,
+    delay_days: float = 7,
+    test_days: float = 7,
+    folds: int = 4,
+) -> list[Fold]:
+    """Folds that move forward by the length of the test window, so that no test row comes twice.
+
+    >>> [str(f.test_from.date()) for f in prequential("2018-07-25", folds=2)]
+    ['2018-08-08', '2018-08-15']
+
+    Raises
+    ------
+    InputError
+        A length is not positive, or `train_from` is no date.
+    """
+    if train_days <= 0 or test_days <= 0 or delay_days < 0 or folds < 1:
+        raise InputError(
+            "train_days and test_days must be positive, delay_days not negative and folds at least "
+            f"1; got {train_days}, {test_days}, {delay_days} and {folds}."
+        )
+    try:
+        start = pd.Timestamp(train_from)
+    except ValueError:
+        raise InputError(
+            f"train_from must be a date such as 2018-07-25, not {train_from!r}."
+        ) from None
+    day = pd.Timedelta(days=1)
+    out = []
+    for i in range(folds):
+        a = start + i * test_days * day
+        b = a + train_days * day
+        c = b + delay_days * day
+        out.append(Fold(i, a, b, c, c + test_days * day))
+    return out
+
+
+def default_train_from(
+    first: pd.Timestamp,
+    last: pd.Timestamp,
+    *,
+    train_days: float,
+    delay_days: float,
+    test_days: float,
+    folds: int,
+) -> pd.Timestamp:
+    """Midnight from which `folds` folds just end with the last complete day of the history.
+
+    Raises
+    ------
+    InputError
+        The history is too short for one training, delay and test window.
+    """
+    day = pd.Timedelta(days=1)
+    end = (last + pd.Timedelta(microseconds=1)).ceil("D")
+    need = train_days + delay_days + folds * test_days
+    start = end - need * day
+    if start < first.floor("D"):
+        raise InputError(
+            f"The history runs from {first} to {last}; {need:g} days are needed for {train_days:g} "
+            f"of training, {delay_days:g} of delay and {folds} × {test_days:g} of test. "
+            "Use fewer folds or shorter windows."
+        )
+    return start
+
+
+def known_compromised(
+    test: pd.DataFrame, labels: pd.DataFrame, since: pd.Timestamp
+) -> npt.NDArray[np.bool_]:
+    """Rows of `test` whose customer was known as compromised when their day began.
+
+    Known: a fraud of the customer since `since` whose `known_at` lies before that midnight. The
+    protocol of the fraud detection handbook, where such cards count as blocked.
+
+    Parameters
+    ----------
+    test : with `customer_id`, `ts`.
+    labels : with `customer_id`, `ts`, `is_fraud`, `known_at`.
+
+    Returns
+    -------
+    array of bool of shape (len(test),)
+    """
+    frauds = labels[labels.is_fraud & (labels.ts >= since)]
+    first_known = frauds.groupby("customer_id").known_at.min()
+    known_at = test.customer_id.map(first_known)
+    known: npt.NDArray[np.bool_] = (known_at < test.ts.dt.floor("D")).to_numpy(bool)
+    return known
+
+
+@dataclass
+class Evaluation:
+    """What the folds gave.
+
+    Attributes
+    ----------
+    scores :
+        One row a tested transaction: `fold`, `seq`, `transaction_id`, `customer_id`, `ts`,
+        `amount`, `is_fraud`, `scenario`, `decision`, and one column a detector of `DETECTORS`.
+    detectors :
+        The fitted detector of each fold.
+    notes :
+        Sentences about what could not be measured, for the report.
+    """
+
+    folds: list[Fold]
+    scores: pd.DataFrame
+    detectors: list[Detector]
+    n_train: list[int]
+    alert_budget: float
+    notes: list[str] = field(default_factory=list)
+
+    def table(self, k: int = 100) -> pd.DataFrame:
+        """Every figure: columns `fold`, `detector`, `name`, `value`, `floor`, `ceiling`."""
+        rows = []
+        for number, part in self.scores.groupby("fold"):
+            day = part.ts.dt.floor("D")
+            for detector in DETECTORS:
+                figures = {
+                    "auc_roc": auc_roc(part.is_fraud, part[detector]),
+                    "average_precision": average_precision(part.is_fraud, part[detector]),
+                    f"card_precision_at_{k}": card_precision_at_k(
+                        part.customer_id, day, part.is_fraud, part[detector], k
+                    ),
+                    "recall_at_budget": recall_at_budget(
+                        part.is_fraud, part[detector], self.alert_budget
+                    ),
+                }
+                for name, f in figures.items():
+                    rows.append((number, detector, name, f.value, f.floor, f.ceiling))
+        return pd.DataFrame(
+            rows, columns=["fold", "detector", "name", "value", "floor", "ceiling"]
+        ).astype({"value": float, "floor": float, "ceiling": float})
+
+    def recall(self) -> pd.DataFrame:
+        """Frauds and recall of each scenario at the policy's own decisions, all folds together."""
+        return recall_by_scenario(
+            self.scores.is_fraud, self.scores.scenario, self.scores.decision != Decision.APPROVE
+        )
+
+    def alerts_per_day(self) -> pd.DataFrame:
+        """Per day: `transactions`, `alerts`, `blocks`, `frauds`, `caught`."""
+        s = self.scores
+        alert = s.decision != Decision.APPROVE
+        return (
+            pd.DataFrame(
+                {
+                    "day": s.ts.dt.floor("D"),
+                    "transactions": 1,
+                    "alerts": alert.astype(int),
+                    "blocks": (s.decision == Decision.BLOCK).astype(int),
+                    "frauds": s.is_fraud.astype(int),
+                    "caught": (alert & s.is_fraud).astype(int),
+                }
+            )
+            .groupby("day", as_index=False)
+            .sum()
+        )
+
+    def metrics(self) -> pd.DataFrame:
+        """The figures as rows of the table `metrics`: `name`, `slice` (detector/fold), `value`.
+
+        Figures that could not be computed are left out; `notes` says which.
+        """
+        table = self.table()
+        main = table.assign(slice=table.detector + "/" + table.fold.astype(str))
+        recall = self.recall()
+        by_scenario = pd.DataFrame(
+            {
+                "name": "recall",
+                "slice": "forest/" + recall.scenario.astype(str),
+                "value": recall.recall,
+            }
+        )
+        columns = ["name", "slice", "value"]
+        return pd.concat([main[columns], by_scenario[columns]]).dropna(subset="value")
+
+    def long_scores(self) -> pd.DataFrame:
+        """The scores as rows of `evaluation_scores`: `transaction_id`, `detector`, `score`."""
+        return self.scores.melt(
+            id_vars="transaction_id",
+            value_vars=list(DETECTORS),
+            var_name="detector",
+            value_name="score",
+        )
+
+    def summary(self) -> str:
+        """The bottom line in one sentence: the forest beside the best single factor."""
+        t = self.table()
+        ap = t[t.name == "average_precision"].groupby("detector").value.mean().dropna()
+        if ap.empty:
+            return "No fraud is labelled in the test windows, so nothing can be measured."
+        singles = ap.drop(["forest", "random"])
+        best = str(singles.idxmax())
+        word = "ahead of" if ap["forest"] >= singles[best] else "BEHIND"
+        floor = t[t.name == "average_precision"].floor.mean()
+        return (
+            f"Average precision of the forest: {ap['forest']:.3f}, {word} the best single "
+            f"detector ({best}, {singles[best]:.3f}); by chance {floor:.4f}, at best 1."
+        )
+
+
+def evaluate(
+    frame: pd.DataFrame,
+    labels: pd.DataFrame,
+    folds: Sequence[Fold],
+    *,
+    alert_budget: float = 0.005,
+    block_share: float = 0.2,
+    exclude_known: bool = False,
+    seed: int = 0,
+    recorded: Decisions | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Run the folds over a history.
+
+    Parameters
+    ----------
+    frame :
+        All transactions in order of arrival, from the first on: what comes before the first
+        training window teaches the profiles.
+    labels :
+        `transaction_id`, `is_fraud`, `scenario`, `known_at`; a transaction without a label counts
+        as ordinary.
+    exclude_known :
+        Leave out, day by day, customers already known as compromised (`known_compromised`).
+    recorded :
+        Decisions given when the transactions came; see `Scorer.run`.
+    progress :
+        Called with the number of transactions done since the last call.
+
+    Raises
+    ------
+    NotReady
+        A training or test window holds too few transactions.
+    """
+    ts = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
+    truth = frame[["transaction_id", "customer_id", "ts"]].merge(
+        labels.drop_duplicates("transaction_id", keep="last"), on="transaction_id", how="left"
+    )
+    truth["is_fraud"] = truth.is_fraud.eq(True).fillna(False).astype(bool)
+    teacher = Scorer()
+    learnt = 0
+    first_kept = _first_at(ts, min(f.train_from for f in folds))
+    signals: list[Floats] = []
+    parts, detectors, n_train, notes = [], [], [], []
+    for fold in folds:
+        start, stop = _first_at(ts, fold.test_from), _last_before(ts, fold.test_to)
+        for a, b in _cuts(learnt, start, first_kept):
+            past = None if recorded is None else recorded[a:b]
+            out = teacher.run(
+                frame.iloc[a:b], recorded=past, signals=a >= first_kept, progress=progress
+            )
+            if a >= first_kept:
+                signals.append(out.signals)
+        learnt = max(learnt, start)
+        seen = np.concatenate(signals) if signals else np.empty((0, 0))
+        window = ts[first_kept:learnt]
+        chosen = (window >= _us(fold.train_from)) & (window < _us(fold.train_to))
+        if stop <= start or not chosen.any():
+            raise NotReady(
+                f"Fold {fold.number} has {int(chosen.sum()):,} transactions to train on "
+                f"({fold.train_from:%Y-%m-%d} to {fold.train_to:%Y-%m-%d}) and "
+                f"{max(0, stop - start):,} to test on ({fold.test_from:%Y-%m-%d} to "
+                f"{fold.test_to:%Y-%m-%d}); the history covers {frame.ts.min():%Y-%m-%d} to "
+                f"{frame.ts.max():%Y-%m-%d}."
+            )
+        detector = Detector(seed=seed).fit(seen[chosen])
+        policy = Policy.from_budget(detector, alert_budget, block_share)
+        live = Scorer(detector, policy, teacher.profiles.copy())
+        rows = frame.iloc[start:stop]
+        scored = live.run(rows, progress=progress)
+        part = pd.DataFrame(
+            {
+                "fold": fold.number,
+                "seq": rows.seq.to_numpy(),
+                "transaction_id": rows.transaction_id.to_numpy(),
+                "customer_id": rows.customer_id.to_numpy(),
+                "ts": rows.ts.to_numpy(),
+                "is_fraud": truth.is_fraud.to_numpy()[start:stop],
+                "scenario": truth.scenario.to_numpy()[start:stop],
+                "decision": scored.decision,
+                "forest": scored.score,
+                "amount": rows.amount.to_numpy(),
+                **{f"factor:{f}": scored.strength[:, i] for i, f in enumerate(FACTORS)},
+                "random": np.random.default_rng([seed, fold.number]).random(len(rows)),
+            }
+        )
+        keep = ((part.ts >= fold.test_from) & (part.ts < fold.test_to)).to_numpy()
+        if exclude_known:
+            keep = keep & ~known_compromised(part, truth, fold.train_from)
+        part = part[keep]
+        if not part.is_fraud.any():
+            notes.append(
+                f"Fold {fold.number} ({fold.test_from:%Y-%m-%d} to {fold.test_to:%Y-%m-%d}) has no "
+                "labelled fraud: recall and precision are undefined there."
+            )
+        parts.append(part)
+        detectors.append(detector)
+        n_train.append(int(chosen.sum()))
+    return Evaluation(
+        list(folds), pd.concat(parts, ignore_index=True), detectors, n_train, alert_budget, notes
+    )
+
+
+def mean_and_spread(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over the folds of `Evaluation.table`, one row a detector."""
+    by = table.groupby(["name", "detector"], sort=False)
+    mean = by[["value", "floor", "ceiling"]].mean()
+    mean["spread"] = by["value"].std(ddof=0)
+    return mean.reset_index()
+
+
+def _us(t: pd.Timestamp) -> int:
+    return t.value // 1000  # always nanoseconds, whatever the unit
+
+
+def _first_at(ts: Ints, t: pd.Timestamp) -> int:
+    late = ts >= _us(t)
+    return int(late.argmax()) if late.any() else len(ts)
+
+
+def _last_before(ts: Ints, t: pd.Timestamp) -> int:
+    early = ts < _us(t)
+    return len(ts) - int(early[::-1].argmax()) if early.any() else 0
+
+
+def _cuts(a: int, b: int, middle: int) -> Iterable[tuple[int, int]]:
+    """The rows from `a` to `b`, cut at `middle` where it lies between; nothing if empty."""
+    for start, stop in ((a, min(b, max(a, middle))), (max(a, min(b, middle)), b)):
+        if start < stop:
+            yield start, stop
+
+
+def figure_text(f: Figure, digits: int = 3) -> str:
+    """A figure with its floor and ceiling in words.
+
+    >>> figure_text(Figure(0.5, 0.01, 0.9))
+    '0.500 (chance 0.010, at best 0.900)'
+    """
+    if f.value is None:
+        return "undefined"
+    return f"{f.value:.{digits}f} (chance {f.floor:.{digits}f}, at best {f.ceiling:.{digits}f})"

@@ -140,7 +140,7 @@ class Session:
             A constraint, the disk or the memory does not allow it.
         """
         with _translated():
-            return self._connection.execute(sql, params)
+            return self._ran(sql, params)
 
     def query(self, sql: str, params: Params = None) -> pd.DataFrame:
         """The result as a pandas frame; whole numbers with gaps become floats."""
@@ -166,6 +166,18 @@ class Session:
         """The result as one dictionary a row."""
         rows: list[dict[str, Any]] = self.arrow(sql, params).to_pylist()
         return rows
+
+    def stream(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+        """Names and rows of a result that may be larger than memory; read it inside the block."""
+        with _translated():
+            reader = self._ran(sql).to_arrow_reader(10_000)
+
+        def rows() -> Iterator[tuple[Any, ...]]:
+            with _translated():
+                for batch in reader:
+                    yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+        return reader.schema.names, rows()
 
     def append(self, table: str, rows: pd.DataFrame | pa.Table) -> int:
         """Add `rows` to `table`, matching columns by name; the number added.
@@ -259,13 +271,20 @@ class Session:
         # DuckDB's own binding of parameters imports pandas (0.25 s, 70 MB for each kernel of the
         # dashboard); a prepared statement called with literals does not.
         if not params:
-            return self._connection.execute(sql)
+            return self._ran(sql)
         if isinstance(params, Mapping):
             given = ", ".join(f"{quoted(k)} := {literal(v)}" for k, v in params.items())
         else:
             given = ", ".join(map(literal, params))
-        self._connection.execute(f"PREPARE aegis_asked AS {sql}")
-        return self._connection.execute(f"EXECUTE aegis_asked({given})")
+        self._ran(f"PREPARE aegis_asked AS {sql}")
+        return self._ran(f"EXECUTE aegis_asked({given})")
+
+    def _ran(self, sql: str, params: Params = None) -> duckdb.DuckDBPyConnection:
+        # None, whatever the type says, is what DuckDB makes of an empty statement
+        result: duckdb.DuckDBPyConnection | None = self._connection.execute(sql, params)
+        if result is None:
+            raise InputError("There is no statement to run; it is empty.")
+        return result
 
 
 class Store:
@@ -547,6 +566,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except duckdb.Error as e:
+        if "read-only mode" in str(e):
+            raise InputError(
+                "A query cannot change the database; it is opened for reading only."
+            ) from e
         lines = [line.strip() for line in str(e).splitlines()]
         told = " ".join(line for line in lines if line and line != "^" and line[:5] != "LINE ")
         kind = InputError if isinstance(e, _USER_MISTAKES) else StoreError

@@ -1,0 +1,435 @@
+"""The `aegis` command: a thin layer over the package.
+
+Nothing heavy is imported until a command needs it, so that `--help` is quick. A mistake in what
+the user gave is one sentence on the standard error and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aegis_core import __version__
+from aegis_core.errors import AegisError, InputError
+
+if TYPE_CHECKING:
+    from aegis_core.config import Settings
+    from aegis_core.intake import ImportSummary
+
+app = typer.Typer(
+    name="aegis",
+    help="Find fraud in payment transactions, without labels to start.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Database = Annotated[
+    Path | None,
+    typer.Option("--db", help="The DuckDB file; a relative path counts from here. Else AEGIS_DB."),
+]
+Seconds = Annotated[float | None, typer.Option("--for", min=0, help="End after so many seconds.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any free one.")]
+
+TABLE_ROWS = 100
+WIDEST_CELL = 60
+MINUTES = {"m": 1, "h": 60, "d": 1440, "w": 10080}
+
+
+class Format(StrEnum):
+    """How `aegis query` writes its result."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code.
+
+    0 done, 1 a run failed or no row of an import was usable, 2 what was given is not usable,
+    130 ended by Ctrl-C.
+    """
+    given = _joined(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(given, prog_name="aegis")
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(bool(e.code))
+    except AegisError as e:
+        print(f"aegis: {e}", file=sys.stderr)
+        return e.exit_code
+    return 0
+
+
+def _example(*lines: str) -> str:
+    """Examples for the foot of a help page, one a line."""
+    return "[bold]Examples[/bold]\n" + "\n".join(f"  [cyan]{line}[/cyan]" for line in lines)
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=_example("aegis up", 'aegis import "data/*.csv"', "aegis run train", "aegis status"),
+)
+def _aegis(
+    version: Annotated[bool, typer.Option("--version", help="Say the version and end.")] = False,
+) -> None:
+    if version:
+        print(f"aegis {__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    "import",
+    epilog=_example(
+        "aegis import payments.csv",
+        'aegis import "2026-*.csv.gz" --map customer_id=card --map amount=total',
+        "aegis import history.parquet --label is_fraud --label-delay 7d",
+        "aegis import handbook.parquet --preset handbook --db handbook.duckdb",
+    ),
+)
+def import_(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help="Paths or globs; .csv, .tsv, .csv.gz, .parquet."),
+    ],
+    preset: Annotated[
+        str | None, typer.Option(help="A known data set: handbook or sparkov.")
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="NAME=COLUMN", help="Which column is which; again for more."),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column that says fraud or not.")
+    ] = None,
+    scenario: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column that says which kind of fraud.")
+    ] = None,
+    label_delay: Annotated[
+        str | None, typer.Option(help="When a label is known after its transaction: 7d, 12h.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Import nothing if any row is bad.")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option(help="Stored with each row instead of the file's name.")
+    ] = None,
+    db: Database = None,
+) -> None:
+    """Read transactions from CSV, TSV or Parquet files.
+
+    Columns with usual names are recognised. Bad rows go to the table `rejected`
+    with their reason; rows that are already there stay as they are.
+    """
+    from aegis_core.intake import import_files
+    from aegis_core.store import connect
+
+    settings = _settings(db)
+    summary = import_files(
+        files,
+        connect(settings.db),
+        preset=preset,
+        mapping=dict(_assignment("--map", pair) for pair in mapping or []),
+        label=label,
+        scenario=scenario,
+        label_delay_days=settings.label_delay_days if label_delay is None else days(label_delay),
+        strict=strict,
+        source=source,
+    )
+    for line in _import_told(summary, settings):
+        print(line)
+    if not summary.accepted and not summary.already_there:
+        print("aegis: no row was usable; see the reasons above.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog=_example(
+        "aegis run generate -p n_transactions 100000",
+        "aegis run train",
+        "aegis run evaluate -p train_from 2018-07-25 -p folds 4",
+        "aegis run simulate --db fraud.duckdb --timeout 600",
+    )
+)
+def run(
+    name: Annotated[
+        str, typer.Argument(help="generate, train, evaluate, simulate or start.", metavar="NAME")
+    ],
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="KEY VALUE", help="Again for more."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Fail after so many seconds.")
+    ] = None,
+    db: Database = None,
+) -> None:
+    """Run a notebook through papermill; its report goes under reports/."""
+    from aegis_core.runs import run_notebook
+
+    values: dict[str, object] = dict(_assignment("-p", pair) for pair in parameters or [])
+    result = run_notebook(name, values, _settings(db), timeout_s=timeout)
+    print(f"{name}: {result.status} in {result.seconds:.1f} s")
+    print(f"report: {result.report_path}")
+
+
+@app.command(
+    epilog=_example(
+        'aegis query "SELECT decision, count(*) FROM verdicts GROUP BY ALL"',
+        'aegis query "FROM transactions WHERE amount > 1000" --format csv > large.csv',
+        'aegis query "SUMMARIZE transactions" --format json',
+    )
+)
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement that reads.")],
+    form: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"At most so many rows; 0 all. A table has {TABLE_ROWS}."),
+    ] = None,
+    db: Database = None,
+) -> None:
+    """Ask the database anything in SQL; nothing can be changed this way."""
+    from aegis_core.store import connect
+
+    most = (TABLE_ROWS if form is Format.table else 0) if limit is None else limit
+    with connect(_settings(db).db).reading() as session:
+        names, rows = session.stream(sql)
+        {Format.table: _write_table, Format.csv: _write_csv, Format.json: _write_json}[form](
+            names, rows, most
+        )
+
+
+@app.command(epilog=_example("aegis status", "aegis status --json --db fraud.duckdb"))
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    db: Database = None,
+) -> None:
+    """Say what is there: rows, champion model, alerts, last runs, rejected rows."""
+    from aegis_core.store import connect
+
+    path = _settings(db).db
+    with connect(path).reading() as session:
+        found: dict[str, Any] = {"db": str(path)} | {
+            key: session.rows(sql) for key, sql in _STATUS.items()
+        }
+    for key in ("transactions", "labels", "verdicts", "champion"):
+        found[key] = next(iter(found[key]), None)
+    if as_json:
+        import json
+
+        print(json.dumps(found, default=str, indent=2, ensure_ascii=False))
+    else:
+        for line in _status_told(found):
+            print(line)
+
+
+@app.command(epilog=_example("aegis dashboard", "aegis dashboard --port 9000 --for 30"))
+def dashboard(port: Port = 8866, for_s: Seconds = None, db: Database = None) -> None:
+    """Serve the dashboard on this machine until Ctrl-C."""
+    from aegis_core.board.launcher import serve
+
+    serve(_settings(db), port, for_s=for_s)
+
+
+@app.command(epilog=_example("aegis up", "aegis up --transactions 50000 --for 30"))
+def up(
+    transactions: Annotated[
+        int, typer.Option(min=1, help="How many to generate in an empty database.")
+    ] = 500_000,
+    port: Port = 8866,
+    for_s: Seconds = None,
+    db: Database = None,
+) -> None:
+    """Go from nothing to the live dashboard; what is there is used again."""
+    from aegis_core.up import first_light
+
+    first_light(_settings(db), transactions=transactions, port=port, for_s=for_s)
+
+
+_STATUS = {
+    "transactions": "SELECT count(*) AS rows, min(ts) AS first, max(ts) AS last FROM transactions",
+    "labels": "SELECT count(*) AS rows, count(*) FILTER (is_fraud) AS frauds FROM labels",
+    "verdicts": """SELECT count(*) AS rows, count(*) FILTER (decision = 'review') AS review,
+        count(*) FILTER (decision = 'block') AS block,
+        (review + block) / nullif(count(*), 0) AS alert_rate FROM verdicts""",
+    "champion": """SELECT version, detector, n_train, trained_from, trained_to, promoted_at
+        FROM models WHERE promoted_at IS NOT NULL ORDER BY promoted_at DESC LIMIT 1""",
+    "runs": """SELECT run_id, notebook, status, started_at, ended_at, error
+        FROM runs ORDER BY started_at DESC LIMIT 5""",
+    "rejected": "SELECT reason, count(*) AS rows FROM rejected GROUP BY ALL ORDER BY rows DESC, 1",
+}
+
+
+def days(text: str) -> float:
+    """A length of time in days, from `7d`, `12h`, `30m`, `2w` or a plain number of days.
+
+    >>> days("7d"), days("12h"), days("0")
+    (7.0, 0.5, 0.0)
+
+    Raises
+    ------
+    InputError
+        It is not a length of time.
+    """
+    number, unit = (text[:-1], text[-1]) if text[-1:] in MINUTES else (text, "d")
+    try:
+        value = float(number) * MINUTES[unit] / 1440
+        if 0 <= value <= 36500:
+            return value
+    except ValueError:
+        pass
+    raise InputError(f"{text!r} is not a length of time; write 7d, 12h, 30m or 2w.")
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`-p KEY VALUE`, as papermill has it, as `-p KEY=VALUE`, as Typer wants it.
+
+    >>> _joined(["run", "train", "-p", "seed", "4", "-p", "days=2"])
+    ['run', 'train', '-p', 'seed=4', '-p', 'days=2']
+    """
+    joined: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        joined.append(word)
+        if joined[0] == "run" and word in ("-p", "--parameter"):
+            key = next(rest, None)
+            value = None if key is None or "=" in key else next(rest, None)
+            joined += [] if key is None else [key if value is None else f"{key}={value}"]
+    return joined
+
+
+def _assignment(option: str, pair: str) -> tuple[str, str]:
+    key, equals, value = pair.partition("=")
+    if not equals or not key:
+        wanted = "-p KEY VALUE" if option == "-p" else f"{option} NAME=COLUMN"
+        raise InputError(f"{option} {pair} is incomplete; write {wanted}.")
+    return key.strip(), value
+
+
+def _settings(db: Path | None) -> Settings:
+    from aegis_core import config
+
+    return config.load(db=db.expanduser().absolute() if db else None)
+
+
+def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
+    if summary.guessed:
+        how = f"the columns of {summary.preset}" if summary.preset else "columns by their names"
+        yield f"Recognised {how}; --map NAME=COLUMN says otherwise:"
+        yield from (f"  {name:<15} ← {column}" for name, column in summary.guessed.items())
+    yield (
+        f"{summary.rows:,} rows read: {summary.accepted:,} accepted, {summary.already_there:,} "
+        f"already there, {sum(summary.rejected.values()):,} rejected, in {summary.seconds:.1f} s."
+    )
+    yield from (f"  {n:>9,} × {reason}" for reason, n in summary.rejected.items())
+    if summary.first_ts:
+        yield f"From {summary.first_ts:%Y-%m-%d %H:%M} to {summary.last_ts:%Y-%m-%d %H:%M} UTC."
+    yield f"{summary.labels:,} labels added. Database: {settings.db}"
+
+
+def _status_told(found: dict[str, Any]) -> Iterable[str]:
+    rows, labels, verdicts = found["transactions"], found["labels"], found["verdicts"]
+    yield f"database      {found['db']}"
+    yield f"transactions  {rows['rows']:,}" + (
+        f", {rows['first']:%Y-%m-%d %H:%M} to {rows['last']:%Y-%m-%d %H:%M} UTC"
+        if rows["rows"]
+        else "; fill it with `aegis import FILE` or `aegis run generate`"
+    )
+    yield f"labels        {labels['rows']:,}, {labels['frauds']:,} of them fraud"
+    champion = found["champion"]
+    yield "champion      " + (
+        f"{champion['version']} ({champion['detector']}, trained on {champion['n_train'] or 0:,})"
+        if champion
+        else "none yet; `aegis run train` makes one"
+    )
+    yield f"verdicts      {verdicts['rows']:,}" + (
+        f", {verdicts['review']:,} to review, {verdicts['block']:,} blocked: "
+        f"alert rate {verdicts['alert_rate']:.2%}"
+        if verdicts["rows"]
+        else ""
+    )
+    for i, ran in enumerate(found["runs"]):
+        error = f": {_cell(ran['error'])}" if ran["error"] else ""
+        yield (
+            f"{'' if i else 'last runs':<12}  {ran['started_at']:%Y-%m-%d %H:%M}  "
+            f"{ran['notebook']} {ran['status']}{error}"
+        )
+    for i, bad in enumerate(found["rejected"]):
+        yield f"{'' if i else 'rejected':<12}  {bad['rows']:,} × {bad['reason']}"
+
+
+def _cell(value: object) -> str:
+    r"""A value for the terminal: short, on one line, without control characters.
+
+    >>> _cell("red \x1b[31m"), _cell(0.1 + 0.2), _cell(None)
+    ('red ?[31m', '0.3', '')
+    """
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+    return text if len(text) <= WIDEST_CELL else text[: WIDEST_CELL - 1] + "…"
+
+
+def _write_table(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
+    shown: list[tuple[Any, ...]] = []
+    more = False
+    for row in rows:
+        if most and len(shown) == most:
+            more = True
+            break
+        shown.append(row)
+    cells = [[_cell(name) for name in names], *([_cell(v) for v in row] for row in shown)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [
+        all(isinstance(row[i], int | float | None) for row in shown) for i in range(len(names))
+    ]
+    for i, line in enumerate(cells):
+        padded = (
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(line, widths, right, strict=True)
+        )
+        print("  ".join(padded).rstrip())
+        if i == 0:
+            print("  ".join("─" * width for width in widths))
+    if more:
+        print(f"The first {most:,} rows; --limit 0 shows all.", file=sys.stderr)
+
+
+def _write_csv(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
+    import csv
+    from itertools import islice
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(islice(rows, most or None))
+
+
+def _write_json(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
+    import json
+    from itertools import islice
+
+    print("[", end="")
+    for i, row in enumerate(islice(rows, most or None)):
+        text = json.dumps(_plain(dict(zip(names, row, strict=True))), ensure_ascii=False)
+        print(("," if i else "") + "\n" + text, end="")
+    print("\n]")
+
+
+def _plain(value: object) -> object:
+    """What JSON can say: NaN and infinity are null, times and the rest are text."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)

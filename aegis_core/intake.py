@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -138,6 +139,7 @@ _BROKEN_LINES = {
 _LONGEST_RAW = 10_000
 _YES = ("1", "1.0", "true", "t", "yes", "y")
 _NO = ("0", "0.0", "false", "f", "no", "n")
+_GOOD = f"coalesce(s.reason, {literal(_THERE)}) = {literal(_THERE)}"
 _SAME = " AND ".join(
     f"s.{name} IS NOT DISTINCT FROM o.{name}" for name in FILE_COLUMNS if name not in LABEL_COLUMNS
 )
@@ -171,7 +173,7 @@ class Admitted:
 
 
 def import_files(
-    files: Iterable[Path | str],
+    files: Iterable[Path | str] | Path | str,
     store: Store,
     *,
     preset: str | None = None,
@@ -216,14 +218,11 @@ def import_files(
         `strict`, and a row is bad.
     """
     started = time.monotonic()
-    if label_delay_days < 0:
-        raise InputError(f"The label delay cannot be negative; it is {label_delay_days:g} days.")
+    if not 0 <= label_delay_days <= 36500:
+        raise InputError(f"A label delay of {label_delay_days:g} days is not possible.")
     mapping = dict(mapping or {})
-    if label:
-        mapping["is_fraud"] = label
-    if scenario:
-        mapping["scenario"] = scenario
-    paths = find_files(files)
+    mapping |= {k: v for k, v in (("is_fraud", label), ("scenario", scenario)) if v}
+    paths = find_files([files] if isinstance(files, str | Path) else files)
     relations = [_relation(path) for path in paths]
     summary = ImportSummary([str(path) for path in paths])
     chosen = []
@@ -236,14 +235,13 @@ def import_files(
         summary.guessed |= guessed
         summary.preset = recognised or summary.preset
     with store.writing() as session, _Bar(len(paths) + 1, progress) as bar:
-        for path, (relation, _), columns in zip(paths, relations, chosen, strict=True):
+        for path, (relation, names), columns in zip(paths, relations, chosen, strict=True):
             bar.step(f"reading {path.name}")
             try:
-                _stage(session, relation, columns, source or path.name, bar.tell)
+                _stage(session, relation, names, columns, source or path.name, bar.tell)
             except AegisError as e:
-                raise FileUnreadable(
-                    f"{path} cannot be read as {_kind(path)}: {str(e)[:300]}"
-                ) from e
+                kind = "CSV" if relation.startswith("read_csv") else "Parquet"
+                raise FileUnreadable(f"{path} cannot be read as {kind}: {str(e)[:300]}") from e
         bar.step("storing")
         repeats = _mark_repeated(session)
         outcome = _outcome(session)
@@ -264,8 +262,7 @@ def import_files(
         summary.labels = _insert_labels(session, label_delay_days, repeats=repeats)
         _keep_rejected(session)
         (span,) = session.rows(
-            "SELECT min(ts) AS a, max(ts) AS b FROM aegis_staged "
-            f"WHERE coalesce(reason, {literal(_THERE)}) = {literal(_THERE)}"
+            f"SELECT min(ts) AS a, max(ts) AS b FROM aegis_staged s WHERE {_GOOD}"
         )
         summary.first_ts, summary.last_ts = span["a"], span["b"]
         session.execute("DROP TABLE aegis_staged")
@@ -297,7 +294,8 @@ def admit(session: Session, rows: pa.Table | pd.DataFrame, source: str) -> Admit
     if missing := [name for name in REQUIRED if name not in present]:
         raise ColumnError(f"Rows lack {missing}; they have {present}.")
     with session.lent("aegis_lent", arrow):
-        _stage(session, "aegis_lent", {name: name for name in present}, source, None)
+        own = {name: name for name in present}
+        _stage(session, "aegis_lent", arrow.column_names, own, source, None)
     _mark_repeated(session)
     outcome = _outcome(session)
     first = session.next_seq()
@@ -326,11 +324,12 @@ def find_files(files: Iterable[Path | str]) -> list[Path]:
             found.append(path)
             continue
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        matches = [match for match in matches if match.is_file()]
         if not matches:
             what = "No file matches" if glob.has_magic(str(path)) else "There is no file"
-            near = did_you_mean(path.name, _names_in(path.parent))
-            raise FileUnreadable(f"{what} {given}.{near}")
-        found.extend(match for match in matches if match.is_file())
+            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise FileUnreadable(f"{what} {given}.{did_you_mean(path.name, beside)}")
+        found += matches
     if not found:
         raise FileUnreadable("No file was given; name at least one, such as data/*.csv.")
     unique = list({path.resolve(): path for path in found}.values())
@@ -441,17 +440,8 @@ class _Bar:
         self._bar.update(max(0.0, self._done + share - self._bar.n))
 
 
-def _kind(path: Path) -> str:
-    return "CSV" if _delimiter(path) else "Parquet"
-
-
 def _delimiter(path: Path) -> str:
-    stem = path.name.lower().removesuffix(".gz")
-    return _SUFFIXES.get(Path(stem).suffix, "")
-
-
-def _names_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return _SUFFIXES.get(Path(path.name.lower().removesuffix(".gz")).suffix, "")
 
 
 def _check_is_what_it_says(path: Path) -> None:
@@ -489,7 +479,7 @@ def _check_is_what_it_says(path: Path) -> None:
 
 
 def _relation(path: Path) -> tuple[str, list[str]]:
-    """The SQL that reads a file, every text column as it is written, and its columns' names."""
+    """The SQL that reads a file, every text as it is written, and the names of its columns."""
     file = literal(glob.escape(str(path.absolute())))
     delimiter = _delimiter(path)
     if not delimiter:
@@ -497,21 +487,21 @@ def _relation(path: Path) -> tuple[str, list[str]]:
         import pyarrow.parquet as pq
 
         try:
-            names = pq.read_schema(path).names
+            names = _distinct(pq.read_schema(path).names)
         except (pa.ArrowException, OSError) as e:
             raise FileUnreadable(f"{path} cannot be read as Parquet: {str(e)[:300]}") from e
         return f"read_parquet({file}, hive_partitioning=false)", names
     opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as text:
-        try:
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as text:
             first = text.readline(1 << 20)
-        except UnicodeDecodeError as e:
-            raise FileUnreadable(f"{path} is not UTF-8 text. Save it as UTF-8.") from e
-    if "\0" in first:
-        raise FileUnreadable(f"{path} is not a text file, as its name says.")
-    if delimiter == ",":
-        delimiter = max(_DELIMITERS, key=first.count)
-    names = _distinct(next(csv.reader([first], delimiter=delimiter), []))
+            if delimiter == ",":
+                delimiter = max(_DELIMITERS, key=first.count)
+            names = _distinct(next(csv.reader(chain([first], text), delimiter=delimiter)))
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise FileUnreadable(f"{path} is not UTF-8 text with a line of names first: {e}.") from e
+    if not names or "\0" in first:
+        raise FileUnreadable(f"{path} is not text with a line of names first.")
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
     return (
         f"read_csv({file}, auto_detect=false, columns={{{columns}}}, header=true, "
@@ -555,6 +545,7 @@ def _listed(names: Sequence[str]) -> str:
 def _stage(
     session: Session,
     relation: str,
+    names: Sequence[str],
     columns: Mapping[str, str],
     source: str,
     tell: Callable[[float], None] | None,
@@ -563,7 +554,7 @@ def _stage(
     described = session.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
     session.execute("DROP TABLE IF EXISTS aegis_broken")
     session.execute("DROP TABLE IF EXISTS aegis_scans")
-    kinds = {row[0]: row[1] for row in described}
+    kinds = {name: row[1] for name, row in zip(names, described, strict=True)}
     staged = ", ".join(f"{name} {kind}" for name, kind in FILE_COLUMNS.items())
     session.execute(
         f"CREATE TEMP TABLE IF NOT EXISTS aegis_staged ({staged}, source VARCHAR, reason VARCHAR, "
@@ -580,7 +571,8 @@ def _stage(
     insert = f"""
         INSERT INTO aegis_staged
         WITH parsed AS (
-            SELECT {", ".join(parsed)}, "aegis row" FROM {relation} AS "aegis row"
+            SELECT {", ".join(parsed)}, "aegis row"
+            FROM {relation} AS "aegis row"({", ".join(map(quoted, names))})
         ), checked AS (
             SELECT *, CASE {reason} END AS reason FROM parsed
         )
@@ -620,8 +612,8 @@ def _parsed(canonical: str, column: str | None, kinds: Mapping[str, str]) -> lis
     raw, kind = f'"aegis row".{quoted(column)}', kinds[column]
     if kind in ("FLOAT", "DOUBLE"):  # NaN is how pandas says missing, except of an amount
         raw = raw if canonical == "amount" else f"CASE WHEN NOT isnan({raw}) THEN {raw} END"
-    elif not _is_number(kind):
-        raw = f"nullif(trim({raw}::VARCHAR), '')" if kind in ("VARCHAR", "BLOB") else raw
+    elif not _is_number(kind) and not kind.startswith(("TIMESTAMP", "DATE", "BOOLEAN")):
+        raw, kind = f"nullif(trim({raw}::VARCHAR), '')", "VARCHAR"
     if wanted == "TIMESTAMP":
         value = _time(raw, kind)
     elif wanted == "BOOLEAN":
@@ -694,7 +686,6 @@ def _mark_repeated(session: Session) -> bool:
     if has["labels"]:
         agrees = " AND coalesce(s.is_fraud = l.is_fraud, true)"
         labels = "LEFT JOIN labels l USING (transaction_id)"
-    good = f"coalesce(s.reason, {literal(_THERE)}) = {literal(_THERE)}"
     stored = _count(
         session,
         f"""{mark.format(same=_SAME + agrees)} FROM transactions o {labels}
@@ -714,10 +705,10 @@ def _mark_repeated(session: Session) -> bool:
         session.execute(
             f"""{mark.format(same="false")} FROM (
                 SELECT transaction_id, arg_min(is_fraud, rowid) AS is_fraud
-                FROM aegis_staged s WHERE {good}
+                FROM aegis_staged s WHERE {_GOOD}
                 GROUP BY transaction_id HAVING count(DISTINCT is_fraud) > 1
             ) o
-            WHERE s.transaction_id = o.transaction_id AND s.is_fraud <> o.is_fraud AND {good}"""
+            WHERE s.transaction_id = o.transaction_id AND s.is_fraud <> o.is_fraud AND {_GOOD}"""
         )
     return stored + earlier > 0
 
@@ -744,7 +735,7 @@ def _insert_labels(session: Session, delay_days: float, *, repeats: bool) -> int
         SELECT transaction_id, is_fraud, CASE WHEN is_fraud THEN scenario END,
             ts + to_microseconds({round(delay_days * 86_400e6)}), source
         FROM aegis_staged s ANTI JOIN labels USING (transaction_id)
-        WHERE coalesce(reason, {literal(_THERE)}) = {literal(_THERE)} AND is_fraud IS NOT NULL
+        WHERE {_GOOD} AND is_fraud IS NOT NULL
         {first if repeats else ""}""",
     )
 

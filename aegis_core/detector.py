@@ -30,7 +30,7 @@ from sklearn.ensemble import IsolationForest
 
 from aegis_core.errors import InputError, NotReady
 from aegis_core.kernels import kernel
-from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS, Floats
+from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS, Floats, Ints
 from aegis_core.schema import FACTORS
 
 N_FACTORS: Final = len(FACTORS)
@@ -41,7 +41,9 @@ RANGE: Final = 0.9995
 """Share of traffic that spans the range seen in training."""
 MIN_TRAIN: Final = 50
 """Fewest transactions that a detector can be fitted on."""
-_KNOTS: Final = 48
+LANES: Final = 10
+"""Trees walked side by side."""
+_STEPS: Final = 256
 _SELF_CALIBRATED: Final = SIGNALS.index("burst_swarm")
 _EXPECTED_EXCESS: Final = (0.75, 1.5)  # silent below the first, in full above the second
 _EXPECTED_COMPANY: Final = (1.25, 2.0)
@@ -50,35 +52,43 @@ _EXPECTED_COMPANY: Final = (1.25, 2.0)
 class Model(NamedTuple):
     """What the kernel reads: calibration, flattened trees and the score's quantiles."""
 
-    knots: Floats  # (N_SIGNALS, _KNOTS) signal values, evenly spaced in nats
-    slope: Floats  # (N_SIGNALS,) nats per unit of signal beyond the last knot
+    curve: Floats  # (N_SIGNALS, _STEPS + 1) nats at evenly spaced values of the signal, from 0
+    density: Floats  # (N_SIGNALS,) steps of the curve per unit of the signal
+    slope: Floats  # (N_SIGNALS,) nats per step beyond the curve
     weight: Floats  # (N_SIGNALS,) within the range seen in training, in [0, 1]
     reach: Floats  # (N_SIGNALS,) nats that span this range
-    feature: npt.NDArray[np.int8]  # (n_trees, 2**depth) complete trees, children of i at 2i, 2i+1
-    threshold: npt.NDArray[np.float32]  # left if x <= threshold
-    path: Floats  # (n_trees, 2**depth) path length of each leaf
-    scale: Floats  # (1,) -1 / (n_trees * c(max_samples))
+    feature: npt.NDArray[np.int8]  # complete trees, node i of all trees side by side
+    threshold: npt.NDArray[np.float32]  # a node's left child if x <= threshold
+    path: Floats  # path length of each leaf, in the same layout
+    shape: Ints  # (3,) trees, nodes of a tree (2**depth), depth
+    scale: Floats  # (1,) -1 / (number of trees * c(max_samples))
+
+
+NO_MODEL: Final = Model(
+    np.zeros((0, 0)),
+    np.zeros(0),
+    np.zeros(0),
+    np.zeros(0),
+    np.zeros(0),
+    np.zeros(0, np.int8),
+    np.zeros(0, np.float32),
+    np.zeros(0),
+    np.zeros(3, np.int64),
+    np.zeros(1),
+)
 
 
 @kernel
 def _nats(model: Model, j: int, value: float) -> float:
     """Recalibrated signal `j`: −log of the share of training traffic at least as extreme."""
-    knots = model.knots[j]
-    top = -math.log(1 - BULK)
-    if value >= knots[_KNOTS - 1]:
-        beyond: float = (value - knots[_KNOTS - 1]) * model.slope[j]
-        return top + beyond
-    if value <= knots[0]:
-        return 0.0
-    lo, hi = 0, _KNOTS - 1
-    while hi - lo > 1:
-        mid = (lo + hi) >> 1
-        if knots[mid] <= value:
-            lo = mid
-        else:
-            hi = mid
-    within: float = (value - knots[lo]) / (knots[hi] - knots[lo])
-    return (lo + within) * top / (_KNOTS - 1)
+    place = value * model.density[j]
+    if place < _STEPS:
+        k = int(place)
+        lower: float = model.curve[j, k]
+        upper: float = model.curve[j, k + 1]
+        return lower + (place - k) * (upper - lower)
+    top: float = model.curve[j, _STEPS]
+    return top + (place - _STEPS) * model.slope[j]
 
 
 @kernel
@@ -88,8 +98,8 @@ def weigh(model: Model, signals: Floats, strength: Floats, evidence: Floats) -> 
     Strength is the strongest recalibrated signal, evidence the same after weighting. Neither falls
     when a signal rises.
     """
-    strength[:] = 0.0
-    evidence[:] = 0.0
+    for f in range(N_FACTORS):
+        strength[f] = evidence[f] = 0.0
     for j in range(N_SIGNALS):
         f = SIGNAL_FACTOR[j]
         nats = signals[j] if j == _SELF_CALIBRATED else _nats(model, j, signals[j])
@@ -101,49 +111,30 @@ def weigh(model: Model, signals: Floats, strength: Floats, evidence: Floats) -> 
 
 
 @kernel
-def isolate(model: Model, evidence: Floats) -> float:
+def isolate(model: Model, evidence: Floats, scratch: npt.NDArray[np.float32], lanes: Ints) -> float:
     """Score of one transaction, in (0, 1); higher is more suspicious.
 
-    The total joins the factors as the forest's first feature. Eight trees are walked side by side,
-    so that the processor always has a load to wait for less.
+    `scratch` has room for 1 + N_FACTORS values; the total joins the factors as the first. Trees
+    are walked `LANES` at a time, level by level, so that no comparison waits for the one before.
     """
-    x = np.empty(1 + N_FACTORS, np.float32)
     total = 0.0
     for f in range(N_FACTORS):
         total += evidence[f]
-        x[1 + f] = np.float32(evidence[f])
-    x[0] = np.float32(total)
-    return math.pow(2.0, _walk(model, x) * model.scale[0])
-
-
-@kernel
-def _walk(model: Model, x: npt.NDArray[np.float32]) -> float:
-    """Sum over the trees of the path length at which `x` is isolated."""
-    n_trees, size = model.threshold.shape
-    depth, size_ = 0, size
-    while size_ > 1:
-        size_ >>= 1
-        depth += 1
+        scratch[1 + f] = evidence[f]
+    scratch[0] = total
+    n_trees, n_nodes, depth = model.shape[0], model.shape[1], model.shape[2]
     length = 0.0
-    node = np.empty(8, np.int64)
-    for first in range(0, n_trees, 8):
-        n = min(8, n_trees - first)
-        node[:] = 1
-        if n == 8:
-            for _ in range(depth):
-                for t in range(8):
-                    i = node[t]
-                    right = x[model.feature[first + t, i]] > model.threshold[first + t, i]
-                    node[t] = 2 * i + right
-        else:
-            for _ in range(depth):
-                for t in range(n):
-                    i = node[t]
-                    right = x[model.feature[first + t, i]] > model.threshold[first + t, i]
-                    node[t] = 2 * i + right
-        for t in range(n):
-            length += model.path[first + t, node[t] - size]
-    return length
+    for first in range(0, n_trees, LANES):
+        for k in range(LANES):
+            lanes[k] = 1
+        for _ in range(depth):  # the children of node i are the nodes 2i and 2i + 1
+            for k in range(LANES):
+                at = lanes[k] * n_trees + first + k
+                right = scratch[model.feature[at]] > model.threshold[at]
+                lanes[k] = 2 * lanes[k] + right
+        for k in range(LANES):
+            length += model.path[(lanes[k] - n_nodes) * n_trees + first + k]
+    return math.pow(2.0, length * model.scale[0])
 
 
 @kernel
@@ -160,14 +151,14 @@ def attribute(model: Model, evidence: Floats, contributions: Floats) -> None:
         if evidence[f] > 0:
             active[k] = f
             k += 1
-    worth = np.empty(1 << k)
-    part = np.zeros(N_FACTORS)
+    worth, part = np.empty(1 << k), np.zeros(N_FACTORS)
+    scratch, lanes = np.empty(1 + N_FACTORS, np.float32), np.empty(LANES, np.int64)
     for subset in range(1 << k):
         part[:] = 0.0
         for i in range(k):
             if subset >> i & 1:
                 part[active[i]] = evidence[active[i]]
-        worth[subset] = isolate(model, part)
+        worth[subset] = isolate(model, part, scratch, lanes)
     for i in range(k):
         for subset in range(1 << k):
             if subset >> i & 1 == 0:
@@ -186,8 +177,9 @@ def _weigh_all(model: Model, signals: Floats, strength: Floats, evidence: Floats
 
 @kernel
 def _isolate_all(model: Model, evidence: Floats, score: Floats) -> None:
+    scratch, lanes = np.empty(1 + N_FACTORS, np.float32), np.empty(LANES, np.int64)
     for i in range(len(evidence)):
-        score[i] = isolate(model, evidence[i])
+        score[i] = isolate(model, evidence[i], scratch, lanes)
 
 
 @kernel
@@ -248,14 +240,12 @@ class Detector:
                 f"{len(signals)} transactions are too few to train on; at least {MIN_TRAIN} are "
                 "needed. Widen the training window or import more history."
             )
-        knots, slope = np.empty((N_SIGNALS, _KNOTS)), np.empty(N_SIGNALS)
-        for j in range(N_SIGNALS):
-            knots[j], slope[j] = _calibrate(signals[:, j])
-        every, none = np.ones(N_SIGNALS), np.zeros(N_SIGNALS)
-        nats = self._calibrated(Model(knots, slope, every, none, *_no_trees()), signals)
-        weight = _weights(nats)
-        reach = np.quantile(nats, RANGE, axis=0)
-        model = Model(knots, slope, weight, reach, *_no_trees())
+        curves = [_calibrate(signals[:, j]) for j in range(N_SIGNALS)]
+        curve, density, slope = (np.array(part) for part in zip(*curves, strict=True))
+        model = NO_MODEL._replace(curve=curve, density=density, slope=slope)
+        nats = np.empty_like(signals)
+        _nats_all(model, np.ascontiguousarray(signals), nats)
+        model = model._replace(weight=_weights(nats), reach=np.quantile(nats, RANGE, axis=0))
         _, evidence = _weighed(model, signals)
         total = np.repeat(evidence.sum(axis=1, keepdims=True), N_FACTORS, axis=1)
         features = np.hstack([total, evidence]).astype(np.float32)
@@ -337,12 +327,6 @@ class Detector:
             ) from None
         return self
 
-    @staticmethod
-    def _calibrated(model: Model, signals: Floats) -> Floats:
-        out = np.empty_like(signals)
-        _nats_all(model, np.ascontiguousarray(signals), out)
-        return out
-
 
 _QUANTILE_LEVELS: Final = 1 - np.concatenate([np.geomspace(1, 1e-6, 601), [0.0]])
 
@@ -360,19 +344,22 @@ def _weighed(model: Model, signals: Floats) -> tuple[Floats, Floats]:
     return strength, evidence
 
 
-def _calibrate(values: Floats) -> tuple[Floats, float]:
-    """Knots of one signal and the slope of its tail, extrapolated from the last tenth of the bulk.
+def _calibrate(values: Floats) -> tuple[Floats, float, float]:
+    """Curve, density and slope of one signal; see `Model`.
 
-    Knots are quantiles at evenly spaced nats. Ties (many zeros) share a knot; the slope is that of
-    an exponential law through the 90th and 99th percentile, or through 0 where those coincide.
+    The slope is that of an exponential law through the 90th and 99th percentile, or through 0 and
+    the 99th where those coincide.
     """
-    levels = np.linspace(0.0, -math.log(1 - BULK), _KNOTS)
-    knots = np.quantile(values, 1 - np.exp(-levels), method="lower")
-    lower, upper = np.quantile(values, 0.9), knots[-1]
+    ordered = np.sort(values)
+    lower, upper = np.quantile(ordered, (0.9, BULK), method="lower")
+    if upper <= 0:  # says nothing of nearly all traffic: whatever it says counts as it is
+        return np.zeros(_STEPS + 1), float(_STEPS), 1 / _STEPS
+    grid = np.linspace(0.0, upper, _STEPS + 1)
+    at_least = len(ordered) - np.searchsorted(ordered, grid, side="left")
     rise, run = upper - lower, math.log(10.0)
     if rise <= 0:
         rise, run = upper, -math.log(1 - BULK)
-    return knots, float(run / rise) if rise > 0 else 1.0
+    return -np.log(at_least / len(ordered)), _STEPS / upper, run / rise * upper / _STEPS
 
 
 def _weights(nats: Floats) -> Floats:
@@ -411,15 +398,6 @@ def average_path_length(n: npt.NDArray[np.int64]) -> Floats:
     return np.where(n <= 1, 0.0, np.where(n == 2, 1.0, c))
 
 
-def _no_trees() -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], Floats, Floats]:
-    return (
-        np.zeros((0, 1), np.int8),
-        np.zeros((0, 1), np.float32),
-        np.zeros((0, 1)),
-        np.full(1, -1.0),
-    )
-
-
 def _flatten(forest: IsolationForest) -> dict[str, Any]:
     """The trees of `forest` as complete binary trees in arrays.
 
@@ -429,9 +407,10 @@ def _flatten(forest: IsolationForest) -> dict[str, Any]:
     trees = [e.tree_ for e in forest.estimators_]
     depth = max(t.max_depth for t in trees)
     size = 1 << depth
-    feature = np.zeros((len(trees), size), np.int8)
-    threshold = np.full((len(trees), size), np.inf, np.float32)
-    path = np.zeros((len(trees), size))
+    n_padded = len(trees) + -len(trees) % LANES  # empty trees, of path 0, fill the last lanes
+    feature = np.zeros((n_padded, size), np.int8)
+    threshold = np.full((n_padded, size), np.inf, np.float32)
+    path = np.zeros((n_padded, size))
     for k, tree in enumerate(trees):
         leaf_path = average_path_length(tree.n_node_samples)
         stack = [(0, 1, 0)]
@@ -450,4 +429,10 @@ def _flatten(forest: IsolationForest) -> dict[str, Any]:
             stack.append((tree.children_right[node], 2 * place + 1, level + 1))
     c = average_path_length(np.array([forest.max_samples_]))[0]
     scale = np.array([-1.0 / (len(trees) * c)]) if c > 0 else np.array([-1.0])
-    return {"feature": feature, "threshold": threshold, "path": path, "scale": scale}
+    return {
+        "feature": feature.T.ravel(),
+        "threshold": threshold.T.ravel(),
+        "path": path.T.ravel(),
+        "shape": np.array([n_padded, size, depth]),
+        "scale": scale,
+    }

@@ -14,7 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.detector import N_FACTORS, N_SIGNALS, Detector, Model, attribute, isolate, weigh
+from aegis_core.detector import (
+    LANES,
+    N_FACTORS,
+    N_SIGNALS,
+    NO_MODEL,
+    Detector,
+    Model,
+    attribute,
+    isolate,
+    weigh,
+)
 from aegis_core.kernels import kernel
 from aegis_core.policy import Policy, reasons
 from aegis_core.profiles import FACTS, Columns, Floats, Profiles, State, learn, observe
@@ -65,36 +75,22 @@ def _advance(
     facts: Floats,
 ) -> None:
     """Observe, decide and learn row after row; arrays without rows are not filled."""
-    no_facts, row_signals = np.empty(0), np.empty(N_SIGNALS)
-    row_strength, row_evidence = np.empty(N_FACTORS), np.empty(N_FACTORS)
+    no_facts, one_row = np.empty(0), np.empty(N_SIGNALS)
+    scratch, lanes = np.empty(1 + N_FACTORS, np.float32), np.empty(LANES, np.int64)
     for i in range(len(columns.amount)):
         customer, category, ts = columns.customer[i], columns.category[i], columns.ts_us[i]
         amount, lat, lon = columns.amount[i], columns.lat[i], columns.lon[i]
-        row_facts = facts[i] if len(facts) > 0 else no_facts
-        observe(state, customer, category, ts, amount, lat, lon, row_signals, row_facts)
-        if len(signals) > 0:
-            signals[i] = row_signals
+        row = signals[i] if len(signals) > 0 else one_row
+        told = facts[i] if len(facts) > 0 else no_facts
+        observe(state, customer, category, ts, amount, lat, lon, row, told)
         if scoring:
-            weigh(model, row_signals, row_strength, row_evidence)
-            strength[i], evidence[i] = row_strength, row_evidence
-            score[i] = isolate(model, row_evidence)
+            weigh(model, row, strength[i], evidence[i])
+            score[i] = isolate(model, evidence[i], scratch, lanes)
             decision[i] = (score[i] > review_above) + (score[i] > block_above)
             if len(contributions) > 0:
-                attribute(model, row_evidence, contributions[i])
+                attribute(model, evidence[i], contributions[i])
         fate = recorded[i] if len(recorded) > 0 else decision[i] if scoring else UNDECIDED
-        learn(state, customer, category, ts, amount, lat, lon, row_signals, fate != Decision.BLOCK)
-
-
-_NO_MODEL = Model(
-    np.zeros((0, 0)),
-    np.zeros(0),
-    np.zeros(0),
-    np.zeros(0),
-    np.zeros((0, 0), np.int8),
-    np.zeros((0, 0), np.float32),
-    np.zeros((0, 0)),
-    np.zeros(0),
-)
+        learn(state, customer, category, ts, amount, lat, lon, row, fate != Decision.BLOCK)
 
 
 class Scorer:
@@ -158,7 +154,7 @@ class Scorer:
             model = self.detector.model_
             thresholds = self.policy.review_above, self.policy.block_above
         else:
-            model, thresholds = _NO_MODEL, (np.inf, np.inf)
+            model, thresholds = NO_MODEL, (np.inf, np.inf)
         asked = np.empty(0, np.int8) if recorded is None else recorded.astype(np.int8)
         for start in range(0, n, CHUNK_ROWS):
             part = slice(start, min(start + CHUNK_ROWS, n))

@@ -10,7 +10,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
     *("errors", "schema", "config", "kernels", "geo", "synthetic", "profiles", "detector"),
-    *("policy", "scoring", "metrics", "splits", "store", "intake", "reports", "runs", "figures"),
+    *(
+        "policy",
+        "scoring",
+        "metrics",
+        "evaluation",
+        "store",
+        "intake",
+        "reports",
+        "runs",
+        "figures",
+    ),
     *("board", "dashboard", "up", "cli"),
 )
 ONLY_IN = {

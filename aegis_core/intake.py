@@ -137,6 +137,7 @@ _BROKEN_LINES = {
     "LINE SIZE OVER MAXIMUM": "line is too long",
 }
 _LONGEST_RAW = 10_000
+_MEMORY = "3GB"  # 10 million rows fit; more go through the disk
 _YES = ("1", "1.0", "true", "t", "yes", "y")
 _NO = ("0", "0.0", "false", "f", "no", "n")
 _GOOD = f"coalesce(s.reason, {literal(_THERE)}) = {literal(_THERE)}"
@@ -235,6 +236,7 @@ def import_files(
         summary.guessed |= guessed
         summary.preset = recognised or summary.preset
     with store.writing() as session, _Bar(len(paths) + 1, progress) as bar:
+        session.execute(f"SET memory_limit = '{_MEMORY}'")
         for path, (relation, names), columns in zip(paths, relations, chosen, strict=True):
             bar.step(f"reading {path.name}")
             try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import math
 import random
 import re
 import threading
@@ -52,6 +51,12 @@ _READ_ONLY: dict[str, Any] = {
 _LONGEST_PAUSE_S = 0.05
 _BETWEEN_TELLS_S = 0.1
 _LONGEST_WAL = "512KB"  # every opening replays it, about 20 ms for each 100 KB
+_SIGNS_OF_ANOTHER = (
+    "Could not set lock",
+    "being used by another process",
+    "different configuration",
+    "Unique file handle conflict",
+)
 _USER_MISTAKES = (
     duckdb.ParserException,
     duckdb.BinderException,
@@ -78,7 +83,7 @@ def literal(value: object) -> str:
     """`value` as an SQL literal, whatever it contains.
 
     >>> literal("O'Hara"), literal(None), literal([1, 2.5])
-    ("'O''Hara'", 'NULL', '[1, 2.5]')
+    ("'O''Hara'", 'NULL', "[1, '2.5'::DOUBLE]")
 
     Raises
     ------
@@ -91,16 +96,17 @@ def literal(value: object) -> str:
         value = value.item()
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"'{value}'::DOUBLE"
-    if isinstance(value, int | float):
-        return repr(value)
+    if isinstance(value, float):  # 0.1 alone would be a decimal
+        return f"'{value!r}'::DOUBLE"
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, dt.datetime):
         return f"{'TIMESTAMPTZ' if value.tzinfo else 'TIMESTAMP'} '{value.isoformat(sep=' ')}'"
     if isinstance(value, dt.date):
         return f"DATE '{value.isoformat()}'"
     if isinstance(value, str | Path):
-        return "'" + str(value).replace("'", "''") + "'"
+        text = str(value).replace("'", "''").replace("\0", "' || chr(0) || '")
+        return f"('{text}')" if "\0" in str(value) else f"'{text}'"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(literal, value)) + "]"
     raise InputError(f"A query's parameter cannot be of type {type(value).__name__}.")
@@ -484,7 +490,7 @@ class Store:
         while True:
             try:
                 return duckdb.connect(str(self.path), read_only=read_only, config=settings)
-            except (duckdb.IOException, duckdb.ConnectionException) as e:
+            except duckdb.Error as e:
                 if not _is_held(str(e)):
                     raise self._unusable(e) from e
                 if time.monotonic() > deadline:
@@ -577,14 +583,7 @@ def _translated() -> Iterator[None]:
 
 
 def _is_held(message: str) -> bool:
-    return any(
-        sign in message
-        for sign in (
-            "Could not set lock",
-            "different configuration",
-            "being used by another",
-        )
-    )
+    return any(sign in message for sign in _SIGNS_OF_ANOTHER)
 
 
 def _without_decimals(table: pa.Table) -> pa.Table:
@@ -594,8 +593,9 @@ def _without_decimals(table: pa.Table) -> pa.Table:
     for i, field in enumerate(table.schema):
         if pa.types.is_decimal(field.type):
             try:
-                column = table.column(i).cast(pa.int64())
-            except pa.ArrowInvalid:
+                kind = pa.float64() if field.type.scale else pa.int64()
+                column = table.column(i).cast(kind)
+            except pa.ArrowInvalid:  # beyond 64 bits
                 column = table.column(i).cast(pa.float64())
             table = table.set_column(i, field.name, column)
     return table

@@ -92,6 +92,16 @@ def _nats(model: Model, j: int, value: float) -> float:
 
 
 @kernel
+def _weighted(model: Model, j: int, value: float) -> tuple[float, float]:
+    """Signal `j` recalibrated, before and after weighting."""
+    if j == _SELF_CALIBRATED:
+        return value, value
+    nats = _nats(model, j, value)
+    seen = min(nats, model.reach[j])
+    return nats, model.weight[j] * seen + (nats - seen)
+
+
+@kernel
 def weigh(model: Model, signals: Floats, strength: Floats, evidence: Floats) -> None:
     """Write strength and evidence of each factor, both of shape (N_FACTORS,), in nats.
 
@@ -102,12 +112,9 @@ def weigh(model: Model, signals: Floats, strength: Floats, evidence: Floats) -> 
         strength[f] = evidence[f] = 0.0
     for j in range(N_SIGNALS):
         f = SIGNAL_FACTOR[j]
-        nats = signals[j] if j == _SELF_CALIBRATED else _nats(model, j, signals[j])
+        nats, weighted = _weighted(model, j, signals[j])
         strength[f] = max(strength[f], nats)
-        if j != _SELF_CALIBRATED:
-            seen = min(nats, model.reach[j])
-            nats = model.weight[j] * seen + (nats - seen)
-        evidence[f] = max(evidence[f], nats)
+        evidence[f] = max(evidence[f], weighted)
 
 
 @kernel
@@ -173,6 +180,13 @@ def attribute(model: Model, evidence: Floats, contributions: Floats) -> None:
 def _weigh_all(model: Model, signals: Floats, strength: Floats, evidence: Floats) -> None:
     for i in range(len(signals)):
         weigh(model, signals[i], strength[i], evidence[i])
+
+
+@kernel
+def _spread_all(model: Model, signals: Floats, out: Floats) -> None:
+    for i in range(len(signals)):
+        for j in range(N_SIGNALS):
+            out[i, j] = _weighted(model, j, signals[i, j])[1]
 
 
 @kernel
@@ -263,6 +277,12 @@ class Detector:
     def weigh(self, signals: Floats) -> tuple[Floats, Floats]:
         """Strength and evidence of each factor, each of shape (n, N_FACTORS), in nats."""
         return _weighed(self.model_, signals)
+
+    def spread(self, signals: Floats) -> Floats:
+        """Evidence of each signal, of shape (n, N_SIGNALS); a factor's is their maximum."""
+        out = np.empty((len(signals), N_SIGNALS))
+        _spread_all(self.model_, np.ascontiguousarray(signals), out)
+        return out
 
     def score(self, evidence: Floats) -> Floats:
         """Scores of shape (n,), in (0, 1); higher is more suspicious."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from aegis_core.detector import Detector
 from aegis_core.errors import InputError, NotReady
-from aegis_core.profiles import FACTS, RING, Floats
+from aegis_core.profiles import FACTS, RING, SIGNAL_FACTOR, SIGNALS, Floats
 from aegis_core.schema import FACTORS
 
 
@@ -73,11 +74,14 @@ class Policy:
             ) from None
 
 
-REASON_CODES = dict(zip(FACTORS, ("AMT-HIGH", "TRV-FAST", "HR-UNUSUAL", "BST-RAPID"), strict=True))
-
-
 def reasons(
-    amount: float, currency: str | None, facts: Floats, contributions: Floats, *, floor: float = 0.1
+    amount: float,
+    currency: str | None,
+    facts: Floats,
+    contributions: Floats,
+    signal_evidence: Floats,
+    *,
+    floor: float = 0.1,
 ) -> list[dict[str, object]]:
     """Reasons for one verdict, the strongest first, in the customer's own units.
 
@@ -85,6 +89,8 @@ def reasons(
     ----------
     facts : of shape (len(FACTS),).
     contributions : of shape (len(FACTORS),), to the score.
+    signal_evidence :
+        Of shape (len(SIGNALS),), see `Detector.spread`; a factor is told by its strongest signal.
     floor :
         Smallest share of the strongest contribution that is still a reason.
 
@@ -93,37 +99,59 @@ def reasons(
     list of dict with `factor`, `code`, `text`, `contribution`, as in `verdicts.reasons`.
     """
     known = dict(zip(FACTS, facts.tolist(), strict=True))
-    top = contributions.max()
-    return [
-        {
-            "factor": FACTORS[f],
-            "code": REASON_CODES[FACTORS[f]],
-            "text": _TEXT[FACTORS[f]](amount, currency, known),
-            "contribution": float(contributions[f]),
-        }
-        for f in np.argsort(-contributions, kind="stable")
-        if contributions[f] > 0 and contributions[f] >= floor * top
-    ]
-
-
-def _amount_text(amount: float, currency: str | None, k: dict[str, float]) -> str:
     money = f"{currency or ''} {amount:,.2f}".strip()
-    usual, category = k["usual_amount"], k["category_amount"]
+    top = contributions.max()
+    out: list[dict[str, object]] = []
+    for f in np.argsort(-contributions, kind="stable"):
+        if contributions[f] <= 0 or contributions[f] < floor * top:
+            break
+        own = [j for j in range(len(SIGNALS)) if SIGNAL_FACTOR[j] == f]
+        signal = SIGNALS[max(own, key=lambda j: signal_evidence[j])]
+        code, tell = _WORDS[signal]
+        out.append(
+            {
+                "factor": FACTORS[f],
+                "code": code,
+                "text": tell(amount, money, known),
+                "contribution": float(contributions[f]),
+            }
+        )
+    return out
+
+
+Known = dict[str, float]
+
+
+def _amount_customer(amount: float, money: str, k: Known) -> str:
     if k["n_history"] < 5:
-        return f"{money} is {_times(amount / usual)} what a customer without history pays"
-    if not math.isnan(category) and amount / category > amount / usual:
-        return f"{money} is {_times(amount / category)} the usual amount in this category"
+        return f"{money} is much for a customer without history"
+    usual = k["usual_amount"]
     return f"{money} is {_times(amount / usual)} this customer's usual {usual:,.2f}"
 
 
-def _travel_text(amount: float, currency: str | None, k: dict[str, float]) -> str:
+def _amount_habit(amount: float, money: str, k: Known) -> str:
+    usual = k["habit_amount"]
+    return f"{money} is {_times(amount / usual)} this customer's usual {usual:,.2f} in the category"
+
+
+def _amount_category(amount: float, money: str, k: Known) -> str:
+    usual = k["category_amount"]
+    return f"{money} is {_times(amount / usual)} the {usual:,.2f} that is usual in the category"
+
+
+def _amount_population(amount: float, money: str, k: Known) -> str:
+    usual = k["population_amount"]
+    return f"{money} is {_times(amount / usual)} the {usual:,.2f} that customers usually pay"
+
+
+def _travel_speed(amount: float, money: str, k: Known) -> str:
     return (
         f"{k['distance_km']:,.0f} km from the last purchase {_duration(k['gap_s'])} ago "
         f"(at least {k['speed_kmh']:,.0f} km/h)"
     )
 
 
-def _hour_text(amount: float, currency: str | None, k: dict[str, float]) -> str:
+def _hour(amount: float, money: str, k: Known) -> str:
     clock = f"{int(k['hour']):02d}:{int(k['hour'] % 1 * 60):02d} UTC"
     n, n_hour = int(k["n_history"]), int(k["n_hour"])
     if n < 5:
@@ -133,24 +161,32 @@ def _hour_text(amount: float, currency: str | None, k: dict[str, float]) -> str:
     return f"{clock}, an hour of {n_hour:,} of this customer's {n:,} transactions"
 
 
-def _burst_text(amount: float, currency: str | None, k: dict[str, float]) -> str:
-    count, window = int(k["burst_count"]), k["burst_window_s"]
-    if count <= 2 and k["n_unusual_day"] >= 1:
-        n = round(k["n_unusual_day"])
-        return f"{n} other unusual amount{'s' if n > 1 else ''} of this customer within a day"
+def _burst_count(amount: float, money: str, k: Known) -> str:
+    count = int(k["burst_count"])
     more = "more than " if count > RING else ""
     return (
-        f"{more}{min(count, RING)} transactions in {_duration(window)}; "
+        f"{more}{min(count, RING)} transactions in {_duration(k['burst_window_s'])}; "
         f"usual {k['rate_per_hour']:.2g} an hour"
     )
 
 
-_TEXT = {
-    "amount": _amount_text,
-    "travel": _travel_text,
-    "hour": _hour_text,
-    "burst": _burst_text,
+def _burst_swarm(amount: float, money: str, k: Known) -> str:
+    n = max(1, round(k["n_unusual_day"]))
+    return f"{n} other unusual amount{'s' if n > 1 else ''} of this customer within about a day"
+
+
+_WORDS: dict[str, tuple[str, Callable[[float, str, Known], str]]] = {
+    "amount_customer": ("AMOUNT-CUSTOMER", _amount_customer),
+    "amount_habit": ("AMOUNT-HABIT", _amount_habit),
+    "amount_category": ("AMOUNT-CATEGORY", _amount_category),
+    "amount_population": ("AMOUNT-HIGH", _amount_population),
+    "travel_speed": ("TRAVEL-SPEED", _travel_speed),
+    "hour_customer": ("HOUR-RARE", _hour),
+    "hour_quiet": ("HOUR-QUIET", _hour),
+    "burst_count": ("BURST-COUNT", _burst_count),
+    "burst_swarm": ("BURST-SWARM", _burst_swarm),
 }
+"""Reason code and sentence of each signal."""
 
 
 def _times(ratio: float) -> str:

@@ -49,7 +49,9 @@ SIGNAL_FACTOR: Final = (0, 0, 0, 0, 1, 2, 2, 3, 3)
 
 FACTS: Final = (
     "usual_amount",  # exp of the customer's mean log amount
-    "category_amount",  # exp of the mean log amount of the category; NaN without one
+    "habit_amount",  # the same of this customer in this category; NaN without one
+    "category_amount",  # the same of everybody in this category; NaN without one
+    "population_amount",  # the same of everybody
     "n_history",  # transactions this customer's amounts were learnt from
     "distance_km",  # from the last place; NaN without one
     "gap_s",  # since the last place, in seconds
@@ -219,7 +221,7 @@ def observe(
     p_mean = population[_P_MEAN] if population[_P_N] > 0 else x
     signals[3] = surprise((x - p_mean) / math.sqrt(population[_P_VAR]))
     signals[1] = signals[2] = 0.0
-    c_mean = math.nan
+    c_mean = h_mean = math.nan
     if category >= 0 and population[_P_N] > 0:
         c = state.published[1 + category]
         c_mean = c[_P_MEAN]
@@ -260,11 +262,12 @@ def observe(
     signals[8] = SWARM_GAIN * math.log1p(s[_SWARM] * fade)
 
     if len(facts) > 0:
-        facts[0], facts[1], facts[2] = math.exp(mean), math.exp(c_mean), n
-        facts[3], facts[4], facts[5] = distance, gap_h * 3600, speed
-        facts[6], facts[7] = hour, s[_HOURS + int(hour)]
-        facts[8], facts[9], facts[10] = best_count, best_window, rate * _HOUR_US
-        facts[11] = s[_UNUSUAL] * fade
+        facts[0], facts[1] = math.exp(mean), math.exp(h_mean)
+        facts[2], facts[3], facts[4] = math.exp(c_mean), math.exp(p_mean), n
+        facts[5], facts[6], facts[7] = distance, gap_h * 3600, speed
+        facts[8], facts[9] = hour, s[_HOURS + int(hour)]
+        facts[10], facts[11], facts[12] = best_count, best_window, rate * _HOUR_US
+        facts[13] = s[_UNUSUAL] * fade
 
 
 @kernel

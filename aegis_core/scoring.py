@@ -176,14 +176,19 @@ class Scorer:
         Reasons are told for reviewed and blocked transactions; evidence and contributions are kept
         for all.
         """
-        scored = self.run(frame, explain=True)
+        if self.detector is None:
+            raise ValueError("Verdicts need a detector.")
+        scored = self.run(frame, explain=True, signals=True)
         alerts = np.flatnonzero(scored.decision != Decision.APPROVE)
         told: list[list[dict[str, object]]] = [[] for _ in range(len(frame))]
         amount = frame["amount"].to_numpy()
         currency = frame["currency"].tolist() if "currency" in frame else [None] * len(frame)
-        for i in alerts:
+        by_signal = self.detector.spread(scored.signals[alerts])
+        for i, evidence in zip(alerts, by_signal, strict=True):
             money = currency[i] if isinstance(currency[i], str) else None
-            told[i] = reasons(float(amount[i]), money, scored.facts[i], scored.contributions[i])
+            told[i] = reasons(
+                float(amount[i]), money, scored.facts[i], scored.contributions[i], evidence
+            )
         return pd.DataFrame(
             {
                 "seq": frame["seq"].to_numpy(),

@@ -1,0 +1,271 @@
+"""The live path on the embedded database: admit, score and write, one transaction a batch.
+
+The stream's profiles are a fold of what was committed: transactions, and the decisions answered
+with them. Before each batch `Stream` catches up with what others wrote; after a failed write it
+forgets its state and folds anew, so that memory and file never differ.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from aegis_core.config import Settings
+from aegis_core.errors import InputError
+from aegis_core.intake import admit
+from aegis_core.models import champion, history, load, recorded
+from aegis_core.schema import FACTORS
+from aegis_core.scoring import Scorer
+from aegis_core.store import Session, Store
+from aegis_core.synthetic import SyntheticConfig, history_config, stream
+
+TICK_S = 0.5
+"""Length of a micro-batch of a paced stream, in seconds."""
+UNPACED_ROWS = 2_000
+"""Rows of a micro-batch of a stream without pacing."""
+
+
+class Stream:
+    """Scores transactions as they arrive, with the champion of the database.
+
+    Parameters
+    ----------
+    progress :
+        Called with the number of past transactions folded since the last call.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        self.store = store
+        self.champion = champion(store, settings)
+        self._progress = progress
+        self._forget()
+        with store.reading() as session:
+            self._catch_up(session)
+
+    def take(
+        self, rows: pa.Table | pd.DataFrame, source: str, labels: pa.Table | None = None
+    ) -> pd.DataFrame:
+        """Admit `rows`, score them and commit all of it, then return the verdicts.
+
+        Parameters
+        ----------
+        rows :
+            Transactions with the columns of the table, without `seq`. What the check at the door
+            refuses goes to `rejected`; what is already there keeps the verdict it has.
+        labels :
+            Rows of the table `labels` that come with them.
+
+        Returns
+        -------
+        DataFrame
+            The columns of `verdicts` for the rows accepted, and `customer_id`, `ts`, `amount`,
+            `currency`.
+        """
+        try:
+            with self.store.writing(checkpoint=False) as session:
+                self._catch_up(session)
+                admitted = admit(session, rows, source).accepted
+                frame = admitted.to_pandas()
+                verdicts = self.scorer.verdicts(frame, self.champion.version)
+                if len(frame):
+                    session.append("verdicts", verdicts)
+                    self.next_seq = int(frame.seq.iloc[-1]) + 1
+                if labels is not None and labels.num_rows:
+                    session.append("labels", labels)
+        except BaseException:
+            self._forget()
+            raise
+        return verdicts.assign(
+            **{c: frame[c].to_numpy() for c in ("customer_id", "ts", "amount", "currency")}
+        )
+
+    def _forget(self) -> None:
+        self.scorer = Scorer(self.champion.detector, self.champion.policy)
+        self.next_seq = 0
+
+    def _catch_up(self, session: Session) -> None:
+        if session.next_seq() == self.next_seq:
+            return
+        missed = history(session, "t.seq >= ?", [self.next_seq])
+        self.scorer.run(missed, recorded=recorded(missed), progress=self._progress)
+        self.next_seq = int(missed.seq.iloc[-1]) + 1
+
+
+@dataclass
+class Tally:
+    """What a simulated stream has done so far."""
+
+    transactions: int = 0
+    reviewed: int = 0
+    blocked: int = 0
+    frauds: int = 0
+    caught: int = 0
+    seconds: float = 0.0
+
+    def sentence(self) -> str:
+        """The bottom line."""
+        rate = self.transactions / self.seconds if self.seconds else 0.0
+        caught = f"{self.caught} of {self.frauds} frauds stopped or queued" if self.frauds else ""
+        return (
+            f"{self.transactions:,} transactions in {self.seconds:.1f} s ({rate:,.0f} a second): "
+            f"{self.blocked} blocked, {self.reviewed} to review"
+            + (f"; {caught}." if caught else "; no fraud among them.")
+        )
+
+
+def simulate(
+    store: Store,
+    settings: Settings,
+    *,
+    n_transactions: int = 2_000,
+    seconds: float = 0.0,
+    rate: float = 0.0,
+    fraud_multiplier: float = 3.0,
+    say: Callable[[str], object] = print,
+    max_lines: int = 40,
+    progress: bool = True,
+) -> Tally:
+    """Let new transactions of the database's population arrive and be scored live.
+
+    A database of imported data gets a synthetic population of its own, after its last day.
+
+    Parameters
+    ----------
+    n_transactions :
+        Where the stream ends; 0 means that `seconds` alone ends it.
+    seconds :
+        When it ends; 0 means never by the clock.
+    rate :
+        Transactions a second; 0 means as fast as they can be scored.
+    fraud_multiplier :
+        Fraud rates of the population times this, so that a short stream has something to show.
+    say, max_lines :
+        Called with a line for each alert, and now and then for an approval, at most so often.
+
+    Raises
+    ------
+    InputError
+        Nothing would end the stream, or a number is negative.
+    NotReady
+        There is no champion model.
+    """
+    if min(n_transactions, seconds, rate, fraud_multiplier) < 0:
+        raise InputError("n_transactions, seconds, rate and fraud_multiplier may not be negative.")
+    if not n_transactions and not seconds:
+        raise InputError("Give n_transactions or seconds, or the stream would never end.")
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    live = Stream(store, settings)
+    tally, lines = Tally(), 0
+    began = time.monotonic()
+    size = max(1, round(rate * TICK_S)) if rate else UNPACED_ROWS
+    total = n_transactions or (int(rate * seconds) if rate else None)
+    expected_s = seconds or (n_transactions / rate if rate else 0)
+    with tqdm(
+        total=total, unit="tx", disable=not progress, mininterval=max(0.5, expected_s / 100)
+    ) as bar:
+        for i, (rows, labels) in enumerate(
+            _arrivals(store, size, n_transactions, fraud_multiplier)
+        ):
+            if rate:
+                time.sleep(max(0.0, began + i * size / rate - time.monotonic()))
+            if seconds and time.monotonic() - began >= seconds:
+                break
+            verdicts = live.take(rows, "simulate", labels)
+            alert = (verdicts.decision != "approve").to_numpy()
+            fraud = verdicts.transaction_id.isin(
+                labels.filter(labels.column("is_fraud")).column("transaction_id").to_pylist()
+            ).to_numpy()
+            tally.transactions += len(verdicts)
+            tally.blocked += int((verdicts.decision == "block").sum())
+            tally.reviewed += int((verdicts.decision == "review").sum())
+            tally.frauds += int(fraud.sum())
+            tally.caught += int((fraud & alert).sum())
+            told = verdicts[alert] if alert.any() else verdicts.iloc[: 1 if i % 20 == 0 else 0]
+            for line in map(_line, told.to_dict("records")):
+                if lines < max_lines:
+                    say(line)
+                elif lines == max_lines:
+                    say("… more in the table verdicts.")
+                lines += 1
+            bar.update(len(verdicts))
+    tally.seconds = time.monotonic() - began
+    return tally
+
+
+def _arrivals(
+    store: Store, size: int, n_transactions: int, fraud_multiplier: float
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Micro-batches of `size` rows, endless unless `n_transactions` says otherwise."""
+    with store.reading() as session:
+        last = session.rows("SELECT max(ts) AS last FROM transactions")[0]["last"]
+        config = history_config(session)
+    if config is None:
+        config = SyntheticConfig(start=f"{last + pd.Timedelta(days=1):%Y-%m-%d}")
+    endless = n_transactions or 2**62
+    for rows, labels in stream(config, endless, after=last, fraud_multiplier=fraud_multiplier):
+        for start in range(0, rows.num_rows, size):
+            yield rows.slice(start, size), labels.slice(start, size)
+
+
+def _line(verdict: Mapping[Hashable, Any]) -> str:
+    """One verdict as an analyst would say it."""
+    money = f"{verdict['currency'] or ''} {verdict['amount']:,.2f}".strip()
+    word = {"approve": "Approved", "review": "Review", "block": "Blocked"}[str(verdict["decision"])]
+    why = [str(r["text"]) for r in verdict["reasons"]]
+    return f"{word}: {'; '.join(why) if why else money} [{verdict['transaction_id']}]"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How many stored verdicts a replay of the history gives again, bit for bit."""
+
+    checked: int
+    different: int
+    first_different: str | None
+
+    def sentence(self) -> str:
+        """The result in words."""
+        if not self.checked:
+            return "No live verdicts are stored yet, so there is nothing to compare."
+        if not self.different:
+            return f"All {self.checked:,} stored verdicts replay bit for bit."
+        return (
+            f"{self.different:,} of {self.checked:,} stored verdicts replay DIFFERENTLY, the first "
+            f"is of transaction {self.first_different}."
+        )
+
+
+def parity(store: Store, settings: Settings) -> Parity:
+    """Replay the history and compare evidence and score with what live scoring stored."""
+    frame = history(store)
+    stored = store.query(
+        "SELECT v.seq, transaction_id, model_version, path, score, "
+        + ", ".join(f"evidence.{f} AS {f}" for f in FACTORS)
+        + " FROM verdicts v LEFT JOIN models ON version = model_version ORDER BY v.seq"
+    )
+    if stored.empty:
+        return Parity(0, 0, None)
+    signals = Scorer().run(frame, recorded=recorded(frame), signals=True).signals
+    rows = np.searchsorted(frame.seq.to_numpy(), stored.seq.to_numpy())
+    same = np.zeros(len(stored), bool)
+    for (version, path), part in stored.groupby(["model_version", "path"]):
+        detector = load(str(version), str(path), settings).detector
+        _, evidence = detector.weigh(signals[rows[part.index]])
+        same[part.index] = (evidence == part[list(FACTORS)].to_numpy()).all(axis=1) & (
+            detector.score(evidence) == part.score.to_numpy()
+        )
+    first = None if same.all() else str(stored.transaction_id[int(np.argmin(same))])
+    return Parity(len(stored), int((~same).sum()), first)

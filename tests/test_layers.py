@@ -17,6 +17,8 @@ ORDER = (
         "evaluation",
         "store",
         "intake",
+        "models",
+        "live",
         "reports",
         "runs",
         "figures",

@@ -465,21 +465,35 @@ def audit(frame: pd.DataFrame) -> pd.DataFrame:
 
     fraud = frame["is_fraud"].to_numpy(bool)
     scenario = frame["scenario"].to_numpy(object)
+    if not fraud.any():
+        return pd.DataFrame({"all": [0.0]}, index=["floor"])
     slices = {"all": np.ones(len(frame), dtype=bool)}
     slices |= {s: ~fraud | (scenario == s) for s in SCENARIOS if (scenario == s).any()}
-    if not fraud.any():
-        return pd.DataFrame(index=["floor"], data={"all": [0.0]})
-    rules = rule_scores(frame)
-    return pd.DataFrame(
-        {
-            name: {
-                **{
-                    rule: average_precision_score(fraud[rows], s[rows]) for rule, s in rules.items()
-                },
-                "floor": fraud[rows].mean(),
-            }
-            for name, rows in slices.items()
-        }
+    table: dict[str, list[float]] = {}
+    for rule, score in rule_scores(frame).items():
+        table[rule] = [
+            average_precision_score(fraud[rows], score[rows]) for rows in slices.values()
+        ]
+    table["floor"] = [float(fraud[rows].mean()) for rows in slices.values()]
+    return pd.DataFrame.from_dict(table, orient="index", columns=list(slices))
+
+
+def bottom_line(precision: pd.DataFrame) -> str:
+    """What `audit` found, in a sentence.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"all": [0.04, 0.26, 0.005]}, index=["amount", "speed", "floor"])
+    >>> bottom_line(table)
+    'The best single rule, speed, reaches an average precision of 0.26; a random order 0.005.'
+    """
+    by_rule = precision["all"].to_dict()
+    floor = by_rule.pop("floor")
+    if not by_rule:
+        return "There is no fraud among these transactions, so nothing can be found."
+    best = max(by_rule, key=lambda rule: by_rule[rule])
+    return (
+        f"The best single rule, {best}, reaches an average precision of {by_rule[best]:.2f}; "
+        f"a random order {floor:.3f}."
     )
 
 

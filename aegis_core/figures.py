@@ -1,0 +1,181 @@
+"""Frame in, plotly figure out: the pictures of notebooks and reports. The only import of plotly.
+
+Colours are Okabe and Ito's, which people with any kind of colour vision can tell apart; the live
+board uses the same ones in `board/board.css`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+
+from aegis_core.schema import SCENARIOS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLOURS: Final = {
+    "approve": "#0072B2",
+    "review": "#E69F00",
+    "block": "#D55E00",
+    "normal": "#0072B2",
+    "fraud": "#D55E00",
+    "forest": "#000000",
+    "random": "#999999",
+    "amount": "#E69F00",
+    "travel": "#009E73",
+    "hour": "#CC79A7",
+    "burst": "#56B4E9",
+    "spike": "#E69F00",
+    "night": "#CC79A7",
+    "merchant": "#D55E00",
+    "takeover": "#000000",
+}
+"""What a colour stands for, in every figure. Okabe and Ito, Color Universal Design (2008)."""
+
+LAYOUT: Final = {
+    "template": "plotly_white",
+    "font": {"family": "system-ui, sans-serif", "size": 13},
+    "margin": {"l": 64, "r": 16, "t": 48, "b": 48},
+    "height": 420,
+    "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+}
+"""What all figures have in common."""
+
+
+def figure(
+    traces: Sequence[Mapping[str, Any]], layout: Mapping[str, Any] | None = None
+) -> go.Figure:
+    """A figure from plain traces, in the house's layout.
+
+    >>> figure([{"type": "bar", "x": [1], "y": [2]}], {"title": "Two"}).layout.height
+    420
+    """
+    return go.Figure(data=list(traces), layout={**LAYOUT, **(layout or {})})
+
+
+def hours(frame: pd.DataFrame) -> go.Figure:
+    """The day of ordinary customers and of fraud: the share of each that falls into a local hour.
+
+    Parameters
+    ----------
+    frame
+        Columns local_hour, in [0, 24), and is_fraud.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"local_hour": [3.2, 9.5, 9.9], "is_fraud": [True, False, False]})
+    >>> [trace.y.max().item() for trace in hours(frame).data]
+    [100.0, 100.0]
+    """
+    edges = np.arange(25)
+    counted = {
+        name: np.histogram(frame.loc[frame["is_fraud"] == fraud, "local_hour"], edges)[0]
+        for name, fraud in (("ordinary", False), ("fraud", True))
+    }
+    traces = [
+        {
+            "type": "bar",
+            "name": name,
+            "x": edges[:-1] + 0.5,
+            "y": 100 * counts / max(counts.sum(), 1),
+            "marker": {"color": COLOURS["normal" if name == "ordinary" else "fraud"]},
+            "hovertemplate": "%{x:.0f} h: %{y:.1f} %",
+        }
+        for name, counts in counted.items()
+    ]
+    return figure(
+        traces,
+        {
+            "title": "When people buy, and when fraud happens",
+            "xaxis": {"title": "local hour of day (h)", "dtick": 3, "range": [0, 24]},
+            "yaxis": {"title": "share of its kind (%)", "rangemode": "tozero"},
+            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
+        },
+    )
+
+
+def landscape(frame: pd.DataFrame, most: int = 2_000) -> go.Figure:
+    """Every scenario among ordinary transactions: how much beyond habit, and at what hour.
+
+    Parameters
+    ----------
+    frame
+        Columns local_hour, ratio (amount / the customer's mean so far) and scenario.
+    most
+        Points shown of each kind, evenly spaced in time.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"local_hour": [3.2, 9.5], "ratio": [8, 1], "scenario": ["night", None]})
+    >>> [trace.name for trace in landscape(frame).data]
+    ['ordinary', 'night']
+    """
+    kinds = {"ordinary": frame["scenario"].isna()}
+    kinds |= {name: frame["scenario"] == name for name in SCENARIOS}
+    traces = []
+    for name, chosen in kinds.items():
+        rows = frame[chosen]
+        rows = rows.iloc[:: 1 + len(rows) // most]
+        if len(rows):
+            ordinary = name == "ordinary"
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": name,
+                    "x": rows["local_hour"].round(2),
+                    "y": rows["ratio"].round(3),
+                    "marker": {
+                        "color": COLOURS["random" if ordinary else name],
+                        "size": 4 if ordinary else 6,
+                        "opacity": 0.4 if ordinary else 0.8,
+                    },
+                    "hovertemplate": f"{name}: %{{y:.1f}}× at %{{x:.1f}} h<extra></extra>",
+                }
+            )
+    return figure(
+        traces,
+        {
+            "title": "Fraud among ordinary transactions",
+            "xaxis": {"title": "local hour of day (h)", "dtick": 3, "range": [0, 24]},
+            "yaxis": {"title": "amount / customer's mean so far (×)", "type": "log", "dtick": 1},
+            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
+            "height": 480,
+        },
+    )
+
+
+def audit_heatmap(audit: pd.DataFrame) -> go.Figure:
+    """How well each rule finds each scenario: average precision, as `synthetic.audit` gives it.
+
+    Parameters
+    ----------
+    audit
+        Rules in rows, `floor` last; `all` and the scenarios in columns; values in [0, 1].
+
+    >>> import pandas as pd
+    >>> audit_heatmap(pd.DataFrame({"all": [0.4, 0.1]}, index=["speed", "floor"])).data[0].y
+    ('speed', 'floor')
+    """
+    trace = {
+        "type": "heatmap",
+        "x": list(audit.columns),
+        "y": list(audit.index),
+        "z": audit.to_numpy(),
+        "texttemplate": "%{z:.2f}",
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": [[0, "#FFFFFF"], [1, COLOURS["normal"]]],
+        "colorbar": {"title": {"text": "average<br>precision"}},
+        "hovertemplate": "%{y} on %{x}: %{z:.3f}<extra></extra>",
+    }
+    return figure(
+        [trace],
+        {
+            "title": "Average precision of each rule on each scenario",
+            "xaxis": {"title": "which fraud", "side": "bottom"},
+            "yaxis": {"title": "rule", "autorange": "reversed", "automargin": True},
+        },
+    )

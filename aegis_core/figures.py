@@ -108,7 +108,7 @@ def landscape(frame: pd.DataFrame, most: int = 2_000) -> go.Figure:
         Points shown of each kind, evenly spaced in time.
 
     >>> import pandas as pd
-    >>> frame = pd.DataFrame({"local_hour": [3.2, 9.5], "ratio": [8, 1], "scenario": ["night", None]})
+    >>> frame = pd.DataFrame({"local_hour": [3, 9], "ratio": [8, 1], "scenario": ["night", None]})
     >>> [trace.name for trace in landscape(frame).data]
     ['ordinary', 'night']
     """

@@ -57,6 +57,57 @@ def figure(
     return go.Figure(data=list(traces), layout={**LAYOUT, **(layout or {})})
 
 
+def payments(frame: pd.DataFrame, title: str) -> go.Figure:
+    """What somebody paid and when, by what was decided about it.
+
+    Parameters
+    ----------
+    frame
+        Columns ts, amount, category and decision, which is missing where nothing was decided.
+
+    >>> import pandas as pd
+    >>> day = pd.Timestamp("2026-01-01")
+    >>> frame = pd.DataFrame({"ts": day, "amount": 9.5, "category": "fuel", "decision": ["block"]})
+    >>> [trace.name for trace in payments(frame, "One payment").data]
+    ['block']
+    """
+    decisions = frame["decision"].fillna("not scored")
+    looks = (
+        ("not scored", "random", "circle"),
+        ("approve", "approve", "circle"),
+        ("review", "review", "diamond"),
+        ("block", "block", "x"),
+    )
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": rows["ts"],
+            "y": rows["amount"],
+            "text": rows["category"],
+            "marker": {
+                "color": COLOURS[colour],
+                "symbol": symbol,
+                "size": 6 if symbol == "circle" else 11,
+                "opacity": 0.6 if symbol == "circle" else 1,
+            },
+            "hovertemplate": f"{name}: %{{y:,.2f}} for %{{text}}, %{{x}}<extra></extra>",
+        }
+        for name, colour, symbol in looks
+        if len(rows := frame[decisions == name])
+    ]
+    return figure(
+        traces,
+        {
+            "title": title,
+            "xaxis": {"title": "time (UTC)"},
+            "yaxis": {"title": "amount", "type": "log", "dtick": 1},
+            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
+        },
+    )
+
+
 def hours(frame: pd.DataFrame) -> go.Figure:
     """The day of ordinary customers and of fraud: the share of each that falls into a local hour.
 

@@ -236,7 +236,7 @@ def dashboard(port: Port = 8866, for_s: Seconds = None, db: Database = None) -> 
     """Serve the dashboard on this machine until Ctrl-C."""
     from aegis_core.board.launcher import serve
 
-    serve(_settings(db), port, for_s=for_s)
+    serve(_settings(db), port=port, for_s=for_s)
 
 
 @app.command(epilog=_example("aegis up", "aegis up --transactions 50000 --for 30"))
@@ -296,13 +296,13 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     ['run', 'train', '-p', 'seed=4', '-p', 'days=2']
     """
     joined: list[str] = []
-    rest = iter(arguments)
-    for word in rest:
-        joined.append(word)
-        if joined[0] == "run" and word in ("-p", "--parameter"):
-            key = next(rest, None)
-            value = None if key is None or "=" in key else next(rest, None)
-            joined += [] if key is None else [key if value is None else f"{key}={value}"]
+    rest = list(arguments)
+    while rest:
+        joined.append(rest.pop(0))
+        if joined[0] == "run" and joined[-1] in ("-p", "--parameter") and rest:
+            key = rest.pop(0)
+            has_value = "=" not in key and rest and not rest[0].startswith("--")
+            joined.append(f"{key}={rest.pop(0)}" if has_value else key)
     return joined
 
 
@@ -433,3 +433,7 @@ def _plain(value: object) -> object:
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
         return None
     return value if isinstance(value, str | int | float | None) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

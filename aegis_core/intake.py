@@ -495,13 +495,14 @@ def _relation(path: Path) -> tuple[str, list[str]]:
         return f"read_parquet({file}, hive_partitioning=false)", names
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as text:
+        with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
             first = text.readline(1 << 20)
             if delimiter == ",":
                 delimiter = max(_DELIMITERS, key=first.count)
             names = _distinct(next(csv.reader(chain([first], text), delimiter=delimiter)))
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise FileUnreadable(f"{path} is not UTF-8 text with a line of names first: {e}.") from e
+            "".join(names).encode()
+    except (UnicodeEncodeError, csv.Error) as e:
+        raise FileUnreadable(f"{path} is not UTF-8 text with a line of names first.") from e
     if not names or "\0" in first:
         raise FileUnreadable(f"{path} is not text with a line of names first.")
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)

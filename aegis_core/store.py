@@ -338,7 +338,7 @@ class Store:
                     "`aegis run generate`, or name another with --db."
                 )
             with self._opened(read_only=True) as session:
-                self._check_version(session)
+                self._check_version(session, self._tables(session))
                 yield session
 
     @contextmanager
@@ -521,8 +521,7 @@ class Store:
         found = session.execute("SELECT table_name FROM duckdb_tables()").fetchall()
         return {name for (name,) in found}
 
-    def _check_version(self, session: Session) -> None:
-        tables = self._tables(session)
+    def _check_version(self, session: Session, tables: set[str]) -> None:
         if "meta" not in tables:
             raise (
                 self._foreign()
@@ -544,7 +543,7 @@ class Store:
     def _create_tables(self, session: Session) -> None:
         tables = self._tables(session)
         if tables:
-            self._check_version(session)
+            self._check_version(session, tables)
         else:
             session.execute("CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR)")
             session.execute("INSERT INTO meta VALUES ('schema_version', ?)", [str(SCHEMA_VERSION)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -47,10 +48,19 @@ def rows(n: int, first: int = 0) -> pa.Table:
     )
 
 
-@pytest.fixture
-def filled(store: Store) -> Store:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of six transactions, to be copied: making one takes longer."""
+    store = connect(tmp_path_factory.mktemp("original") / "six.duckdb")
     with store.writing() as session:
         session.append("transactions", rows(6))
+    return store.path
+
+
+@pytest.fixture
+def filled(store: Store, original: Path) -> Store:
+    """A store on six transactions."""
+    shutil.copy(original, store.path)
     return store
 
 

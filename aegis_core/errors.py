@@ -9,7 +9,8 @@ AegisError
 │   └── StoreVersion    written by another version of Aegis
 ├── NotReady            an earlier step is missing (no transactions, no champion)
 ├── RunBusy             the same notebook is already running on this database
-└── RunFailed           a notebook run ended with an error
+├── RunFailed           a notebook run ended with an error
+└── ServerFailed        the dashboard's server did not start, or ended by itself
 
 Every message says what is wrong, what was there, and the next step. The command line prints the
 message alone and ends with `exit_code`.
@@ -61,6 +62,12 @@ class RunBusy(AegisError):
 
 class RunFailed(AegisError):
     """A notebook run ended with an error; the executed notebook shows the cell."""
+
+    exit_code = 1
+
+
+class ServerFailed(AegisError):
+    """The dashboard's server did not start, or ended by itself."""
 
     exit_code = 1
 

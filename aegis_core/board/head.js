@@ -1,0 +1,149 @@
+// Title, state of the data, theme; and the sign of life that keeps the kernel's loop running.
+
+const STALE_AFTER_MS = 6000;
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text != null) made.textContent = text;
+  return made;
+}
+
+function storedTheme() {
+  try {
+    return localStorage.getItem("aegis-theme");
+  } catch {
+    return null; // storage may be switched off
+  }
+}
+
+function startingTheme() {
+  const wanted = new URLSearchParams(location.search).get("aegis") || storedTheme();
+  if (wanted === "dark" || wanted === "light") return wanted;
+  const lab = document.body.dataset.voila ? null : document.body.dataset.jpThemeLight;
+  if (lab) return lab === "false" ? "dark" : "light";
+  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+}
+
+const SHIELD = `<svg width="26" height="26" viewBox="0 0 24 24" aria-hidden="true"><path fill="currentColor"
+  d="M12 1 3 5v6c0 5.5 3.8 10.7 9 12 5.2-1.3 9-6.5 9-12V5l-9-4zm-1.2 15.2L7 12.4l1.5-1.5 2.3 2.3
+  4.9-4.9 1.5 1.5-6.4 6.4z"/></svg>`;
+
+function clock(epochMs) {
+  return new Date(epochMs).toISOString().slice(11, 19) + " UTC";
+}
+
+export default {
+  initialize({ model }) {
+    const beat = () => model.send({ beat: true, visible: !document.hidden });
+    beat();
+    const timer = setInterval(beat, model.get("beat_s") * 1000);
+    document.addEventListener("visibilitychange", beat);
+    return () => {
+      clearInterval(timer);
+      document.removeEventListener("visibilitychange", beat);
+    };
+  },
+
+  render({ model, el }) {
+    el.classList.add("aegis-head");
+    const brand = element("div", "aegis-brand");
+    brand.innerHTML = SHIELD;
+    const name = element("div");
+    name.append(element("h1", "", "Aegis"), element("p", "", "Live fraud monitoring"));
+    brand.append(name);
+
+    const badge = element("span", "aegis-badge");
+    badge.setAttribute("role", "status");
+    const state = element("b");
+    const detail = element("span");
+    badge.append(element("i"), state, detail);
+    const reload = element("button", "aegis-button", "Reload");
+    reload.type = "button";
+    reload.hidden = true;
+    reload.onclick = () => location.reload();
+    const theme = element("button", "aegis-button");
+    theme.type = "button";
+    const right = element("div", "aegis-right");
+    right.append(badge, reload, theme);
+
+    const origin = element("p", "aegis-origin");
+    const notice = element("div", "aegis-notice");
+    el.append(brand, right, origin, notice);
+
+    function setTheme(wanted) {
+      document.body.dataset.aegis = wanted;
+      const other = wanted === "dark" ? "light" : "dark";
+      theme.textContent = other === "dark" ? "☾ Dark" : "☀ Light";
+      theme.setAttribute("aria-label", `Switch to the ${other} theme`);
+      theme.onclick = () => {
+        try {
+          localStorage.setItem("aegis-theme", other);
+        } catch {
+          // storage may be switched off: the choice lasts until the page is left
+        }
+        setTheme(other);
+      };
+      window.dispatchEvent(new Event("aegis-theme"));
+    }
+
+    let heardAt = Date.now();
+
+    function showBadge(kind, text) {
+      badge.dataset.state = kind;
+      state.textContent = { live: "Live", stale: "Stale", waiting: "Waiting" }[kind] ?? kind;
+      detail.textContent = text;
+    }
+
+    function showStatus() {
+      const status = model.get("status");
+      heardAt = Date.now();
+      reload.hidden = true;
+      const asOf = status.as_of ? `as of ${clock(status.as_of)}` : "";
+      const why = status.text ? `${asOf ? " · " : ""}${status.text}` : "";
+      showBadge(status.state, asOf + why);
+    }
+
+    function showOrigin() {
+      origin.replaceChildren();
+      for (const [label, value] of model.get("origin")) {
+        if (origin.childNodes.length) origin.append(" · ");
+        origin.append(label + " ", element("b", "", value));
+      }
+    }
+
+    function showNotice() {
+      const { text, steps } = model.get("notice");
+      notice.hidden = !text;
+      notice.style.display = text ? "" : "none";
+      notice.replaceChildren();
+      if (!text) return;
+      const list = element("dl");
+      for (const [command, effect] of steps) {
+        list.append(element("dt", "", command), element("dd", "", effect));
+      }
+      notice.append(element("p", "", text), list);
+    }
+
+    // When the kernel or the server is gone nothing arrives any more and nobody else says so.
+    const watch = setInterval(() => {
+      if (document.hidden) {
+        heardAt = Date.now();
+        return;
+      }
+      if (Date.now() - heardAt < STALE_AFTER_MS) return;
+      const { as_of } = model.get("status");
+      showBadge("stale", as_of ? `as of ${clock(as_of)} · no answer` : "no answer");
+      reload.hidden = false;
+    }, 1000);
+
+    model.on("change:status", showStatus);
+    model.on("change:origin", showOrigin);
+    model.on("change:notice", showNotice);
+    setTheme(startingTheme());
+    showStatus();
+    showOrigin();
+    showNotice();
+    return () => clearInterval(watch);
+  },
+};

@@ -16,7 +16,9 @@ numbers, so that neither the order of simultaneous rows nor the size of a batch 
 
 from __future__ import annotations
 
+import json
 import math
+import zipfile
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -24,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.errors import InputError
+from aegis_core.errors import InputError, NotReady
 from aegis_core.geo import haversine_km
 from aegis_core.kernels import kernel
 
@@ -129,7 +131,7 @@ def surprise(z: float) -> float:
     (0.6931, 804.6)
     """
     if z > 20.0:  # erfc runs out of digits; the leading terms of the asymptotic series
-        return z * z / 2 + math.log(z) + 0.9189385332046727
+        return z * z / 2 + math.log(z) + 0.9189385332046727 + 1 / (z * z)
     return -math.log(0.5 * math.erfc(z / math.sqrt(2.0)))
 
 
@@ -181,7 +183,9 @@ def _publish(state: State, from_row: int) -> None:
             within += share * (own_within - within)
         p[_P_N], p[_P_MEAN] = n, mean
         p[_P_VAR], p[_P_WITHIN] = max(var, 1e-4), max(within, 1e-4)
-        p[_P_GAP] = s[_S_GAP] * 1e6 / s[_S_GAPS] if s[_S_GAPS] > 20 else float(_DAY_US)
+        p[_P_GAP] = float(_DAY_US)
+        if s[_S_GAPS] > 20:  # at least a second: whole days may stand at the same instant
+            p[_P_GAP] = max(s[_S_GAP] * 1e6 / s[_S_GAPS], 1e6)
         hours = 24.0
         for h in range(24):
             hours += s[_S_HOURS + h]
@@ -206,9 +210,10 @@ def observe(
     `category` is −1 and `lat`, `lon` are NaN where missing; their views then say 0. `facts` may
     have length 0. The state changes only where a day ends.
     """
-    if state.sums[0, _S_DAY] != ts_us // _DAY_US:
+    day, known = ts_us // _DAY_US, state.sums[0, _S_DAY]
+    if day > known or day < known - 1:  # a late event of yesterday does not end today
         _publish(state, 0)
-        state.sums[0, _S_DAY] = ts_us // _DAY_US
+        state.sums[0, _S_DAY] = day
     s, population = state.customers[customer], state.published[0]
     x, n, ts = math.log(amount), s[_N], float(ts_us)
     now = _clock(s, ts)
@@ -263,7 +268,9 @@ def observe(
 
     if len(facts) > 0:
         facts[0], facts[1] = math.exp(mean), math.exp(h_mean)
-        facts[2], facts[3], facts[4] = math.exp(c_mean), math.exp(p_mean), n
+        facts[2], facts[3], facts[4] = math.exp(c_mean), math.exp(p_mean), 0.0
+        for h in range(24):
+            facts[4] += s[_HOURS + h]  # `n` itself ends at MEMORY
         facts[5], facts[6], facts[7] = distance, gap_h * 3600, speed
         facts[8], facts[9] = hour, s[_HOURS + int(hour)]
         facts[10], facts[11], facts[12] = best_count, best_window, rate * _HOUR_US
@@ -475,19 +482,34 @@ class Profiles:
         with path.open("wb") as f:
             np.savez(
                 f,
-                customer_ids=np.array(list(self.customer_codes), np.str_),
-                category_ids=np.array(list(self.category_codes), np.str_),
+                customer_ids=_packed(self.customer_codes),
+                category_ids=_packed(self.category_codes),
                 **self.state._asdict(),
             )
 
     @classmethod
     def load(cls, path: Path) -> Profiles:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        NotReady
+            The file is not there, broken, or of another layout.
+        """
         self = cls()
-        with np.load(path, allow_pickle=False) as z:
-            self.customer_codes = {str(c): i for i, c in enumerate(z["customer_ids"])}
-            self.category_codes = {str(c): i for i, c in enumerate(z["category_ids"])}
-            self.state = State(*(z[name] for name in State._fields))
+        try:
+            with np.load(path, allow_pickle=False) as z:
+                self.customer_codes = _unpacked(z["customer_ids"])
+                self.category_codes = _unpacked(z["category_ids"])
+                state = State(*(z[name] for name in State._fields))
+            for name, fresh, loaded in zip(State._fields, self.state, state, strict=True):
+                if loaded.dtype != fresh.dtype or loaded.shape[1:] != fresh.shape[1:]:
+                    raise ValueError(f"{name} has another layout")
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
+            raise NotReady(
+                f"The profiles in {path} cannot be read ({e}). Replay the history instead."
+            ) from None
+        self.state = state
         self._n_pairs_at_most = int(np.count_nonzero(self.state.pair_keys >= 0))
         return self
 
@@ -518,6 +540,15 @@ def _rehash(old_keys: Ints, old_pairs: Floats, keys: Ints, pairs: Floats) -> Non
         slot = _pair_slot(keys, old_keys[i])
         keys[slot] = old_keys[i]
         pairs[slot] = old_pairs[i]
+
+
+def _packed(codes: dict[str, int]) -> npt.NDArray[np.uint8]:
+    """The ids as JSON in bytes: numpy's own strings drop a NUL at the end and pad the rest."""
+    return np.frombuffer(json.dumps(list(codes)).encode(), np.uint8)
+
+
+def _unpacked(packed: npt.NDArray[np.uint8]) -> dict[str, int]:
+    return {str(name): code for code, name in enumerate(json.loads(packed.tobytes()))}
 
 
 Table = TypeVar("Table", Floats, Ints)

@@ -152,7 +152,8 @@ def _travel_speed(amount: float, money: str, k: Known) -> str:
 
 
 def _hour(amount: float, money: str, k: Known) -> str:
-    clock = f"{int(k['hour']):02d}:{int(k['hour'] % 1 * 60):02d} UTC"
+    minutes = int(k["hour"] * 60 + 1e-6) % 1440  # rounding may leave a whole minute just below
+    clock = f"{minutes // 60:02d}:{minutes % 60:02d} UTC"
     n, n_hour = int(k["n_history"]), int(k["n_hour"])
     if n < 5:
         return f"{clock}, an hour at which few customers pay"
@@ -166,7 +167,7 @@ def _burst_count(amount: float, money: str, k: Known) -> str:
     more = "more than " if count > RING else ""
     return (
         f"{more}{min(count, RING)} transactions in {_duration(k['burst_window_s'])}; "
-        f"usual {k['rate_per_hour']:.2g} an hour"
+        f"usual {_rate(k['rate_per_hour'])} an hour"
     )
 
 
@@ -191,6 +192,10 @@ _WORDS: dict[str, tuple[str, Callable[[float, str, Known], str]]] = {
 
 def _times(ratio: float) -> str:
     return f"{ratio:,.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
+
+
+def _rate(per_hour: float) -> str:
+    return f"{per_hour:,.0f}" if per_hour >= 10 else f"{per_hour:.2g}"
 
 
 def _duration(seconds: float) -> str:

@@ -79,42 +79,35 @@ NO_MODEL: Final = Model(
 
 
 @kernel
-def _nats(model: Model, j: int, value: float) -> float:
-    """Recalibrated signal `j`: −log of the share of training traffic at least as extreme."""
-    place = value * model.density[j]
-    if place < _STEPS:
-        k = int(place)
-        lower: float = model.curve[j, k]
-        upper: float = model.curve[j, k + 1]
-        return lower + (place - k) * (upper - lower)
-    top: float = model.curve[j, _STEPS]
-    return top + (place - _STEPS) * model.slope[j]
-
-
-@kernel
-def _weighted(model: Model, j: int, value: float) -> tuple[float, float]:
-    """Signal `j` recalibrated, before and after weighting."""
-    if j == _SELF_CALIBRATED:
-        return value, value
-    nats = _nats(model, j, value)
-    seen = min(nats, model.reach[j])
-    return nats, model.weight[j] * seen + (nats - seen)
-
-
-@kernel
-def weigh(model: Model, signals: Floats, strength: Floats, evidence: Floats) -> None:
+def weigh(
+    model: Model, signals: Floats, strength: Floats, evidence: Floats, spread: Floats
+) -> None:
     """Write strength and evidence of each factor, both of shape (N_FACTORS,), in nats.
 
-    Strength is the strongest recalibrated signal, evidence the same after weighting. Neither falls
-    when a signal rises.
+    Strength is the strongest recalibrated signal, evidence the same after weighting; neither falls
+    when a signal rises. `spread` takes the evidence of each signal, or has length 0.
     """
+    curve, density, slope = model.curve, model.density, model.slope
+    weight, reach = model.weight, model.reach
     for f in range(N_FACTORS):
         strength[f] = evidence[f] = 0.0
     for j in range(N_SIGNALS):
-        f = SIGNAL_FACTOR[j]
-        nats, weighted = _weighted(model, j, signals[j])
+        f, value = SIGNAL_FACTOR[j], signals[j]
+        if j == _SELF_CALIBRATED:
+            nats = weighted = value
+        else:
+            place = value * density[j]
+            if place < _STEPS:
+                k = int(place)
+                nats = curve[j, k] + (place - k) * (curve[j, k + 1] - curve[j, k])
+            else:
+                nats = curve[j, _STEPS] + (place - _STEPS) * slope[j]
+            seen = min(nats, reach[j])
+            weighted = weight[j] * seen + (nats - seen)
         strength[f] = max(strength[f], nats)
         evidence[f] = max(evidence[f], weighted)
+        if len(spread) > 0:
+            spread[j] = weighted
 
 
 @kernel
@@ -177,16 +170,11 @@ def attribute(model: Model, evidence: Floats, contributions: Floats) -> None:
 
 
 @kernel
-def _weigh_all(model: Model, signals: Floats, strength: Floats, evidence: Floats) -> None:
+def _weigh_all(
+    model: Model, signals: Floats, strength: Floats, evidence: Floats, spread: Floats
+) -> None:
     for i in range(len(signals)):
-        weigh(model, signals[i], strength[i], evidence[i])
-
-
-@kernel
-def _spread_all(model: Model, signals: Floats, out: Floats) -> None:
-    for i in range(len(signals)):
-        for j in range(N_SIGNALS):
-            out[i, j] = _weighted(model, j, signals[i, j])[1]
+        weigh(model, signals[i], strength[i], evidence[i], spread[i])
 
 
 @kernel
@@ -256,11 +244,13 @@ class Detector:
             )
         curves = [_calibrate(signals[:, j]) for j in range(N_SIGNALS)]
         curve, density, slope = (np.array(part) for part in zip(*curves, strict=True))
-        model = NO_MODEL._replace(curve=curve, density=density, slope=slope)
-        nats = np.empty_like(signals)
-        _nats_all(model, np.ascontiguousarray(signals), nats)
+        model = NO_MODEL._replace(
+            curve=curve, density=density, slope=slope,
+            weight=np.ones(N_SIGNALS), reach=np.zeros(N_SIGNALS),
+        )  # fmt: skip
+        _, _, nats = _weighed(model, signals)
         model = model._replace(weight=_weights(nats), reach=np.quantile(nats, RANGE, axis=0))
-        _, evidence = _weighed(model, signals)
+        _, evidence, _ = _weighed(model, signals)
         total = np.repeat(evidence.sum(axis=1, keepdims=True), N_FACTORS, axis=1)
         features = np.hstack([total, evidence]).astype(np.float32)
         self.forest_ = IsolationForest(
@@ -276,13 +266,11 @@ class Detector:
 
     def weigh(self, signals: Floats) -> tuple[Floats, Floats]:
         """Strength and evidence of each factor, each of shape (n, N_FACTORS), in nats."""
-        return _weighed(self.model_, signals)
+        return _weighed(self.model_, signals)[:2]
 
     def spread(self, signals: Floats) -> Floats:
         """Evidence of each signal, of shape (n, N_SIGNALS); a factor's is their maximum."""
-        out = np.empty((len(signals), N_SIGNALS))
-        _spread_all(self.model_, np.ascontiguousarray(signals), out)
-        return out
+        return _weighed(self.model_, signals)[2]
 
     def score(self, evidence: Floats) -> Floats:
         """Scores of shape (n,), in (0, 1); higher is more suspicious."""
@@ -351,17 +339,12 @@ class Detector:
 _QUANTILE_LEVELS: Final = 1 - np.concatenate([np.geomspace(1, 1e-6, 601), [0.0]])
 
 
-@kernel
-def _nats_all(model: Model, signals: Floats, out: Floats) -> None:
-    for i in range(len(signals)):
-        for j in range(N_SIGNALS):
-            out[i, j] = _nats(model, j, signals[i, j])
-
-
-def _weighed(model: Model, signals: Floats) -> tuple[Floats, Floats]:
+def _weighed(model: Model, signals: Floats) -> tuple[Floats, Floats, Floats]:
+    """Strength, evidence and spread of all rows."""
     strength, evidence = np.empty((2, len(signals), N_FACTORS))
-    _weigh_all(model, np.ascontiguousarray(signals), strength, evidence)
-    return strength, evidence
+    spread = np.empty((len(signals), N_SIGNALS))
+    _weigh_all(model, np.ascontiguousarray(signals), strength, evidence, spread)
+    return strength, evidence, spread
 
 
 def _calibrate(values: Floats) -> tuple[Floats, float, float]:

@@ -75,16 +75,16 @@ def _advance(
     facts: Floats,
 ) -> None:
     """Observe, decide and learn row after row; arrays without rows are not filled."""
-    no_facts, one_row = np.empty(0), np.empty(N_SIGNALS)
+    nothing, one_row = np.empty(0), np.empty(N_SIGNALS)
     scratch, lanes = np.empty(1 + N_FACTORS, np.float32), np.empty(LANES, np.int64)
     for i in range(len(columns.amount)):
         customer, category, ts = columns.customer[i], columns.category[i], columns.ts_us[i]
         amount, lat, lon = columns.amount[i], columns.lat[i], columns.lon[i]
         row = signals[i] if len(signals) > 0 else one_row
-        told = facts[i] if len(facts) > 0 else no_facts
+        told = facts[i] if len(facts) > 0 else nothing
         observe(state, customer, category, ts, amount, lat, lon, row, told)
         if scoring:
-            weigh(model, row, strength[i], evidence[i])
+            weigh(model, row, strength[i], evidence[i], nothing)
             score[i] = isolate(model, evidence[i], scratch, lanes)
             decision[i] = (score[i] > review_above) + (score[i] > block_above)
             if len(contributions) > 0:

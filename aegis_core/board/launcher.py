@@ -98,7 +98,7 @@ def serve(
     port
         0 takes any free one.
     visitors
-        How many pages may be open at a time; each has a kernel of its own, about 150 MB.
+        How many pages may be open at a time; each has a kernel of its own, about 125 MB.
 
     Raises
     ------

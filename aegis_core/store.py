@@ -230,6 +230,7 @@ class Session:
 
         An exception in this thread, such as Ctrl-C, ends the statement first.
         """
+        self.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
         failed: list[Exception] = []
 
         def work() -> None:

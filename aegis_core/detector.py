@@ -23,6 +23,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -261,7 +262,7 @@ class Detector:
         self.model_ = model._replace(**_flatten(self.forest_))
         self.base_ = float(self.score(np.zeros((1, N_FACTORS)))[0])
         scores = np.sort(self.score(evidence))
-        self.score_quantiles_ = np.quantile(scores, _QUANTILE_LEVELS, method="lower")
+        self.score_quantiles_ = np.quantile(scores, _QUANTILE_LEVELS, method="higher")
         return self
 
     def weigh(self, signals: Floats) -> tuple[Floats, Floats]:
@@ -293,7 +294,8 @@ class Detector:
 
     def threshold(self, share: float) -> float:
         """Score that at most `share` of the training window's traffic lies strictly above."""
-        return float(np.interp(1 - share, _QUANTILE_LEVELS, self.score_quantiles_))
+        level = np.searchsorted(_QUANTILE_LEVELS, 1 - share)  # the next one up keeps the promise
+        return float(self.score_quantiles_[level])
 
     def save(self, folder: Path) -> None:
         """Write arrays and JSON into `folder`; loading them runs no code."""
@@ -321,7 +323,7 @@ class Detector:
         """
         try:
             parameters = json.loads((folder / "detector.json").read_text())
-            with np.load(folder / "detector.npz", allow_pickle=False) as z:
+            with (folder / "detector.npz").open("rb") as f, np.load(f, allow_pickle=False) as z:
                 arrays = {name: z[name] for name in z.files}
             if tuple(parameters["signals"]) != SIGNALS or tuple(parameters["factors"]) != FACTORS:
                 raise ValueError("it was made for other signals")
@@ -329,7 +331,7 @@ class Detector:
             self.base_ = float(parameters["base"])
             self.score_quantiles_ = arrays.pop("score_quantiles")
             self.model_ = Model(**arrays)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as e:
             raise NotReady(
                 f"The model in {folder} cannot be read ({e}). Train one with `aegis run train`."
             ) from None

@@ -498,7 +498,7 @@ class Profiles:
         """
         self = cls()
         try:
-            with np.load(path, allow_pickle=False) as z:
+            with path.open("rb") as f, np.load(f, allow_pickle=False) as z:
                 self.customer_codes = _unpacked(z["customer_ids"])
                 self.category_codes = _unpacked(z["category_ids"])
                 state = State(*(z[name] for name in State._fields))

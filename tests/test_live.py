@@ -1,0 +1,212 @@
+"""The live path: what is stored is what a replay gives, whatever happens in between."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from aegis_core import config, live, models, store
+from aegis_core.config import Settings
+from aegis_core.errors import InputError, NotReady
+from aegis_core.store import Session, Store
+from aegis_core.synthetic import SyntheticConfig, stream, write_history
+
+POPULATION = SyntheticConfig(n_transactions=6_000, n_customers=80, days=20)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small history and a champion; tests work on copies of it."""
+    home = tmp_path_factory.mktemp("trained")
+    settings = config.load(home=home)
+    db = store.connect(settings.db)
+    write_history(db, POPULATION, progress=False)
+    models.train(db, settings, train_days=10)
+    return home
+
+
+@pytest.fixture
+def settings(trained: Path, tmp_path: Path) -> Settings:
+    home = tmp_path / "home"
+    shutil.copytree(trained, home)
+    return config.load(home=home)
+
+
+@pytest.fixture
+def db(settings: Settings) -> Store:
+    return store.connect(settings.db)
+
+
+def arrivals(n: int) -> tuple[pa.Table, pa.Table]:
+    parts = list(stream(POPULATION, n, fraud_multiplier=10.0))
+    rows = pa.concat_tables([r.unify_dictionaries() for r, _ in parts])
+    return rows, pa.concat_tables([labels for _, labels in parts])
+
+
+def stored(db: Store) -> pd.DataFrame:
+    return db.query(
+        "SELECT transaction_id, score, risk, decision, evidence.amount AS amount, "
+        "len(reasons) AS n_reasons FROM verdicts ORDER BY seq"
+    )
+
+
+def test_stored_verdicts_replay_bit_for_bit(db: Store, settings: Settings) -> None:
+    rows, labels = arrivals(600)
+    stream_ = live.Stream(db, settings)
+    for start in range(0, 600, 70):
+        stream_.take(rows.slice(start, 70), "test", labels.slice(start, 70))
+    parity = live.parity(db, settings)
+    assert (parity.checked, parity.different) == (600, 0)
+    assert db.rows("SELECT count(*) AS n FROM verdicts WHERE decision = 'block'")[0]["n"] > 0
+
+
+def test_parity_sees_a_verdict_that_was_tampered_with(db: Store, settings: Settings) -> None:
+    rows, _ = arrivals(50)
+    live.Stream(db, settings).take(rows, "test")
+    with db.writing() as session:
+        session.execute(
+            "UPDATE verdicts SET score = score + 1e-16 + score * 1e-15 "
+            "WHERE seq = (SELECT max(seq) FROM verdicts)"
+        )
+    parity = live.parity(db, settings)
+    assert parity.different == 1
+    assert str(parity.first_different) in parity.sentence()
+
+
+def test_batches_of_any_size_give_the_same_verdicts(
+    db: Store, settings: Settings, trained: Path, tmp_path: Path
+) -> None:
+    rows, _ = arrivals(300)
+    live.Stream(db, settings).take(rows, "test")
+    shutil.copytree(trained, tmp_path / "other")
+    other = config.load(home=tmp_path / "other")
+    other_db = store.connect(other.db)
+    one_by_one = live.Stream(other_db, other)
+    for start in range(0, 300, 13):
+        one_by_one.take(rows.slice(start, 13), "test")
+    pd.testing.assert_frame_equal(stored(db), stored(other_db), check_exact=True)
+
+
+def test_a_repeated_transaction_keeps_its_first_verdict(db: Store, settings: Settings) -> None:
+    rows, _ = arrivals(40)
+    stream_ = live.Stream(db, settings)
+    stream_.take(rows, "test")
+    before = stored(db)
+    assert len(stream_.take(rows, "test")) == 0
+    pd.testing.assert_frame_equal(before, stored(db), check_exact=True)
+
+
+def test_a_row_refused_at_the_door_is_kept_with_its_reason(db: Store, settings: Settings) -> None:
+    good = arrivals(3)[0].to_pandas()
+    bad = good.assign(transaction_id=["x", "y", "z"], amount=[-1.0, np.inf, 5.0])
+    bad["customer_id"] = bad["customer_id"].astype(object)
+    bad.loc[2, "customer_id"] = None
+    verdicts = live.Stream(db, settings).take(pd.concat([good, bad]), "test")
+    assert len(verdicts) == 3
+    assert db.rows("SELECT count(*) AS n FROM rejected")[0]["n"] == 3
+    assert live.parity(db, settings).different == 0
+
+
+def test_a_failed_write_leaves_file_and_memory_the_same(
+    db: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, _ = arrivals(90)
+    stream_ = live.Stream(db, settings)
+    stream_.take(rows.slice(0, 30), "test")
+    append = Session.append
+
+    def full_disk(self: Session, table: str, given: pd.DataFrame | pa.Table) -> int:
+        if table == "verdicts":
+            raise OSError("No space left on device")
+        return append(self, table, given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "append", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            stream_.take(rows.slice(30, 30), "test")
+    assert len(stored(db)) == 30
+    assert db.rows("SELECT count(*) AS n FROM transactions")[0]["n"] == 6_030
+    stream_.take(rows.slice(30, 60), "test")
+    assert live.parity(db, settings) == live.Parity(90, 0, None)
+
+
+def test_a_stream_learns_what_others_wrote_meanwhile(db: Store, settings: Settings) -> None:
+    rows, _ = arrivals(100)
+    first, second = live.Stream(db, settings), live.Stream(db, settings)
+    first.take(rows.slice(0, 50), "first")
+    second.take(rows.slice(50, 25), "second")
+    first.take(rows.slice(75, 25), "first")
+    assert live.parity(db, settings) == live.Parity(100, 0, None)
+
+
+def test_a_late_event_and_a_clock_jump_keep_parity(db: Store, settings: Settings) -> None:
+    rows = arrivals(60)[0].to_pandas()
+    rows["customer_id"] = rows["customer_id"].astype(str)
+    rows.loc[20, "ts"] = rows.loc[20, "ts"] - pd.Timedelta(days=3)
+    rows.loc[30, "ts"] = pd.Timestamp("2090-01-01")
+    rows.loc[20:40, "customer_id"] = rows.loc[19, "customer_id"]
+    live.Stream(db, settings).take(rows, "test")
+    assert live.parity(db, settings) == live.Parity(60, 0, None)
+    assert np.isfinite(stored(db)[["score", "risk", "amount"]]).all(axis=None)
+
+
+def test_hostile_text_is_only_text(db: Store, settings: Settings) -> None:
+    rows = arrivals(2)[0].to_pandas()
+    rows["merchant_id"] = "'); DROP TABLE verdicts; --<script>alert(1)</script>"
+    rows["customer_id"] = ['"; DELETE FROM labels', "Łódź ☃"]
+    assert len(live.Stream(db, settings).take(rows, "test")) == 2
+    assert set(db.query("SELECT merchant_id FROM transactions WHERE seq >= 6000").merchant_id) == {
+        rows.loc[0, "merchant_id"]
+    }
+
+
+def test_a_stream_without_a_champion_says_what_to_do(tmp_path: Path) -> None:
+    settings = config.load(home=tmp_path)
+    db = store.connect(settings.db)
+    write_history(db, SyntheticConfig(n_transactions=10, n_customers=2, days=1), progress=False)
+    with pytest.raises(NotReady, match="aegis run train"):
+        live.Stream(db, settings)
+
+
+def test_a_simulation_ends_after_its_transactions(db: Store, settings: Settings) -> None:
+    said: list[str] = []
+    tally = live.simulate(
+        db, settings, n_transactions=120, fraud_multiplier=20.0, say=said.append, max_lines=3,
+        progress=False,
+    )  # fmt: skip
+    assert tally.transactions == 120
+    assert len(said) == 4
+    assert "more in the table verdicts" in said[-1]
+    assert said[0].startswith(("Blocked: ", "Review: ", "Approved: "))
+    assert f"{tally.blocked} blocked" in tally.sentence()
+
+
+def test_a_simulation_ends_with_its_time_and_keeps_its_pace(db: Store, settings: Settings) -> None:
+    began = time.monotonic()
+    tally = live.simulate(
+        db, settings, n_transactions=0, seconds=2, rate=20, say=lambda _: None, progress=False
+    )
+    assert time.monotonic() - began < 60
+    assert 0 < tally.transactions <= 40
+
+
+def test_a_second_simulation_goes_on_after_the_first(db: Store, settings: Settings) -> None:
+    for _ in range(2):
+        live.simulate(db, settings, n_transactions=30, say=lambda _: None, progress=False)
+    assert len(stored(db)) == 60
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n_transactions": 0}, {"rate": -1.0}, {"fraud_multiplier": -1.0}]
+)
+def test_a_simulation_that_cannot_be_is_refused(
+    db: Store, settings: Settings, wrong: dict[str, float]
+) -> None:
+    with pytest.raises(InputError):
+        live.simulate(db, settings, **wrong)  # type: ignore[arg-type]

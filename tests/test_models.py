@@ -1,0 +1,124 @@
+"""Training and the register of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from aegis_core import config, models, store
+from aegis_core.config import Settings
+from aegis_core.errors import InputError, NotReady
+from aegis_core.schema import Decision
+from aegis_core.store import Store
+from aegis_core.synthetic import SyntheticConfig, write_history
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return config.load(home=tmp_path)
+
+
+@pytest.fixture
+def db(settings: Settings) -> Store:
+    db = store.connect(settings.db)
+    write_history(
+        db, SyntheticConfig(n_transactions=4_000, n_customers=60, days=20), progress=False
+    )
+    return db
+
+
+def test_the_model_trained_last_is_champion(db: Store, settings: Settings) -> None:
+    first = models.train(db, settings)
+    second = models.train(db, settings, alert_budget=0.02)
+    assert first.version != second.version
+    champion = models.champion(db, settings)
+    assert champion.version == second.version
+    assert champion.policy == second.policy
+    row = db.rows("SELECT * FROM models WHERE version = ?", [second.version])[0]
+    assert row["n_train"] == len(second.window)
+    assert row["data_hash"] == first.data_hash
+    assert not Path(row["path"]).is_absolute()
+
+
+def test_training_keeps_to_its_window(db: Store, settings: Settings) -> None:
+    training = models.train(db, settings, train_from="2026-01-05", train_days=3)
+    assert training.window.ts.min() >= pd.Timestamp("2026-01-05")
+    assert training.window.ts.max() < pd.Timestamp("2026-01-08")
+    expected = db.rows(
+        "SELECT count(*) AS n FROM transactions WHERE ts >= '2026-01-05' AND ts < '2026-01-08'"
+    )
+    assert len(training.window) == len(training.signals) == expected[0]["n"]
+
+
+def test_later_history_does_not_change_a_model(db: Store, settings: Settings) -> None:
+    window = {"train_from": "2026-01-05", "train_days": 5}
+    before = models.train(db, settings, **window)  # type: ignore[arg-type]
+    with db.writing() as session:
+        session.execute("DELETE FROM transactions WHERE ts >= '2026-01-12'")
+    after = models.train(db, settings, **window)  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(before.window, after.window, check_exact=True)
+    assert before.policy == after.policy
+
+
+def test_labels_do_not_reach_a_detector(db: Store, settings: Settings) -> None:
+    before = models.train(db, settings)
+    with db.writing() as session:
+        session.execute("UPDATE labels SET is_fraud = NOT is_fraud")
+    after = models.train(db, settings)
+    pd.testing.assert_frame_equal(before.window, after.window, check_exact=True)
+
+
+def test_the_budget_is_kept_in_the_training_window(db: Store, settings: Settings) -> None:
+    training = models.train(db, settings, alert_budget=0.01, block_share=0.5)
+    alerts = (training.window.decision != Decision.APPROVE).mean()
+    blocks = (training.window.decision == Decision.BLOCK).mean()
+    assert 0 < alerts <= 0.01
+    assert 0 < blocks <= 0.005
+    forecast = training.forecast()
+    assert forecast.loc["alerts", "low"] <= forecast.loc["alerts", "mean"]
+    assert forecast.loc["alerts", "mean"] <= forecast.loc["alerts", "high"]
+
+
+def test_training_without_transactions_says_what_to_do(settings: Settings) -> None:
+    db = store.connect(settings.db)
+    with db.writing():
+        pass
+    with pytest.raises(NotReady, match="aegis run generate"):
+        models.train(db, settings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"train_from": "soon"}, InputError),
+        ({"train_days": 0}, InputError),
+        ({"train_from": "2031-01-01"}, NotReady),
+        ({"alert_budget": 1.5}, InputError),
+        ({"max_samples": 1}, InputError),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(
+    db: Store, settings: Settings, wrong: dict[str, object], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        models.train(db, settings, **wrong)  # type: ignore[arg-type]
+    assert db.rows("SELECT count(*) AS n FROM models")[0]["n"] == 0
+
+
+def test_a_broken_champion_says_what_to_do(db: Store, settings: Settings) -> None:
+    version = models.train(db, settings).version
+    file = settings.models / version / "detector.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(NotReady, match="aegis run train"):
+        models.champion(db, settings)
+
+
+def test_a_model_outside_of_home_is_found_again(db: Store, tmp_path: Path) -> None:
+    settings = config.load(
+        home=tmp_path / "a", db=db.path, models=tmp_path / "elsewhere" / "models"
+    )
+    version = models.train(db, settings).version
+    other = config.load(home=tmp_path / "b", db=db.path)
+    assert models.champion(db, other).version == version

@@ -330,6 +330,11 @@ def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
         f"already there, {sum(summary.rejected.values()):,} rejected, in {summary.seconds:.1f} s."
     )
     yield from (f"  {n:>9,} × {reason}" for reason, n in summary.rejected.items())
+    if summary.zeros_read:
+        yield (
+            f"{summary.zeros_read:,} amounts of 0, which the simulator of this data had rounded "
+            f"down, were read as {summary.zeros_as}."
+        )
     if summary.first_ts:
         yield f"From {summary.first_ts:%Y-%m-%d %H:%M} to {summary.last_ts:%Y-%m-%d %H:%M} UTC."
     yield f"{summary.labels:,} labels added. Database: {settings.db}"

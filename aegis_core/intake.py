@@ -83,6 +83,10 @@ PRESETS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
 }
 """Columns of known public data sets, each with its names in the versions that are about."""
 
+ROUNDED_DOWN: Final = {"handbook": 0.01}
+"""Smallest unit of presets whose simulator rounds amounts to it: there, 0 stands for less than half
+of it and is read as one. Elsewhere an amount of 0 is rejected."""
+
 HIGHEST_AMOUNT: Final = 1e12
 LONGEST_TEXT: Final = 200
 _THERE: Final = "already there"
@@ -159,6 +163,8 @@ class ImportSummary:
     first_ts: datetime | None = None
     last_ts: datetime | None = None
     preset: str | None = None
+    zeros_read: int = 0
+    zeros_as: float = 0.0
     columns: dict[str, str] = field(default_factory=dict)
     guessed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -240,9 +246,12 @@ def import_files(
         for path, (relation, names), columns in zip(paths, relations, chosen, strict=True):
             bar.step(f"reading {path.name}")
             try:
+                if unit := ROUNDED_DOWN.get(summary.preset or ""):
+                    relation, n_zero = _without_zeros(session, relation, names, columns, unit)
+                    summary.zeros_read, summary.zeros_as = summary.zeros_read + n_zero, unit
                 _stage(session, relation, names, columns, source or path.name, bar.tell)
             except AegisError as e:
-                kind = "CSV" if relation.startswith("read_csv") else "Parquet"
+                kind = "CSV" if "read_csv(" in relation else "Parquet"
                 raise FileUnreadable(f"{path} cannot be read as {kind}: {str(e)[:300]}") from e
         bar.step("storing")
         repeats = _mark_repeated(session)
@@ -545,6 +554,22 @@ def _listed(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - 30} more" if len(names) > 30 else "")
 
 
+def _without_zeros(
+    session: Session,
+    relation: str,
+    names: Sequence[str],
+    columns: Mapping[str, str],
+    unit: float,
+) -> tuple[str, int]:
+    """`relation` with amounts of exactly 0 read as `unit`, and how many these are."""
+    amount = quoted(columns["amount"])
+    zero = f"TRY_CAST({amount} AS DOUBLE) = 0"
+    named = f'SELECT * FROM {relation} AS "aegis file"({", ".join(map(quoted, names))})'
+    (found,) = session.rows(f"SELECT count(*) AS n FROM ({named}) WHERE {zero}")
+    read = f"SELECT * REPLACE (CASE WHEN {zero} THEN '{unit}' ELSE {amount} END AS {amount})"
+    return f"({read} FROM ({named}))", int(found["n"])
+
+
 def _stage(
     session: Session,
     relation: str,
@@ -596,7 +621,7 @@ def _stage(
             rowid - (SELECT min(rowid) FROM aegis_staged) - {before["n"]}))[:20]
         WHERE transaction_id IS NULL AND reason IS NULL"""
     )
-    if relation.startswith("read_csv"):
+    if "read_csv(" in relation:
         reasons = " ".join(f"WHEN {literal(k)} THEN {literal(v)}" for k, v in _BROKEN_LINES.items())
         session.execute(
             f"""INSERT INTO aegis_staged (source, reason, raw)

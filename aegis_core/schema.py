@@ -73,7 +73,7 @@ TABLES: Final = {
         scored_at TIMESTAMP NOT NULL""",
     "reviews": """
         review_id VARCHAR NOT NULL, transaction_id VARCHAR NOT NULL, answer VARCHAR NOT NULL,
-        analyst VARCHAR NOT NULL, note VARCHAR, at TIMESTAMP NOT NULL""",
+        analyst VARCHAR NOT NULL, note VARCHAR, answered_at TIMESTAMP NOT NULL""",
     "models": """
         version VARCHAR PRIMARY KEY, detector VARCHAR NOT NULL, path VARCHAR NOT NULL,
         trained_from TIMESTAMP, trained_to TIMESTAMP, n_train BIGINT, parameters VARCHAR,

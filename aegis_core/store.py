@@ -13,7 +13,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -549,21 +548,12 @@ class Store:
             session.execute("CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR)")
             session.execute("INSERT INTO meta VALUES ('schema_version', ?)", [str(SCHEMA_VERSION)])
         for name in TABLES.keys() - tables:
-            session.execute(f"CREATE TABLE {name} ({_with_quoted_names(TABLES[name])})")
+            session.execute(f"CREATE TABLE {name} ({TABLES[name]})")
 
     def _foreign(self) -> StoreError:
         return StoreError(
             f"{self.path} is a DuckDB database that Aegis did not make. Name another with --db."
         )
-
-
-def _with_quoted_names(columns: str) -> str:
-    """The body of a CREATE TABLE with its names quoted, since `at` is a word of DuckDB's SQL.
-
-    >>> _with_quoted_names("x STRUCT(a DOUBLE, b DOUBLE)[], at TIMESTAMP")
-    '"x" STRUCT("a" DOUBLE, "b" DOUBLE)[], "at" TIMESTAMP'
-    """
-    return re.sub(r"(^|[,(])(\s*)(\w+)(?= )", r'\1\2"\3"', columns)
 
 
 @contextmanager

@@ -577,3 +577,29 @@ def test_file_and_stream_store_the_same_row(store: Store, tmp_path: Path) -> Non
     with other.writing() as session:
         admit(session, live(["a"]), "live")
     assert other.data_hash() == store.data_hash()
+
+
+# --- amounts that a simulator rounded down ---------------------------------------------------
+
+HANDBOOK = (
+    "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD,TX_FRAUD_SCENARIO\n"
+)
+
+
+def test_only_a_preset_that_rounds_down_reads_an_amount_of_zero(take: Take, store: Store) -> None:
+    rows = (
+        "1,2018-04-01 00:00:31,596,3156,0.00,0,0\n"
+        "2,2018-04-01 00:02:10,4961,3412,-0.01,0,0\n"
+        "3,2018-04-01 00:03:00,4961,3412,81.51,0,0\n"
+        "broken,line\n"
+    )
+    summary = take(content=HANDBOOK + rows, preset="handbook")
+    assert (summary.accepted, summary.zeros_read, summary.zeros_as) == (2, 1, 0.01)
+    assert store.rows("SELECT amount FROM transactions ORDER BY seq") == [
+        {"amount": 0.01},
+        {"amount": 81.51},
+    ]
+    assert reasons(store) == {"amount is not positive": 1, "line has too few columns": 1}
+    assert take("z1,c1,2026-01-05 10:00:00,0,m1,grocery,,,0").rejected == {
+        "amount is not positive": 1
+    }

@@ -246,10 +246,11 @@ def import_files(
         for path, (relation, names), columns in zip(paths, relations, chosen, strict=True):
             bar.step(f"reading {path.name}")
             try:
+                rows = relation
                 if unit := ROUNDED_DOWN.get(summary.preset or ""):
-                    relation, n_zero = _without_zeros(session, relation, names, columns, unit)
+                    rows, n_zero = _without_zeros(session, relation, names, columns, unit)
                     summary.zeros_read, summary.zeros_as = summary.zeros_read + n_zero, unit
-                _stage(session, relation, names, columns, source or path.name, bar.tell)
+                _stage(session, rows, names, columns, source or path.name, bar.tell)
             except AegisError as e:
                 kind = "CSV" if "read_csv(" in relation else "Parquet"
                 raise FileUnreadable(f"{path} cannot be read as {kind}: {str(e)[:300]}") from e

@@ -59,7 +59,7 @@ _FACTOR_STRUCT: Final = "STRUCT(" + ", ".join(f"{f} DOUBLE" for f in FACTORS) + 
 
 TABLES: Final = {
     "transactions": """
-        seq BIGINT NOT NULL, transaction_id VARCHAR PRIMARY KEY, customer_id VARCHAR NOT NULL,
+        seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, customer_id VARCHAR NOT NULL,
         ts TIMESTAMP NOT NULL, amount DOUBLE NOT NULL, currency VARCHAR, merchant_id VARCHAR,
         category VARCHAR, channel VARCHAR, lat DOUBLE, lon DOUBLE, source VARCHAR""",
     "labels": """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,6 +51,17 @@ def average_precision(is_fraud: npt.ArrayLike, score: npt.ArrayLike) -> Figure:
     if not y.any():
         return Figure(None, None, None)
     return Figure(float(average_precision_score(y, score)), float(y.mean()), 1.0)
+
+
+def precision_at_recall(is_fraud: npt.ArrayLike, score: npt.ArrayLike, levels: Floats) -> Floats:
+    """Precision at the highest threshold that reaches each recall of `levels`, each in (0, 1].
+
+    >>> precision_at_recall([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1], np.array([0.5, 1.0])).round(3)
+    array([1.   , 0.667])
+    """
+    precision, recall, _ = precision_recall_curve(np.asarray(is_fraud, bool), score)
+    at: Floats = precision[::-1][np.searchsorted(recall[::-1], levels - 1e-12)]
+    return at
 
 
 def card_precision_at_k(

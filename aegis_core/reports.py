@@ -53,6 +53,8 @@ def render(
     for cell in nb.cells:
         if cell.cell_type == "markdown":  # the other notebooks are not beside the report
             cell.source = re.sub(r"\[([^]]*)\]\([^)]*\.ipynb[^)]*\)", r"\1", cell.source)
+        if cell.cell_type == "code":
+            cell.outputs = _as_left(cell.outputs)
         for output in cell.get("outputs", []):
             if _PLOTLY in output.get("data", {}):
                 output["data"] = {"text/html": _figure(output["data"][_PLOTLY])}
@@ -99,6 +101,29 @@ def write_index(reports: Path) -> Path:
     fresh.write_text(page, "utf-8")
     fresh.replace(index)  # whoever reads it meanwhile sees a whole page
     return index
+
+
+def _as_left(outputs: Sequence[Any]) -> list[Any]:
+    r"""Outputs as a terminal leaves them: what was overwritten is gone, as in a progress bar.
+
+    Widgets, which need a kernel, are gone as well.
+
+    >>> said = [{"output_type": "stream", "name": "x", "text": t} for t in ("\r1 %", "\r99 %\n")]
+    >>> _as_left(said)
+    [{'output_type': 'stream', 'name': 'x', 'text': '99 %\n'}]
+    """
+    left: list[Any] = []
+    for output in outputs:
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            continue
+        if output["output_type"] == "stream" and left and left[-1].get("name") == output["name"]:
+            left[-1]["text"] += output["text"]
+        else:
+            left.append(output)
+    for output in left:
+        if output["output_type"] == "stream":
+            output["text"] = re.sub(r"[^\n]*\r(?!\n)", "", output["text"])
+    return left
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

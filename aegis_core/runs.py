@@ -499,19 +499,21 @@ def _insert(store: Store, row: _Row) -> None:
 
 
 def _update(store: Store, row: _Row) -> None:
+    values = asdict(row)
+    changed = ["status", "ended_at", "cells_done", "data_hash", "report_path", "error"]
     with store.writing() as session:
         session.execute(
-            "UPDATE runs SET status = ?, ended_at = ?, cells_done = ?, report_path = ?, error = ? "
-            "WHERE run_id = ?",
-            [row.status, row.ended_at, row.cells_done, row.report_path, row.error, row.run_id],
+            f"UPDATE runs SET {', '.join(f'{name} = ${name}' for name in changed)} "
+            "WHERE run_id = $run_id",
+            {name: values[name] for name in [*changed, "run_id"]},
         )
 
 
 def _data_hash(store: Store, run_id: str) -> str | None:
-    found: str | None = store.rows("SELECT data_hash FROM runs WHERE run_id = ?", [run_id])[0][
-        "data_hash"
-    ]
-    return found
+    """What the notebook noted that it saw, or else what is there now."""
+    with store.reading() as session:
+        noted = session.rows("SELECT data_hash FROM runs WHERE run_id = ?", [run_id])[0]
+    return noted["data_hash"] or store.data_hash()
 
 
 def _note(folder: Path, row: _Row) -> None:

@@ -73,7 +73,7 @@ class Training:
     ----------
     window :
         One row a transaction of the training window: `transaction_id`, `customer_id`, `ts`,
-        `amount`, `score`, `risk`, `decision`, the evidence of each factor and, as
+        `paid` (its amount), `score`, `risk`, `decision`, the evidence of each factor and, as
         `strength:<factor>`, the same before weighting.
     signals : of shape (len(window), len(SIGNALS)).
     """
@@ -109,7 +109,7 @@ class Training:
             {
                 **{c: w[c] for c in ("strongest", "transaction_id", "customer_id")},
                 "ts": w.ts.dt.floor("s"),
-                "amount": w.amount,
+                "amount": w.paid,
                 "risk": w.risk.round(2),
                 "decision": [Decision(d).label for d in w.decision],
                 **{f"{f} (nats)": w[f].round(1) for f in FACTORS},
@@ -218,8 +218,8 @@ def train(
     score = detector.score(evidence)
     window = pd.DataFrame(
         {
-            **{c: seen[c].to_numpy()[chosen] for c in ("transaction_id", "customer_id")},
-            **{c: seen[c].to_numpy()[chosen] for c in ("ts", "amount")},
+            **{c: seen[c].to_numpy()[chosen] for c in ("transaction_id", "customer_id", "ts")},
+            "paid": seen.amount.to_numpy()[chosen],
             "score": score,
             "risk": detector.risk(score),
             "decision": policy.decide(score),

@@ -192,12 +192,16 @@ def training(payments: Payments, tmp_path_factory: pytest.TempPathFactory) -> Tr
     return models.train(store, settings, train_days=20, alert_budget=0.02, n_trees=20)
 
 
-def test_flagged_are_the_best_of_each_factor_and_one_a_customer(training: Training) -> None:
+def test_flagged_are_the_best_of_each_factor_and_one_a_customer(
+    training: Training, payments: Payments
+) -> None:
     flagged = training.flagged(2)
     evidence = flagged[[f"{f} (nats)" for f in ("amount", "travel", "hour", "burst")]]
     assert (evidence.idxmax(axis=1).str.removesuffix(" (nats)") == flagged.strongest).all()
     assert flagged.strongest.value_counts().max() <= 2
     assert flagged.customer_id.is_unique
+    paid = payments[0].set_index("transaction_id").amount
+    assert (paid[flagged.transaction_id].to_numpy() == flagged.amount).all()
     highest = training.window.sort_values("score").transaction_id.iloc[-1]
     assert highest in set(flagged.transaction_id)
 

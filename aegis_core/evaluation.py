@@ -64,16 +64,18 @@ def prequential(
     InputError
         A length is not positive, or `train_from` is no date.
     """
-    if train_days <= 0 or test_days <= 0 or delay_days < 0 or folds < 1:
+    if not (train_days > 0 and test_days > 0 and delay_days >= 0 and folds >= 1):
         raise InputError(
             "train_days and test_days must be positive, delay_days not negative and folds at least "
             f"1; got {train_days}, {test_days}, {delay_days} and {folds}."
         )
     try:
         start = pd.Timestamp(train_from)
+        if pd.isna(start) or start.tz is not None:
+            raise ValueError
     except ValueError:
         raise InputError(
-            f"train_from must be a date such as 2018-07-25, not {train_from!r}."
+            f"train_from must be a date (UTC) such as 2018-07-25, not {train_from!r}."
         ) from None
     day = pd.Timedelta(days=1)
     out = []
@@ -478,8 +480,8 @@ def evaluate(
                 f"Fold {fold.number} has {int(chosen.sum()):,} transactions to train on "
                 f"({fold.train_from:%Y-%m-%d} to {fold.train_to:%Y-%m-%d}) and "
                 f"{max(0, stop - start):,} to test on ({fold.test_from:%Y-%m-%d} to "
-                f"{fold.test_to:%Y-%m-%d}); the history covers {frame.ts.min():%Y-%m-%d} to "
-                f"{frame.ts.max():%Y-%m-%d}."
+                f"{fold.test_to:%Y-%m-%d}); the history covers {frame.ts.min()} to "
+                f"{frame.ts.max()}."
             )
         detector = Detector(seed=seed).fit(seen[chosen])
         policy = Policy.from_budget(detector, alert_budget, block_share)

@@ -475,6 +475,7 @@ def recall_bars(recall: pd.DataFrame) -> go.Figure:
         "text": [f"{caught:,} of {frauds:,}" for caught, frauds in pairs],
         "textposition": "outside",
         "cliponaxis": False,
+        "width": 0.6,
         "marker": {"color": COLOURS["normal"]},
         "hovertemplate": "%{y}: %{x:.1f} %, %{text}<extra></extra>",
     }
@@ -529,7 +530,11 @@ def daily_alerts(days: pd.DataFrame) -> go.Figure:
             "name": "frauds there were",
             "x": days["day"],
             "y": days["frauds"],
-            "marker": {"color": COLOURS["forest"], "symbol": "line-ew-open", "size": 14},
+            "marker": {
+                "color": COLOURS["forest"],
+                "symbol": "line-ew-open",
+                "size": min(24, 2 + 340 / len(days)),
+            },
             "hovertemplate": told,
         },
     ]
@@ -570,7 +575,7 @@ def contributions(
     trace = {
         "type": "bar",
         "orientation": "h",
-        "y": ["nothing unusual", *FACTORS, "score"],
+        "y": ["no evidence", *FACTORS, "score"],
         "base": [0, *(base + np.cumsum([0, *parts[:-1]])), 0],
         "x": [base, *parts, verdict["score"]],
         "text": [f"{base:.3f}", *(f"{part:+.3f}" for part in parts), f"{verdict['score']:.3f}"],
@@ -588,7 +593,7 @@ def contributions(
     return figure(
         [trace],
         {
-            "title": "From nothing unusual to the score",
+            "title": "From no evidence to the score",
             "xaxis": {"title": "score", "rangemode": "tozero"},
             "yaxis": {"autorange": "reversed"},
             "margin": {"l": 120, "r": 64, "t": 72, "b": 48},

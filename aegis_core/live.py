@@ -194,8 +194,8 @@ def simulate(
             tally.reviewed += int((verdicts.decision == "review").sum())
             tally.frauds += int(fraud.sum())
             tally.caught += int((fraud & alert).sum())
-            told = verdicts[alert] if alert.any() else verdicts.iloc[: 1 if i % 20 == 0 else 0]
-            for line in map(_line, told.to_dict("records")):
+            first = (np.arange(len(alert)) == 0) & (i % 20 == 0)
+            for line in map(_line, verdicts[alert | first].to_dict("records")):
                 if lines < max_lines:
                     say(line)
                 elif lines == max_lines:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -53,6 +53,7 @@ def test_wrong_input_ends_with_2() -> None:
     assert {e.exit_code for e in ERRORS if issubclass(e, InputError)} == {2}
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30), st.lists(st.text(max_size=10), max_size=5))
 def test_only_known_names_are_offered(word: str, known: list[str]) -> None:
     offer = did_you_mean(word, known)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_core.detector import Detector
@@ -234,6 +234,7 @@ def test_an_hour_that_was_used_is_told_with_its_count() -> None:
     assert told("hour_customer", n_hour=3, n_history=1214)[1] == text
 
 
+@settings(deadline=None)
 @given(st.integers(0, 20_000), st.integers(0, 1439))
 def test_a_whole_minute_is_told_as_it_is(day: int, minute: int) -> None:
     ts = (day * 1440 + minute) * 60e6
@@ -293,6 +294,7 @@ def test_a_factor_is_told_by_its_strongest_signal() -> None:
     assert reason["code"] == "AMOUNT-CATEGORY"
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=len(FACTORS), max_size=len(FACTORS)))
 def test_reasons_come_strongest_first_and_only_what_speaks_against(
     contributions: list[float],

@@ -51,7 +51,7 @@ AMOUNT = [i for i, f in enumerate(SIGNAL_FACTOR) if FACTORS[f] == "amount"]
 ANY_STEP = st.sampled_from(
     [0, 0, 0, 1e-6, 1, 30, 600, 4000, 40_000, 90_000, 9e8, -1, -3000, -90_000, -8e8]
 )
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=30, deadline=None)
 
 
 def view(name: str) -> int:
@@ -471,11 +471,13 @@ def test_a_jump_of_the_clock_is_mended_by_the_next_rows() -> None:
 # --- values known otherwise ----------------------------------------------------------------------
 
 
+@few
 @given(st.floats(-8, 20))
 def test_surprise_is_the_normal_tail(z: float) -> None:
     assert surprise(z) == pytest.approx(-stats.norm.logsf(z), rel=1e-12, abs=1e-15)
 
 
+@few
 @given(st.floats(20, 1e6))
 def test_surprise_follows_the_normal_tail_far_out(z: float) -> None:
     assert surprise(z) == pytest.approx(-stats.norm.logsf(z), rel=1e-12, abs=2e-5)
@@ -487,20 +489,23 @@ def test_surprise_never_falls() -> None:
     assert (np.diff([surprise(z) for z in grid]) >= 0).all()
 
 
+@few
 @given(st.floats(-50, 50), st.floats(-50, 50), st.floats(PRIOR_VARIANCE, 1020))
 def test_the_normal_score_keeps_order_and_sign(t: float, u: float, dof: float) -> None:
     low, high = sorted((t, u))
     assert normal_score(low, dof) <= normal_score(high, dof)
     assert normal_score(-t, dof) == -normal_score(t, dof)
-    assert abs(normal_score(t, dof)) <= abs(t) * (1 + 1e-12)
+    assert abs(normal_score(t, dof)) <= abs(t) * (1 + 1e-12) + 1e-100  # t * t may be 0
 
 
+@few
 @given(st.floats(0, 30), st.floats(PRIOR_VARIANCE, 1020))
 def test_the_normal_score_is_about_as_surprising_as_students_t(t: float, dof: float) -> None:
     nats = -stats.t.logsf(t, dof)
     assert surprise(normal_score(t, dof)) == pytest.approx(nats, rel=0.03, abs=0.03)
 
 
+@few
 @given(st.integers(0, 200), st.floats(1e-6, 300))
 def test_the_poisson_surprise_is_a_lower_bound(count: int, expected: float) -> None:
     nats = poisson_surprise(float(count), expected)
@@ -509,6 +514,7 @@ def test_the_poisson_surprise_is_a_lower_bound(count: int, expected: float) -> N
         assert nats == 0
 
 
+@few
 @given(st.integers(1, 200), st.floats(1e-6, 300), st.floats(1, 10))
 def test_the_poisson_surprise_rises_with_the_count_and_falls_with_the_rate(
     count: int, expected: float, more: float
@@ -717,6 +723,19 @@ def test_blocked_transactions_still_count_for_bursts_and_swarms() -> None:
     assert out[view("burst_swarm")] > 5 > fresh[view("burst_swarm")]
     assert out[view("amount_customer")] == fresh[view("amount_customer")]
     assert told[fact("n_history")] == 100
+
+
+def test_a_blocked_burst_does_not_make_everybody_faster() -> None:
+    past = stream(["a"] * 40, np.arange(40) * 1800.0)
+    burst = stream(["a"] * 60, 72_000 + np.arange(60) * 0.1)
+    probe = stream(["new"], [DAY])
+    rates = []
+    for answer in (Decision.BLOCK, Decision.APPROVE):
+        answers = [UNDECIDED] * 40 + [int(answer)] * 60
+        (told,) = asked(learnt(pd.concat([past, burst]), answers), probe)[1]
+        rates.append(told[fact("rate_per_hour")])
+    assert rates[0] == pytest.approx(2, rel=0.03)
+    assert rates[1] > 2 * rates[0]
 
 
 @pytest.mark.parametrize("answer", [UNDECIDED, Decision.APPROVE, Decision.REVIEW])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from aegis_core import config, runs, up
@@ -97,7 +97,8 @@ def test_a_stream_that_fails_is_told_and_fails_the_whole(
 ) -> None:
     stream = up._stream(config.load(home=tmp_path), 60)
     stream.__enter__()
-    psutil.wait_procs(psutil.Process().children(), timeout=30)
+    for process in multiprocessing.active_children():
+        process.join(60)
     with pytest.raises(RunFailed, match="the stream failed"):
         stream.__exit__(None, None, None)
     assert "no database" in capfd.readouterr().err

@@ -310,7 +310,7 @@ class Evaluation:
         return pd.DataFrame(
             {
                 **{c: shown[c] for c in columns},
-                "ts": shown.ts.dt.floor("s"),
+                "ts": shown.ts.dt.strftime("%Y-%m-%d %H:%M"),
                 "scenario": shown.scenario.astype("string").fillna(""),
                 "score": shown.forest.round(3),
                 **{f"{f} (nats)": shown[f"factor:{f}"].round(1) for f in FACTORS},
@@ -533,7 +533,7 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """`Evaluation.table` for people: a row a detector, a column a figure, mean ± spread as text.
 
     The rows `by chance` and `at best` are floor and ceiling of the same folds. What could not be
-    measured is a dash.
+    measured is a dash, and so is a figure of which even the best order reaches nothing.
     """
     of = mean_and_spread(table)
     shown = {}
@@ -544,8 +544,9 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
             "by chance": f"{part['floor'].mean():.3f}",
             "at best": f"{part['ceiling'].mean():.3f}",
         }
+        told = part["ceiling"].max() > 0
         shown[str(name).replace("_", " ")] = {
-            key: "–" if "nan" in text else text for key, text in column.items()
+            key: text if told and "nan" not in text else "–" for key, text in column.items()
         }
     return pd.DataFrame(shown).rename_axis("detector")
 

@@ -372,7 +372,7 @@ def compared(table: pd.DataFrame) -> go.Figure:
     >>> [t.name for t in compared(pd.DataFrame(one | {"floor": [0.5], "ceiling": [1.0]})).data]
     ['mean', 'fold']
     """
-    table = table.dropna(subset="value")
+    table = table[table["ceiling"] > 0].dropna(subset="value")
     names = list(table["name"].unique())
     if not names:
         return _nothing("No fraud is labelled in the test windows, so there is nothing to compare.")

@@ -108,7 +108,7 @@ class Training:
         return pd.DataFrame(
             {
                 **{c: w[c] for c in ("strongest", "transaction_id", "customer_id")},
-                "ts": w.ts.dt.floor("s"),
+                "ts": w.ts.dt.strftime("%Y-%m-%d %H:%M"),
                 "amount": w.paid,
                 "risk": w.risk.round(2),
                 "decision": [Decision(d).label for d in w.decision],

@@ -128,7 +128,9 @@ def _as_left(outputs: Sequence[Any]) -> list[Any]:
 
 def _figure(figure: Mapping[str, Any]) -> str:
     data = json.dumps(figure).replace("<", "\\u003c")  # cannot end its script element
-    return f'<div class="figure"><script type="application/json">{data}</script></div>'
+    height = int(figure.get("layout", {}).get("height", 450))  # plotly's own default
+    script = f'<script type="application/json">{data}</script>'
+    return f'<div class="figure" style="min-height: {height}px">{script}</div>'
 
 
 def _policy(scripts: str) -> str:

@@ -115,7 +115,7 @@ def test_a_scenario_named_by_strangers_is_text() -> None:
 
 
 def test_where_there_is_nothing_to_show_a_sentence_says_so() -> None:
-    nothing = pd.DataFrame(columns=["name", "value", "detector", "day", "scenario"])
+    nothing = pd.DataFrame(columns=["name", "value", "ceiling", "detector", "day", "scenario"])
     for figure in (
         figures.compared(nothing),
         figures.precision_recall(nothing),

@@ -8,6 +8,7 @@ script that came in with an output.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -106,7 +107,8 @@ def write_index(reports: Path) -> Path:
 def _as_left(outputs: Sequence[Any]) -> list[Any]:
     r"""Outputs as a terminal leaves them: what was overwritten is gone, as in a progress bar.
 
-    Widgets, which need a kernel, are gone as well.
+    What alternated on the two streams is told one stream after the other. Widgets, which need a
+    kernel, are gone as well.
 
     >>> said = [{"output_type": "stream", "name": "x", "text": t} for t in ("\r1 %", "\r99 %\n")]
     >>> _as_left(said)
@@ -116,8 +118,10 @@ def _as_left(outputs: Sequence[Any]) -> list[Any]:
     for output in outputs:
         if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
             continue
-        if output["output_type"] == "stream" and left and left[-1].get("name") == output["name"]:
-            left[-1]["text"] += output["text"]
+        latest = itertools.takewhile(lambda o: o["output_type"] == "stream", reversed(left))
+        same = [o for o in latest if o["name"] == output.get("name")]
+        if same:
+            same[0]["text"] += output["text"]
         else:
             left.append(output)
     for output in left:

@@ -481,9 +481,15 @@ def test_an_unknown_column_or_table_is_named(filled: Store) -> None:
 
 
 def test_a_broken_constraint_stores_nothing_of_the_block(filled: Store) -> None:
-    with pytest.raises(StoreError, match="amount"), filled.writing() as session:
-        session.append("transactions", rows(3, first=6))
-        session.append("transactions", rows(3, first=9).to_pandas().assign(amount=np.nan))
+    good, bad = rows(3, first=6), rows(3, first=9).to_pandas().assign(amount=np.nan)
+
+    def write_both() -> None:
+        with filled.writing() as session:
+            session.append("transactions", good)
+            session.append("transactions", bad)
+
+    with pytest.raises(StoreError, match="amount"):
+        write_both()
     assert count(filled) == 6
 
 

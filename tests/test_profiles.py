@@ -458,6 +458,13 @@ def test_a_late_event_is_as_quick_as_its_predecessor(past: pd.DataFrame, late_s:
     assert told_late[fact("gap_s")] == told[fact("gap_s")] == 0
 
 
+def test_a_late_event_counts_from_when_the_customer_was_seen_last() -> None:
+    past = stream(["a", "a"], [0.0, HOUR], place=[BERLIN, None])
+    late = stream(["a"], [HOUR / 2], place=(48.857, 2.352))
+    _, (told,) = asked(learnt(past), late)
+    assert told[fact("gap_s")] == HOUR
+
+
 def test_a_jump_of_the_clock_is_mended_by_the_next_rows() -> None:
     rows = 60
     past = stream(["a"] * rows, np.arange(rows) * HOUR, place=BERLIN)

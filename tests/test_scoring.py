@@ -224,6 +224,17 @@ def test_the_parts_of_a_result_agree(trained: Trained, stream: pd.DataFrame, who
     assert detector.contributions(evidence).tobytes() == whole.contributions.tobytes()
 
 
+def test_a_score_at_a_threshold_is_not_above_it(
+    trained: Trained, stream: pd.DataFrame, whole: Scored
+) -> None:
+    low, high = np.quantile(whole.score, (0.9, 0.99), method="higher")
+    policy = Policy(low, high, 0.1)
+    again = Scorer(trained[0], policy).run(stream, recorded=whole.decision)
+    assert again.decision.tobytes() == policy.decide(whole.score).tobytes()
+    assert (again.decision[whole.score == low] == Decision.APPROVE).all()
+    assert (again.decision[whole.score == high] == Decision.REVIEW).all()
+
+
 def test_every_number_of_a_result_is_one(whole: Scored) -> None:
     for name in FIELDS[:-1]:
         assert np.isfinite(getattr(whole, name)).all(), name

@@ -290,6 +290,8 @@ def test_a_copy_goes_on_by_itself(payments: Payments) -> None:
     before = remembered(profiles)
     copied = profiles.copy()
     assert remembered(copied) == before
+    for one, other in zip(profiles.state, copied.state, strict=True):
+        assert not np.shares_memory(one, other)
     first = signals(future, copied)
     assert remembered(profiles) == before
     assert signals(future, profiles).tobytes() == first.tobytes()
@@ -556,6 +558,22 @@ def test_amount_signals_of_a_customer_who_always_paid_the_same(n: int, amount: f
         t = above / spread
         z = math.copysign(math.sqrt(dof * math.log1p(t * t / dof)), t)
         assert out[view(name)] == pytest.approx(-stats.norm.logsf(z), rel=1e-6, abs=2e-5)
+
+
+def test_customers_who_differ_widen_the_population_and_not_each_other() -> None:
+    n, low, high = 40, math.exp(1.0), math.exp(3.0)
+    past = stream(["a", "b"] * n, np.arange(2 * n) * 60.0, [low, high] * n)
+    (out,), (told,) = asked(learnt(past), stream(["a"], [DAY], high))
+    assert told[fact("population_amount")] == pytest.approx(E2)  # 1 deviation below
+    assert out[view("amount_population")] == pytest.approx(-stats.norm.logsf(1.0), rel=1e-6)
+    within = 1 - 2 * n / (2 * n + PRIOR_POPULATION)
+    mean = (PRIOR_MEAN * 2 + n * 1) / (PRIOR_MEAN + n)
+    assert told[fact("usual_amount")] == pytest.approx(math.exp(mean), rel=1e-6)
+    dof = PRIOR_VARIANCE + n
+    spread = math.sqrt(PRIOR_VARIANCE * within / dof * (1 + 1 / (PRIOR_MEAN + n)))
+    nats = surprise(normal_score((3 - mean) / spread, dof))
+    assert out[view("amount_customer")] == pytest.approx(nats, rel=1e-4)
+    assert nats > 20
 
 
 def test_a_long_history_of_log_normal_amounts_gives_the_normal_tail() -> None:

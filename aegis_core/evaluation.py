@@ -256,11 +256,11 @@ class Evaluation:
         tested = tested.reindex([f.number for f in self.folds], fill_value=0)
         return pd.DataFrame(
             {
-                "train from": [f.train_from for f in self.folds],
-                "train to": [f.train_to for f in self.folds],
+                "train from": [f.train_from.round("s") for f in self.folds],
+                "train to": [f.train_to.round("s") for f in self.folds],
                 "training transactions": self.n_train,
-                "test from": [f.test_from for f in self.folds],
-                "test to": [f.test_to for f in self.folds],
+                "test from": [f.test_from.round("s") for f in self.folds],
+                "test to": [f.test_to.round("s") for f in self.folds],
                 "test transactions": tested["size"],
                 "frauds": tested["sum"],
             },
@@ -532,15 +532,16 @@ def mean_and_spread(table: pd.DataFrame) -> pd.DataFrame:
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """`Evaluation.table` for people: a row a detector, a column a figure, mean ± spread as text.
 
-    The rows `by chance` and `at best` are floor and ceiling of the same folds. What could not be
+    A single fold has no spread. The rows `by chance` and `at best` are floor and ceiling of the same folds. What could not be
     measured is a dash, and so is a figure of which even the best order reaches nothing.
     """
-    of = mean_and_spread(table)
+    several = table["fold"].nunique() > 1
     shown = {}
-    for name, part in of.groupby("name", sort=False):
+    for name, part in mean_and_spread(table).groupby("name", sort=False):
         values = zip(part["value"], part["spread"], strict=True)
+        texts = [f"{v:.3f}" + (f" ± {s:.3f}" if several else "") for v, s in values]
         column = {
-            **dict(zip(part["detector"], (f"{v:.3f} ± {s:.3f}" for v, s in values), strict=True)),
+            **dict(zip(part["detector"], texts, strict=True)),
             "by chance": f"{part['floor'].mean():.3f}",
             "at best": f"{part['ceiling'].mean():.3f}",
         }

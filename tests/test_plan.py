@@ -138,6 +138,13 @@ def test_side_by_side_has_a_row_for_each_detector_and_the_bounds(found: Evaluati
     assert shown.map(lambda text: "nan" not in text).all(axis=None)
 
 
+def test_one_fold_has_no_spread(found: Evaluation) -> None:
+    table = found.table()
+    several, one = (evaluation.side_by_side(t) for t in (table, table[table.fold == 0]))
+    assert several.loc["forest"].str.contains("±").all()
+    assert not one.loc["forest"].str.contains("±").any()
+
+
 def test_without_labels_figures_are_dashes_and_sentences(unlabelled: Evaluation) -> None:
     shown = evaluation.side_by_side(unlabelled.table())
     assert (shown == "–").all(axis=None)

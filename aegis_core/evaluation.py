@@ -532,10 +532,11 @@ def mean_and_spread(table: pd.DataFrame) -> pd.DataFrame:
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """`Evaluation.table` for people: a row a detector, a column a figure, mean ± spread as text.
 
-    A single fold has no spread. The rows `by chance` and `at best` are floor and ceiling of the same folds. What could not be
-    measured is a dash, and so is a figure of which even the best order reaches nothing.
+    The rows `by chance` and `at best` are floor and ceiling of the same folds. A single fold has no
+    spread. What could not be measured is a dash, and so is a figure of which even the best order
+    reaches nothing.
     """
-    several = table["fold"].nunique() > 1
+    several = len(table["fold"].unique()) > 1
     shown = {}
     for name, part in mean_and_spread(table).groupby("name", sort=False):
         values = zip(part["value"], part["spread"], strict=True)

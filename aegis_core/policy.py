@@ -138,6 +138,8 @@ def _amount_customer(amount: float, money: str, k: Known) -> str:
 
 def _amount_habit(amount: float, money: str, k: Known) -> str:
     usual = k["habit_amount"]
+    if math.isclose(usual, k["category_amount"]):  # never paid in this category
+        return _amount_category(amount, money, k)
     return f"{money} is {_times(amount / usual)} this customer's usual {usual:,.2f} in the category"
 
 

@@ -74,8 +74,7 @@ def main() -> None:
     detector = Detector().fit(learnt.signals[len(frame) // 2 :])
     policy = Policy.from_budget(detector)
     evidence = detector.weigh(learnt.signals)[1]
-    features = np.hstack([np.repeat(evidence.sum(axis=1, keepdims=True), 4, axis=1), evidence])
-    features = features.astype(np.float32)
+    features = detector.features(evidence)
     Scorer(detector, policy).run(frame.head(100), explain=True)
     forest = detector.forest_
     assert forest is not None

@@ -62,12 +62,6 @@ def rarely_anything(n: int, seed: int = 0) -> Floats:
     return np.where(np.random.default_rng(seed).random((n, N_SIGNALS)) > 0.999, 5.0, 0.0)
 
 
-def features(evidence: Floats) -> npt.NDArray[np.float32]:
-    """What the forest is trained on: the total in as many columns as there are factors."""
-    total = np.repeat(evidence.sum(axis=1, keepdims=True), N_FACTORS, axis=1)
-    return np.hstack([total, evidence]).astype(np.float32)
-
-
 def at_thresholds(detector: Detector) -> Floats:
     """Evidence on and beside the thresholds of every tree, once per factor and as the total."""
     assert detector.forest_ is not None
@@ -112,7 +106,7 @@ def test_the_compiled_score_is_that_of_scikit_learn(
     _, seen = detector.weigh(signals)
     far = np.abs(np.random.default_rng(seed).standard_cauchy((500, N_FACTORS))) * 3
     for evidence in (seen, far, at_thresholds(detector), np.zeros((1, N_FACTORS))):
-        expected = -detector.forest_.score_samples(features(evidence))
+        expected = -detector.forest_.score_samples(detector.features(evidence))
         np.testing.assert_allclose(detector.score(evidence), expected, rtol=0, atol=1e-12)
 
 
@@ -546,3 +540,11 @@ def test_scores_lie_between_nothing_and_certainty(trained: Trained) -> None:
         score = trained[0].score(size[:, None] * direction)
         assert ((score > 0) & (score < 1)).all()
         assert score[-1] == score.max() > trained[1].block_above
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_evidence_at_all_is_the_least_suspicious(seed: int) -> None:
+    detector = Detector(seed=seed).fit(exponential(4_000, seed))
+    _, evidence = detector.weigh(exponential(4_000, seed + 10))
+    assert detector.base_ <= detector.score(evidence).min()
+    assert detector.contributions(evidence).sum(axis=1).min() >= 0

@@ -490,3 +490,14 @@ def test_a_summary_hides_no_defeat(found: Evaluation) -> None:
     scores = found.scores.assign(forest=found.scores.random)
     beaten = Evaluation(found.folds, scores, found.detectors, found.n_train, 0.02)
     assert "BEHIND the best single detector" in beaten.summary()
+
+
+def test_one_clock_that_jumped_does_not_move_the_windows(payments: Payments) -> None:
+    frame, labels = payments
+    folds = prequential("2026-01-11", train_days=7, delay_days=3, test_days=7, folds=2)
+    usual = evaluate(frame, labels, folds)
+    jumped = frame.copy()
+    jumped.loc[len(frame) // 10, "ts"] = pd.Timestamp("2099-01-01")
+    moved = evaluate(jumped, labels, folds)
+    assert np.abs(np.array(moved.n_train) - usual.n_train).max() <= 1
+    assert abs(len(moved.scores) - len(usual.scores)) <= 1

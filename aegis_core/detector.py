@@ -341,6 +341,11 @@ class Detector:
 _QUANTILE_LEVELS: Final = 1 - np.concatenate([np.geomspace(1, 1e-6, 601), [0.0]])
 
 
+def score_levels() -> Floats:
+    """Shares of traffic below the ordinates of `score_quantiles_`, from 0 to 1."""
+    return _QUANTILE_LEVELS
+
+
 def _weighed(model: Model, signals: Floats) -> tuple[Floats, Floats, Floats]:
     """Strength, evidence and spread of all rows."""
     strength, evidence = np.empty((2, len(signals), N_FACTORS))

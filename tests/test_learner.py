@@ -13,7 +13,7 @@ import pytest
 from aegis_core.answers import N_HISTORY, Answers, of
 from aegis_core.detector import N_SIGNALS, Detector
 from aegis_core.errors import InputError, NotReady
-from aegis_core.evaluation import answered, evaluate, prequential
+from aegis_core.evaluation import answered, evaluate, learning_curve, prequential
 from aegis_core.learner import (
     FEATURES,
     LEARNT_FACTORS,
@@ -288,6 +288,37 @@ def test_evaluation_with_all_answers_late_says_so_and_ranks_as_the_forest(
     found = evaluate(frame, late, folds, learner=True)
     assert any("ranks as the forest does" in note for note in found.notes)
     assert found.scores.learner.rank().equals(found.scores.forest.rank())
+
+
+def test_a_learning_curve_begins_with_the_forest_and_counts_only_what_was_asked(
+    payments: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    frame, truth = payments
+    asked = {"days": 8, "alerts_per_day": 10, "audit_share": 0.0, "train_days": 14}
+    curve = learning_curve(frame, truth, "2026-03-20", **asked)
+    assert curve.answers.iloc[:2].tolist() == [0, 0]  # answered a day later, known the next
+    assert (curve.answers.diff().iloc[2:] <= 10 * 2).all()
+    assert curve.answers.iloc[-1] <= 10 * 7
+    assert (curve.learner[:2] == curve.forest[:2]).all()
+    assert curve.confirmed.is_monotonic_increasing
+    assert (curve.confirmed <= curve.learner.cumsum()).all()
+
+
+def test_a_learning_curve_ends_above_the_forest_where_frauds_gather_at_merchants(
+    payments: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    asked = {"days": 20, "alerts_per_day": 15, "audit_share": 0.01, "train_days": 14}
+    curve = learning_curve(*payments, "2026-03-16", retrain_days=2, **asked)
+    last = curve.iloc[8:]
+    assert last.learner.sum() > 1.5 * last.forest.sum()
+
+
+def test_nobody_knows_what_was_not_asked(payments: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    frame, truth = payments
+    asked = {"days": 4, "alerts_per_day": 0, "audit_share": 0.0, "train_days": 14}
+    curve = learning_curve(frame, truth, "2026-03-20", **asked)
+    assert (curve.answers == 0).all()
+    assert (curve.learner_ap == curve.forest_ap).all()
 
 
 def _forest(learner: Learner, window: Window) -> Floats:

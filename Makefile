@@ -11,6 +11,8 @@ INSTALLED := .venv/.installed
 FOR ?=
 N ?= 500000
 PORT ?= 8866
+# JupyterLab refuses to run as root, as one does in a container, unless told
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .PHONY: help
 help: ## List the targets
@@ -42,7 +44,7 @@ dashboard: setup ## Serve the dashboard alone (PORT=8866)
 
 .PHONY: lab
 lab: setup ## Open the notebooks in JupyterLab
-	@exec $(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
+	@exec $(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks $(AS_ROOT)
 
 .PHONY: test
 test: lint ## Lint, types and all tests

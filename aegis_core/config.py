@@ -6,6 +6,7 @@ environment. Relative paths count from `home`, never from the caller's folder.
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
@@ -45,11 +46,17 @@ class Settings(BaseSettings):
     label_delay_days: float = Field(7.0, ge=0, description="Days until a fraud is known.")
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
 
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()  # a notebook runs in a folder of its own
+
     @field_validator("db", "models", "reports", mode="after")
     @classmethod
     def _anchor(cls, path: Path, info: object) -> Path:
         home = getattr(info, "data", {}).get("home", CHECKOUT)
-        return path if path.is_absolute() else home / path
+        anchored: Path = home / path.expanduser()
+        return anchored
 
     @classmethod
     def settings_customise_sources(
@@ -60,6 +67,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where settings come from, what goes before first."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
@@ -69,7 +77,7 @@ def load(**overrides: object) -> Settings:
     Raises
     ------
     InputError
-        A value is out of range or a name in `aegis.toml` is unknown.
+        A value is out of range, or `aegis.toml` is no TOML or has an unknown name.
 
     >>> load(alert_budget=0.01).alert_budget
     0.01
@@ -82,3 +90,5 @@ def load(**overrides: object) -> Settings:
             f"{'.'.join(map(str, d['loc']))}: {d['msg']} (got {d['input']!r})" for d in e.errors()
         )
         raise InputError(f"The settings are not usable: {problems}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as e:
+        raise InputError(f"aegis.toml cannot be read: {e}. Mend it or move it away.") from None

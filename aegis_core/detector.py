@@ -23,7 +23,6 @@ import json
 import math
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -331,7 +330,8 @@ class Detector:
             self.base_ = float(parameters["base"])
             self.score_quantiles_ = arrays.pop("score_quantiles")
             self.model_ = Model(**arrays)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as e:
+            _check_layout(self.model_, self.score_quantiles_)
+        except Exception as e:  # a broken archive raises anything, from OSError to zlib.error
             raise NotReady(
                 f"The model in {folder} cannot be read ({e}). Train one with `aegis run train`."
             ) from None
@@ -344,6 +344,24 @@ _QUANTILE_LEVELS: Final = 1 - np.concatenate([np.geomspace(1, 1e-6, 601), [0.0]]
 def score_levels() -> Floats:
     """Shares of traffic below the ordinates of `score_quantiles_`, from 0 to 1."""
     return _QUANTILE_LEVELS
+
+
+def _check_layout(model: Model, score_quantiles: Floats) -> None:
+    """Raise ValueError where the kernel would read beside the arrays."""
+    n_trees, n_nodes, depth = model.shape.tolist()
+    signal, tree = (N_SIGNALS,), (n_trees * n_nodes,)
+    curve = (N_SIGNALS, _STEPS + 1)
+    shapes = (curve, signal, signal, signal, signal, tree, tree, tree, (3,), (1,))
+    for name, shape in zip(Model._fields, shapes, strict=True):
+        array, like = getattr(model, name), getattr(NO_MODEL, name)
+        if array.shape != shape or array.dtype != like.dtype:
+            raise ValueError(f"{name} has another layout")
+    if n_nodes != 1 << depth or n_trees % LANES or n_trees < 1:
+        raise ValueError("its trees have another layout")
+    if not 0 <= model.feature.min() <= model.feature.max() <= N_FACTORS:
+        raise ValueError("its trees split other features")
+    if score_quantiles.shape != _QUANTILE_LEVELS.shape:
+        raise ValueError("its quantiles have another layout")
 
 
 def _weighed(model: Model, signals: Floats) -> tuple[Floats, Floats, Floats]:

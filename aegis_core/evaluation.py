@@ -25,6 +25,7 @@ from aegis_core.metrics import (
     auc_roc,
     average_precision,
     card_precision_at_k,
+    precision_at_recall,
     recall_at_budget,
     recall_by_scenario,
 )
@@ -68,16 +69,18 @@ def prequential(
     InputError
         A length is not positive, or `train_from` is no date.
     """
-    if train_days <= 0 or test_days <= 0 or delay_days < 0 or folds < 1:
+    if not (train_days > 0 and test_days > 0 and delay_days >= 0 and folds >= 1):
         raise InputError(
             "train_days and test_days must be positive, delay_days not negative and folds at least "
             f"1; got {train_days}, {test_days}, {delay_days} and {folds}."
         )
     try:
         start = pd.Timestamp(train_from)
+        if pd.isna(start) or start.tz is not None:
+            raise ValueError
     except ValueError:
         raise InputError(
-            f"train_from must be a date such as 2018-07-25, not {train_from!r}."
+            f"train_from must be a date (UTC) such as 2018-07-25, not {train_from!r}."
         ) from None
     day = pd.Timedelta(days=1)
     out = []
@@ -118,6 +121,66 @@ def default_train_from(
     return start
 
 
+def plan(
+    first: pd.Timestamp,
+    last: pd.Timestamp,
+    train_from: str = "",
+    *,
+    train_days: float = 7,
+    delay_days: float = 7,
+    test_days: float = 7,
+    folds: int = 4,
+) -> tuple[list[Fold], list[str]]:
+    """The folds that a history has room for, perhaps none, and a sentence if they are too few.
+
+    Parameters
+    ----------
+    first, last :
+        Times of the first and of the last transaction.
+    train_from :
+        First day of the first training window; "" lets the last fold end with the history.
+
+    Raises
+    ------
+    InputError
+        No fold from `train_from` on lies within the history, or a length is out of range.
+    NotReady
+        There are no transactions: `first` and `last` are NaT.
+
+    >>> days = pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-29 20:00")
+    >>> found, notes = plan(*days)
+    >>> [str(f.test_from.date()) for f in found], notes
+    (['2026-01-16', '2026-01-23'], ['2 of the 4 folds asked for fit into the history.'])
+    """
+    if pd.isna(first):
+        raise NotReady(
+            "There are no transactions to evaluate on. Run `aegis import FILE` or "
+            "`aegis run generate` first."
+        )
+    lengths = {"train_days": train_days, "delay_days": delay_days, "test_days": test_days}
+    end = (last + pd.Timedelta(microseconds=1)).ceil("D")
+    if train_from:
+        asked = prequential(train_from, **lengths, folds=folds)
+        found = [f for f in asked if first < f.train_to and f.test_to <= end]
+        if not found:
+            raise InputError(
+                f"The history runs from {first} to {last}, the first fold from "
+                f"{asked[0].train_from} to {asked[0].test_to}. Choose another train_from, or "
+                "leave it empty."
+            )
+    else:
+        room = sum(f.test_to <= end for f in prequential(first.floor("D"), **lengths, folds=folds))
+        if not room:
+            return [], [
+                f"The history runs from {first} to {last}; one fold needs "
+                f"{train_days + delay_days + test_days:g} days. Choose shorter windows."
+            ]
+        start = default_train_from(first, last, **lengths, folds=room)
+        found = prequential(start, **lengths, folds=room)
+    few = f"{len(found)} of the {folds} folds asked for fit into the history."
+    return found, [few] if len(found) < folds else []
+
+
 def known_compromised(
     test: pd.DataFrame, labels: pd.DataFrame, since: pd.Timestamp
 ) -> npt.NDArray[np.bool_]:
@@ -137,8 +200,8 @@ def known_compromised(
     """
     frauds = labels[labels.is_fraud & (labels.ts >= since)]
     first_known = frauds.groupby("customer_id").known_at.min()
-    known_at = test.customer_id.map(first_known)
-    known: npt.NDArray[np.bool_] = (known_at < test.ts.dt.floor("D")).to_numpy(bool)
+    known_at = first_known.reindex(test.customer_id).to_numpy()
+    known: npt.NDArray[np.bool_] = known_at < test.ts.dt.floor("D").to_numpy()
     return known
 
 
@@ -166,6 +229,7 @@ class Evaluation:
     alert_budget: float
     notes: list[str] = field(default_factory=list)
     learners: list[Learner] = field(default_factory=list)
+    _tables: dict[int, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -174,6 +238,11 @@ class Evaluation:
 
     def table(self, k: int = 100) -> pd.DataFrame:
         """Every figure: columns `fold`, `detector`, `name`, `value`, `floor`, `ceiling`."""
+        if k not in self._tables:
+            self._tables[k] = self._measured(k)
+        return self._tables[k].copy()
+
+    def _measured(self, k: int) -> pd.DataFrame:
         rows = []
         for number, part in self.scores.groupby("fold"):
             day = part.ts.dt.floor("D")
@@ -193,6 +262,73 @@ class Evaluation:
         return pd.DataFrame(
             rows, columns=["fold", "detector", "name", "value", "floor", "ceiling"]
         ).astype({"value": float, "floor": float, "ceiling": float})
+
+    def windows(self) -> pd.DataFrame:
+        """One row a fold: its windows, ends excluded, and what they hold."""
+        tested = self.scores.groupby("fold").is_fraud.agg(["size", "sum"])
+        tested = tested.reindex([f.number for f in self.folds], fill_value=0)
+        return pd.DataFrame(
+            {
+                "train from": [f.train_from for f in self.folds],
+                "train to": [f.train_to for f in self.folds],
+                "training transactions": self.n_train,
+                "test from": [f.test_from for f in self.folds],
+                "test to": [f.test_to for f in self.folds],
+                "test transactions": tested["size"],
+                "frauds": tested["sum"],
+            },
+            index=tested.index,
+        )
+
+    def curves(self) -> pd.DataFrame:
+        """Precision at each hundredth of recall, mean over the folds that have fraud.
+
+        Returns
+        -------
+        DataFrame with columns `detector`, `recall`, `precision`.
+        """
+        levels = np.arange(1, 101) / 100
+        parts = [part for _, part in self.scores.groupby("fold") if part.is_fraud.any()]
+        return pd.concat(
+            pd.DataFrame(
+                {
+                    "detector": detector,
+                    "recall": levels if parts else [],
+                    "precision": np.mean(
+                        [precision_at_recall(p.is_fraud, p[detector], levels) for p in parts],
+                        axis=0,
+                    )
+                    if parts
+                    else [],
+                }
+            )
+            for detector in self.compared
+        )
+
+    def cases(self, n: int = 5, seed: int = 0) -> pd.DataFrame:
+        """`n` frauds that were caught, `n` that were missed and `n` false alarms, by chance."""
+        s = self.scores
+        alert = s.decision != Decision.APPROVE
+        kinds = {
+            "caught": s.is_fraud & alert,
+            "missed": s.is_fraud & ~alert,
+            "false alarm": ~s.is_fraud & alert,
+        }
+        drawn = [
+            s[chosen].sample(min(n, int(chosen.sum())), random_state=seed).assign(outcome=name)
+            for name, chosen in kinds.items()
+        ]
+        shown = pd.concat(drawn)
+        columns = ["outcome", "transaction_id", "customer_id", "ts", "amount", "scenario"]
+        return pd.DataFrame(
+            {
+                **{c: shown[c] for c in columns},
+                "ts": shown.ts.dt.strftime("%Y-%m-%d %H:%M"),
+                "scenario": shown.scenario.astype("string").fillna(""),
+                "score": shown.forest.round(3),
+                **{f"{f} (nats)": shown[f"factor:{f}"].round(1) for f in FACTORS},
+            }
+        ).reset_index(drop=True)
 
     def recall(self) -> pd.DataFrame:
         """Frauds and recall of each scenario at the policy's own decisions, all folds together."""
@@ -219,12 +355,12 @@ class Evaluation:
             .sum()
         )
 
-    def metrics(self) -> pd.DataFrame:
+    def metrics(self, k: int = 100) -> pd.DataFrame:
         """The figures as rows of the table `metrics`: `name`, `slice` (detector/fold), `value`.
 
         Figures that could not be computed are left out; `notes` says which.
         """
-        table = self.table()
+        table = self.table(k)
         main = table.assign(slice=table.detector + "/" + table.fold.astype(str))
         recall = self.recall()
         by_scenario = pd.DataFrame(
@@ -250,6 +386,8 @@ class Evaluation:
         """The bottom line in one sentence: the forest beside the best single factor."""
         t = self.table()
         ap = t[t.name == "average_precision"].groupby("detector").value.mean().dropna()
+        if not self.folds:
+            return "Nothing was tested."
         if ap.empty:
             return "No fraud is labelled in the test windows, so nothing can be measured."
         singles = ap.drop(["forest", "random", LEARNER], errors="ignore")
@@ -260,6 +398,35 @@ class Evaluation:
             f"Average precision of the forest: {ap['forest']:.3f}, {word} the best single "
             f"detector ({best}, {singles[best]:.3f}); by chance {floor:.4f}, at best 1."
             + (f" With answers, the learner: {ap[LEARNER]:.3f}." if LEARNER in ap else "")
+        )
+
+    def price(self) -> str:
+        """What the alerts of the test windows cost and brought, in one sentence."""
+        days = self.alerts_per_day()
+        if days.empty:
+            return "There was no test window, and so no alert."
+        alerts, caught, frauds = (int(days[c].sum()) for c in ("alerts", "caught", "frauds"))
+        told = f"The policy raised {alerts / len(days):.1f} alerts a day"
+        if not caught:
+            return f"{told}, none of them a known fraud."
+        return (
+            f"{told}, {caught / alerts:.0%} of them fraud, and caught {caught:,} of {frauds:,} "
+            f"frauds ({caught / frauds:.0%}): {(alerts - caught) / caught:.1f} false alarms for "
+            "each fraud caught."
+        )
+
+    def accuracy(self) -> str:
+        """How often never alerting is right, and how often the policy: a warning, in one sentence.
+
+        Both are high wherever fraud is rare, whatever was caught.
+        """
+        s = self.scores
+        if s.empty:
+            return "Nothing was tested."
+        never, policy = (~s.is_fraud).mean(), (s.is_fraud == (s.decision > 0)).mean()
+        return (
+            f"Never raising an alert is right for {never:.2%} of the transactions, the forest with "
+            f"its thresholds for {policy:.2%}."
         )
 
 
@@ -301,6 +468,8 @@ def evaluate(
     NotReady
         A training or test window holds too few transactions.
     """
+    if not folds:
+        return Evaluation([], _untested(frame), [], [], alert_budget)
     ts = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
     truth = frame[["transaction_id", "customer_id", "ts"]].merge(
         labels.drop_duplicates("transaction_id", keep="last"), on="transaction_id", how="left"
@@ -334,8 +503,8 @@ def evaluate(
                 f"Fold {fold.number} has {int(chosen.sum()):,} transactions to train on "
                 f"({fold.train_from:%Y-%m-%d} to {fold.train_to:%Y-%m-%d}) and "
                 f"{max(0, stop - start):,} to test on ({fold.test_from:%Y-%m-%d} to "
-                f"{fold.test_to:%Y-%m-%d}); the history covers {frame.ts.min():%Y-%m-%d} to "
-                f"{frame.ts.max():%Y-%m-%d}."
+                f"{fold.test_to:%Y-%m-%d}); the history covers {frame.ts.min()} to "
+                f"{frame.ts.max()}."
             )
         detector = Detector(seed=seed).fit(seen[chosen])
         policy = Policy.from_budget(detector, alert_budget, block_share)
@@ -513,6 +682,36 @@ def mean_and_spread(table: pd.DataFrame) -> pd.DataFrame:
     mean = by[["value", "floor", "ceiling"]].mean()
     mean["spread"] = by["value"].std(ddof=0)
     return mean.reset_index()
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """`Evaluation.table` for people: a row a detector, a column a figure, mean ± spread as text.
+
+    The rows `by chance` and `at best` are floor and ceiling of the same folds. What could not be
+    measured is a dash, and so is a figure of which even the best order reaches nothing.
+    """
+    of = mean_and_spread(table)
+    shown = {}
+    for name, part in of.groupby("name", sort=False):
+        values = zip(part["value"], part["spread"], strict=True)
+        column = {
+            **dict(zip(part["detector"], (f"{v:.3f} ± {s:.3f}" for v, s in values), strict=True)),
+            "by chance": f"{part['floor'].mean():.3f}",
+            "at best": f"{part['ceiling'].mean():.3f}",
+        }
+        told = part["ceiling"].max() > 0
+        shown[str(name).replace("_", " ")] = {
+            key: text if told and "nan" not in text else "–" for key, text in column.items()
+        }
+    return pd.DataFrame(shown).rename_axis("detector")
+
+
+def _untested(frame: pd.DataFrame) -> pd.DataFrame:
+    """`Evaluation.scores` without rows."""
+    kinds = {"fold": int, "is_fraud": bool, "scenario": str, "decision": np.int8}
+    kinds |= dict.fromkeys((d for d in DETECTORS if d != "amount"), float)
+    known = frame.loc[:, ["seq", "transaction_id", "customer_id", "ts", "amount"]].head(0)
+    return known.assign(**{name: pd.Series(dtype=kind) for name, kind in kinds.items()})
 
 
 def _us(t: pd.Timestamp) -> int:

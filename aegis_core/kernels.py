@@ -2,7 +2,7 @@
 
 numba's own cache looks only at the file of the function that is called, so a kernel in one module
 would go on using an old version of what it calls in another. Here the cache folder carries a hash
-of every module that holds kernels.
+of every module whose functions or constants are compiled in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import numba as nb
 
 F = TypeVar("F", bound=Callable[..., object])
-_MODULES = ("geo", "profiles", "answers", "detector", "learner", "scoring")
+_MODULES = ("kernels", "schema", "geo", "profiles", "answers", "detector", "learner", "scoring")
 
 
 @cache

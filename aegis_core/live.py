@@ -7,6 +7,7 @@ forgets its state and folds anew, so that memory and file never differ.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -139,7 +140,8 @@ def simulate(
 ) -> Tally:
     """Let new transactions of the database's population arrive and be scored live.
 
-    A database of imported data gets a synthetic population of its own, after its last day.
+    A database of imported data gets a synthetic population of its own, after its last day. Ctrl-C,
+    or the stop button of a notebook, ends it as well; what was scored until then stays.
 
     Parameters
     ----------
@@ -173,9 +175,8 @@ def simulate(
     size = max(1, round(rate * TICK_S)) if rate else UNPACED_ROWS
     total = n_transactions or (int(rate * seconds) if rate else None)
     expected_s = seconds or (n_transactions / rate if rate else 0)
-    with tqdm(
-        total=total, unit="tx", disable=not progress, mininterval=max(0.5, expected_s / 100)
-    ) as bar:
+    bar = tqdm(total=total, unit="tx", disable=not progress, mininterval=max(0.5, expected_s / 100))
+    with bar, contextlib.suppress(KeyboardInterrupt):
         for i, (rows, labels) in enumerate(
             _arrivals(store, size, n_transactions, fraud_multiplier)
         ):
@@ -193,8 +194,8 @@ def simulate(
             tally.reviewed += int((verdicts.decision == "review").sum())
             tally.frauds += int(fraud.sum())
             tally.caught += int((fraud & alert).sum())
-            told = verdicts[alert] if alert.any() else verdicts.iloc[: 1 if i % 20 == 0 else 0]
-            for line in map(_line, told.to_dict("records")):
+            first = (np.arange(len(alert)) == 0) & (i % 20 == 0)
+            for line in map(_line, verdicts[alert | first].to_dict("records")):
                 if lines < max_lines:
                     say(line)
                 elif lines == max_lines:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 Floats = npt.NDArray[np.float64]
 
@@ -53,6 +53,17 @@ def average_precision(is_fraud: npt.ArrayLike, score: npt.ArrayLike) -> Figure:
     return Figure(float(average_precision_score(y, score)), float(y.mean()), 1.0)
 
 
+def precision_at_recall(is_fraud: npt.ArrayLike, score: npt.ArrayLike, levels: Floats) -> Floats:
+    """Precision at the highest threshold that reaches each recall of `levels`, each in (0, 1].
+
+    >>> precision_at_recall([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1], np.array([0.5, 1.0])).round(3)
+    array([1.   , 0.667])
+    """
+    precision, recall, _ = precision_recall_curve(np.asarray(is_fraud, bool), score)
+    at: Floats = precision[::-1][np.searchsorted(recall[::-1], levels - 1e-12)]
+    return at
+
+
 def card_precision_at_k(
     customer: npt.ArrayLike,
     day: npt.ArrayLike,
@@ -63,8 +74,8 @@ def card_precision_at_k(
     """Share of compromised customers among the `k` most suspicious of each day, mean over days.
 
     A customer's score is that of the day's most suspicious transaction. One found to be compromised
-    is blocked and leaves the later days. The ceiling is that of a perfect ranking under the same
-    rule, the floor that of a ranking by chance without removal.
+    is blocked and leaves the later days. The ceiling is reached where each compromised customer is
+    found once, at most `k` a day; the floor is that of a ranking by chance without removal.
 
     References
     ----------
@@ -87,27 +98,21 @@ def card_precision_at_k(
     )
     if not len(cards):
         return Figure(None, None, None)
-    value = _daily_top_k(cards, "score", k)
-    ceiling = _daily_top_k(cards, "fraud", k)
-    share = cards.groupby("day").fraud.agg(["mean", "size"])
-    floor = float((share["mean"] * np.minimum(share["size"], k) / k).mean())
-    return Figure(value, floor, ceiling)
-
-
-def _daily_top_k(cards: pd.DataFrame, by: str, k: int) -> float:
     found: set[object] = set()
-    precision = []
     for _, day in cards.groupby("day"):
         left = day[~day.customer.isin(found)]
-        top = left.sort_values(by, ascending=False, kind="stable").head(k)
-        hits = top.customer[top.fraud]
-        found.update(hits)
-        precision.append(len(hits) / k)
-    return float(np.mean(precision))
+        top = left.sort_values("score", ascending=False, kind="stable").head(k)
+        found.update(top.customer[top.fraud])
+    days = cards.groupby("day").fraud.agg(["mean", "size", "sum"])
+    floor = float((days["mean"] * np.minimum(days["size"], k) / k).mean())
+    most = min(np.minimum(days["sum"], k).sum(), cards.customer[cards.fraud].nunique())
+    return Figure(len(found) / k / len(days), floor, float(most) / k / len(days))
 
 
 def recall_at_budget(is_fraud: npt.ArrayLike, score: npt.ArrayLike, budget: float) -> Figure:
     """Share of the frauds among the `budget` (a share of all rows) most suspicious, in [0, 1].
+
+    Where equal scores straddle the budget, what drawing among them finds on average.
 
     >>> recall_at_budget([1, 0, 0, 1], [0.9, 0.1, 0.2, 0.3], 0.25)
     Figure(value=0.5, floor=0.25, ceiling=0.5)
@@ -115,11 +120,11 @@ def recall_at_budget(is_fraud: npt.ArrayLike, score: npt.ArrayLike, budget: floa
     y, s = np.asarray(is_fraud, bool), np.asarray(score, float)
     if not y.any():
         return Figure(None, None, None)
-    n_alerts = int(budget * len(y))
-    top = np.argsort(-s, kind="stable")[:n_alerts]
-    return Figure(
-        float(y[top].sum() / y.sum()), n_alerts / len(y), min(1.0, n_alerts / int(y.sum()))
-    )
+    n_alerts, n_frauds = int(budget * len(y) + 1e-9), int(y.sum())
+    last = np.sort(s)[len(y) - max(n_alerts, 1)]
+    above, tied = s > last, s == last
+    caught = y[above].sum() + y[tied].mean() * (n_alerts - above.sum())
+    return Figure(float(caught) / n_frauds, n_alerts / len(y), min(1.0, n_alerts / n_frauds))
 
 
 def recall_by_scenario(

@@ -21,8 +21,8 @@ from aegis_core.scoring import UNDECIDED, Decisions, Scorer
 from aegis_core.store import Session, Store
 
 _HISTORY = """
-    SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.category,
-      t.lat, t.lon, v.decision
+    SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.merchant_id,
+      t.category, t.lat, t.lon, v.decision
     FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {where} ORDER BY t.seq
 """
 
@@ -37,16 +37,18 @@ def history(source: Store | Session, where: str = "true", params: list[object] |
     DataFrame
         The columns that the pass reads, and `decision` as in `schema.Decision`, or
         `scoring.UNDECIDED` where there was no verdict.
-
-    Raises
-    ------
-    NotReady
-        There are no transactions.
     """
     frame = source.query(_HISTORY.format(where=where), params)
     codes = {d.label: d.value for d in Decision}
     frame["decision"] = frame["decision"].map(codes).fillna(UNDECIDED).astype(np.int8)
     return frame
+
+
+def labels(source: Store | Session) -> pd.DataFrame:
+    """What is known of fraud: `transaction_id`, `is_fraud`, `scenario`, `known_at`, newest last."""
+    return source.query(
+        "SELECT transaction_id, is_fraud, scenario, known_at FROM labels ORDER BY known_at"
+    )
 
 
 def recorded(frame: pd.DataFrame) -> Decisions:
@@ -70,8 +72,9 @@ class Training:
     Attributes
     ----------
     window :
-        One row a transaction of the training window: `ts`, `score`, `risk`, `decision`, the
-        evidence of each factor and, as `strength:<factor>`, the same before weighting.
+        One row a transaction of the training window: `transaction_id`, `customer_id`, `ts`,
+        `paid` (its amount), `score`, `risk`, `decision`, the evidence of each factor and, as
+        `strength:<factor>`, the same before weighting.
     signals : of shape (len(window), len(SIGNALS)).
     """
 
@@ -95,6 +98,32 @@ class Training:
                 "weight": model.weight.round(2),
                 "range_nats": model.reach.round(1),
             }
+        )
+
+    def flagged(self, n: int = 3) -> pd.DataFrame:
+        """For each factor the `n` highest scores that it explains best, one a customer."""
+        w = self.window.sort_values("score", ascending=False, kind="stable")
+        w = w.assign(strongest=w[list(FACTORS)].idxmax(axis=1)).drop_duplicates("customer_id")
+        w = w.groupby("strongest").head(n).sort_values(["strongest", "score"], ascending=False)
+        return pd.DataFrame(
+            {
+                **{c: w[c] for c in ("strongest", "transaction_id", "customer_id")},
+                "ts": w.ts.dt.strftime("%Y-%m-%d %H:%M"),
+                "amount": w.paid,
+                "risk": w.risk.round(2),
+                "decision": [Decision(d).label for d in w.decision],
+                **{f"{f} (nats)": w[f].round(1) for f in FACTORS},
+            }
+        ).reset_index(drop=True)
+
+    def summary(self) -> str:
+        """The bottom line: which model, what it saw, and what it would ask of analysts."""
+        (alerts, low, high), (blocks, *_) = self.forecast().loc[["alerts", "blocks"]].to_numpy()
+        return (
+            f"Model {self.version} is the champion now. It saw {len(self.window):,} transactions, "
+            f"{self.train_from:%Y-%m-%d %H:%M} to {self.train_to:%Y-%m-%d %H:%M} UTC, and may flag "
+            f"{self.policy.alert_budget:.2%} of them: {alerts:,.0f} alerts a day ({low:,.0f} to "
+            f"{high:,.0f} on nine days of ten), {blocks:,.0f} of them blocked."
         )
 
     def forecast(self) -> pd.DataFrame:
@@ -189,7 +218,8 @@ def train(
     score = detector.score(evidence)
     window = pd.DataFrame(
         {
-            "ts": seen.ts.to_numpy()[chosen],
+            **{c: seen[c].to_numpy()[chosen] for c in ("transaction_id", "customer_id", "ts")},
+            "paid": seen.amount.to_numpy()[chosen],
             "score": score,
             "risk": detector.risk(score),
             "decision": policy.decide(score),

@@ -65,10 +65,17 @@ class Policy:
 
     @classmethod
     def load(cls, folder: Path) -> Policy:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        NotReady
+            The file is not there, or not a policy.
+        """
         try:
-            return cls(**json.loads((folder / "policy.json").read_text()))
-        except (OSError, ValueError, TypeError) as e:
+            written = json.loads((folder / "policy.json").read_text())
+            return cls(**{name: float(value) for name, value in written.items()})
+        except (OSError, ValueError, TypeError, AttributeError) as e:
             raise NotReady(
                 f"The policy in {folder} cannot be read ({e}). Train with `aegis run train`."
             ) from None

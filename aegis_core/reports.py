@@ -8,6 +8,7 @@ script that came in with an output.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -53,6 +54,8 @@ def render(
     for cell in nb.cells:
         if cell.cell_type == "markdown":  # the other notebooks are not beside the report
             cell.source = re.sub(r"\[([^]]*)\]\([^)]*\.ipynb[^)]*\)", r"\1", cell.source)
+        if cell.cell_type == "code":
+            cell.outputs = _as_left(cell.outputs)
         for output in cell.get("outputs", []):
             if _PLOTLY in output.get("data", {}):
                 output["data"] = {"text/html": _figure(output["data"][_PLOTLY])}
@@ -101,9 +104,37 @@ def write_index(reports: Path) -> Path:
     return index
 
 
+def _as_left(outputs: Sequence[Any]) -> list[Any]:
+    r"""Outputs as a terminal leaves them: what was overwritten is gone, as in a progress bar.
+
+    What alternated on the two streams is told one stream after the other. Widgets, which need a
+    kernel, are gone as well.
+
+    >>> said = [{"output_type": "stream", "name": "x", "text": t} for t in ("\r1 %", "\r99 %\n")]
+    >>> _as_left(said)
+    [{'output_type': 'stream', 'name': 'x', 'text': '99 %\n'}]
+    """
+    left: list[Any] = []
+    for output in outputs:
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            continue
+        latest = itertools.takewhile(lambda o: o["output_type"] == "stream", reversed(left))
+        same = [o for o in latest if o["name"] == output.get("name")]
+        if same:
+            same[0]["text"] += output["text"]
+        else:
+            left.append(output)
+    for output in left:
+        if output["output_type"] == "stream":
+            output["text"] = re.sub(r"[^\n]*\r(?!\n)", "", output["text"])
+    return left
+
+
 def _figure(figure: Mapping[str, Any]) -> str:
     data = json.dumps(figure).replace("<", "\\u003c")  # cannot end its script element
-    return f'<div class="figure"><script type="application/json">{data}</script></div>'
+    height = int(figure.get("layout", {}).get("height", 450))  # plotly's own default
+    script = f'<script type="application/json">{data}</script>'
+    return f'<div class="figure" style="min-height: {height}px">{script}</div>'
 
 
 def _policy(scripts: str) -> str:

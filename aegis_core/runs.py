@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -36,6 +36,9 @@ from aegis_core import errors, reports
 from aegis_core.config import CHECKOUT, Settings
 from aegis_core.errors import AegisError, InputError, RunBusy, RunFailed, StoreBusy, did_you_mean
 from aegis_core.store import Store, connect
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FOLDER: Final = CHECKOUT / "notebooks"
 NOTEBOOKS: Final = {
@@ -226,6 +229,18 @@ def record_metrics(
     with store.writing() as session:
         session.execute("DELETE FROM metrics WHERE run_id = ?", [run_id])
         session.append("metrics", rows)
+
+
+def record_scores(store: Store, run_id: str, scores: pd.DataFrame) -> None:
+    """Replace the rows of `evaluation_scores` of a run: `transaction_id`, `detector`, `score`.
+
+    Outside a run (`run_id` empty) nothing happens.
+    """
+    if not run_id:
+        return
+    with store.writing() as session:
+        session.execute("DELETE FROM evaluation_scores WHERE run_id = ?", [run_id])
+        session.append("evaluation_scores", scores.assign(run_id=run_id))
 
 
 def code_version() -> str:
@@ -484,19 +499,21 @@ def _insert(store: Store, row: _Row) -> None:
 
 
 def _update(store: Store, row: _Row) -> None:
+    values = asdict(row)
+    changed = ["status", "ended_at", "cells_done", "data_hash", "report_path", "error"]
     with store.writing() as session:
         session.execute(
-            "UPDATE runs SET status = ?, ended_at = ?, cells_done = ?, report_path = ?, error = ? "
-            "WHERE run_id = ?",
-            [row.status, row.ended_at, row.cells_done, row.report_path, row.error, row.run_id],
+            f"UPDATE runs SET {', '.join(f'{name} = ${name}' for name in changed)} "
+            "WHERE run_id = $run_id",
+            {name: values[name] for name in [*changed, "run_id"]},
         )
 
 
 def _data_hash(store: Store, run_id: str) -> str | None:
-    found: str | None = store.rows("SELECT data_hash FROM runs WHERE run_id = ?", [run_id])[0][
-        "data_hash"
-    ]
-    return found
+    """What the notebook noted that it saw, or else what is there now."""
+    with store.reading() as session:
+        noted = session.rows("SELECT data_hash FROM runs WHERE run_id = ?", [run_id])[0]
+    return noted["data_hash"] or store.data_hash()
 
 
 def _note(folder: Path, row: _Row) -> None:

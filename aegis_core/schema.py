@@ -59,7 +59,7 @@ _FACTOR_STRUCT: Final = "STRUCT(" + ", ".join(f"{f} DOUBLE" for f in FACTORS) + 
 
 TABLES: Final = {
     "transactions": """
-        seq BIGINT NOT NULL, transaction_id VARCHAR PRIMARY KEY, customer_id VARCHAR NOT NULL,
+        seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, customer_id VARCHAR NOT NULL,
         ts TIMESTAMP NOT NULL, amount DOUBLE NOT NULL, currency VARCHAR, merchant_id VARCHAR,
         category VARCHAR, channel VARCHAR, lat DOUBLE, lon DOUBLE, source VARCHAR""",
     "labels": """
@@ -69,7 +69,7 @@ TABLES: Final = {
         seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, model_version VARCHAR NOT NULL,
         score DOUBLE NOT NULL, risk DOUBLE NOT NULL, decision VARCHAR NOT NULL,
         reasons STRUCT(factor VARCHAR, code VARCHAR, text VARCHAR, contribution DOUBLE)[],
-        contributions {_FACTOR_STRUCT}, evidence {_FACTOR_STRUCT},
+        contributions {_FACTOR_STRUCT}, evidence {_FACTOR_STRUCT}, distance_km DOUBLE,
         scored_at TIMESTAMP NOT NULL""",
     "reviews": """
         review_id VARCHAR NOT NULL, transaction_id VARCHAR NOT NULL, answer VARCHAR NOT NULL,

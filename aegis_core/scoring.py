@@ -158,6 +158,8 @@ class Scorer:
             Called with the number of rows done since the last call.
         """
         n = len(frame)
+        if recorded is not None and len(recorded) != n:
+            raise ValueError(f"{len(recorded)} recorded decisions for {n} transactions.")
         decides = self.detector is not None
         out = Scored(
             np.empty((n if signals else 0, N_SIGNALS)),
@@ -225,6 +227,7 @@ class Scorer:
                 "reasons": told,
                 "contributions": _structs(scored.contributions),
                 "evidence": _structs(scored.evidence),
+                "distance_km": scored.facts[:, FACTS.index("distance_km")],
                 "scored_at": pd.Timestamp.now("UTC").tz_localize(None).as_unit("us"),
             }
         )

@@ -194,7 +194,7 @@ class Session:
         ColumnError
             `rows` has a column that the table does not have.
         StoreError
-            A row breaks a constraint, such as a repeated `transaction_id`.
+            A row breaks a constraint, such as a missing amount.
         """
         import pyarrow as pa
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 from aegis_core.board.launcher import serve
@@ -20,6 +21,9 @@ from aegis_core.store import connect
 
 STREAM_S = 8 * 3600.0
 """How long the stream goes on when nobody says when to end."""
+STREAM_RATE = 20.0
+"""Its transactions a second."""
+REPORT_WITHIN_S = 60.0
 
 
 def first_light(
@@ -60,7 +64,7 @@ def first_light(
     else:
         _run("evaluate", {}, settings)
     print(f"Reports: {settings.reports / 'index.html'}", flush=True)
-    with _stream(settings, for_s or STREAM_S):
+    with _stream(settings, for_s):
         serve(settings, port, for_s=for_s)
 
 
@@ -86,13 +90,19 @@ def _run(name: str, parameters: dict[str, object], settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _stream(settings: Settings, seconds: float) -> Iterator[None]:
-    """New transactions arrive and are scored in a process of their own, while the block runs."""
+def _stream(settings: Settings, for_s: float | None) -> Iterator[None]:
+    """New transactions arrive and are scored in a process of their own, while the block runs.
+
+    A stream that ends by itself is given the time to write its report.
+    """
     spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=_simulate, args=(settings, seconds), name="stream")
+    process = spawn.Process(target=_simulate, args=(settings, for_s or STREAM_S), name="stream")
     process.start()
+    began = time.monotonic()
     try:
         yield
+        if for_s and time.monotonic() - began >= for_s:
+            process.join(REPORT_WITHIN_S)
     finally:
         failed = process.exitcode
         process.terminate()
@@ -104,8 +114,9 @@ def _stream(settings: Settings, seconds: float) -> Iterator[None]:
 def _simulate(settings: Settings, seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which terminates us
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    stream = {"n_transactions": 0, "seconds": seconds, "rate": STREAM_RATE}
     try:
-        run_notebook("simulate", {"seconds": seconds}, settings, progress=False)
+        run_notebook("simulate", stream, settings, progress=False)
     except AegisError as e:
         sys.exit(f"The stream failed. {e}")
     except KeyboardInterrupt:

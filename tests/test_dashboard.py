@@ -48,6 +48,7 @@ JUDGE = """
            NULL,
            CASE WHEN seq % 3 > 0
                 THEN {'amount': 0.0, 'travel': seq % 3 * 1.0, 'hour': 0.0, 'burst': 0.0} END,
+           CASE WHEN seq % 3 > 0 THEN seq % 90 * 1.0 END,
            $scored_at::TIMESTAMP + INTERVAL (seq - $first) MILLISECOND
     FROM transactions WHERE seq >= $first AND seq < $first + $n"""
 
@@ -180,6 +181,7 @@ def test_a_missing_value_stays_missing(feed: Feed) -> None:
     assert row["reasons"] == ""
     assert np.isnan(read.window["travel"][297])
     assert read.window["travel"][298] == 1.0
+    assert read.window["distance"][298] == 298 % 90
 
 
 # ---- pictures
@@ -201,7 +203,7 @@ def test_every_verdict_stands_in_the_bar_of_its_time(
         assert count == ((at >= start) & (at < start + width_s)).sum()
 
 
-@pytest.mark.parametrize(("x", "y", "z"), [("hour", "amount", ""), ("risk", "score", "travel")])
+@pytest.mark.parametrize(("x", "y", "z"), [("hour", "amount", ""), ("risk", "score", "distance")])
 def test_the_scatter_draws_every_verdict_once(feed: Feed, x: str, y: str, z: str) -> None:
     window = feed.read(Filters()).window
     drawn = pictures.unpacked(pictures.scatter_figure(window, x, y, z), figures.COLOURS)

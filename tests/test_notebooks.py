@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from aegis_core import runs
+from aegis_core import config, runs
+from aegis_core.schema import SCENARIOS
+from aegis_core.store import connect
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -124,3 +127,57 @@ def test_what_is_in_git_is_stripped(path: Path) -> None:
 def test_the_kernel_is_whatever_python_runs_it(notebook: NotebookNode) -> None:
     assert notebook.metadata.kernelspec.name == "python3"
     assert "version" not in notebook.metadata.get("language_info", {})
+
+
+ORDER = ["01_generate", "02_train", "03_evaluate", "04_simulate", "00_start", "dashboard"]
+
+
+def test_every_notebook_has_its_turn() -> None:
+    assert sorted(ORDER) == NAMES
+
+
+def test_every_notebook_runs_as_it_stands_and_prints_what_it_keeps(tmp_path: Path) -> None:
+    """With its default parameters, from an empty place, one after another."""
+    nbval = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
+    plain = ["-o", "addopts=", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
+    ran = subprocess.run(
+        [*nbval, *plain, *(f"notebooks/{name}.ipynb" for name in ORDER)],
+        cwd=ROOT,
+        env={**os.environ, "AEGIS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
+    cells = sum(len(code(nbformat.read(path, as_version=4))) for path in PATHS)
+    assert f"{cells} passed" in ran.stdout
+
+
+NO_FRAUD = {f"rate_{scenario}": 0 for scenario in SCENARIOS}
+SMALL = {"n_transactions": 3_000, "n_customers": 40, "n_merchants": 20, "days": 30}
+
+
+@pytest.mark.parametrize(
+    "population",
+    [SMALL | NO_FRAUD, SMALL | {"n_customers": 1, "n_merchants": 1}, SMALL | {"days": 1}],
+    ids=["no fraud", "one customer", "one day"],
+)
+def test_the_whole_chain_runs_on_an_odd_population(
+    population: dict[str, object], tmp_path: Path
+) -> None:
+    settings = config.load(home=tmp_path)
+    done = [
+        runs.run_notebook("generate", population, settings, progress=False),
+        runs.run_notebook("train", {}, settings, progress=False),
+        runs.run_notebook("evaluate", {}, settings, progress=False),
+        runs.run_notebook("simulate", {"n_transactions": 200}, settings, progress=False),
+        runs.run_notebook("start", {}, settings, progress=False),
+    ]
+    ledger = connect(settings.db).rows("SELECT * FROM runs ORDER BY started_at")
+    assert [row["run_id"] for row in ledger] == [result.run_id for result in done]
+    assert {row["status"] for row in ledger} == {"done"}
+    assert all(row["data_hash"] and row["cells_done"] == row["cells_total"] for row in ledger)
+    for result in done:
+        executed = nbformat.read(result.notebook_path, as_version=4)
+        said = [o.text for c in code(executed) for o in c.outputs if o.get("name") == "stderr"]
+        assert not [text for text in said if "Warning: " in text]

@@ -480,9 +480,16 @@ def test_an_unknown_column_or_table_is_named(filled: Store) -> None:
             session.append("label", pd.DataFrame({"is_fraud": [True]}))
 
 
-def test_a_repeated_id_stores_nothing_of_the_block(filled: Store) -> None:
-    with pytest.raises(StoreError, match="t5"), filled.writing() as session:
-        session.append("transactions", rows(3, first=5))
+def test_a_broken_constraint_stores_nothing_of_the_block(filled: Store) -> None:
+    good, bad = rows(3, first=6), rows(3, first=9).to_pandas().assign(amount=np.nan)
+
+    def write_both() -> None:
+        with filled.writing() as session:
+            session.append("transactions", good)
+            session.append("transactions", bad)
+
+    with pytest.raises(StoreError, match="amount"):
+        write_both()
     assert count(filled) == 6
 
 

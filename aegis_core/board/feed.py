@@ -65,7 +65,8 @@ class Snapshot:
     window
         Columns of the newest `WINDOW` verdicts that pass the filters, oldest first: `seq`,
         `scored_at` and `ts` (seconds since 1970, UTC), `hour` in [0, 24), `amount`, `travel`
-        (nats), `risk` in [0, 100], `score`, `decision` (as `schema.Decision`).
+        (nats), `distance` (km from the last place), `risk` in [0, 100], `score`, `decision` (as
+        `schema.Decision`).
     rows
         The newest `TABLE_ROWS` of them for the table, newest first.
     origin
@@ -203,7 +204,7 @@ _LABELS = """
 # Both tables are in order of seq, so the bound on both lets DuckDB skip all older rows.
 _WINDOW = """
     SELECT seq, epoch(v.scored_at) AS scored_at, epoch(t.ts) AS ts, t.amount, v.risk, v.score,
-           v.evidence.travel AS travel,
+           v.evidence.travel AS travel, v.distance_km AS distance,
            CASE v.decision WHEN 'approve' THEN 0 WHEN 'review' THEN 1 ELSE 2 END AS decision
     FROM verdicts v JOIN transactions t USING (seq)
     WHERE v.seq > ? AND t.seq > ? AND {} ORDER BY seq DESC LIMIT """ + str(WINDOW)

@@ -36,6 +36,7 @@ class Axis:
 AXES: Final = {
     "hour": Axis("hour of day (UTC)", ".1f", {"range": [0, 24], "dtick": 3}),
     "amount": Axis("amount", ",.2f", {"type": "log"}),
+    "distance": Axis("distance from the last place (km)", ",.0f", {"rangemode": "tozero"}),
     "travel": Axis("travel evidence (nats)", ".2f", {"rangemode": "tozero"}),
     "risk": Axis("risk (percentile of ordinary traffic)", ".2f"),
     "score": Axis("anomaly score", ".3f"),

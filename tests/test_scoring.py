@@ -1,0 +1,364 @@
+"""One pass, two uses: history and live agree bit for bit, however a stream is cut."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aegis_core import scoring
+from aegis_core.detector import N_FACTORS, N_SIGNALS, Detector
+from aegis_core.policy import Policy
+from aegis_core.profiles import FACTS
+from aegis_core.schema import FACTORS, TABLES, Decision
+from aegis_core.scoring import UNDECIDED, Scored, Scorer
+
+Trained = tuple[Detector, Policy]
+Payments = tuple[pd.DataFrame, pd.DataFrame]
+FIELDS = [f.name for f in dataclasses.fields(Scored)]
+DECIDED = ("strength", "evidence", "score", "risk", "decision")
+
+
+def bits(scored: Scored, *fields: str, rows: slice = slice(None)) -> dict[str, bytes]:
+    return {name: getattr(scored, name)[rows].tobytes() for name in fields or FIELDS}
+
+
+def in_batches(scorer: Scorer, frame: pd.DataFrame, size: int) -> Scored:
+    parts = [
+        scorer.run(frame.iloc[i : i + size], signals=True, explain=True)
+        for i in range(0, len(frame), size)
+    ]
+    return Scored(*(np.concatenate([getattr(p, f) for p in parts]) for f in FIELDS))
+
+
+@pytest.fixture(scope="module")
+def stream(payments: Payments, awkward: pd.DataFrame) -> pd.DataFrame:
+    """Ordinary and awkward transactions, some of which the policy blocks."""
+    return pd.concat([payments[0].iloc[10_000:13_000], awkward], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Trained, stream: pd.DataFrame) -> Scored:
+    return Scorer(*trained).run(stream, signals=True, explain=True)
+
+
+@pytest.fixture(scope="module")
+def followers(payments: Payments) -> pd.DataFrame:
+    return payments[0].iloc[13_000:14_000]
+
+
+def test_the_stream_holds_every_decision(whole: Scored) -> None:
+    assert set(whole.decision.tolist()) == {d.value for d in Decision}
+
+
+# --- laws ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_cut_into_batches_changes_nothing(
+    trained: Trained, stream: pd.DataFrame, whole: Scored, followers: pd.DataFrame, size: int
+) -> None:
+    some = stream.iloc[-500:] if size == 1 else stream
+    one, other = Scorer(*trained), Scorer(*trained)
+    expected = one.run(some, signals=True, explain=True)
+    assert bits(in_batches(other, some, size)) == bits(expected)
+    assert bits(other.run(followers)) == bits(one.run(followers))
+
+
+@settings(max_examples=10, deadline=None)
+@given(cuts=st.lists(st.integers(0, 3096), max_size=5).map(sorted))
+def test_any_cut_changes_nothing(
+    trained: Trained, stream: pd.DataFrame, whole: Scored, cuts: list[int]
+) -> None:
+    scorer = Scorer(*trained)
+    parts = [
+        scorer.run(stream.iloc[a:b]).score
+        for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)
+    ]
+    assert np.concatenate(parts).tobytes() == whole.score.tobytes()
+
+
+@pytest.mark.parametrize("rows", [10, 999, 10**7])
+def test_the_size_of_a_chunk_changes_nothing(
+    trained: Trained,
+    stream: pd.DataFrame,
+    whole: Scored,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+) -> None:
+    monkeypatch.setattr(scoring, "CHUNK_ROWS", rows)
+    again = Scorer(*trained).run(stream, signals=True, explain=True)
+    assert bits(again) == bits(whole)
+    recorded = Scorer(*trained).run(stream, recorded=whole.decision, signals=True, explain=True)
+    assert bits(recorded) == bits(whole)
+
+
+def test_what_is_asked_for_changes_no_score(
+    trained: Trained, stream: pd.DataFrame, whole: Scored
+) -> None:
+    for signals in (False, True):
+        for explain in (False, True):
+            again = Scorer(*trained).run(stream, signals=signals, explain=explain)
+            assert bits(again, *DECIDED) == bits(whole, *DECIDED)
+
+
+def test_what_comes_later_changes_nothing_before(
+    trained: Trained, stream: pd.DataFrame, whole: Scored
+) -> None:
+    past = Scorer(*trained).run(stream.iloc[:1500], signals=True, explain=True)
+    assert bits(past) == bits(whole, rows=slice(1500))
+    changed = stream.assign(amount=stream.amount.where(stream.index < 1500, 1e6))
+    again = Scorer(*trained).run(changed, signals=True, explain=True)
+    assert bits(again, rows=slice(1500)) == bits(past)
+
+
+def test_labels_change_nothing(trained: Trained, stream: pd.DataFrame, whole: Scored) -> None:
+    for fraud in (True, False, None):
+        marked = stream.assign(is_fraud=fraud, scenario="spike", known_at=stream.ts.min())
+        assert bits(Scorer(*trained).run(marked, signals=True, explain=True)) == bits(whole)
+
+
+def test_two_scorers_do_not_disturb_each_other(
+    trained: Trained, stream: pd.DataFrame, whole: Scored
+) -> None:
+    one, other = Scorer(*trained), Scorer(*trained)
+    parts = []
+    for start in range(0, len(stream), 500):
+        part = stream.iloc[start : start + 500]
+        parts.append(one.run(part).score)
+        other.run(part.assign(amount=part.amount * 3))
+    assert np.concatenate(parts).tobytes() == whole.score.tobytes()
+
+
+def test_a_frame_is_not_changed(trained: Trained, stream: pd.DataFrame) -> None:
+    before = stream.copy(deep=True)
+    Scorer(*trained).verdicts(stream, "v1")
+    pd.testing.assert_frame_equal(stream, before)
+
+
+def test_without_blocks_a_larger_budget_never_loses_a_caught_transaction(
+    trained: Trained, stream: pd.DataFrame
+) -> None:
+    caught = [
+        Scorer(trained[0], Policy.from_budget(trained[0], budget, 0.0)).run(stream).decision > 0
+        for budget in (0.001, 0.01, 0.1, 0.5)
+    ]
+    for fewer, more in itertools.pairwise(caught):
+        assert (more >= fewer).all()
+        assert more.sum() > fewer.sum()
+
+
+# --- history and live are one ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [13, 400])
+def test_a_replay_with_the_recorded_decisions_gives_the_live_evidence(
+    trained: Trained, stream: pd.DataFrame, followers: pd.DataFrame, size: int
+) -> None:
+    live = Scorer(*trained)
+    answered = in_batches(live, stream, size)
+    replay = Scorer()
+    signals = replay.run(stream, recorded=answered.decision, signals=True).signals
+    assert signals.tobytes() == answered.signals.tobytes()
+    _, evidence = trained[0].weigh(signals)
+    assert evidence.tobytes() == answered.evidence.tobytes()
+    assert trained[0].score(evidence).tobytes() == answered.score.tobytes()
+    assert trained[0].contributions(evidence).tobytes() == answered.contributions.tobytes()
+    assert bits(replay.run(followers, signals=True), "signals") == bits(
+        live.run(followers, signals=True), "signals"
+    )
+
+
+def test_recorded_decisions_and_not_todays_teach_the_profiles(
+    trained: Trained, stream: pd.DataFrame, whole: Scored
+) -> None:
+    lenient = Scorer(trained[0], Policy(1.0, 1.0, 0.01))
+    strict = Scorer(trained[0], Policy(0.0, 0.0, 0.01))
+    for scorer, today in ((lenient, Decision.APPROVE), (strict, Decision.BLOCK)):
+        again = scorer.run(stream, recorded=whole.decision, signals=True)
+        assert (again.decision == today).all()
+        assert bits(again, "signals", "score") == bits(whole, "signals", "score")
+
+
+def test_what_was_blocked_changes_what_is_normal_afterwards(
+    trained: Trained, stream: pd.DataFrame, whole: Scored
+) -> None:
+    taught = Scorer().run(stream, signals=True).signals
+    first = int(np.flatnonzero(whole.decision == Decision.BLOCK)[0])
+    assert taught[: first + 1].tobytes() == whole.signals[: first + 1].tobytes()
+    assert taught.tobytes() != whole.signals.tobytes()
+
+
+def test_undecided_review_and_approve_teach_alike(stream: pd.DataFrame) -> None:
+    expected = Scorer().run(stream, signals=True).signals.tobytes()
+    for answer in (UNDECIDED, Decision.APPROVE, Decision.REVIEW):
+        recorded = np.full(len(stream), answer, np.int8)
+        again = Scorer().run(stream, recorded=recorded, signals=True).signals
+        assert again.tobytes() == expected
+
+
+@pytest.mark.parametrize("n", [0, 1, 3095, 3097])
+def test_as_many_decisions_as_transactions_are_needed(stream: pd.DataFrame, n: int) -> None:
+    assert len(stream) == 3096
+    with pytest.raises(ValueError, match=f"{n} recorded decisions for 3096 transactions"):
+        Scorer().run(stream, recorded=np.zeros(n, np.int8))
+
+
+# --- what comes out ------------------------------------------------------------------------------
+
+
+def test_the_parts_of_a_result_agree(trained: Trained, stream: pd.DataFrame, whole: Scored) -> None:
+    detector, policy = trained
+    strength, evidence = detector.weigh(whole.signals)
+    assert strength.tobytes() == whole.strength.tobytes()
+    assert evidence.tobytes() == whole.evidence.tobytes()
+    assert detector.score(evidence).tobytes() == whole.score.tobytes()
+    assert detector.risk(whole.score).tobytes() == whole.risk.tobytes()
+    assert policy.decide(whole.score).tobytes() == whole.decision.tobytes()
+    assert detector.contributions(evidence).tobytes() == whole.contributions.tobytes()
+
+
+def test_a_score_at_a_threshold_is_not_above_it(
+    trained: Trained, stream: pd.DataFrame, whole: Scored
+) -> None:
+    low, high = np.quantile(whole.score, (0.9, 0.99), method="higher")
+    policy = Policy(low, high, 0.1)
+    again = Scorer(trained[0], policy).run(stream, recorded=whole.decision)
+    assert again.decision.tobytes() == policy.decide(whole.score).tobytes()
+    assert (again.decision[whole.score == low] == Decision.APPROVE).all()
+    assert (again.decision[whole.score == high] == Decision.REVIEW).all()
+
+
+def test_every_number_of_a_result_is_one(whole: Scored) -> None:
+    for name in FIELDS[:-1]:
+        assert np.isfinite(getattr(whole, name)).all(), name
+    assert ((whole.risk >= 0) & (whole.risk <= 100)).all()
+
+
+def test_what_was_not_asked_for_has_no_rows(trained: Trained, stream: pd.DataFrame) -> None:
+    n = len(stream)
+    plain = Scorer().run(stream)
+    assert {name: len(getattr(plain, name)) for name in FIELDS} == dict.fromkeys(FIELDS, 0)
+    scored = Scorer(*trained).run(stream)
+    lengths = {name: len(getattr(scored, name)) for name in FIELDS}
+    assert lengths == dict.fromkeys(FIELDS, 0) | dict.fromkeys(DECIDED, n)
+    told = Scorer().run(stream, signals=True, explain=True)
+    assert told.signals.shape == (n, N_SIGNALS)
+    assert told.facts.shape == (n, len(FACTS))
+    assert told.contributions.shape == (0, N_FACTORS)
+
+
+def test_a_scorer_decides_with_both_or_with_neither(trained: Trained) -> None:
+    for detector, policy in ((trained[0], None), (None, trained[1])):
+        with pytest.raises(ValueError, match="or with neither"):
+            Scorer(detector, policy)
+    with pytest.raises(ValueError, match="need a detector"):
+        Scorer().verdicts(pd.DataFrame(), "v1")
+
+
+def test_progress_adds_up(stream: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "CHUNK_ROWS", 1000)
+    done: list[int] = []
+    Scorer().run(stream, progress=done.append)
+    assert done == [1000, 1000, 1000, 96]
+
+
+# --- verdicts ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def verdicts(trained: Trained, stream: pd.DataFrame) -> pd.DataFrame:
+    return Scorer(*trained).verdicts(stream, "v1")
+
+
+def test_a_verdict_has_the_columns_of_its_table(verdicts: pd.DataFrame) -> None:
+    body = TABLES["verdicts"]
+    for column in verdicts.columns:
+        assert f" {column} " in body.replace("\n", " ")
+    assert len(verdicts.columns) == 11
+
+
+def test_a_verdict_holds_the_results_of_its_transaction(
+    verdicts: pd.DataFrame, stream: pd.DataFrame, whole: Scored
+) -> None:
+    assert verdicts.transaction_id.tolist() == stream.transaction_id.tolist()
+    assert verdicts.seq.tolist() == stream.seq.tolist()
+    assert verdicts.score.to_numpy().tobytes() == whole.score.tobytes()
+    assert verdicts.risk.to_numpy().tobytes() == whole.risk.tobytes()
+    assert verdicts.decision.tolist() == [Decision(d).label for d in whole.decision]
+    for name, table in (("evidence", whole.evidence), ("contributions", whole.contributions)):
+        stored = [[row[f] for f in FACTORS] for row in verdicts[name]]
+        assert np.array(stored).tobytes() == table.tobytes()
+    distance = whole.facts[:, FACTS.index("distance_km")]
+    np.testing.assert_array_equal(verdicts.distance_km, distance)
+    assert set(verdicts.model_version) == {"v1"}
+
+
+def test_only_alerts_are_told_with_reasons(verdicts: pd.DataFrame, whole: Scored) -> None:
+    told = verdicts.reasons.map(len).to_numpy() > 0
+    assert (told == (whole.decision != Decision.APPROVE)).all()
+
+
+def test_a_reason_is_that_of_its_own_transaction(
+    verdicts: pd.DataFrame, stream: pd.DataFrame
+) -> None:
+    said = 0
+    for row, money in zip(verdicts.to_dict("records"), stream.amount, strict=True):
+        for reason in row["reasons"]:
+            assert reason["contribution"] == row["contributions"][reason["factor"]]
+            if reason["factor"] == "amount":
+                assert f"EUR {money:,.2f} is" in reason["text"]
+                said += 1
+    assert said > 10
+
+
+def test_verdicts_do_without_currency_and_place(trained: Trained, stream: pd.DataFrame) -> None:
+    bare = stream[["seq", "transaction_id", "customer_id", "ts", "amount"]]
+    out = Scorer(*trained).verdicts(bare, "v1")
+    texts = [r["text"] for told in out.reasons for r in told if r["factor"] == "amount"]
+    assert texts
+    assert not any("EUR" in text or "None" in text for text in texts)
+    nulls = Scorer(*trained).verdicts(bare.assign(currency=None), "v1")
+    assert nulls.reasons.tolist() == out.reasons.tolist()
+
+
+def test_no_rows_give_no_verdicts(trained: Trained, stream: pd.DataFrame) -> None:
+    out = Scorer(*trained).verdicts(stream.iloc[:0], "v1")
+    assert len(out) == 0
+    assert len(out.columns) == 11
+
+
+def test_evidence_never_falls_when_the_amount_rises(trained: Trained, payments: Payments) -> None:
+    history = payments[0].iloc[:3000]
+    profiles = Scorer()
+    profiles.run(history)
+    last = history.iloc[[-1]]
+    out = [
+        Scorer(*trained, profiles=profiles.profiles.copy()).run(last.assign(amount=amount))
+        for amount in np.geomspace(0.01, 1e12, 80)
+    ]
+    for name in ("strength", "evidence"):
+        nats: npt.NDArray[np.float64] = np.concatenate([getattr(o, name) for o in out])
+        assert (np.diff(nats, axis=0) >= 0).all()
+        assert (np.diff(nats[:, 1:], axis=0) == 0).all()
+        assert nats[-1, FACTORS.index("amount")] > 10
+
+
+def test_a_burst_is_found_while_it_happens(trained: Trained, payments: Payments) -> None:
+    history = payments[0].iloc[:10_000]
+    scorer = Scorer(*trained)
+    scorer.run(history)
+    last = history.iloc[[-1]]
+    burst = pd.concat([last] * 60, ignore_index=True).assign(
+        ts=last.ts.iloc[0] + pd.to_timedelta(np.arange(60) * 200, unit="ms"), amount=1.0
+    )
+    out = scorer.run(burst)
+    caught = np.flatnonzero(out.decision != Decision.APPROVE)
+    assert caught[0] < 10
+    assert len(caught) >= 50

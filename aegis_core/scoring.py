@@ -59,8 +59,8 @@ class Scored:
     risk: Floats
     decision: Decisions
     contributions: Floats
-    facts: Floats
     history: Floats
+    facts: Floats
 
 
 @kernel
@@ -169,8 +169,8 @@ class Scorer:
             np.empty(0),
             np.empty(n if decides else 0, np.int8),
             np.empty((n if explain and decides else 0, N_FACTORS)),
-            np.empty((n if explain else 0, len(FACTS))),
             np.empty((n if self.answers is not None else 0, N_HISTORY)),
+            np.empty((n if explain else 0, len(FACTS))),
         )
         if self.detector is not None and self.policy is not None:
             model = self.detector.model_

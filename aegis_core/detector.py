@@ -352,6 +352,11 @@ _QUANTILE_LEVELS: Final = np.unique(
 )
 
 
+def score_levels() -> Floats:
+    """Shares of traffic below the ordinates of `score_quantiles_`, from 0 to 1."""
+    return _QUANTILE_LEVELS
+
+
 def _check_layout(model: Model, score_quantiles: Floats) -> None:
     """Raise ValueError where the kernel would read beside the arrays."""
     n_trees, n_nodes, depth = model.shape.tolist()

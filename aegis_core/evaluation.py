@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.detector import Detector
+from aegis_core import answers
+from aegis_core.detector import MIN_TRAIN, Detector
 from aegis_core.errors import InputError, NotReady
+from aegis_core.learner import MIN_FRAUDS, UNKNOWN, Answer, Learner
 from aegis_core.metrics import (
     Figure,
     auc_roc,
@@ -33,6 +36,8 @@ from aegis_core.scoring import Decisions, Scorer
 
 DETECTORS = ("forest", "amount", *(f"factor:{f}" for f in FACTORS), "random")
 """What is compared on every fold: the forest, and what it has to beat."""
+LEARNER: Final = "learner"
+"""Beside `DETECTORS` where an evaluation was asked to learn from answers."""
 
 
 @dataclass(frozen=True)
@@ -208,9 +213,11 @@ class Evaluation:
     ----------
     scores :
         One row a tested transaction: `fold`, `seq`, `transaction_id`, `customer_id`, `ts`,
-        `amount`, `is_fraud`, `scenario`, `decision`, and one column a detector of `DETECTORS`.
+        `amount`, `is_fraud`, `scenario`, `decision`, and one column each of `compared`.
     detectors :
         The fitted detector of each fold.
+    learners :
+        The fitted learner of each fold, where it was asked for.
     notes :
         Sentences about what could not be measured, for the report.
     """
@@ -221,7 +228,13 @@ class Evaluation:
     n_train: list[int]
     alert_budget: float
     notes: list[str] = field(default_factory=list)
+    learners: list[Learner] = field(default_factory=list)
     _tables: dict[int, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """`DETECTORS`, and the learner where it was asked for."""
+        return (LEARNER, *DETECTORS) if self.learners else DETECTORS
 
     def table(self, k: int = 100) -> pd.DataFrame:
         """Every figure: columns `fold`, `detector`, `name`, `value`, `floor`, `ceiling`."""
@@ -233,7 +246,7 @@ class Evaluation:
         rows = []
         for number, part in self.scores.groupby("fold"):
             day = part.ts.dt.floor("D")
-            for detector in DETECTORS:
+            for detector in self.compared:
                 figures = {
                     "auc_roc": auc_roc(part.is_fraud, part[detector]),
                     "average_precision": average_precision(part.is_fraud, part[detector]),
@@ -289,7 +302,7 @@ class Evaluation:
                     else [],
                 }
             )
-            for detector in DETECTORS
+            for detector in self.compared
         )
 
     def cases(self, n: int = 5, seed: int = 0) -> pd.DataFrame:
@@ -364,7 +377,7 @@ class Evaluation:
         """The scores as rows of `evaluation_scores`: `transaction_id`, `detector`, `score`."""
         return self.scores.melt(
             id_vars="transaction_id",
-            value_vars=list(DETECTORS),
+            value_vars=list(self.compared),
             var_name="detector",
             value_name="score",
         )
@@ -377,13 +390,14 @@ class Evaluation:
             return "Nothing was tested."
         if ap.empty:
             return "No fraud is labelled in the test windows, so nothing can be measured."
-        singles = ap.drop(["forest", "random"])
+        singles = ap.drop(["forest", "random", LEARNER], errors="ignore")
         best = str(singles.idxmax())
         word = "ahead of" if ap["forest"] >= singles[best] else "BEHIND"
         floor = t[t.name == "average_precision"].floor.mean()
         return (
             f"Average precision of the forest: {ap['forest']:.3f}, {word} the best single "
             f"detector ({best}, {singles[best]:.3f}); by chance {floor:.4f}, at best 1."
+            + (f" With answers, the learner: {ap[LEARNER]:.3f}." if LEARNER in ap else "")
         )
 
     def price(self) -> str:
@@ -424,6 +438,7 @@ def evaluate(
     alert_budget: float = 0.005,
     block_share: float = 0.2,
     exclude_known: bool = False,
+    learner: bool = False,
     seed: int = 0,
     recorded: Decisions | None = None,
     progress: Callable[[int], object] | None = None,
@@ -440,6 +455,9 @@ def evaluate(
         as ordinary.
     exclude_known :
         Leave out, day by day, customers already known as compromised (`known_compromised`).
+    learner :
+        Also learn from the labels, each from its `known_at` on: what is known when a test window
+        begins trains the learner, what becomes known during it is history to it.
     recorded :
         Decisions given when the transactions came; see `Scorer.run`.
     progress :
@@ -458,10 +476,14 @@ def evaluate(
     )
     truth["is_fraud"] = truth.is_fraud.eq(True).fillna(False).astype(bool)
     teacher = Scorer()
+    if learner:
+        teacher.answers = answers.Answers()
+        teacher.answers.tell(answers.of(frame, labels))
     learnt = 0
     first_kept = _cut_at(ts, min(f.train_from for f in folds))
     signals: list[Floats] = []
-    parts, detectors, n_train, notes = [], [], [], []
+    history: list[Floats] = []
+    parts, detectors, learners, n_train, notes = [], [], [], [], []
     for fold in folds:
         start, stop = _cut_at(ts, fold.test_from), _cut_at(ts, fold.test_to)
         for a, b in _cuts(learnt, start, first_kept):
@@ -471,6 +493,7 @@ def evaluate(
             )
             if a >= first_kept:
                 signals.append(out.signals)
+                history.append(out.history)
         learnt = max(learnt, start)
         seen = np.concatenate(signals) if signals else np.empty((0, 0))
         window = ts[first_kept:learnt]
@@ -485,9 +508,12 @@ def evaluate(
             )
         detector = Detector(seed=seed).fit(seen[chosen])
         policy = Policy.from_budget(detector, alert_budget, block_share)
-        live = Scorer(detector, policy, teacher.profiles.copy())
+        live = Scorer(
+            detector, policy, teacher.profiles.copy(),
+            None if teacher.answers is None else teacher.answers.copy(),
+        )  # fmt: skip
         rows = frame.iloc[start:stop]
-        scored = live.run(rows, progress=progress)
+        scored = live.run(rows, signals=learner, progress=progress)
         part = pd.DataFrame(
             {
                 "fold": fold.number,
@@ -504,6 +530,23 @@ def evaluate(
                 "random": np.random.default_rng([seed, fold.number]).random(len(rows)),
             }
         )
+        if learner:
+            money, told = frame["amount"].to_numpy(float), np.concatenate(history)
+            answer = answered(frame.iloc[first_kept:learnt][chosen], labels, fold.test_from)
+            taught = Learner(detector, seed=seed).fit(
+                seen[chosen], money[first_kept:learnt][chosen], told[chosen], answer
+            )
+            later = window >= _us(fold.train_to)
+            if later.sum() >= MIN_TRAIN:
+                taught.calibrate(seen[later], money[first_kept:learnt][later], told[later])
+            part[LEARNER] = taught.score(scored.signals, money[start:stop], scored.history)
+            learners.append(taught)
+            if taught.n_frauds_ < MIN_FRAUDS:
+                notes.append(
+                    f"Fold {fold.number}: {taught.n_frauds_} frauds of the training window were "
+                    f"known by {fold.test_from:%Y-%m-%d}; below {MIN_FRAUDS} the learner ranks as "
+                    "the forest does."
+                )
         keep = ((part.ts >= fold.test_from) & (part.ts < fold.test_to)).to_numpy()
         if exclude_known:
             keep = keep & ~known_compromised(part, truth, fold.train_from)
@@ -517,8 +560,120 @@ def evaluate(
         detectors.append(detector)
         n_train.append(int(chosen.sum()))
     return Evaluation(
-        list(folds), pd.concat(parts, ignore_index=True), detectors, n_train, alert_budget, notes
-    )
+        list(folds), pd.concat(parts, ignore_index=True), detectors, n_train, alert_budget, notes,
+        learners,
+    )  # fmt: skip
+
+
+def answered(rows: pd.DataFrame, labels: pd.DataFrame, at: pd.Timestamp) -> Answer:
+    """What was known of `rows` at the time `at`: 1 fraud, 0 ordinary, or `learner.UNKNOWN`.
+
+    Of several answers about a transaction the last one known by then counts.
+    """
+    known = labels[labels.known_at <= at].sort_values("known_at", kind="stable")
+    last = known.drop_duplicates("transaction_id", keep="last").set_index("transaction_id")
+    told = last.is_fraud.astype(np.int8).reindex(rows.transaction_id, fill_value=UNKNOWN)
+    return np.asarray(told, np.int8)
+
+
+def learning_curve(
+    frame: pd.DataFrame,
+    truth: pd.DataFrame,
+    start: str | pd.Timestamp,
+    *,
+    days: int = 35,
+    alerts_per_day: int = 50,
+    audit_share: float = 0.001,
+    answer_days: float = 1.0,
+    train_days: float = 28,
+    retrain_days: int = 1,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What answers bring from the first one on, where only alerts and an audit sample get one.
+
+    Each day the learner's `alerts_per_day` most suspicious transactions and a share of the others,
+    drawn by chance, are answered `answer_days` later; the rest stays unknown. The forest beside it
+    has as many alerts of its own and learns nothing.
+
+    Parameters
+    ----------
+    frame :
+        All transactions in order of arrival; what comes before `start` teaches the profiles, and
+        the last `train_days` before it the forest.
+    truth :
+        `transaction_id` and `is_fraud`: what an analyst answers when asked.
+    train_days, retrain_days :
+        The learner is fitted again so often, on the transactions of so many days before.
+
+    Returns
+    -------
+    DataFrame with a row a day: `day`, `answers` and `confirmed` (known when the day begins),
+    `frauds`, `learner`, `forest` (caught among the alerts) and the average precision of both as
+    `learner_ap`, `forest_ap`; NaN on a day without fraud.
+    """
+    day = pd.Timedelta(days=1)
+    begin = pd.Timestamp(start)
+    frauds = set(truth.transaction_id[truth.is_fraud.to_numpy(bool)])
+    rng = np.random.default_rng(seed)
+    ts = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
+    first, warm = _first_at(ts, begin), _first_at(ts, begin - train_days * day)
+    memory = answers.Answers()
+    scorer = Scorer(answers=memory)
+    scorer.run(frame.iloc[:warm])
+    out = scorer.run(frame.iloc[warm:first], signals=True)
+    detector = Detector(seed=seed).fit(out.signals)
+    learner: Learner | None = None
+    signals, history, given, rows = [out.signals], [out.history], [_NOBODY_ASKED], []
+    for i in range(days):
+        now = begin + i * day
+        a, b = _first_at(ts, now), _first_at(ts, now + day)
+        if a == b:
+            continue
+        known = pd.concat(given)
+        known = known[known.known_at <= now]
+        if learner is None or i % retrain_days == 0:
+            c = _first_at(ts, now - train_days * day) - warm
+            past = frame.iloc[warm + c : a]
+            learner = Learner(detector, seed=seed).fit(
+                np.concatenate(signals)[c:], past.amount.to_numpy(float),
+                np.concatenate(history)[c:], answered(past, known, now),
+            )  # fmt: skip
+        today = frame.iloc[a:b]
+        out = scorer.run(today, signals=True)
+        signals.append(out.signals)
+        history.append(out.history)
+        score = {
+            "learner": learner.score(out.signals, today.amount.to_numpy(float), out.history),
+            "forest": detector.score(detector.weigh(out.signals)[1]),
+        }
+        is_fraud = today.transaction_id.isin(frauds).to_numpy()
+        top = {n: np.argsort(-s, kind="stable")[:alerts_per_day] for n, s in score.items()}
+        rows.append(
+            {
+                "day": now,
+                "answers": len(known),
+                "confirmed": int(known.is_fraud.sum()),
+                "frauds": int(is_fraud.sum()),
+                **{name: int(is_fraud[alerts].sum()) for name, alerts in top.items()},
+                **{f"{n}_ap": average_precision(is_fraud, s).value for n, s in score.items()},
+            }
+        )
+        asked = rng.random(len(today)) < audit_share
+        asked[top["learner"]] = True
+        told = today[asked].assign(is_fraud=is_fraud[asked])
+        told["known_at"] = (told.ts + answer_days * day).astype("datetime64[us]")
+        given.append(told[_NOBODY_ASKED.columns])
+        memory.tell(told)
+    return pd.DataFrame(rows).astype({"learner_ap": float, "forest_ap": float})
+
+
+_NOBODY_ASKED: Final = pd.DataFrame(
+    {
+        "transaction_id": pd.Series(dtype="str"),
+        "is_fraud": pd.Series(dtype=bool),
+        "known_at": pd.Series(dtype="datetime64[us]"),
+    }
+)
 
 
 def mean_and_spread(table: pd.DataFrame) -> pd.DataFrame:

@@ -25,6 +25,7 @@ COLOURS: Final = {
     "normal": "#0072B2",
     "fraud": "#D55E00",
     "forest": "#000000",
+    "learner": "#0072B2",
     "random": "#999999",
     "amount": "#E69F00",
     "travel": "#009E73",

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import numba as nb
 
 F = TypeVar("F", bound=Callable[..., object])
-_MODULES = ("kernels", "schema", "geo", "profiles", "detector", "scoring")
+_MODULES = ("kernels", "schema", "geo", "profiles", "answers", "detector", "learner", "scoring")
 
 
 @cache

@@ -21,8 +21,8 @@ from aegis_core.scoring import UNDECIDED, Decisions, Scorer
 from aegis_core.store import Session, Store
 
 _HISTORY = """
-    SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.category,
-      t.lat, t.lon, v.decision
+    SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.merchant_id,
+      t.category, t.lat, t.lon, v.decision
     FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {where} ORDER BY t.seq
 """
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from aegis_core.answers import N_HISTORY, Answers, Recall, fold, recall, witness
 from aegis_core.detector import (
     LANES,
     N_FACTORS,
@@ -27,7 +29,7 @@ from aegis_core.detector import (
 )
 from aegis_core.kernels import kernel
 from aegis_core.policy import Policy, reasons
-from aegis_core.profiles import FACTS, Columns, Floats, Profiles, State, learn, observe
+from aegis_core.profiles import FACTS, Columns, Floats, Ints, Profiles, State, learn, observe
 from aegis_core.schema import FACTORS, Decision
 
 CHUNK_ROWS = 200_000
@@ -36,6 +38,8 @@ UNDECIDED = -1
 """In an array of recorded decisions: this transaction never got a verdict."""
 
 Decisions = npt.NDArray[np.int8]
+NO_ANSWERS: Final = Answers().memory
+NOBODY: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Scored:
 
     `signals` (n, N_SIGNALS) and `strength`, `evidence`, `contributions` (n, N_FACTORS) are in nats,
     the last in units of the score; `score` (n,) in (0, 1), `risk` (n,) in [0, 100]; `decision` (n,)
-    as in `schema.Decision`; `facts` (n, len(FACTS)). Arrays that were not asked for have no rows.
+    as in `schema.Decision`; `facts` (n, len(FACTS)); `history` (n, N_HISTORY), where the pass was
+    given answers. Arrays that were not asked for have no rows.
     """
 
     signals: Floats
@@ -54,6 +59,7 @@ class Scored:
     risk: Floats
     decision: Decisions
     contributions: Floats
+    history: Floats
     facts: Floats
 
 
@@ -73,6 +79,10 @@ def _advance(
     decision: Decisions,
     contributions: Floats,
     facts: Floats,
+    memory: Recall,
+    payer: Ints,
+    payee: Ints,
+    history: Floats,
 ) -> None:
     """Observe, decide and learn row after row; arrays without rows are not filled."""
     nothing, one_row = np.empty(0), np.empty(N_SIGNALS)
@@ -80,6 +90,10 @@ def _advance(
     for i in range(len(columns.amount)):
         customer, category, ts = columns.customer[i], columns.category[i], columns.ts_us[i]
         amount, lat, lon = columns.amount[i], columns.lat[i], columns.lon[i]
+        if len(history) > 0:
+            fold(memory, ts)
+            recall(memory, payer[i], payee[i], ts, history[i])
+            witness(memory, payer[i], payee[i], ts)
         row = signals[i] if len(signals) > 0 else one_row
         told = facts[i] if len(facts) > 0 else nothing
         observe(state, customer, category, ts, amount, lat, lon, row, told)
@@ -102,6 +116,9 @@ class Scorer:
         Both, to decide; neither, to learn profiles and signals only.
     profiles :
         The state to go on from; fresh if not given.
+    answers :
+        What was answered so far and is still to become known; without them the pass does not look
+        at merchants.
     """
 
     def __init__(
@@ -109,11 +126,13 @@ class Scorer:
         detector: Detector | None = None,
         policy: Policy | None = None,
         profiles: Profiles | None = None,
+        answers: Answers | None = None,
     ) -> None:
         if (detector is None) != (policy is None):
             raise ValueError("A scorer decides with a detector and a policy, or with neither.")
         self.detector, self.policy = detector, policy
         self.profiles = profiles if profiles is not None else Profiles()
+        self.answers = answers
 
     def run(
         self,
@@ -150,6 +169,7 @@ class Scorer:
             np.empty(0),
             np.empty(n if decides else 0, np.int8),
             np.empty((n if explain and decides else 0, N_FACTORS)),
+            np.empty((n if self.answers is not None else 0, N_HISTORY)),
             np.empty((n if explain else 0, len(FACTS))),
         )
         if self.detector is not None and self.policy is not None:
@@ -161,10 +181,15 @@ class Scorer:
         for start in range(0, n, CHUNK_ROWS):
             part = slice(start, min(start + CHUNK_ROWS, n))
             columns = self.profiles.columns(frame.iloc[part])
+            payer = payee = NOBODY
+            if self.answers is not None:
+                payer, payee = self.answers.codes(frame.iloc[part])
             _advance(
                 self.profiles.state, columns, model, *thresholds, decides, asked[part],
                 out.signals[part], out.strength[part], out.evidence[part], out.score[part],
                 out.decision[part], out.contributions[part], out.facts[part],
+                NO_ANSWERS if self.answers is None else self.answers.memory, payer, payee,
+                out.history[part],
             )  # fmt: skip
             if progress is not None:
                 progress(part.stop - part.start)

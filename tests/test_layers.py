@@ -9,8 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
-    *("errors", "schema", "config", "kernels", "geo", "synthetic", "profiles", "detector"),
+    *("errors", "schema", "config", "kernels", "geo", "synthetic", "profiles", "answers"),
     *(
+        "detector",
+        "learner",
         "policy",
         "scoring",
         "metrics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,9 @@ from aegis_core.policy import Policy
 from aegis_core.scoring import Scorer
 from aegis_core.store import Store, connect
 from aegis_core.synthetic import SyntheticConfig, generate
+
+# A shell that starts a job in the background lets it ignore Ctrl-C, and its children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

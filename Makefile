@@ -11,6 +11,7 @@ INSTALLED := .venv/.installed
 FOR ?=
 N ?= 500000
 PORT ?= 8866
+DATA ?= data/public
 # JupyterLab refuses to run as root, as one does in a container, unless told
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -63,7 +64,11 @@ format: setup ## Put code and notebooks into the agreed form
 
 .PHONY: bench
 bench: setup ## Measure speed and memory
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@$(BIN)/python benchmarks/throughput.py
+
+.PHONY: bench-detection
+bench-detection: setup ## Measure detection without labels (DATA=folder of handbook.parquet, sparkov.parquet)
+	@$(BIN)/python benchmarks/detection.py --data $(DATA)
 
 .PHONY: notebooks-strip
 notebooks-strip: setup ## Remove outputs from the notebooks, except the kept ones

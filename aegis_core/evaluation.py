@@ -616,7 +616,7 @@ def learning_curve(
     frauds = set(truth.transaction_id[truth.is_fraud.to_numpy(bool)])
     rng = np.random.default_rng(seed)
     ts = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
-    first, warm = _first_at(ts, begin), _first_at(ts, begin - train_days * day)
+    first, warm = _cut_at(ts, begin), _cut_at(ts, begin - train_days * day)
     memory = answers.Answers()
     scorer = Scorer(answers=memory)
     scorer.run(frame.iloc[:warm])
@@ -626,13 +626,13 @@ def learning_curve(
     signals, history, given, rows = [out.signals], [out.history], [_NOBODY_ASKED], []
     for i in range(days):
         now = begin + i * day
-        a, b = _first_at(ts, now), _first_at(ts, now + day)
+        a, b = _cut_at(ts, now), _cut_at(ts, now + day)
         if a == b:
             continue
         known = pd.concat(given)
         known = known[known.known_at <= now]
         if learner is None or i % retrain_days == 0:
-            c = _first_at(ts, now - train_days * day) - warm
+            c = _cut_at(ts, now - train_days * day) - warm
             past = frame.iloc[warm + c : a]
             learner = Learner(detector, seed=seed).fit(
                 np.concatenate(signals)[c:], past.amount.to_numpy(float),

@@ -270,7 +270,9 @@ def load(version: str, path: str, settings: Settings) -> Champion:
 def _window(ts: pd.Series, train_from: str, days: float) -> tuple[pd.Timestamp, pd.Timestamp]:
     length = pd.Timedelta(days=days)
     if not train_from:
-        stop = ts.max() + pd.Timedelta(microseconds=1)
+        # One clock that jumped must not empty the window, so it ends with the last but the
+        # latest one in a thousand.
+        stop = ts.quantile(0.999, interpolation="higher") + pd.Timedelta(microseconds=1)
         return max(ts.min(), stop - length), stop
     try:
         start = pd.Timestamp(train_from)

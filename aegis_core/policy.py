@@ -168,7 +168,8 @@ def _hour(amount: float, money: str, k: Known) -> str:
         return f"{clock}, an hour at which few customers pay"
     if n_hour == 0:
         return f"{clock}, an hour at which this customer never paid in {n:,} transactions"
-    return f"{clock}, an hour of {n_hour:,} of this customer's {n:,} transactions"
+    times = "once" if n_hour == 1 else f"{n_hour:,} times"
+    return f"{clock}, an hour at which this customer paid {times} in {n:,} transactions"
 
 
 def _burst_count(amount: float, money: str, k: Known) -> str:

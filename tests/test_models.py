@@ -122,3 +122,11 @@ def test_a_model_outside_of_home_is_found_again(db: Store, tmp_path: Path) -> No
     version = models.train(db, settings).version
     other = config.load(home=tmp_path / "b", db=db.path)
     assert models.champion(db, other).version == version
+
+
+def test_one_clock_that_jumped_does_not_empty_the_window(db: Store, settings: Settings) -> None:
+    with db.writing() as session:
+        session.execute("UPDATE transactions SET ts = '2099-01-01' WHERE seq = 2000")
+    training = models.train(db, settings, train_days=5)
+    assert training.train_to < pd.Timestamp("2026-02-01")
+    assert len(training.window) > 500

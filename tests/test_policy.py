@@ -230,7 +230,7 @@ def test_a_customer_without_history_has_no_usual() -> None:
 
 
 def test_an_hour_that_was_used_is_told_with_its_count() -> None:
-    text = "03:12 UTC, an hour of 3 of this customer's 1,214 transactions"
+    text = "03:12 UTC, an hour at which this customer paid 3 times in 1,214 transactions"
     assert told("hour_customer", n_hour=3, n_history=1214)[1] == text
 
 

@@ -272,7 +272,8 @@ def _window(ts: pd.Series, train_from: str, days: float) -> tuple[pd.Timestamp, 
     if not train_from:
         # One clock that jumped must not empty the window, so it ends with the last but the
         # latest one in a thousand.
-        stop = ts.quantile(0.999, interpolation="higher") + pd.Timedelta(microseconds=1)
+        latest = pd.Timestamp(ts.quantile(0.999, interpolation="higher"))
+        stop = latest + pd.Timedelta(microseconds=1)
         return max(ts.min(), stop - length), stop
     try:
         start = pd.Timestamp(train_from)

@@ -21,8 +21,10 @@ from aegis_core.store import connect
 
 STREAM_S = 8 * 3600.0
 """How long the stream goes on when nobody says when to end."""
-STREAM_RATE = 20.0
+STREAM_RATE = 50.0
 """Its transactions a second."""
+STREAM_FRAUD = 5.0
+"""Its fraud rates, as a multiple of the history's, so that the board has something to show."""
 REPORT_WITHIN_S = 60.0
 
 
@@ -114,7 +116,12 @@ def _stream(settings: Settings, for_s: float | None) -> Iterator[None]:
 def _simulate(settings: Settings, seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which terminates us
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    stream = {"n_transactions": 0, "seconds": seconds, "rate": STREAM_RATE}
+    stream = {
+        "n_transactions": 0,
+        "seconds": seconds,
+        "rate": STREAM_RATE,
+        "fraud_multiplier": STREAM_FRAUD,
+    }
     try:
         run_notebook("simulate", stream, settings, progress=False)
     except AegisError as e:

@@ -270,9 +270,9 @@ def load(version: str, path: str, settings: Settings) -> Champion:
 def _window(ts: pd.Series, train_from: str, days: float) -> tuple[pd.Timestamp, pd.Timestamp]:
     length = pd.Timedelta(days=days)
     if not train_from:
-        # One clock that jumped must not empty the window, so it ends with the last but the
-        # latest one in a thousand.
-        latest = pd.Timestamp(ts.quantile(0.999, interpolation="higher"))
+        # One clock that jumped must not empty the window, so it ends with the 99.9th
+        # percentile of the times.
+        latest: pd.Timestamp = ts.sort_values().iloc[int(np.ceil(0.999 * (len(ts) - 1)))]
         stop = latest + pd.Timedelta(microseconds=1)
         return max(ts.min(), stop - length), stop
     try:

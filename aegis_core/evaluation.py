@@ -8,18 +8,18 @@ let a customer's fraud of Tuesday teach what is found on Monday.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from aegis_core import answers
 from aegis_core.detector import MIN_TRAIN, Detector
-from aegis_core.errors import InputError, NotReady
-from aegis_core.learner import MIN_FRAUDS, UNKNOWN, Answer, Learner
+from aegis_core.errors import NotReady
+from aegis_core.learner import MIN_FRAUDS, Learner
+from aegis_core.learning import answered
 from aegis_core.metrics import (
     Figure,
     auc_roc,
@@ -30,179 +30,15 @@ from aegis_core.metrics import (
     recall_by_scenario,
 )
 from aegis_core.policy import Policy
-from aegis_core.profiles import Floats, Ints
+from aegis_core.profiles import Floats
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import Decisions, Scorer
+from aegis_core.splits import Fold, cut_at, cuts, known_compromised, microseconds
 
 DETECTORS = ("forest", "amount", *(f"factor:{f}" for f in FACTORS), "random")
 """What is compared on every fold: the forest, and what it has to beat."""
 LEARNER: Final = "learner"
 """Beside `DETECTORS` where an evaluation was asked to learn from answers."""
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One training window and the test window that follows after the label delay; ends excluded."""
-
-    number: int
-    train_from: pd.Timestamp
-    train_to: pd.Timestamp
-    test_from: pd.Timestamp
-    test_to: pd.Timestamp
-
-
-def prequential(
-    train_from: str | pd.Timestamp,
-    *,
-    train_days: float = 7,
-    delay_days: float = 7,
-    test_days: float = 7,
-    folds: int = 4,
-) -> list[Fold]:
-    """Folds that move forward by the length of the test window, so that no test row comes twice.
-
-    >>> [str(f.test_from.date()) for f in prequential("2018-07-25", folds=2)]
-    ['2018-08-08', '2018-08-15']
-
-    Raises
-    ------
-    InputError
-        A length is not positive, or `train_from` is no date.
-    """
-    if not (train_days > 0 and test_days > 0 and delay_days >= 0 and folds >= 1):
-        raise InputError(
-            "train_days and test_days must be positive, delay_days not negative and folds at least "
-            f"1; got {train_days}, {test_days}, {delay_days} and {folds}."
-        )
-    try:
-        start = pd.Timestamp(train_from)
-        if pd.isna(start) or start.tz is not None:
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"train_from must be a date (UTC) such as 2018-07-25, not {train_from!r}."
-        ) from None
-    day = pd.Timedelta(days=1)
-    out = []
-    for i in range(folds):
-        a = start + i * test_days * day
-        b = a + train_days * day
-        c = b + delay_days * day
-        out.append(Fold(i, a, b, c, c + test_days * day))
-    return out
-
-
-def default_train_from(
-    first: pd.Timestamp,
-    last: pd.Timestamp,
-    *,
-    train_days: float,
-    delay_days: float,
-    test_days: float,
-    folds: int,
-) -> pd.Timestamp:
-    """Midnight from which `folds` folds just end with the last complete day of the history.
-
-    Raises
-    ------
-    InputError
-        The history is too short for one training, delay and test window.
-    """
-    day = pd.Timedelta(days=1)
-    end = (last + pd.Timedelta(microseconds=1)).ceil("D")
-    need = train_days + delay_days + folds * test_days
-    start = end - need * day
-    if start < first.floor("D"):
-        raise InputError(
-            f"The history runs from {first} to {last}; {need:g} days are needed for {train_days:g} "
-            f"of training, {delay_days:g} of delay and {folds} × {test_days:g} of test. "
-            "Use fewer folds or shorter windows."
-        )
-    return start
-
-
-def plan(
-    first: pd.Timestamp,
-    last: pd.Timestamp,
-    train_from: str = "",
-    *,
-    train_days: float = 7,
-    delay_days: float = 7,
-    test_days: float = 7,
-    folds: int = 4,
-) -> tuple[list[Fold], list[str]]:
-    """The folds that a history has room for, perhaps none, and a sentence if they are too few.
-
-    Parameters
-    ----------
-    first, last :
-        Times of the first and of the last transaction.
-    train_from :
-        First day of the first training window; "" lets the last fold end with the history.
-
-    Raises
-    ------
-    InputError
-        No fold from `train_from` on lies within the history, or a length is out of range.
-    NotReady
-        There are no transactions: `first` and `last` are NaT.
-
-    >>> days = pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-29 20:00")
-    >>> found, notes = plan(*days)
-    >>> [str(f.test_from.date()) for f in found], notes
-    (['2026-01-16', '2026-01-23'], ['2 of the 4 folds asked for fit into the history.'])
-    """
-    if pd.isna(first):
-        raise NotReady(
-            "There are no transactions to evaluate on. Run `aegis import FILE` or "
-            "`aegis run generate` first."
-        )
-    lengths = {"train_days": train_days, "delay_days": delay_days, "test_days": test_days}
-    end = (last + pd.Timedelta(microseconds=1)).ceil("D")
-    if train_from:
-        asked = prequential(train_from, **lengths, folds=folds)
-        found = [f for f in asked if first < f.train_to and f.test_to <= end]
-        if not found:
-            raise InputError(
-                f"The history runs from {first} to {last}, the first fold from "
-                f"{asked[0].train_from} to {asked[0].test_to}. Choose another train_from, or "
-                "leave it empty."
-            )
-    else:
-        room = sum(f.test_to <= end for f in prequential(first.floor("D"), **lengths, folds=folds))
-        if not room:
-            return [], [
-                f"The history runs from {first} to {last}; one fold needs "
-                f"{train_days + delay_days + test_days:g} days. Choose shorter windows."
-            ]
-        start = default_train_from(first, last, **lengths, folds=room)
-        found = prequential(start, **lengths, folds=room)
-    few = f"{len(found)} of the {folds} folds asked for fit into the history."
-    return found, [few] if len(found) < folds else []
-
-
-def known_compromised(
-    test: pd.DataFrame, labels: pd.DataFrame, since: pd.Timestamp
-) -> npt.NDArray[np.bool_]:
-    """Rows of `test` whose customer was known as compromised when their day began.
-
-    Known: a fraud of the customer since `since` whose `known_at` lies before that midnight. The
-    protocol of the fraud detection handbook, where such cards count as blocked.
-
-    Parameters
-    ----------
-    test : with `customer_id`, `ts`.
-    labels : with `customer_id`, `ts`, `is_fraud`, `known_at`.
-
-    Returns
-    -------
-    array of bool of shape (len(test),)
-    """
-    frauds = labels[labels.is_fraud & (labels.ts >= since)]
-    first_known = frauds.groupby("customer_id").known_at.min()
-    known_at = first_known.reindex(test.customer_id).to_numpy()
-    known: npt.NDArray[np.bool_] = known_at < test.ts.dt.floor("D").to_numpy()
-    return known
 
 
 @dataclass
@@ -480,13 +316,13 @@ def evaluate(
         teacher.answers = answers.Answers()
         teacher.answers.tell(answers.of(frame, labels))
     learnt = 0
-    first_kept = _cut_at(ts, min(f.train_from for f in folds))
+    first_kept = cut_at(ts, min(f.train_from for f in folds))
     signals: list[Floats] = []
     history: list[Floats] = []
     parts, detectors, learners, n_train, notes = [], [], [], [], []
     for fold in folds:
-        start, stop = _cut_at(ts, fold.test_from), _cut_at(ts, fold.test_to)
-        for a, b in _cuts(learnt, start, first_kept):
+        start, stop = cut_at(ts, fold.test_from), cut_at(ts, fold.test_to)
+        for a, b in cuts(learnt, start, first_kept):
             past = None if recorded is None else recorded[a:b]
             out = teacher.run(
                 frame.iloc[a:b], recorded=past, signals=a >= first_kept, progress=progress
@@ -497,7 +333,7 @@ def evaluate(
         learnt = max(learnt, start)
         seen = np.concatenate(signals) if signals else np.empty((0, 0))
         window = ts[first_kept:learnt]
-        chosen = (window >= _us(fold.train_from)) & (window < _us(fold.train_to))
+        chosen = (window >= microseconds(fold.train_from)) & (window < microseconds(fold.train_to))
         if stop <= start or not chosen.any():
             raise NotReady(
                 f"Fold {fold.number} has {int(chosen.sum()):,} transactions to train on "
@@ -536,7 +372,7 @@ def evaluate(
             taught = Learner(detector, seed=seed).fit(
                 seen[chosen], money[first_kept:learnt][chosen], told[chosen], answer
             )
-            later = window >= _us(fold.train_to)
+            later = window >= microseconds(fold.train_to)
             if later.sum() >= MIN_TRAIN:
                 taught.calibrate(seen[later], money[first_kept:learnt][later], told[later])
             part[LEARNER] = taught.score(scored.signals, money[start:stop], scored.history)
@@ -563,117 +399,6 @@ def evaluate(
         list(folds), pd.concat(parts, ignore_index=True), detectors, n_train, alert_budget, notes,
         learners,
     )  # fmt: skip
-
-
-def answered(rows: pd.DataFrame, labels: pd.DataFrame, at: pd.Timestamp) -> Answer:
-    """What was known of `rows` at the time `at`: 1 fraud, 0 ordinary, or `learner.UNKNOWN`.
-
-    Of several answers about a transaction the last one known by then counts.
-    """
-    known = labels[labels.known_at <= at].sort_values("known_at", kind="stable")
-    last = known.drop_duplicates("transaction_id", keep="last").set_index("transaction_id")
-    told = last.is_fraud.astype(np.int8).reindex(rows.transaction_id, fill_value=UNKNOWN)
-    return np.asarray(told, np.int8)
-
-
-def learning_curve(
-    frame: pd.DataFrame,
-    truth: pd.DataFrame,
-    start: str | pd.Timestamp,
-    *,
-    days: int = 35,
-    alerts_per_day: int = 50,
-    audit_share: float = 0.001,
-    answer_days: float = 1.0,
-    train_days: float = 28,
-    retrain_days: int = 1,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What answers bring from the first one on, where only alerts and an audit sample get one.
-
-    Each day the learner's `alerts_per_day` most suspicious transactions and a share of the others,
-    drawn by chance, are answered `answer_days` later; the rest stays unknown. The forest beside it
-    has as many alerts of its own and learns nothing.
-
-    Parameters
-    ----------
-    frame :
-        All transactions in order of arrival; what comes before `start` teaches the profiles, and
-        the last `train_days` before it the forest.
-    truth :
-        `transaction_id` and `is_fraud`: what an analyst answers when asked.
-    train_days, retrain_days :
-        The learner is fitted again so often, on the transactions of so many days before.
-
-    Returns
-    -------
-    DataFrame with a row a day: `day`, `answers` and `confirmed` (known when the day begins),
-    `frauds`, `learner`, `forest` (caught among the alerts) and the average precision of both as
-    `learner_ap`, `forest_ap`; NaN on a day without fraud.
-    """
-    day = pd.Timedelta(days=1)
-    begin = pd.Timestamp(start)
-    frauds = set(truth.transaction_id[truth.is_fraud.to_numpy(bool)])
-    rng = np.random.default_rng(seed)
-    ts = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
-    first, warm = _cut_at(ts, begin), _cut_at(ts, begin - train_days * day)
-    memory = answers.Answers()
-    scorer = Scorer(answers=memory)
-    scorer.run(frame.iloc[:warm])
-    out = scorer.run(frame.iloc[warm:first], signals=True)
-    detector = Detector(seed=seed).fit(out.signals)
-    learner: Learner | None = None
-    signals, history, given, rows = [out.signals], [out.history], [_NOBODY_ASKED], []
-    for i in range(days):
-        now = begin + i * day
-        a, b = _cut_at(ts, now), _cut_at(ts, now + day)
-        if a == b:
-            continue
-        known = pd.concat(given)
-        known = known[known.known_at <= now]
-        if learner is None or i % retrain_days == 0:
-            c = _cut_at(ts, now - train_days * day) - warm
-            past = frame.iloc[warm + c : a]
-            learner = Learner(detector, seed=seed).fit(
-                np.concatenate(signals)[c:], past.amount.to_numpy(float),
-                np.concatenate(history)[c:], answered(past, known, now),
-            )  # fmt: skip
-        today = frame.iloc[a:b]
-        out = scorer.run(today, signals=True)
-        signals.append(out.signals)
-        history.append(out.history)
-        score = {
-            "learner": learner.score(out.signals, today.amount.to_numpy(float), out.history),
-            "forest": detector.score(detector.weigh(out.signals)[1]),
-        }
-        is_fraud = today.transaction_id.isin(frauds).to_numpy()
-        top = {n: np.argsort(-s, kind="stable")[:alerts_per_day] for n, s in score.items()}
-        rows.append(
-            {
-                "day": now,
-                "answers": len(known),
-                "confirmed": int(known.is_fraud.sum()),
-                "frauds": int(is_fraud.sum()),
-                **{name: int(is_fraud[alerts].sum()) for name, alerts in top.items()},
-                **{f"{n}_ap": average_precision(is_fraud, s).value for n, s in score.items()},
-            }
-        )
-        asked = rng.random(len(today)) < audit_share
-        asked[top["learner"]] = True
-        told = today[asked].assign(is_fraud=is_fraud[asked])
-        told["known_at"] = (told.ts + answer_days * day).astype("datetime64[us]")
-        given.append(told[_NOBODY_ASKED.columns])
-        memory.tell(told)
-    return pd.DataFrame(rows).astype({"learner_ap": float, "forest_ap": float})
-
-
-_NOBODY_ASKED: Final = pd.DataFrame(
-    {
-        "transaction_id": pd.Series(dtype="str"),
-        "is_fraud": pd.Series(dtype=bool),
-        "known_at": pd.Series(dtype="datetime64[us]"),
-    }
-)
 
 
 def mean_and_spread(table: pd.DataFrame) -> pd.DataFrame:
@@ -714,27 +439,6 @@ def _untested(frame: pd.DataFrame) -> pd.DataFrame:
     kinds |= dict.fromkeys((d for d in DETECTORS if d != "amount"), float)
     known = frame.loc[:, ["seq", "transaction_id", "customer_id", "ts", "amount"]].head(0)
     return known.assign(**{name: pd.Series(dtype=kind) for name, kind in kinds.items()})
-
-
-def _us(t: pd.Timestamp) -> int:
-    return t.value // 1000  # always nanoseconds, whatever the unit
-
-
-def _cut_at(ts: Ints, t: pd.Timestamp) -> int:
-    """Place in the order of arrival that parts before `t` from after, with the fewest mistakes.
-
-    Exact where time rises; a few late events or clocks that jumped do not move it.
-    """
-    late = ts >= _us(t)
-    mistakes = np.concatenate([[0], np.cumsum(np.where(late, 1, -1))])
-    return int(mistakes.argmin())
-
-
-def _cuts(a: int, b: int, middle: int) -> Iterable[tuple[int, int]]:
-    """The rows from `a` to `b`, cut at `middle` where it lies between; nothing if empty."""
-    for start, stop in ((a, min(b, max(a, middle))), (max(a, min(b, middle)), b)):
-        if start < stop:
-            yield start, stop
 
 
 def figure_text(f: Figure, digits: int = 3) -> str:

@@ -23,11 +23,12 @@ import pandas as pd
 import pyarrow as pa
 from sklearn.ensemble import IsolationForest
 
-from aegis_core.evaluation import Evaluation, Fold, evaluate, mean_and_spread, prequential
+from aegis_core.evaluation import Evaluation, evaluate, mean_and_spread
 from aegis_core.geo import haversine_km
 from aegis_core.intake import import_files
 from aegis_core.metrics import auc_roc, average_precision, recall_at_budget
 from aegis_core.models import history
+from aegis_core.splits import Fold, prequential
 from aegis_core.store import connect
 from aegis_core.synthetic import SyntheticConfig, generate
 

@@ -16,18 +16,15 @@ from aegis_core.errors import InputError, NotReady
 from aegis_core.evaluation import (
     DETECTORS,
     Evaluation,
-    Fold,
-    default_train_from,
     evaluate,
     figure_text,
-    known_compromised,
     mean_and_spread,
-    prequential,
 )
 from aegis_core.metrics import Figure, average_precision, recall_at_budget
 from aegis_core.policy import Policy
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import UNDECIDED, Scorer
+from aegis_core.splits import Fold, default_train_from, known_compromised, prequential
 
 Payments = tuple[pd.DataFrame, pd.DataFrame]
 DAY = pd.Timedelta(days=1)

@@ -12,9 +12,11 @@ import plotly.graph_objects as go
 import pytest
 
 from aegis_core import figures
-from aegis_core.evaluation import DETECTORS, evaluate, plan
+from aegis_core.evaluation import DETECTORS, evaluate
 from aegis_core.figures import COLOURS
+from aegis_core.figures.training import _tail
 from aegis_core.schema import FACTORS
+from aegis_core.splits import plan
 
 Payments = tuple[pd.DataFrame, pd.DataFrame]
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -72,7 +74,7 @@ def test_a_figure_stays_small_however_much_there_is_to_show() -> None:
 
 def test_the_tail_is_the_share_that_is_at_least_as_extreme() -> None:
     values = np.random.default_rng(0).integers(0, 9, 1000).astype(float)
-    nats, share = figures._tail(values)
+    nats, share = _tail(values)
     assert share.tolist() == [100 * (values >= x).mean() for x in nats]
     assert share[-1] == 100
 

@@ -16,6 +16,8 @@ ORDER = (
         "policy",
         "scoring",
         "metrics",
+        "splits",
+        "learning",
         "evaluation",
         "store",
         "intake",

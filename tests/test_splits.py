@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aegis_core import config, evaluation, models, runs
+from aegis_core import config, evaluation, models, runs, splits
 from aegis_core.detector import Detector
 from aegis_core.errors import InputError, NotReady
 from aegis_core.evaluation import DETECTORS, Evaluation
@@ -23,14 +23,14 @@ Payments = tuple[pd.DataFrame, pd.DataFrame]
 @pytest.fixture(scope="module")
 def found(payments: Payments) -> Evaluation:
     frame, labels = payments
-    folds, _ = evaluation.plan(frame.ts.min(), frame.ts.max(), folds=2)
+    folds, _ = splits.plan(frame.ts.min(), frame.ts.max(), folds=2)
     return evaluation.evaluate(frame, labels, folds, alert_budget=0.02)
 
 
 @pytest.fixture(scope="module")
 def unlabelled(payments: Payments) -> Evaluation:
     frame, labels = payments
-    folds, _ = evaluation.plan(frame.ts.min(), frame.ts.max(), folds=2)
+    folds, _ = splits.plan(frame.ts.min(), frame.ts.max(), folds=2)
     return evaluation.evaluate(frame, labels.head(0), folds, exclude_known=True)
 
 
@@ -53,7 +53,7 @@ def test_planned_folds_lie_within_the_days_of_the_history(
 ) -> None:
     last = FIRST + pd.Timedelta(days=days, hours=hours)
     named = dict(zip(("train_days", "delay_days", "test_days"), lengths, strict=True))
-    found, notes = evaluation.plan(FIRST, last, **named, folds=folds)
+    found, notes = splits.plan(FIRST, last, **named, folds=folds)
     assert len(found) <= folds
     assert bool(notes) == (len(found) < folds)
     for fold in found:
@@ -64,13 +64,13 @@ def test_planned_folds_lie_within_the_days_of_the_history(
 
 
 def test_a_history_too_short_for_one_fold_is_a_sentence_and_no_error() -> None:
-    found, notes = evaluation.plan(FIRST, FIRST + pd.Timedelta(hours=5))
+    found, notes = splits.plan(FIRST, FIRST + pd.Timedelta(hours=5))
     assert found == []
     assert "one fold needs 21 days" in notes[0]
 
 
 def test_folds_beyond_the_history_are_left_out_and_counted() -> None:
-    found, notes = evaluation.plan(FIRST, LAST, "2026-01-10", folds=4)
+    found, notes = splits.plan(FIRST, LAST, "2026-01-10", folds=4)
     assert [f.number for f in found] == [0, 1]
     assert notes == ["2 of the 4 folds asked for fit into the history."]
 
@@ -78,12 +78,12 @@ def test_folds_beyond_the_history_are_left_out_and_counted() -> None:
 @pytest.mark.parametrize("train_from", ["2025-01-01", "2026-02-08", "2031-01-01"])
 def test_a_start_without_any_fold_is_a_mistake(train_from: str) -> None:
     with pytest.raises(InputError, match="Choose another train_from"):
-        evaluation.plan(FIRST, LAST, train_from)
+        splits.plan(FIRST, LAST, train_from)
 
 
 def test_no_transactions_are_no_history() -> None:
     with pytest.raises(NotReady, match="aegis import"):
-        evaluation.plan(pd.NaT, pd.NaT)  # type: ignore[arg-type]
+        splits.plan(pd.NaT, pd.NaT)  # type: ignore[arg-type]
 
 
 # ---- an evaluation, told

@@ -1,0 +1,204 @@
+"""Windows of time: what a fold trains on and tests on, and where they cut a history.
+
+A fold trains on one window, waits as long as labels take, and tests on the next. Windows are cut
+through the order of arrival, which a late event or a clock that jumped does not move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aegis_core.errors import InputError, NotReady
+from aegis_core.profiles import Ints
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One training window and the test window that follows after the label delay; ends excluded."""
+
+    number: int
+    train_from: pd.Timestamp
+    train_to: pd.Timestamp
+    test_from: pd.Timestamp
+    test_to: pd.Timestamp
+
+
+def prequential(
+    train_from: str | pd.Timestamp,
+    *,
+    train_days: float = 7,
+    delay_days: float = 7,
+    test_days: float = 7,
+    folds: int = 4,
+) -> list[Fold]:
+    """Folds that move forward by the length of the test window, so that no test row comes twice.
+
+    >>> [str(f.test_from.date()) for f in prequential("2018-07-25", folds=2)]
+    ['2018-08-08', '2018-08-15']
+
+    Raises
+    ------
+    InputError
+        A length is not positive, or `train_from` is no date.
+    """
+    if not (train_days > 0 and test_days > 0 and delay_days >= 0 and folds >= 1):
+        raise InputError(
+            "train_days and test_days must be positive, delay_days not negative and folds at least "
+            f"1; got {train_days}, {test_days}, {delay_days} and {folds}."
+        )
+    try:
+        start = pd.Timestamp(train_from)
+        if pd.isna(start) or start.tz is not None:
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"train_from must be a date (UTC) such as 2018-07-25, not {train_from!r}."
+        ) from None
+    day = pd.Timedelta(days=1)
+    out = []
+    for i in range(folds):
+        a = start + i * test_days * day
+        b = a + train_days * day
+        c = b + delay_days * day
+        out.append(Fold(i, a, b, c, c + test_days * day))
+    return out
+
+
+def default_train_from(
+    first: pd.Timestamp,
+    last: pd.Timestamp,
+    *,
+    train_days: float,
+    delay_days: float,
+    test_days: float,
+    folds: int,
+) -> pd.Timestamp:
+    """Midnight from which `folds` folds just end with the last complete day of the history.
+
+    Raises
+    ------
+    InputError
+        The history is too short for one training, delay and test window.
+    """
+    day = pd.Timedelta(days=1)
+    end = (last + pd.Timedelta(microseconds=1)).ceil("D")
+    need = train_days + delay_days + folds * test_days
+    start = end - need * day
+    if start < first.floor("D"):
+        raise InputError(
+            f"The history runs from {first} to {last}; {need:g} days are needed for {train_days:g} "
+            f"of training, {delay_days:g} of delay and {folds} × {test_days:g} of test. "
+            "Use fewer folds or shorter windows."
+        )
+    return start
+
+
+def plan(
+    first: pd.Timestamp,
+    last: pd.Timestamp,
+    train_from: str = "",
+    *,
+    train_days: float = 7,
+    delay_days: float = 7,
+    test_days: float = 7,
+    folds: int = 4,
+) -> tuple[list[Fold], list[str]]:
+    """The folds that a history has room for, perhaps none, and a sentence if they are too few.
+
+    Parameters
+    ----------
+    first, last :
+        Times of the first and of the last transaction.
+    train_from :
+        First day of the first training window; "" lets the last fold end with the history.
+
+    Raises
+    ------
+    InputError
+        No fold from `train_from` on lies within the history, or a length is out of range.
+    NotReady
+        There are no transactions: `first` and `last` are NaT.
+
+    >>> days = pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-29 20:00")
+    >>> found, notes = plan(*days)
+    >>> [str(f.test_from.date()) for f in found], notes
+    (['2026-01-16', '2026-01-23'], ['2 of the 4 folds asked for fit into the history.'])
+    """
+    if pd.isna(first):
+        raise NotReady(
+            "There are no transactions to evaluate on. Run `aegis import FILE` or "
+            "`aegis run generate` first."
+        )
+    lengths = {"train_days": train_days, "delay_days": delay_days, "test_days": test_days}
+    end = (last + pd.Timedelta(microseconds=1)).ceil("D")
+    if train_from:
+        asked = prequential(train_from, **lengths, folds=folds)
+        found = [f for f in asked if first < f.train_to and f.test_to <= end]
+        if not found:
+            raise InputError(
+                f"The history runs from {first} to {last}, the first fold from "
+                f"{asked[0].train_from} to {asked[0].test_to}. Choose another train_from, or "
+                "leave it empty."
+            )
+    else:
+        room = sum(f.test_to <= end for f in prequential(first.floor("D"), **lengths, folds=folds))
+        if not room:
+            return [], [
+                f"The history runs from {first} to {last}; one fold needs "
+                f"{train_days + delay_days + test_days:g} days. Choose shorter windows."
+            ]
+        start = default_train_from(first, last, **lengths, folds=room)
+        found = prequential(start, **lengths, folds=room)
+    few = f"{len(found)} of the {folds} folds asked for fit into the history."
+    return found, [few] if len(found) < folds else []
+
+
+def known_compromised(
+    test: pd.DataFrame, labels: pd.DataFrame, since: pd.Timestamp
+) -> npt.NDArray[np.bool_]:
+    """Rows of `test` whose customer was known as compromised when their day began.
+
+    Known: a fraud of the customer since `since` whose `known_at` lies before that midnight. The
+    protocol of the fraud detection handbook, where such cards count as blocked.
+
+    Parameters
+    ----------
+    test : with `customer_id`, `ts`.
+    labels : with `customer_id`, `ts`, `is_fraud`, `known_at`.
+
+    Returns
+    -------
+    array of bool of shape (len(test),)
+    """
+    frauds = labels[labels.is_fraud & (labels.ts >= since)]
+    first_known = frauds.groupby("customer_id").known_at.min()
+    known_at = first_known.reindex(test.customer_id).to_numpy()
+    known: npt.NDArray[np.bool_] = known_at < test.ts.dt.floor("D").to_numpy()
+    return known
+
+
+def microseconds(t: pd.Timestamp) -> int:
+    """`t` in microseconds since 1970, as the pass counts time."""
+    return t.value // 1000  # always nanoseconds, whatever the unit
+
+
+def cut_at(ts: Ints, t: pd.Timestamp) -> int:
+    """Place in the order of arrival that parts before `t` from after, with the fewest mistakes.
+
+    Exact where time rises; a few late events or clocks that jumped do not move it.
+    """
+    late = ts >= microseconds(t)
+    mistakes = np.concatenate([[0], np.cumsum(np.where(late, 1, -1))])
+    return int(mistakes.argmin())
+
+
+def cuts(a: int, b: int, middle: int) -> Iterable[tuple[int, int]]:
+    """The rows from `a` to `b`, cut at `middle` where it lies between; nothing if empty."""
+    for start, stop in ((a, min(b, max(a, middle))), (max(a, min(b, middle)), b)):
+        if start < stop:
+            yield start, stop

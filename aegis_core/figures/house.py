@@ -1,0 +1,96 @@
+"""What all figures have in common: colours, layout, lines of thresholds, a sentence for nothing.
+
+Colours are Okabe and Ito's, which people with any kind of colour vision can tell apart; the live
+board uses the same ones in `board/board.css`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+
+COLOURS: Final = {
+    "approve": "#0072B2",
+    "review": "#E69F00",
+    "block": "#D55E00",
+    "normal": "#0072B2",
+    "fraud": "#D55E00",
+    "forest": "#000000",
+    "learner": "#0072B2",
+    "random": "#999999",
+    "amount": "#E69F00",
+    "travel": "#009E73",
+    "hour": "#CC79A7",
+    "burst": "#56B4E9",
+    "spike": "#E69F00",
+    "night": "#CC79A7",
+    "merchant": "#D55E00",
+    "takeover": "#000000",
+}
+"""What a colour stands for, in every figure. Okabe and Ito, Color Universal Design (2008)."""
+
+LAYOUT: Final = {
+    "template": "plotly_white",
+    "font": {"family": "system-ui, sans-serif", "size": 13},
+    "margin": {"l": 64, "r": 16, "t": 48, "b": 48},
+    "height": 420,
+    "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+}
+"""What all figures have in common."""
+
+
+def figure(
+    traces: Sequence[Mapping[str, Any]], layout: Mapping[str, Any] | None = None
+) -> go.Figure:
+    """A figure from plain traces, in the house's layout.
+
+    >>> figure([{"type": "bar", "x": [1], "y": [2]}], {"title": "Two"}).layout.height
+    420
+    """
+    return go.Figure(data=list(traces), layout={**LAYOUT, **(layout or {})})
+
+
+def thresholds(review_above: float, block_above: float) -> dict[str, Any]:
+    """Vertical lines for a layout; an infinite threshold has none."""
+    at = {"review": review_above, "block": block_above}
+    finite = {name: x for name, x in at.items() if np.isfinite(x)}
+    common = {"yref": "paper", "y0": 0, "y1": 1, "type": "line"}
+    return {
+        "shapes": [
+            {**common, "x0": x, "x1": x, "line": {"color": COLOURS[name], "dash": "dash"}}
+            for name, x in finite.items()
+        ],
+        "annotations": [
+            {
+                "x": x,
+                "y": 1,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "text": name,
+                "showarrow": False,
+                "xanchor": "right" if name == "review" else "left",
+            }
+            for name, x in finite.items()
+        ],
+    }
+
+
+def colour(detector: str) -> str:
+    """The colour of a detector; a factor alone has its factor's."""
+    return COLOURS[detector.removeprefix("factor:")]
+
+
+def nothing(sentence: str) -> go.Figure:
+    """A sentence in the place of a figure that cannot be drawn."""
+    return figure(
+        [],
+        {
+            "height": 120,
+            "xaxis": {"visible": False},
+            "yaxis": {"visible": False},
+            "annotations": [{"text": sentence, "showarrow": False, "font": {"size": 15}}],
+        },
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 class Decision(IntEnum):
@@ -31,7 +31,16 @@ class Decision(IntEnum):
 
 
 FACTORS: Final = ("amount", "travel", "hour", "burst")
-"""The risk factors, in the order of every evidence and contribution array."""
+"""The risk factors, in the order of every evidence array."""
+
+TOLD_FACTORS: Final = (*FACTORS, "merchant", "customer")
+"""What contributions and reasons speak of: the risk factors, and whose frauds were confirmed."""
+
+LIST_KINDS: Final = ("deny", "allow", "snooze")
+"""Kinds of entries of `lists`; the first that applies to a transaction decides."""
+
+ANSWERS: Final = {"fraud": True, "legitimate": False}
+"""What an analyst may answer, and what it says of fraud."""
 
 SCENARIOS: Final = ("spike", "travel", "night", "burst", "merchant", "takeover")
 """Fraud scenarios of the synthetic data, as stored in `labels.scenario`."""
@@ -55,7 +64,10 @@ TRANSACTION_COLUMNS: Final = {
 REQUIRED: Final = ("customer_id", "ts", "amount")
 """What a row must bring; a missing `transaction_id` is made from source and row number."""
 
-_FACTOR_STRUCT: Final = "STRUCT(" + ", ".join(f"{f} DOUBLE" for f in FACTORS) + ")"
+
+def _struct(factors: tuple[str, ...]) -> str:
+    return "STRUCT(" + ", ".join(f"{f} DOUBLE" for f in factors) + ")"
+
 
 TABLES: Final = {
     "transactions": """
@@ -64,20 +76,31 @@ TABLES: Final = {
         category VARCHAR, channel VARCHAR, lat DOUBLE, lon DOUBLE, source VARCHAR""",
     "labels": """
         transaction_id VARCHAR NOT NULL, is_fraud BOOLEAN NOT NULL, scenario VARCHAR,
-        known_at TIMESTAMP NOT NULL, source VARCHAR""",
+        known_at TIMESTAMP NOT NULL, source VARCHAR, after_seq BIGINT DEFAULT -1""",
     "verdicts": f"""
         seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, model_version VARCHAR NOT NULL,
         score DOUBLE NOT NULL, risk DOUBLE NOT NULL, decision VARCHAR NOT NULL,
         reasons STRUCT(factor VARCHAR, code VARCHAR, text VARCHAR, contribution DOUBLE)[],
-        contributions {_FACTOR_STRUCT}, evidence {_FACTOR_STRUCT}, distance_km DOUBLE,
-        scored_at TIMESTAMP NOT NULL""",
+        contributions {_struct(TOLD_FACTORS)}, evidence {_struct(FACTORS)}, distance_km DOUBLE,
+        scored_at TIMESTAMP NOT NULL, cleared VARCHAR, inclusion DOUBLE, list_entry VARCHAR""",
+    "shadow_scores": """
+        seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, model_version VARCHAR NOT NULL,
+        score DOUBLE NOT NULL, risk DOUBLE NOT NULL, decision VARCHAR NOT NULL""",
+    "lists": """
+        entry_id VARCHAR NOT NULL, kind VARCHAR NOT NULL, field VARCHAR NOT NULL,
+        value VARCHAR NOT NULL, until TIMESTAMP, who VARCHAR NOT NULL, why VARCHAR NOT NULL,
+        added_at TIMESTAMP NOT NULL, ends VARCHAR""",
     "reviews": """
         review_id VARCHAR NOT NULL, transaction_id VARCHAR NOT NULL, answer VARCHAR NOT NULL,
         analyst VARCHAR NOT NULL, note VARCHAR, answered_at TIMESTAMP NOT NULL""",
     "models": """
         version VARCHAR PRIMARY KEY, detector VARCHAR NOT NULL, path VARCHAR NOT NULL,
         trained_from TIMESTAMP, trained_to TIMESTAMP, n_train BIGINT, parameters VARCHAR,
-        data_hash VARCHAR, run_id VARCHAR, created_at TIMESTAMP NOT NULL, promoted_at TIMESTAMP""",
+        data_hash VARCHAR, run_id VARCHAR, created_at TIMESTAMP NOT NULL, promoted_at TIMESTAMP,
+        shadow_since TIMESTAMP""",
+    "promotions": """
+        version VARCHAR NOT NULL, role VARCHAR NOT NULL, who VARCHAR NOT NULL,
+        promoted_at TIMESTAMP NOT NULL""",
     "runs": """
         run_id VARCHAR PRIMARY KEY, notebook VARCHAR NOT NULL, parameters VARCHAR,
         status VARCHAR NOT NULL, started_at TIMESTAMP NOT NULL, ended_at TIMESTAMP,
@@ -91,4 +114,23 @@ TABLES: Final = {
     "rejected": """
         received_at TIMESTAMP NOT NULL, source VARCHAR, raw VARCHAR, reason VARCHAR NOT NULL""",
 }
-"""Every table of the database: its name and the body of its CREATE TABLE."""
+"""Every table of the database: its name and the body of its CREATE TABLE.
+
+`labels.after_seq` is the last transaction that had arrived before the label: with `known_at`, it
+says which transactions could know it. `verdicts.inclusion` is the probability with which the
+transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
+what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off.
+"""
+
+MIGRATIONS: Final = {
+    1: (
+        "ALTER TABLE labels ADD COLUMN after_seq BIGINT DEFAULT -1",
+        "ALTER TABLE verdicts ADD COLUMN contributions.merchant DOUBLE",
+        "ALTER TABLE verdicts ADD COLUMN contributions.customer DOUBLE",
+        "ALTER TABLE verdicts ADD COLUMN cleared VARCHAR",
+        "ALTER TABLE verdicts ADD COLUMN inclusion DOUBLE",
+        "ALTER TABLE verdicts ADD COLUMN list_entry VARCHAR",
+        "ALTER TABLE models ADD COLUMN shadow_since TIMESTAMP",
+    ),
+}
+"""For each older schema version what makes the next one of it; nothing stored is lost."""

@@ -34,7 +34,7 @@ from aegis_core.errors import (
     StoreVersion,
     did_you_mean,
 )
-from aegis_core.schema import SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
+from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,7 +120,7 @@ def connect(path: Path | str | None = None, *, wait_s: float = 30.0) -> Store:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     store = connect(Path(folder) / "a.duckdb")
     ...     with store.writing() as session:
-    ...         _ = session.execute("INSERT INTO labels VALUES ('t1', true, NULL, now(), NULL)")
+    ...         _ = session.execute("INSERT INTO labels VALUES ('t1', true, NULL, now(), NULL, -1)")
     ...     store.rows("SELECT transaction_id, is_fraud FROM labels")
     [{'transaction_id': 't1', 'is_fraud': True}]
     """
@@ -338,7 +338,13 @@ class Store:
                     "`aegis run generate`, or name another with --db."
                 )
             with self._opened(read_only=True) as session:
-                self._check_version(session, self._tables(session))
+                older = self._version(session, self._tables(session)) < SCHEMA_VERSION
+                if not older:
+                    yield session
+                    return
+            with self.writing():
+                pass  # brings it up to date
+            with self._opened(read_only=True) as session:
                 yield session
 
     @contextmanager
@@ -521,7 +527,8 @@ class Store:
         found = session.execute("SELECT table_name FROM duckdb_tables()").fetchall()
         return {name for (name,) in found}
 
-    def _check_version(self, session: Session, tables: set[str]) -> None:
+    def _version(self, session: Session, tables: set[str]) -> int:
+        """The schema version of the file, at most this code's own."""
         if "meta" not in tables:
             raise (
                 self._foreign()
@@ -534,16 +541,23 @@ class Store:
         found = session.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
         if not found:
             raise self._foreign()
-        if found[0] != str(SCHEMA_VERSION):
+        known = {str(n): n for n in (*MIGRATIONS, SCHEMA_VERSION)}
+        if found[0] not in known:
             raise StoreVersion(
                 f"{self.path} has schema version {found[0]}, this Aegis uses {SCHEMA_VERSION}. "
                 "Use the Aegis that wrote it, or name another database with --db."
             )
+        return known[found[0]]
 
     def _create_tables(self, session: Session) -> None:
         tables = self._tables(session)
         if tables:
-            self._check_version(session, tables)
+            for version in range(self._version(session, tables), SCHEMA_VERSION):
+                for statement in MIGRATIONS[version]:
+                    session.execute(statement)
+                session.execute(
+                    "UPDATE meta SET value = ? WHERE key = 'schema_version'", [str(version + 1)]
+                )
         else:
             session.execute("CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR)")
             session.execute("INSERT INTO meta VALUES ('schema_version', ?)", [str(SCHEMA_VERSION)])

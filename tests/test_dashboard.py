@@ -150,7 +150,7 @@ def test_the_rate_counts_the_last_ten_seconds(store: Store) -> None:
 def test_a_label_counts_only_once_it_is_known(store: Store, feed: Feed) -> None:
     with store.writing() as session:
         session.execute(
-            "INSERT INTO labels VALUES ('t1', true, NULL, '2026-03-31 00:00:01', NULL),"
+            "INSERT INTO labels VALUES ('t1', true, NULL, '2026-03-31 00:00:01', NULL, -1),"
             " ('t2', false, NULL, '2026-03-31 00:00:01', NULL),"
             " ('t3', true, NULL, '2030-01-01', NULL)"
         )
@@ -284,7 +284,7 @@ def nothing(store: Store) -> None:
 def a_label(store: Store) -> None:
     """A database without transactions."""
     with store.writing() as session:
-        session.execute("INSERT INTO labels VALUES ('t', true, NULL, now(), NULL)")
+        session.execute("INSERT INTO labels VALUES ('t', true, NULL, now(), NULL, -1)")
 
 
 def a_transaction(store: Store) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -26,7 +27,7 @@ from aegis_core.errors import (
     StoreError,
     StoreVersion,
 )
-from aegis_core.schema import TABLES, TRANSACTION_COLUMNS
+from aegis_core.schema import SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
 from aegis_core.store import Store, connect, literal
 
 NOON = datetime(2026, 3, 1, 12)
@@ -121,6 +122,62 @@ def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
         connect(tmp_path).query("SELECT 1")
 
 
+FIRST_VERSION = """
+    CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR);
+    INSERT INTO meta VALUES ('schema_version', '1');
+    CREATE TABLE labels (
+        transaction_id VARCHAR NOT NULL, is_fraud BOOLEAN NOT NULL, scenario VARCHAR,
+        known_at TIMESTAMP NOT NULL, source VARCHAR);
+    INSERT INTO labels VALUES ('t1', true, 'spike', '2026-03-08', 'bank');
+    CREATE TABLE verdicts (
+        seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, model_version VARCHAR NOT NULL,
+        score DOUBLE NOT NULL, risk DOUBLE NOT NULL, decision VARCHAR NOT NULL,
+        reasons STRUCT(factor VARCHAR, code VARCHAR, text VARCHAR, contribution DOUBLE)[],
+        contributions STRUCT(amount DOUBLE, travel DOUBLE, hour DOUBLE, burst DOUBLE),
+        evidence STRUCT(amount DOUBLE, travel DOUBLE, hour DOUBLE, burst DOUBLE),
+        distance_km DOUBLE, scored_at TIMESTAMP NOT NULL);
+    INSERT INTO verdicts VALUES (
+        0, 't1', 'v1', 0.7, 99.9, 'block', [('amount', 'AMOUNT-HIGH', 'much', 0.3)],
+        (0.3, 0.0, 0.0, 0.0), (5.0, 0.0, 0.0, 0.0), 3.0, '2026-03-01');
+    CREATE TABLE models (
+        version VARCHAR PRIMARY KEY, detector VARCHAR NOT NULL, path VARCHAR NOT NULL,
+        trained_from TIMESTAMP, trained_to TIMESTAMP, n_train BIGINT, parameters VARCHAR,
+        data_hash VARCHAR, run_id VARCHAR, created_at TIMESTAMP NOT NULL, promoted_at TIMESTAMP);
+    INSERT INTO models (version, detector, path, created_at)
+        VALUES ('v1', 'forest', 'm', '2026-01-01')
+"""
+"""A database as version 0.1.0 first wrote it."""
+
+
+@pytest.mark.parametrize("first", ["reading", "writing"])
+def test_a_database_of_an_older_version_is_brought_up_to_date_and_loses_nothing(
+    tmp_path: Path, first: str
+) -> None:
+    path = tmp_path / "old.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(FIRST_VERSION)
+    store = connect(path)
+    with getattr(store, first)() as session:
+        (verdict,) = session.rows("SELECT * FROM verdicts")
+        assert session.rows("FROM meta") == [
+            {"key": "schema_version", "value": str(SCHEMA_VERSION)}
+        ]
+        for table in TABLES:
+            assert session.columns(table)
+    assert verdict["contributions"] == {
+        **{"amount": 0.3, "travel": 0.0, "hour": 0.0, "burst": 0.0},
+        **{"merchant": None, "customer": None},
+    }
+    assert verdict["cleared"] is None
+    assert verdict["reasons"][0]["text"] == "much"
+    assert store.rows("SELECT scenario, after_seq FROM labels") == [
+        {"scenario": "spike", "after_seq": -1}
+    ]
+    assert store.rows("SELECT version, shadow_since FROM models") == [
+        {"version": "v1", "shadow_since": None}
+    ]
+
+
 def test_a_database_of_another_version_is_refused(filled: Store) -> None:
     with filled.writing() as session:
         session.execute("UPDATE meta SET value = '99'")
@@ -180,9 +237,9 @@ def test_what_was_committed_survives_a_process_that_dies(filled: Store, checkpoi
         f"""
 store = connect(sys.argv[1])
 with store.writing(checkpoint={checkpoint}) as session:
-    session.execute("INSERT INTO labels VALUES ('t0', true, NULL, now(), NULL)")
+    session.execute("INSERT INTO labels VALUES ('t0', true, NULL, now(), NULL, -1)")
 with store.writing(checkpoint={checkpoint}) as session:
-    session.execute("INSERT INTO labels VALUES ('t1', true, NULL, now(), NULL)")
+    session.execute("INSERT INTO labels VALUES ('t1', true, NULL, now(), NULL, -1)")
     os._exit(0)""",
         str(filled.path),
     )
@@ -297,7 +354,7 @@ def test_a_thread_waits_no_longer_than_asked_for_its_turn(filled: Store) -> None
 @pytest.mark.parametrize(
     "sql",
     [
-        "INSERT INTO labels VALUES ('t1', true, NULL, now(), NULL)",
+        "INSERT INTO labels VALUES ('t1', true, NULL, now(), NULL, -1)",
         "DELETE FROM transactions",
         "UPDATE transactions SET amount = 1",
         "DROP TABLE labels",
@@ -381,7 +438,7 @@ def test_a_text_with_nul_and_numpy_numbers_pass_as_parameters(filled: Store) -> 
 def test_times_are_utc_whatever_the_zone_of_the_machine(filled: Store) -> None:
     east = datetime(2026, 1, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
     with filled.writing() as session:
-        session.execute("INSERT INTO labels VALUES ('t1', true, NULL, ?, NULL)", [east])
+        session.execute("INSERT INTO labels VALUES ('t1', true, NULL, ?, NULL, -1)", [east])
         session.append(
             "labels",
             pd.DataFrame({"transaction_id": ["t2"], "is_fraud": [False], "known_at": [east]}),
@@ -540,7 +597,7 @@ def test_the_hash_does_not_depend_on_the_order_of_the_rows(filled: Store, tmp_pa
         "UPDATE transactions SET lat = 0, lon = 0 WHERE seq = 4",
         "UPDATE transactions SET customer_id = category, category = customer_id WHERE seq = 5",
         "DELETE FROM transactions WHERE seq = 0",
-        "INSERT INTO labels VALUES ('t1', true, NULL, TIMESTAMP '2026-03-08', NULL)",
+        "INSERT INTO labels VALUES ('t1', true, NULL, TIMESTAMP '2026-03-08', NULL, -1)",
     ],
 )
 def test_the_hash_changes_with_any_value(filled: Store, change: str) -> None:
@@ -553,5 +610,5 @@ def test_the_hash_changes_with_any_value(filled: Store, change: str) -> None:
 def test_the_hash_of_a_part_ignores_labels_of_the_rest(filled: Store) -> None:
     before = filled.data_hash("seq < 3")
     with filled.writing() as session:
-        session.execute("INSERT INTO labels VALUES ('t5', true, NULL, now(), NULL)")
+        session.execute("INSERT INTO labels VALUES ('t5', true, NULL, now(), NULL, -1)")
     assert filled.data_hash("seq < 3") == before

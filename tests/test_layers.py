@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
-    *("errors", "schema", "config", "kernels", "geo", "synthetic", "profiles", "answers"),
+    *("errors", "schema", "config", "kernels", "geo", "profiles", "answers"),
     *(
         "detector",
         "learner",
@@ -21,6 +21,10 @@ ORDER = (
         "evaluation",
         "store",
         "intake",
+        "population",
+        "scenarios",
+        "synthetic",
+        "difficulty",
         "models",
         "live",
         "reports",

@@ -1,32 +1,44 @@
 """Frame in, plotly figure out: the pictures of notebooks and reports. The only import of plotly.
 
-By stage: `house` (what all have in common), `data`, `training`, `evaluation`, `policy`, `verdicts`.
+By stage: `house` (what all have in common), `data`, `training`, `evaluation`, `policy`, `answers`,
+`verdicts`.
 """
 
+from aegis_core.figures.answers import differences, learning
 from aegis_core.figures.data import audit_heatmap, hours, landscape, payments
 from aegis_core.figures.evaluation import (
+    bursts,
     compared,
     daily_alerts,
     precision_recall,
     recall_bars,
 )
 from aegis_core.figures.house import COLOURS, LAYOUT, figure
+from aegis_core.figures.policy import costs, forecasts, reliability, what_if
 from aegis_core.figures.training import evidence_tails, score_histogram
-from aegis_core.figures.verdicts import contributions
+from aegis_core.figures.verdicts import contributions, histories
 
 __all__ = [
     "COLOURS",
     "LAYOUT",
     "audit_heatmap",
+    "bursts",
     "compared",
     "contributions",
+    "costs",
     "daily_alerts",
+    "differences",
     "evidence_tails",
     "figure",
+    "forecasts",
+    "histories",
     "hours",
     "landscape",
+    "learning",
     "payments",
     "precision_recall",
     "recall_bars",
+    "reliability",
     "score_histogram",
+    "what_if",
 ]

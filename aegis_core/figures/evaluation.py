@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -201,4 +202,65 @@ def daily_alerts(days: pd.DataFrame) -> go.Figure:
             "yaxis": {"title": "transactions a day", "rangemode": "tozero"},
             "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
         },
+    )
+
+
+def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
+    """How quickly bursts are noticed: by transactions and by seconds until the first alert.
+
+    The further left a line rises, the less a burst got through. Left of the dotted line, at most
+    `asked` transactions did. Where a line ends below 100 %, the rest was never noticed.
+
+    Parameters
+    ----------
+    frame
+        One row a burst: transactions, let_through and seconds before the forest's first alert,
+        counter_let_through and counter_seconds before the exact counter's; missing if never.
+
+    >>> import pandas as pd
+    >>> told = {"transactions": [8, 9], "let_through": [2, None], "seconds": [30, None]}
+    >>> frame = pd.DataFrame(told | {"counter_let_through": [4, 5], "counter_seconds": [60, 70]})
+    >>> [(trace.name, trace.y.tolist()) for trace in bursts(frame).data[:2]]
+    [('forest: 1 of 2', [0.0, 50.0, 50.0]), ('exact counter: 2 of 2', [0.0, 50.0, 100.0])]
+    """
+    if not len(frame):
+        return nothing("There is no burst in the test windows, so none could be noticed.")
+    measures = (
+        ("transactions let through", ("let_through", "counter_let_through"), "linear"),
+        ("seconds until the first alert", ("seconds", "counter_seconds"), "linear"),
+    )
+    drawn = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.06)
+    for i, (measure, columns, scale) in enumerate(measures):
+        most = frame[list(columns)].astype(float).max().max()
+        for column, name, look, dash, symbol in (
+            (columns[0], "forest", "forest", "solid", "circle"),
+            (columns[1], "exact counter", "amount", "dash", "diamond"),
+        ):
+            times = np.sort(frame[column].dropna().to_numpy(float))
+            share = 100 * np.arange(1, len(times) + 1) / len(frame)
+            ends = most > times.max(initial=0.0)
+            trace = {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": f"{name}: {len(times):,} of {len(frame):,}",
+                "legendgroup": name,
+                "showlegend": i == 0,
+                "x": np.r_[0, times, most] if ends else np.r_[0, times],
+                "y": np.r_[0, share, share[-1:]] if ends else np.r_[0, share],
+                "line": {"color": COLOURS[look], "dash": dash, "shape": "hv"},
+                "marker": {"symbol": symbol, "size": 6},
+                "hovertemplate": f"%{{y:.0f}} % of the bursts within %{{x:,.0f}} {measure}"
+                f"<extra>{name}</extra>",
+            }
+            drawn.add_trace(trace, row=1, col=1 + i)
+        drawn.update_xaxes(title=measure, rangemode="tozero", type=scale, row=1, col=1 + i)
+    line = {"color": COLOURS["random"], "dash": "dot", "width": 2}
+    drawn.add_vline(asked, line=line, annotation_text=f"{asked}", row=1, col=1)
+    drawn.update_yaxes(title="bursts noticed (%)", range=[0, 104], col=1)
+    return drawn.update_layout(
+        LAYOUT
+        | {
+            "title": "How soon bursts are noticed",
+            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
+        }
     )

@@ -6,6 +6,7 @@ board uses the same ones in `board/board.css`.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ COLOURS: Final = {
 }
 """What a colour stands for, in every figure. Okabe and Ito, Color Universal Design (2008)."""
 
-LAYOUT: Final = {
+LAYOUT: Final[dict[str, Any]] = {
     "template": "plotly_white",
     "font": {"family": "system-ui, sans-serif", "size": 13},
     "margin": {"l": 64, "r": 16, "t": 48, "b": 48},
@@ -40,6 +41,25 @@ LAYOUT: Final = {
     "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
 }
 """What all figures have in common."""
+
+SYMBOLS: Final = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x", "hexagon")
+"""Marks of what has no colour of its own, such as folds, beside `colour_of`."""
+
+
+def colour_of(i: int) -> str:
+    """A colour for the i-th of many that have none of their own; they begin again after eight."""
+    colours = tuple(dict.fromkeys(COLOURS.values()))
+    return colours[i % len(colours)]
+
+
+def plain(text: object, most: int = 200) -> str:
+    """Text from outside as plotly shows it letter by letter, shortened to `most` letters.
+
+    >>> plain("<b>bold</b> & more"), plain("a long name", 6)
+    ('&lt;b&gt;bold&lt;/b&gt; &amp; more', 'a lon…')
+    """
+    told = str(text)
+    return html.escape(told if len(told) <= most else f"{told[: most - 1]}…", quote=False)
 
 
 def figure(

@@ -1,15 +1,25 @@
-"""Pictures of single verdicts."""
+"""Pictures of single verdicts: how the score adds up, and the customer's history around it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from aegis_core.figures.house import COLOURS, figure, nothing, thresholds
+from aegis_core.figures.house import COLOURS, LAYOUT, figure, nothing, plain, thresholds
 from aegis_core.schema import FACTORS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NONE: Final = {
+    "caught": "No fraud was caught in the test windows.",
+    "false alarm": "There was no false alarm in the test windows.",
+    "missed": "No fraud was missed in the test windows.",
+}
 
 
 def contributions(
@@ -62,4 +72,89 @@ def contributions(
             "height": 360,
             **thresholds(review_above, block_above),
         },
+    )
+
+
+def histories(frame: pd.DataFrame, outcome: str, most: int = 500) -> go.Figure:
+    """Each case of one outcome among everything else its customer paid.
+
+    A case far above its customer's other payments stands out by amount; one that lies among them
+    had to stand out otherwise, or did not.
+
+    Parameters
+    ----------
+    frame
+        Columns case, outcome, title, ts, amount, is_case and is_fraud; a row a transaction of the
+        case's customer, the case among them.
+    outcome
+        Cases of which outcome are drawn.
+    most
+        Ordinary payments drawn of each customer, evenly spaced in time.
+
+    >>> import pandas as pd
+    >>> paid = {"ts": pd.date_range("2026-01-01", periods=2), "amount": [9.0, 900.0]}
+    >>> case = {"case": 0, "outcome": "caught", "title": "anna", "is_fraud": [False, True]}
+    >>> drawn = histories(pd.DataFrame(paid | case | {"is_case": [False, True]}), "caught")
+    >>> [(trace.name, trace.y.tolist()) for trace in drawn.data]
+    [('ordinary', [9.0]), ('this case', [900.0])]
+    """
+    frame = frame[frame["outcome"] == outcome]
+    cases = list(frame["case"].unique())
+    if not cases:
+        return nothing(_NONE.get(outcome, f"There is no case of the outcome {plain(outcome)}."))
+    titles = frame.drop_duplicates("case")["title"]
+    lines = (len(cases) + 1) // 2
+    drawn = make_subplots(
+        lines,
+        min(2, len(cases)),
+        shared_yaxes="all",
+        subplot_titles=[plain(title, 80) for title in titles],
+        horizontal_spacing=0.03,
+        vertical_spacing=0.34 / lines,
+    )
+    named = set()
+    for i, case in enumerate(cases):
+        rows = frame[frame["case"] == case].sort_values("ts")
+        this, fraud = rows["is_case"].astype(bool), rows["is_fraud"].astype(bool)
+        ordinary = rows[~this & ~fraud]
+        looks = (
+            ("ordinary", ordinary.iloc[:: 1 + len(ordinary) // most], "normal", "circle", 4, 0.5),
+            ("other known fraud", rows[~this & fraud], "fraud", "x", 7, 0.9),
+            ("this case", rows[this], "review", "star", 15, 1),
+        )
+        for name, part, look, symbol, size, opacity in looks:
+            if len(part):
+                marker = {
+                    "color": COLOURS[look],
+                    "symbol": symbol,
+                    "size": size,
+                    "opacity": opacity,
+                    "line": {"color": COLOURS["forest"], "width": int(name == "this case")},
+                }
+                trace = {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": name,
+                    "legendgroup": name,
+                    "showlegend": name not in named,
+                    "x": part["ts"],
+                    "y": part["amount"],
+                    "marker": marker,
+                    "hovertemplate": f"%{{y:,.2f}} on %{{x}}<extra>{name}</extra>",
+                }
+                drawn.add_trace(trace, row=1 + i // 2, col=1 + i % 2)
+                named.add(name)
+    drawn.update_xaxes(nticks=6)
+    drawn.update_yaxes(type="log", dtick=1)
+    drawn.update_yaxes(title="amount", col=1)
+    drawn.update_xaxes(title="time (UTC)", row=lines)
+    drawn.update_annotations(font={"size": 12})
+    return drawn.update_layout(
+        LAYOUT
+        | {
+            "title": f"{outcome.capitalize()}: the customer's payments around the case",
+            "height": 150 + 170 * lines,
+            "margin": {"l": 64, "r": 16, "t": 104, "b": 48},
+            "legend": {**LAYOUT["legend"], "yref": "container", "y": 1, "yanchor": "top"},
+        }
     )

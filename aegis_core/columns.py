@@ -1,0 +1,153 @@
+"""Which column of a file is which: by preset, by its usual names, or as the user says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from aegis_core.errors import ColumnError, InputError, did_you_mean
+from aegis_core.schema import REQUIRED, TRANSACTION_COLUMNS
+
+LABEL_COLUMNS: Final = {"is_fraud": "BOOLEAN", "scenario": "VARCHAR"}
+"""Columns that a file may bring for `labels`, beside those of `transactions`."""
+
+FILE_COLUMNS: Final = {
+    name: kind
+    for name, kind in (TRANSACTION_COLUMNS | LABEL_COLUMNS).items()
+    if name not in ("seq", "source")
+}
+"""Every column that `--map` can name; `seq` and `source` are given at the door."""
+
+USUAL_NAMES: Final = {
+    "transaction_id": "trans_id tx_id txn_id trans_num transaction_number payment_id id",
+    "customer_id": "customer cust_id client_id account_id account user_id card_id card_number "
+    "cc_num card card_no",
+    "ts": "timestamp datetime date_time time date transaction_time transaction_date "
+    "transaction_datetime transaction_timestamp tx_datetime tx_time trans_date_trans_time "
+    "event_time created_at occurred_at",
+    "amount": "amt tx_amount transaction_amount trans_amount payment_amount value",
+    "currency": "currency_code ccy",
+    "merchant_id": "merchant merchant_name terminal_id terminal shop payee",
+    "category": "merchant_category category_code mcc",
+    "channel": "entry_mode payment_channel",
+    "lat": "latitude merchant_lat merch_lat",
+    "lon": "lng long longitude merchant_lon merchant_long merch_lon merch_long",
+    "is_fraud": "isfraud fraud tx_fraud fraud_label is_fraudulent",
+    "scenario": "fraud_scenario tx_fraud_scenario",
+}
+"""Names, beside its own, by which a column is recognised, whatever the case and separators."""
+
+PRESETS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "handbook": {
+        "transaction_id": ("TRANSACTION_ID",),
+        "ts": ("TX_DATETIME",),
+        "customer_id": ("CUSTOMER_ID",),
+        "merchant_id": ("TERMINAL_ID",),
+        "amount": ("TX_AMOUNT",),
+        "is_fraud": ("TX_FRAUD",),
+        "scenario": ("TX_FRAUD_SCENARIO",),
+    },
+    "sparkov": {
+        "transaction_id": ("trans_id", "trans_num"),
+        "ts": ("trans_date_trans_time",),
+        "customer_id": ("cc_num",),
+        "merchant_id": ("merchant",),
+        "category": ("category",),
+        "amount": ("amt",),
+        "lat": ("merch_lat",),
+        "lon": ("merch_long",),
+        "is_fraud": ("is_fraud",),
+    },
+}
+"""Columns of known public data sets, each with its names in the versions that are about."""
+
+ROUNDED_DOWN: Final = {"handbook": 0.01}
+"""Smallest unit of presets whose simulator rounds amounts to it: there, 0 stands for less than half
+of it and is read as one. Elsewhere an amount of 0 is rejected."""
+
+
+def choose_columns(
+    names: Sequence[str],
+    *,
+    preset: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    where: str = "the file",
+) -> tuple[dict[str, str], dict[str, str], str | None]:
+    """Which column of a file is which: (all chosen, those that were guessed, the preset used).
+
+    >>> choose_columns(["Card Number", "time", "amt"], mapping={"ts": "time"})[0]
+    {'customer_id': 'Card Number', 'ts': 'time', 'amount': 'amt'}
+
+    Raises
+    ------
+    ColumnError
+        A required column is missing or ambiguous, or `mapping` names what is not there.
+    InputError
+        There is no such preset.
+    """
+    chosen: dict[str, str] = {}
+    for canonical, column in (mapping or {}).items():
+        if canonical not in FILE_COLUMNS:
+            raise ColumnError(
+                f"--map {canonical}=…: there is no {canonical!r}; it is one of "
+                f"{', '.join(FILE_COLUMNS)}." + did_you_mean(canonical, FILE_COLUMNS)
+            )
+        match = [n for n in names if n == column] or [
+            n for n in names if _plain(n) == _plain(column)
+        ]
+        if column and not match:
+            raise ColumnError(
+                f"{where} has no column {column!r}; it has {_listed(names)}."
+                + did_you_mean(column, names)
+            )
+        chosen[canonical] = match[0] if column else ""
+    if preset is not None and preset not in PRESETS:
+        raise InputError(
+            f"There is no preset {preset!r}; there are {', '.join(PRESETS)}."
+            + did_you_mean(preset, PRESETS)
+        )
+    recognised = preset or next((name for name in PRESETS if _fits(PRESETS[name], names)), None)
+    guessed: dict[str, str] = {}
+    for canonical in FILE_COLUMNS:
+        if canonical in chosen:
+            continue
+        if recognised:
+            wanted = [_plain(name) for name in PRESETS[recognised].get(canonical, ())]
+        else:
+            wanted = [_plain(name) for name in (canonical, *USUAL_NAMES[canonical].split())]
+        matches = [name for name in names if _plain(name) in wanted]
+        # A home's place beside the merchant's is common, so an exact `lat` proves nothing.
+        if len(matches) > 1 and canonical not in ("lat", "lon"):
+            matches = [n for n in matches if _plain(n) == canonical] or matches
+        if len(matches) > 1 and not recognised:
+            raise ColumnError(
+                f"{where}: {_listed(matches)} could each be {canonical}. "
+                f"Choose with --map {canonical}={matches[0]}, or --map {canonical}= for none."
+            )
+        if matches:
+            chosen[canonical] = matches[0]
+            if preset is None:
+                guessed[canonical] = matches[0]
+    chosen = {canonical: chosen[canonical] for canonical in FILE_COLUMNS if chosen.get(canonical)}
+    if missing := [name for name in REQUIRED if name not in chosen]:
+        raise ColumnError(
+            f"{where} has no column for {' and '.join(missing)}; it has {_listed(names)}. "
+            f"Say which one it is with --map {missing[0]}=COLUMN."
+        )
+    if "scenario" in chosen and "is_fraud" not in chosen:
+        raise ColumnError(f"{where}: a scenario needs a label; name its column with --label.")
+    return chosen, guessed, recognised
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace(" ", "_").replace("-", "_").replace(".", "_")
+
+
+def _fits(preset: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> bool:
+    have = {_plain(name) for name in names}
+    return all(any(_plain(n) in have for n in known) for known in preset.values())
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:30])
+    return shown + (f" and {len(names) - 30} more" if len(names) > 30 else "")

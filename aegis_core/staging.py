@@ -1,0 +1,301 @@
+"""The staging table: rows from outside are parsed, checked and compared there before they count.
+
+What passes goes on to `transactions` and `labels`; what does not goes to `rejected`, with its
+reason and the row as it came, so that nothing is dropped silently. A row that is already stored is
+counted and left alone.
+
+Times are stored in UTC. A time with an offset is converted, one without is taken as UTC, and a
+number is read as Unix time in seconds, milliseconds, microseconds or nanoseconds by its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from aegis_core.columns import FILE_COLUMNS, LABEL_COLUMNS
+from aegis_core.schema import TRANSACTION_COLUMNS
+from aegis_core.store import Session, literal, quoted
+
+HIGHEST_AMOUNT: Final = 1e12
+LONGEST_TEXT: Final = 200
+_THERE: Final = "already there"
+REPEATED: Final = "transaction_id is known with other content"
+
+_TEXTS = [name for name, kind in FILE_COLUMNS.items() if kind == "VARCHAR"]
+
+CHECKS: Final = (
+    ("customer_id is missing", "customer_id IS NULL"),
+    ("ts is missing", "NOT ts_given"),
+    ("ts is not a time (ISO 8601 or Unix)", "ts IS NULL"),
+    (
+        "ts is not between 1970 and 2100",
+        "NOT (ts > TIMESTAMP '1970-01-01' AND ts < TIMESTAMP '2100-01-01')",
+    ),
+    ("amount is missing", "NOT amount_given"),
+    ("amount is not a number", "amount IS NULL OR NOT isfinite(amount)"),
+    ("amount is not positive", "amount <= 0"),
+    (f"amount is above {HIGHEST_AMOUNT:g}", f"amount > {HIGHEST_AMOUNT}"),
+    (
+        "lat or lon is not a number",
+        "(lat_given AND NOT isfinite(coalesce(lat, 'inf'::DOUBLE))) "
+        "OR (lon_given AND NOT isfinite(coalesce(lon, 'inf'::DOUBLE)))",
+    ),
+    ("lat without lon, or lon without lat", "lat_given <> lon_given"),
+    ("lat or lon is out of range", "abs(lat) > 90 OR abs(lon) > 180"),
+    ("is_fraud is neither yes nor no", "is_fraud_given AND is_fraud IS NULL"),
+    *(
+        (f"{n} is longer than {LONGEST_TEXT} characters", f"length({n}) > {LONGEST_TEXT}")
+        for n in _TEXTS
+    ),
+    *((f"{n} has a control character", f"regexp_matches({n}, '\\p{{Cc}}')") for n in _TEXTS),
+)
+"""(reason, SQL condition on the parsed row); the first condition that holds rejects the row."""
+
+_BROKEN_LINES = {
+    "MISSING COLUMNS": "line has too few columns",
+    "TOO MANY COLUMNS": "line has too many columns",
+    "UNQUOTED VALUE": "line has a stray quotation mark",
+    "INVALID ENCODING": "line is not UTF-8",
+    "LINE SIZE OVER MAXIMUM": "line is too long",
+}
+_LONGEST_RAW = 10_000
+_YES = ("1", "1.0", "true", "t", "yes", "y")
+_NO = ("0", "0.0", "false", "f", "no", "n")
+
+GOOD: Final = f"coalesce(s.reason, {literal(_THERE)}) = {literal(_THERE)}"
+"""SQL condition on a staged row `s`: nothing is wrong with it, new or already there."""
+
+_SAME = " AND ".join(
+    f"s.{name} IS NOT DISTINCT FROM o.{name}" for name in FILE_COLUMNS if name not in LABEL_COLUMNS
+)
+
+
+def stage(
+    session: Session,
+    relation: str,
+    names: Sequence[str],
+    columns: Mapping[str, str],
+    source: str,
+    tell: Callable[[float], None] | None,
+) -> None:
+    """Parse and check the rows of `relation`, adding them to the temporary table `aegis_staged`."""
+    described = session.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+    session.execute("DROP TABLE IF EXISTS aegis_broken")
+    session.execute("DROP TABLE IF EXISTS aegis_scans")
+    kinds = {name: row[1] for name, row in zip(names, described, strict=True)}
+    staged = ", ".join(f"{name} {kind}" for name, kind in FILE_COLUMNS.items())
+    session.execute(
+        f"CREATE TEMP TABLE IF NOT EXISTS aegis_staged ({staged}, source VARCHAR, reason VARCHAR, "
+        "raw VARCHAR)"
+    )
+    parsed = [
+        part
+        for canonical in FILE_COLUMNS
+        for part in _parsed(canonical, columns.get(canonical), kinds)
+    ]
+    reason = " ".join(f"WHEN {condition} THEN {literal(name)}" for name, condition in CHECKS)
+    raw = ", ".join(f"{literal(name)}, {_as_json(name, kind)}" for name, kind in kinds.items())
+    (before,) = session.rows("SELECT count(*) AS n FROM aegis_staged")
+    insert = f"""
+        INSERT INTO aegis_staged
+        WITH parsed AS (
+            SELECT {", ".join(parsed)}, "aegis row"
+            FROM {relation} AS "aegis row"({", ".join(map(quoted, names))})
+        ), checked AS (
+            SELECT *, CASE {reason} END AS reason FROM parsed
+        )
+        SELECT {", ".join(FILE_COLUMNS)}, {literal(source)}, reason,
+            CASE WHEN reason IS NOT NULL THEN json_object({raw})::VARCHAR END
+        FROM checked"""
+    if tell:
+        session.watched(insert, None, tell)
+    else:
+        session.execute(insert)
+    content = ", ".join(
+        f"coalesce({name}::VARCHAR, '')"
+        for name in FILE_COLUMNS
+        if name not in ("transaction_id", *LABEL_COLUMNS)
+    )
+    session.execute(
+        f"""UPDATE aegis_staged SET transaction_id = 'row-' || md5(concat_ws(chr(31), {content},
+            rowid - (SELECT min(rowid) FROM aegis_staged) - {before["n"]}))[:20]
+        WHERE transaction_id IS NULL AND reason IS NULL"""
+    )
+    if "read_csv(" in relation:
+        reasons = " ".join(f"WHEN {literal(k)} THEN {literal(v)}" for k, v in _BROKEN_LINES.items())
+        session.execute(
+            f"""INSERT INTO aegis_staged (source, reason, raw)
+            SELECT {literal(source)},
+                CASE any_value(error_type::VARCHAR) {reasons} ELSE 'line is not CSV' END,
+                to_json(left(any_value(csv_line), {_LONGEST_RAW}))::VARCHAR
+            FROM aegis_broken GROUP BY line ORDER BY line"""
+        )
+
+
+def _parsed(canonical: str, column: str | None, kinds: Mapping[str, str]) -> list[str]:
+    """SQL for one canonical column and, since a check may ask, for whether it has any value."""
+    wanted = FILE_COLUMNS[canonical]
+    if column is None:
+        return [f"NULL::{wanted} AS {canonical}", f"false AS {canonical}_given"]
+    raw, kind = f'"aegis row".{quoted(column)}', kinds[column]
+    if kind in ("FLOAT", "DOUBLE"):  # NaN is how pandas says missing, except of an amount
+        raw = raw if canonical == "amount" else f"CASE WHEN NOT isnan({raw}) THEN {raw} END"
+    elif not _is_number(kind) and not kind.startswith(("TIMESTAMP", "DATE", "BOOLEAN")):
+        raw, kind = f"nullif(trim({raw}::VARCHAR), '')", "VARCHAR"
+    if wanted == "TIMESTAMP":
+        value = _time(raw, kind)
+    elif wanted == "BOOLEAN":
+        value = _truth(raw, kind)
+    elif wanted == "DOUBLE":
+        # by way of text a FLOAT of 96.45 stays 96.45
+        value = f"TRY_CAST({f'({raw})::VARCHAR' if kind == 'FLOAT' else raw} AS DOUBLE)"
+    elif kind in ("FLOAT", "DOUBLE"):
+        # pandas makes floats of whole numbers with gaps: 596.0 is customer 596
+        whole = f"TRY_CAST(CASE WHEN {raw} = trunc({raw}) THEN {raw} END AS BIGINT)"
+        value = f"coalesce({whole}::VARCHAR, ({raw})::VARCHAR)"
+    else:
+        value = f"({raw})::VARCHAR"
+    return [f"{value} AS {canonical}", f"{raw} IS NOT NULL AS {canonical}_given"]
+
+
+def _time(raw: str, kind: str) -> str:
+    """SQL for a time in UTC from a column of any type; null where it is none."""
+    number = f"TRY_CAST({raw} AS DOUBLE)"
+    units = ((1e8, 1e10, 1e6), (1e11, 1e13, 1e3), (1e14, 1e16, 1.0), (1e17, 1e19, 1e-3))
+    unix = " ".join(
+        f"WHEN {number} BETWEEN {low} AND {high} "
+        f"THEN make_timestamp(round({number} * {us})::BIGINT)"
+        for low, high, us in units
+    )
+    if _is_number(kind):
+        return f"CASE {unix} END"
+    if kind == "VARCHAR":  # read as a plain TIMESTAMP a text would lose its offset unnoticed
+        return f"coalesce(TRY_CAST({raw} AS TIMESTAMPTZ)::TIMESTAMP, CASE {unix} END)"
+    return f"TRY_CAST({raw} AS TIMESTAMP)"
+
+
+def _truth(raw: str, kind: str) -> str:
+    """SQL for yes or no from a column of any type; null where it is neither."""
+    if kind == "BOOLEAN":
+        return raw
+    if _is_number(kind):
+        return f"CASE {raw} WHEN 1 THEN true WHEN 0 THEN false END"
+    yes, no = (", ".join(map(literal, words)) for words in (_YES, _NO))
+    word = f"lower(({raw})::VARCHAR)"
+    return f"CASE WHEN {word} IN ({yes}) THEN true WHEN {word} IN ({no}) THEN false END"
+
+
+def _is_number(kind: str) -> bool:
+    return (
+        kind.startswith("DECIMAL")
+        or kind.endswith("INT")
+        or kind in ("INTEGER", "UINTEGER", "FLOAT", "DOUBLE")
+    )
+
+
+def _as_json(name: str, kind: str) -> str:
+    column = f'"aegis row".{quoted(name)}'
+    if kind in ("FLOAT", "DOUBLE"):  # JSON has no NaN
+        return (
+            f"CASE WHEN isfinite({column}) THEN to_json({column}) "
+            f"ELSE to_json({column}::VARCHAR) END"
+        )
+    return f"left({column}, {_LONGEST_RAW})" if kind == "VARCHAR" else column
+
+
+def mark_repeated(session: Session) -> bool:
+    """Mark staged rows whose id is stored or came earlier; whether there are any."""
+    raw = "json_object(" + ", ".join(f"{literal(n)}, s.{n}" for n in FILE_COLUMNS) + ")::VARCHAR"
+    mark = f"""UPDATE aegis_staged AS s SET
+        reason = CASE WHEN {{same}} THEN {literal(_THERE)} ELSE {literal(REPEATED)} END,
+        raw = CASE WHEN {{same}} THEN NULL ELSE {raw} END"""
+    (has,) = session.rows("SELECT count(is_fraud) > 0 AS labels FROM aegis_staged")
+    agrees, labels = "", ""
+    if has["labels"]:
+        agrees = " AND coalesce(s.is_fraud = l.is_fraud, true)"
+        labels = "LEFT JOIN labels l USING (transaction_id)"
+    stored = _count(
+        session,
+        f"""{mark.format(same=_SAME + agrees)} FROM transactions o {labels}
+        WHERE s.transaction_id = o.transaction_id AND s.reason IS NULL""",
+    )
+    earlier = _count(
+        session,
+        f"""{mark.format(same=_SAME)} FROM (
+            SELECT r.first, f.* FROM aegis_staged f JOIN (
+                SELECT min(rowid) AS first FROM aegis_staged WHERE reason IS NULL
+                GROUP BY transaction_id HAVING count(*) > 1
+            ) r ON f.rowid = r.first
+        ) o
+        WHERE s.transaction_id = o.transaction_id AND s.rowid <> o.first AND s.reason IS NULL""",
+    )
+    if has["labels"] and stored + earlier:
+        session.execute(
+            f"""{mark.format(same="false")} FROM (
+                SELECT transaction_id, arg_min(is_fraud, rowid) AS is_fraud
+                FROM aegis_staged s WHERE {GOOD}
+                GROUP BY transaction_id HAVING count(DISTINCT is_fraud) > 1
+            ) o
+            WHERE s.transaction_id = o.transaction_id AND s.is_fraud <> o.is_fraud AND {GOOD}"""
+        )
+    return stored + earlier > 0
+
+
+def insert_transactions(
+    session: Session, *, order: str, tell: Callable[[float], None] | None
+) -> None:
+    """Store the staged rows that are good and new, numbered in `order`."""
+    names = ", ".join(name for name in TRANSACTION_COLUMNS if name != "seq")
+    insert = f"""
+        INSERT INTO transactions (seq, {names})
+        SELECT {session.next_seq()} + row_number() OVER () - 1, {names} FROM (
+            SELECT {names} FROM aegis_staged WHERE reason IS NULL ORDER BY {order})"""
+    if tell:
+        session.watched(insert, None, tell)
+    else:
+        session.execute(insert)
+
+
+def insert_labels(session: Session, delay_days: float, *, repeats: bool) -> int:
+    """Store the labels of good rows whose transaction has none yet; how many."""
+    first = "QUALIFY row_number() OVER (PARTITION BY transaction_id ORDER BY s.rowid) = 1"
+    return _count(
+        session,
+        f"""INSERT INTO labels (transaction_id, is_fraud, scenario, known_at, source)
+        SELECT transaction_id, is_fraud, CASE WHEN is_fraud THEN scenario END,
+            ts + to_microseconds({round(delay_days * 86_400e6)}), source
+        FROM aegis_staged s ANTI JOIN labels USING (transaction_id)
+        WHERE {GOOD} AND is_fraud IS NOT NULL
+        {first if repeats else ""}""",
+    )
+
+
+def keep_rejected(session: Session) -> None:
+    """Store the rejected rows, except as many equal ones as are stored from this source."""
+    session.execute(
+        f"""INSERT INTO rejected (received_at, source, raw, reason)
+        WITH bad AS (
+            SELECT rowid AS row_no, source, raw, reason,
+                row_number() OVER (PARTITION BY source, raw, reason ORDER BY rowid) AS copy
+            FROM aegis_staged WHERE reason <> {literal(_THERE)}
+        ), stored AS (
+            SELECT source, raw, reason, count(*) AS copies FROM rejected GROUP BY ALL
+        )
+        SELECT now(), source, raw, reason FROM bad LEFT JOIN stored USING (source, raw, reason)
+        WHERE copy > coalesce(copies, 0) ORDER BY row_no"""
+    )
+
+
+def outcome(session: Session) -> tuple[int, int, dict[str, int]]:
+    """How many staged rows are new, already there, and rejected for each reason."""
+    found = session.rows(
+        "SELECT reason, count(*) AS n FROM aegis_staged GROUP BY reason ORDER BY n DESC, reason"
+    )
+    counts = {row["reason"]: int(row["n"]) for row in found}
+    return counts.pop(None, 0), counts.pop(_THERE, 0), counts
+
+
+def _count(session: Session, statement: str) -> int:
+    found = session.execute(statement).fetchone()
+    return int(found[0]) if found else 0

@@ -1,0 +1,51 @@
+"""Columns are recognised, never confused: what could be several is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aegis_core.columns import PRESETS, choose_columns
+from aegis_core.errors import InputError
+
+
+def test_a_map_goes_before_every_guess() -> None:
+    names = ["customer_id", "payer", "ts", "amount", "category"]
+    chosen, guessed, _ = choose_columns(names, mapping={"customer_id": "PAYER", "category": ""})
+    assert chosen == {"customer_id": "payer", "ts": "ts", "amount": "amount"}
+    assert guessed == {"ts": "ts", "amount": "amount"}
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "told"),
+    [
+        (["customer_id", "when", "amount"], {}, r"no column for ts; it has customer_id, when"),
+        (["a", "b"], {}, "customer_id and ts and amount"),
+        (["customer_id", "ts", "date", "time", "amount"], {}, None),
+        (["customer_id", "date", "time", "amount"], {}, r"date, time could each be ts.*--map ts="),
+        (["customer_id", "ts", "amount", "lat", "merch_lat", "lon"], {}, "could each be lat"),
+        (["customer_id", "ts", "amount"], {"mapping": {"ts": "tss"}}, "Did you mean ts"),
+        (["customer_id", "ts", "amount"], {"mapping": {"amout": "ts"}}, "Did you mean amount"),
+        (["customer_id", "ts", "amount"], {"preset": "handbok"}, "Did you mean handbook"),
+        (["customer_id", "ts", "amount"], {"preset": "handbook"}, "no column for ts and amount"),
+        (["customer_id", "ts", "amount", "scenario"], {}, "needs a label"),
+    ],
+)
+def test_a_missing_or_ambiguous_column_is_said_with_the_way_out(
+    names: list[str], options: dict[str, Any], told: str | None
+) -> None:
+    if told is None:
+        assert choose_columns(names, **options)[0]["ts"] == "ts"
+        return
+    with pytest.raises(InputError, match=told):
+        choose_columns(names, **options)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_recognised_by_its_columns(preset: str) -> None:
+    names = [known[-1] for known in PRESETS[preset].values()] + ["lat", "long", "unix_time"]
+    chosen, _, recognised = choose_columns(names)
+    assert recognised == preset
+    assert chosen == {canonical: known[-1] for canonical, known in PRESETS[preset].items()}
+    assert choose_columns(names, preset=preset) == (chosen, {}, preset)

@@ -40,10 +40,8 @@ from aegis_core.detector import (
 from aegis_core.errors import InputError, NotReady
 from aegis_core.kernels import kernel
 from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS, Floats, Ints
-from aegis_core.schema import FACTORS
+from aegis_core.schema import FACTORS, TOLD_FACTORS
 
-LEARNT_FACTORS: Final = (*FACTORS, "merchant", "customer")
-"""What the learner's contributions speak of: the risk factors, and whose frauds were confirmed."""
 FEATURES: Final = (
     "log_amount",
     *SIGNALS,
@@ -54,7 +52,7 @@ FEATURES: Final = (
 )
 """Columns that the trees are grown on."""
 
-N_LEARNT: Final = len(LEARNT_FACTORS)
+N_TOLD: Final = len(TOLD_FACTORS)
 N_FEATURES: Final = len(FEATURES)
 MIN_FRAUDS: Final = 10
 """Confirmed frauds below which the trees have no say."""
@@ -88,6 +86,13 @@ class Trees(NamedTuple):
     shares: Floats  # share of traffic above each of them
 
 
+NO_TREES: Final = Trees(
+    np.zeros(0, np.int16), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32),
+    np.zeros(0), np.zeros(0, np.int64), np.zeros(1), np.ones(1), np.zeros(0), np.zeros(0),
+)  # fmt: skip
+"""No learner: the detector's score stands."""
+
+
 @kernel
 def grow(trees: Trees, x: npt.NDArray[np.float32]) -> float:
     """Mean vote of the trees for one row of features, in [0, 1]."""
@@ -103,18 +108,14 @@ def grow(trees: Trees, x: npt.NDArray[np.float32]) -> float:
 
 @kernel
 def describe(
-    model: Model,
     signals: Floats,
     amount: float,
     history: Floats,
-    features: npt.NDArray[np.float32],
     evidence: Floats,
-    scratch: npt.NDArray[np.float32],
-    lanes: Ints,
-) -> float:
-    """Write the features of one transaction; the detector's score of it, in (0, 1)."""
-    weigh(model, signals, np.empty(N_FACTORS), evidence, np.empty(0))
-    score = isolate(model, evidence, scratch, lanes)
+    score: float,
+    features: npt.NDArray[np.float32],
+) -> None:
+    """Write what the trees are asked about, from one transaction and the detector's view of it."""
     features[0] = math.log(amount)
     at = 1 + N_SIGNALS
     features[1:at] = signals
@@ -122,7 +123,6 @@ def describe(
     features[at + N_FACTORS] = evidence.sum()
     features[at + N_FACTORS + 1] = score
     features[at + N_FACTORS + 2 :] = history
-    return score
 
 
 @kernel
@@ -132,6 +132,45 @@ def judge(trees: Trees, features: npt.NDArray[np.float32], score: float) -> floa
     rank: float = (1 - _TINY) * math.pow(2.0, -share / ALERT_SHARE) + _TINY * score
     trust: float = trees.trust[0]
     return (1 - trust) * rank + trust * grow(trees, features)
+
+
+@kernel
+def rate(
+    model: Model,
+    trees: Trees,
+    signals: Floats,
+    amount: float,
+    history: Floats,
+    evidence: Floats,
+    scratch: npt.NDArray[np.float32],
+    lanes: Ints,
+    features: npt.NDArray[np.float32],
+) -> float:
+    """Score of one transaction, in (0, 1): the learner's, or the detector's with `NO_TREES`.
+
+    `evidence` is what `weigh` wrote; `features`, of shape (N_FEATURES,), is filled for a learner.
+    """
+    score = isolate(model, evidence, scratch, lanes)
+    if len(trees.levels) == 0:
+        return score
+    describe(signals, amount, history, evidence, score, features)
+    return judge(trees, features, score)
+
+
+@kernel
+def without(
+    trees: Trees, kept: Floats, signals: Floats, amount: float, history: Floats,
+    part: Floats, past: Floats,
+) -> float:  # fmt: skip
+    """Write signals and history of the factors `kept` alone; the amount that goes with them.
+
+    `kept`, of shape (N_TOLD,), is 1 for each of `TOLD_FACTORS` that stays.
+    """
+    for j in range(N_SIGNALS):
+        part[j] = signals[j] * kept[SIGNAL_FACTOR[j]]
+    past[:N_OF_EACH] = history[:N_OF_EACH] * kept[_MERCHANT]
+    past[N_OF_EACH:] = history[N_OF_EACH:] * kept[_CUSTOMER]
+    return amount if kept[0] > 0 else trees.usual[0]
 
 
 @kernel
@@ -145,28 +184,17 @@ def _judge_all(
     out: Floats,
 ) -> None:
     """Fill `features` if it has rows, and `out` if that has."""
-    evidence, scratch = np.empty(N_FACTORS), np.empty(1 + N_FACTORS, np.float32)
+    strength, evidence = np.empty(N_FACTORS), np.empty(N_FACTORS)
+    scratch, nothing = np.empty(1 + N_FACTORS, np.float32), np.empty(0)
     lanes, one_row = np.empty(LANES, np.int64), np.empty(N_FEATURES, np.float32)
     for i in range(len(amount)):
         row = features[i] if len(features) > 0 else one_row
-        score = describe(
-            model, signals[i], amount[i], history[i], row, evidence, scratch, lanes
+        weigh(model, signals[i], strength, evidence, nothing)
+        score = rate(
+            model, trees, signals[i], amount[i], history[i], evidence, scratch, lanes, row
         )  # fmt: skip
         if len(out) > 0:
-            out[i] = judge(trees, row, score)
-
-
-@kernel
-def _mask(
-    trees: Trees, kept: Floats, signals: Floats, amount: float, history: Floats,
-    part: Floats, past: Floats,
-) -> float:  # fmt: skip
-    """Write signals and history of the factors `kept` alone; the amount that goes with them."""
-    for j in range(N_SIGNALS):
-        part[j] = signals[j] * kept[SIGNAL_FACTOR[j]]
-    past[:N_OF_EACH] = history[:N_OF_EACH] * kept[_MERCHANT]
-    past[N_OF_EACH:] = history[N_OF_EACH:] * kept[_CUSTOMER]
-    return amount if kept[0] > 0 else trees.usual[0]
+            out[i] = score
 
 
 @kernel
@@ -179,14 +207,15 @@ def _attribute_all(
     contributions: Floats,
 ) -> None:
     """Write the Shapley values of the factors against a usual amount without any evidence."""
-    evidence, scratch = np.empty(N_FACTORS), np.empty(1 + N_FACTORS, np.float32)
+    strength, evidence = np.empty(N_FACTORS), np.empty(N_FACTORS)
+    scratch, nothing = np.empty(1 + N_FACTORS, np.float32), np.empty(0)
     lanes, row = np.empty(LANES, np.int64), np.empty(N_FEATURES, np.float32)
-    part, past, kept = np.empty(N_SIGNALS), np.empty(N_HISTORY), np.empty(N_LEARNT)
-    active, worth = np.empty(N_LEARNT, np.int64), np.empty(1 << N_LEARNT)
+    part, past, kept = np.empty(N_SIGNALS), np.empty(N_HISTORY), np.empty(N_TOLD)
+    active, worth = np.empty(N_TOLD, np.int64), np.empty(1 << N_TOLD)
     contributions[:] = 0.0
     for i in range(len(amount)):
         k = 0
-        for f in range(N_LEARNT):
+        for f in range(N_TOLD):
             speaks = f == 0 and amount[i] != trees.usual[0]
             if f == _MERCHANT:
                 speaks = np.any(history[i, :N_OF_EACH] != 0)
@@ -203,9 +232,11 @@ def _attribute_all(
             for a in range(k):
                 if subset >> a & 1:
                     kept[active[a]] = 1.0
-            money = _mask(trees, kept, signals[i], amount[i], history[i], part, past)
-            score = describe(model, part, money, past, row, evidence, scratch, lanes)
-            worth[subset] = judge(trees, row, score)
+            money = without(trees, kept, signals[i], amount[i], history[i], part, past)
+            weigh(model, part, strength, evidence, nothing)
+            worth[subset] = rate(
+                model, trees, part, money, past, evidence, scratch, lanes, row
+            )  # fmt: skip
         for a in range(k):
             for subset in range(1 << k):
                 if subset >> a & 1 == 0:
@@ -280,7 +311,7 @@ class Learner:
         enough = self.n_frauds_ >= MIN_FRAUDS and (answer != 1).any()
         trust = self.n_frauds_ / (self.n_frauds_ + PRIOR_FRAUDS) if enough else 0.0
         usual = float(np.median(amount))
-        self.trees_ = _NO_TREES._replace(
+        self.trees_ = NO_TREES._replace(
             trust=np.array([trust]), usual=np.array([usual]), levels=levels, shares=shares
         )
         if enough:
@@ -317,11 +348,11 @@ class Learner:
         return out
 
     def contributions(self, signals: Floats, amount: Floats, history: Floats) -> Floats:
-        """Shapley values of shape (n, N_LEARNT); each row sums to score − `base_`.
+        """Shapley values of shape (n, N_TOLD); each row sums to score − `base_`.
 
-        The columns are `LEARNT_FACTORS`. A factor that says nothing gets exactly 0.
+        The columns are `TOLD_FACTORS`. A factor that says nothing gets exactly 0.
         """
-        out = np.empty((len(amount), N_LEARNT))
+        out = np.empty((len(amount), N_TOLD))
         _attribute_all(self.detector.model_, self.trees_, *_rows(signals, amount, history), out)
         return out
 
@@ -347,7 +378,7 @@ class Learner:
             "base": self.base_,
             "n_frauds": self.n_frauds_,
             "n_answers": self.n_answers_,
-            "factors": LEARNT_FACTORS,
+            "factors": TOLD_FACTORS,
             "features": FEATURES,
         }
         (folder / "learner.json").write_text(json.dumps(parameters, indent=1) + "\n")
@@ -401,12 +432,6 @@ def _rows(signals: Floats, amount: Floats, history: Floats) -> tuple[Floats, Flo
         np.ascontiguousarray(amount, np.float64),
         np.ascontiguousarray(history, np.float64),
     )
-
-
-_NO_TREES: Final = Trees(
-    np.zeros(0, np.int16), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32),
-    np.zeros(0), np.zeros(0, np.int64), np.zeros(1), np.ones(1), np.zeros(1), np.ones(1),
-)  # fmt: skip
 
 
 def thinned(answer: Answer, seed: int) -> tuple[Ints, Floats]:

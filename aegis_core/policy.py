@@ -7,13 +7,26 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
-from aegis_core.detector import Detector
+from aegis_core.answers import HISTORY
 from aegis_core.errors import InputError, NotReady
 from aegis_core.profiles import FACTS, RING, SIGNAL_FACTOR, SIGNALS, Floats
-from aegis_core.schema import FACTORS
+from aegis_core.schema import FACTORS, TOLD_FACTORS, Decision
+
+_DRAWN_BY: Final = "aegis:audit:draw"  # the key of the draw, 16 bytes
+
+
+class Ranked(Protocol):
+    """A model that knows how the scores of ordinary traffic are spread."""
+
+    def threshold(self, share: float) -> float:
+        """Score that at most `share` of the traffic lies strictly above."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,17 +39,24 @@ class Policy:
         Scores above which a transaction is reviewed and blocked; `block_above` is not lower.
     alert_budget :
         Share of transactions that may become alerts (reviewed or blocked), in (0, 1).
+    audit_share :
+        Share of the approved transactions that are drawn for review all the same, in [0, 1].
     """
 
     review_above: float
     block_above: float
     alert_budget: float
+    audit_share: float = 0.001
 
     @classmethod
     def from_budget(
-        cls, detector: Detector, alert_budget: float = 0.005, block_share: float = 0.2
+        cls,
+        model: Ranked,
+        alert_budget: float = 0.005,
+        block_share: float = 0.2,
+        audit_share: float = 0.001,
     ) -> Policy:
-        """Thresholds that keep the training window within `alert_budget`.
+        """Thresholds that keep the traffic that `model` was calibrated on within `alert_budget`.
 
         Of the alerts, the `block_share` with the highest scores are blocked. A larger budget never
         raises a threshold.
@@ -45,10 +65,13 @@ class Policy:
             raise InputError(f"alert_budget is a share in (0, 1), not {alert_budget}.")
         if not 0 <= block_share <= 1:
             raise InputError(f"block_share is a share in [0, 1], not {block_share}.")
+        if not 0 <= audit_share <= 1:
+            raise InputError(f"audit_share is a share in [0, 1], not {audit_share}.")
         return cls(
-            detector.threshold(alert_budget),
-            detector.threshold(alert_budget * block_share) if block_share else math.inf,
+            model.threshold(alert_budget),
+            model.threshold(alert_budget * block_share) if block_share else math.inf,
             alert_budget,
+            audit_share,
         )
 
     def decide(self, score: Floats) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
@@ -87,6 +110,7 @@ def reasons(
     facts: Floats,
     contributions: Floats,
     signal_evidence: Floats,
+    history: Floats | None = None,
     *,
     floor: float = 0.1,
 ) -> list[dict[str, object]]:
@@ -95,9 +119,11 @@ def reasons(
     Parameters
     ----------
     facts : of shape (len(FACTS),).
-    contributions : of shape (len(FACTORS),), to the score.
+    contributions : of shape (len(TOLD_FACTORS),), to the score.
     signal_evidence :
         Of shape (len(SIGNALS),), see `Detector.spread`; a factor is told by its strongest signal.
+    history :
+        Of shape (len(HISTORY),): what was answered about merchant and customer, for a learner.
     floor :
         Smallest share of the strongest contribution that is still a reason.
 
@@ -106,23 +132,76 @@ def reasons(
     list of dict with `factor`, `code`, `text`, `contribution`, as in `verdicts.reasons`.
     """
     known = dict(zip(FACTS, facts.tolist(), strict=True))
-    money = f"{currency or ''} {amount:,.2f}".strip()
+    money = _money(amount, currency)
     top = contributions.max()
     out: list[dict[str, object]] = []
     for f in np.argsort(-contributions, kind="stable"):
         if contributions[f] <= 0 or contributions[f] < floor * top:
             break
-        own = [j for j in range(len(SIGNALS)) if SIGNAL_FACTOR[j] == f]
-        signal = SIGNALS[max(own, key=lambda j: signal_evidence[j])]
-        code, tell = _WORDS[signal]
-        out.append(
-            {
-                "factor": FACTORS[f],
-                "code": code,
-                "text": tell(amount, money, known),
-                "contribution": float(contributions[f]),
-            }
-        )
+        factor = TOLD_FACTORS[f]
+        if factor in FACTORS:
+            own = [j for j in range(len(SIGNALS)) if SIGNAL_FACTOR[j] == f]
+            code, tell = _WORDS[SIGNALS[max(own, key=lambda j: signal_evidence[j])]]
+            text = tell(amount, money, known)
+        elif history is not None:
+            code = f"{factor}-ANSWERS".upper()
+            text = _answered(factor, dict(zip(HISTORY, history.tolist(), strict=True)))
+        else:
+            continue
+        weight = float(contributions[f])
+        out.append({"factor": factor, "code": code, "text": text, "contribution": weight})
+    return out
+
+
+def clearance(amount: float, currency: str | None, cleared: Floats) -> str:
+    """What would have cleared an alert, in a sentence.
+
+    Parameters
+    ----------
+    cleared : of shape (1 + len(TOLD_FACTORS),), see `scoring.Scored`.
+
+    >>> clearance(900.0, "EUR", np.array([180.0, 1, 0, 0, 0, 0, 0]))
+    'It would have passed at EUR 180.00 or less.'
+    >>> clearance(900.0, "EUR", np.array([np.nan, 0, 1, 1, 0, 0, 0]))
+    'It would have passed without the travel, or at a usual hour.'
+    """
+    ways = []
+    if not math.isnan(cleared[0]):
+        ways.append(f"at {_money(cleared[0], currency)} or less")
+    elif cleared[1]:
+        ways.append(_ABSENT["amount"])
+    ways += [_ABSENT[f] for f, alone in zip(TOLD_FACTORS[1:], cleared[2:], strict=True) if alone]
+    if not ways:
+        return "No single change would have cleared it."
+    return f"It would have passed {', or '.join(ways)}."
+
+
+_ABSENT: Final = {
+    "amount": "with a usual amount",
+    "travel": "without the travel",
+    "hour": "at a usual hour",
+    "burst": "without the transactions just before",
+    "merchant": "without what was answered about the merchant",
+    "customer": "without what was answered about the customer",
+}
+
+
+def inclusion(
+    decision: npt.NDArray[np.int8], transaction_id: npt.ArrayLike, audit_share: float
+) -> Floats:
+    """Probability with which each transaction goes to review, NaN where nobody is asked.
+
+    Alerts always go; of the approved, `audit_share` are drawn by a hash of their id, so that a
+    replay or a repeated request draws the same ones.
+
+    >>> inclusion(np.array([2, 0], np.int8), ["a", "b"], 1.0).tolist()
+    [1.0, 1.0]
+    """
+    out = np.where(decision != Decision.APPROVE, 1.0, np.nan)
+    if audit_share > 0 and len(out):
+        ids = np.asarray(transaction_id, object)
+        drawn = pd.util.hash_array(ids, hash_key=_DRAWN_BY, categorize=False) / 2.0**64
+        out[(drawn < audit_share) & np.isnan(out)] = audit_share
     return out
 
 
@@ -181,6 +260,18 @@ def _burst_count(amount: float, money: str, k: Known) -> str:
     )
 
 
+def _answered(who: str, h: Known) -> str:
+    """What the answers say of a merchant or customer, from `HISTORY` by name."""
+    frauds, cleared = round(h[f"{who}_frauds"]), round(h[f"{who}_cleared"])
+    of = "at this merchant" if who == "merchant" else "of this customer"
+    if h[f"{who}_recency"] <= 0:
+        return f"no fraud among {max(1, cleared)} answered transactions {of}"
+    ago = _duration(86_400 * (1 / h[f"{who}_recency"] - 1))
+    count = f"{max(1, frauds)} confirmed fraud{'s' if frauds > 1 else ''} {of}"
+    run = f", the last {round(h[f'{who}_run'])} answers in a row" if h[f"{who}_run"] > 1 else ""
+    return f"{count} within about a month{run}, the newest {ago} ago"
+
+
 def _burst_swarm(amount: float, money: str, k: Known) -> str:
     n = max(1, round(k["n_unusual_day"]))
     return f"{n} other unusual amount{'s' if n > 1 else ''} of this customer within about a day"
@@ -198,6 +289,10 @@ _WORDS: dict[str, tuple[str, Callable[[float, str, Known], str]]] = {
     "burst_swarm": ("BURST-SWARM", _burst_swarm),
 }
 """Reason code and sentence of each signal."""
+
+
+def _money(amount: float, currency: str | None) -> str:
+    return f"{currency or ''} {amount:,.2f}".strip()
 
 
 def _times(ratio: float) -> str:

@@ -1,4 +1,4 @@
-"""Profiles, detector and policy joined in one pass: `Scorer`.
+"""Profiles, model and policy joined in one pass: `Scorer`.
 
 The loop in `_advance` is the only one that moves transactions through the state: training asks it
 for signals, evaluation and live scoring for decisions. Each row is decided before it is learnt, so
@@ -7,8 +7,9 @@ the result does not depend on how a stream is cut into batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -16,40 +17,39 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.answers import N_HISTORY, Answers, Recall, fold, recall, witness
-from aegis_core.detector import (
-    LANES,
-    N_FACTORS,
-    N_SIGNALS,
-    NO_MODEL,
-    Detector,
-    Model,
-    attribute,
-    isolate,
-    weigh,
-)
+from aegis_core.detector import LANES, N_FACTORS, N_SIGNALS, NO_MODEL, Detector, Model, weigh
 from aegis_core.kernels import kernel
-from aegis_core.policy import Policy, reasons
+from aegis_core.learner import N_FEATURES, N_TOLD, NO_TREES, Learner, Trees, rate, without
+from aegis_core.policy import Policy, clearance, inclusion, reasons
 from aegis_core.profiles import FACTS, Columns, Floats, Ints, Profiles, State, learn, observe
-from aegis_core.schema import FACTORS, Decision
+from aegis_core.schema import FACTORS, LIST_KINDS, TOLD_FACTORS, Decision
 
 CHUNK_ROWS = 200_000
 """Rows taken through the pass at once; bounds memory, changes no result."""
 UNDECIDED = -1
 """In an array of recorded decisions: this transaction never got a verdict."""
+DENIED, ALLOWED, SNOOZED = (1 + LIST_KINDS.index(k) for k in ("deny", "allow", "snooze"))
+"""In an array of rulings: what a list says of a transaction; 0 is nothing."""
+N_CLEARED: Final = 1 + N_TOLD
+"""Columns of `Scored.cleared`."""
 
 Decisions = npt.NDArray[np.int8]
 NO_ANSWERS: Final = Answers().memory
 NOBODY: Final = np.empty(0, np.int64)
+_AMOUNTS: Final = 48
+_BISECTIONS: Final = 30
 
 
 @dataclass(frozen=True)
 class Scored:
     """What the pass says of n transactions, in their order.
 
-    `signals` (n, N_SIGNALS) and `strength`, `evidence`, `contributions` (n, N_FACTORS) are in nats,
-    the last in units of the score; `score` (n,) in (0, 1), `risk` (n,) in [0, 100]; `decision` (n,)
-    as in `schema.Decision`; `facts` (n, len(FACTS)); `history` (n, N_HISTORY), where the pass was
-    given answers. Arrays that were not asked for have no rows.
+    `signals` (n, N_SIGNALS) and `strength`, `evidence` (n, N_FACTORS) are in nats; `contributions`
+    (n, N_TOLD) in units of the score; `score` (n,) in (0, 1), `risk` (n,) in [0, 100]; `decision`
+    (n,) as in `schema.Decision`; `facts` (n, len(FACTS)); `history` (n, N_HISTORY), where the pass
+    was given answers. `cleared` (n, N_CLEARED) tells for alerts what would have made a score that
+    passes: the largest such amount, or NaN, then 1 for each of `TOLD_FACTORS` whose absence alone
+    would have done. Arrays that were not asked for have no rows.
     """
 
     signals: Floats
@@ -61,6 +61,7 @@ class Scored:
     contributions: Floats
     history: Floats
     facts: Floats
+    cleared: Floats
 
 
 @kernel
@@ -68,16 +69,18 @@ def _advance(
     state: State,
     columns: Columns,
     model: Model,
+    trees: Trees,
     review_above: float,
     block_above: float,
     scoring: bool,
     recorded: Decisions,
+    rulings: Decisions,
     signals: Floats,
     strength: Floats,
     evidence: Floats,
     score: Floats,
     decision: Decisions,
-    contributions: Floats,
+    cleared: Floats,
     facts: Floats,
     memory: Recall,
     payer: Ints,
@@ -85,60 +88,131 @@ def _advance(
     history: Floats,
 ) -> None:
     """Observe, decide and learn row after row; arrays without rows are not filled."""
-    nothing, one_row = np.empty(0), np.empty(N_SIGNALS)
+    nothing, one_row, no_past = np.empty(0), np.empty(N_SIGNALS), np.zeros(N_HISTORY)
     scratch, lanes = np.empty(1 + N_FACTORS, np.float32), np.empty(LANES, np.int64)
+    features = np.empty(N_FEATURES, np.float32)
     for i in range(len(columns.amount)):
         customer, category, ts = columns.customer[i], columns.category[i], columns.ts_us[i]
         amount, lat, lon = columns.amount[i], columns.lat[i], columns.lon[i]
+        past = no_past
         if len(history) > 0:
+            past = history[i]
             fold(memory, ts)
-            recall(memory, payer[i], payee[i], ts, history[i])
+            recall(memory, payer[i], payee[i], ts, past)
             witness(memory, payer[i], payee[i], ts)
         row = signals[i] if len(signals) > 0 else one_row
         told = facts[i] if len(facts) > 0 else nothing
         observe(state, customer, category, ts, amount, lat, lon, row, told)
         if scoring:
             weigh(model, row, strength[i], evidence[i], nothing)
-            score[i] = isolate(model, evidence[i], scratch, lanes)
-            decision[i] = (score[i] > review_above) + (score[i] > block_above)
-            if len(contributions) > 0:
-                attribute(model, evidence[i], contributions[i])
+            score[i] = rate(model, trees, row, amount, past, evidence[i], scratch, lanes, features)
+            alert = score[i] > review_above
+            decision[i] = alert + (score[i] > block_above)
+            if len(rulings) > 0:
+                decision[i] = _ruled(decision[i], rulings[i])
+            if alert and len(cleared) > 0:
+                _clear(state, columns, i, model, trees, review_above, row, past, cleared[i])
         fate = recorded[i] if len(recorded) > 0 else decision[i] if scoring else UNDECIDED
         learn(state, customer, category, ts, amount, lat, lon, row, fate != Decision.BLOCK)
 
 
+@kernel
+def _ruled(decision: int, ruling: int) -> int:
+    """The decision after the lists had their say."""
+    if ruling == DENIED:
+        return Decision.BLOCK.value
+    if ruling == ALLOWED or (ruling == SNOOZED and decision == Decision.REVIEW):
+        return Decision.APPROVE.value
+    return decision
+
+
+@kernel
+def _clear(
+    state: State,
+    columns: Columns,
+    i: int,
+    model: Model,
+    trees: Trees,
+    review_above: float,
+    signals: Floats,
+    past: Floats,
+    out: Floats,
+) -> None:
+    """Write what would have let transaction `i` pass, shape (N_CLEARED,); see `Scored`.
+
+    Each answer was scored: the amount is the end of the range, from the smallest amount upwards,
+    in which every amount tried passes, rounded down to hundredths.
+    """
+    strength, evidence = np.empty(N_FACTORS), np.empty(N_FACTORS)
+    scratch, lanes = np.empty(1 + N_FACTORS, np.float32), np.empty(LANES, np.int64)
+    features, nothing = np.empty(N_FEATURES, np.float32), np.empty(0)
+    row, kept, spare = np.empty(N_SIGNALS), np.ones(N_TOLD), np.empty(N_HISTORY)
+    amount = columns.amount[i]
+    for f in range(N_TOLD):
+        kept[f] = 0.0
+        money = without(trees, kept, signals, amount, past, row, spare)
+        kept[f] = 1.0
+        weigh(model, row, strength, evidence, nothing)
+        score = rate(model, trees, row, money, spare, evidence, scratch, lanes, features)
+        out[1 + f] = score <= review_above
+    passes, fails, tried = 0.0, amount, 0.01
+    step = math.pow(max(amount, 0.02) / 0.01, 1 / _AMOUNTS)
+    for k in range(_AMOUNTS + _BISECTIONS):
+        if k < _AMOUNTS:
+            tried = math.floor(math.pow(step, k)) / 100  # from 0.01 upwards, in hundredths
+        elif passes == 0.0:
+            break
+        else:
+            tried = math.floor((passes + fails) * 50 + 1e-6) / 100
+        if tried <= passes or tried >= fails:
+            continue
+        observe(
+            state, columns.customer[i], columns.category[i], columns.ts_us[i], tried,
+            columns.lat[i], columns.lon[i], row, nothing,
+        )  # fmt: skip
+        weigh(model, row, strength, evidence, nothing)
+        if rate(model, trees, row, tried, past, evidence, scratch, lanes, features) > review_above:
+            fails = tried
+        else:
+            passes = tried
+    out[0] = passes if passes > 0 else math.nan
+
+
 class Scorer:
-    """The pass over transactions, with or without a detector.
+    """The pass over transactions, with or without a model.
 
     Parameters
     ----------
-    detector, policy :
+    model, policy :
         Both, to decide; neither, to learn profiles and signals only.
     profiles :
         The state to go on from; fresh if not given.
     answers :
-        What was answered so far and is still to become known; without them the pass does not look
-        at merchants.
+        What was answered so far and is still to become known. Without them the pass does not look
+        at merchants; a `Learner` always has some, be they none.
     """
 
     def __init__(
         self,
-        detector: Detector | None = None,
+        model: Detector | Learner | None = None,
         policy: Policy | None = None,
         profiles: Profiles | None = None,
         answers: Answers | None = None,
     ) -> None:
-        if (detector is None) != (policy is None):
-            raise ValueError("A scorer decides with a detector and a policy, or with neither.")
-        self.detector, self.policy = detector, policy
+        if (model is None) != (policy is None):
+            raise ValueError("A scorer decides with a model and a policy, or with neither.")
+        self.model, self.policy = model, policy
+        self.learner = model if isinstance(model, Learner) else None
+        self.detector = model.detector if isinstance(model, Learner) else model
         self.profiles = profiles if profiles is not None else Profiles()
-        self.answers = answers
+        self.answers = Answers() if answers is None and self.learner is not None else answers
 
     def run(
         self,
         frame: pd.DataFrame,
         *,
         recorded: Decisions | None = None,
+        rulings: Decisions | None = None,
         signals: bool = False,
         explain: bool = False,
         progress: Callable[[int], object] | None = None,
@@ -152,32 +226,41 @@ class Scorer:
         recorded :
             Decisions that were answered when the transactions came, of shape (n,); they, and not
             today's, say what taught the profiles. `UNDECIDED` where there was none.
+        rulings :
+            What lists say, of shape (n,): 0, `DENIED`, `ALLOWED` or `SNOOZED`. The first two
+            decide whatever the score, the last lets pass what would have gone to review.
         signals, explain :
-            Also return signals; contributions and facts.
+            Also return signals; contributions, facts and what would have cleared.
         progress :
             Called with the number of rows done since the last call.
         """
         n = len(frame)
-        if recorded is not None and len(recorded) != n:
-            raise ValueError(f"{len(recorded)} recorded decisions for {n} transactions.")
+        for given, what in ((recorded, "recorded decisions"), (rulings, "rulings")):
+            if given is not None and len(given) != n:
+                raise ValueError(f"{len(given)} {what} for {n} transactions.")
         decides = self.detector is not None
+        explained = n if explain and decides else 0
         out = Scored(
-            np.empty((n if signals else 0, N_SIGNALS)),
+            np.empty((n if signals or (explained and self.learner) else 0, N_SIGNALS)),
             np.empty((n if decides else 0, N_FACTORS)),
             np.empty((n if decides else 0, N_FACTORS)),
             np.empty(n if decides else 0),
             np.empty(0),
             np.empty(n if decides else 0, np.int8),
-            np.empty((n if explain and decides else 0, N_FACTORS)),
+            np.zeros((explained, N_TOLD)),
             np.empty((n if self.answers is not None else 0, N_HISTORY)),
             np.empty((n if explain else 0, len(FACTS))),
+            np.full((explained, N_CLEARED), np.nan),
         )
+        thresholds, model, trees = (np.inf, np.inf), NO_MODEL, NO_TREES
         if self.detector is not None and self.policy is not None:
-            model = self.detector.model_
             thresholds = self.policy.review_above, self.policy.block_above
-        else:
-            model, thresholds = NO_MODEL, (np.inf, np.inf)
-        asked = np.empty(0, np.int8) if recorded is None else recorded.astype(np.int8)
+            model = self.detector.model_
+            trees = NO_TREES if self.learner is None else self.learner.trees_
+        asked, ruled = (
+            np.empty(0, np.int8) if given is None else given.astype(np.int8)
+            for given in (recorded, rulings)
+        )
         for start in range(0, n, CHUNK_ROWS):
             part = slice(start, min(start + CHUNK_ROWS, n))
             columns = self.profiles.columns(frame.iloc[part])
@@ -185,53 +268,88 @@ class Scorer:
             if self.answers is not None:
                 payer, payee = self.answers.codes(frame.iloc[part])
             _advance(
-                self.profiles.state, columns, model, *thresholds, decides, asked[part],
-                out.signals[part], out.strength[part], out.evidence[part], out.score[part],
-                out.decision[part], out.contributions[part], out.facts[part],
+                self.profiles.state, columns, model, trees, *thresholds, decides, asked[part],
+                ruled[part], out.signals[part], out.strength[part], out.evidence[part],
+                out.score[part], out.decision[part], out.cleared[part], out.facts[part],
                 NO_ANSWERS if self.answers is None else self.answers.memory, payer, payee,
                 out.history[part],
             )  # fmt: skip
+            if explained and self.learner is not None:
+                out.contributions[part] = self.learner.contributions(
+                    out.signals[part], columns.amount, out.history[part]
+                )
+            elif explained and self.detector is not None:
+                out.contributions[part, :N_FACTORS] = self.detector.contributions(
+                    out.evidence[part]
+                )
             if progress is not None:
                 progress(part.stop - part.start)
-        if self.detector is not None:
-            object.__setattr__(out, "risk", self.detector.risk(out.score))
+        if self.model is not None:
+            out = replace(out, risk=self.model.risk(out.score))
         return out
 
     def verdicts(self, frame: pd.DataFrame, model_version: str) -> pd.DataFrame:
-        """Score `frame` live: one row a transaction, with the columns of the table `verdicts`.
+        """Score `frame` live: `run`, then `tell`."""
+        return self.tell(frame, self.run(frame, signals=True, explain=True), model_version)
 
-        Reasons are told for reviewed and blocked transactions; evidence and contributions are kept
-        for all.
+    def tell(
+        self,
+        frame: pd.DataFrame,
+        scored: Scored,
+        model_version: str,
+        listed: Mapping[int, tuple[str, str]] | None = None,
+    ) -> pd.DataFrame:
+        """What `run` said of `frame` with `signals` and `explain`, as rows of `verdicts`.
+
+        Reasons, and what would have cleared it, are told for alerts; evidence and contributions
+        are kept for all. What goes to review only as a part of the audit sample has neither.
+
+        Parameters
+        ----------
+        listed :
+            For each row that a list decided, its number in `frame`: the entry's id and a sentence.
         """
-        if self.detector is None:
-            raise ValueError("Verdicts need a detector.")
-        scored = self.run(frame, explain=True, signals=True)
-        alerts = np.flatnonzero(scored.decision != Decision.APPROVE)
-        told: list[list[dict[str, object]]] = [[] for _ in range(len(frame))]
+        if self.detector is None or self.policy is None:
+            raise ValueError("Verdicts need a model.")
+        n, listed = len(frame), listed or {}
+        told: list[list[dict[str, object]]] = [[] for _ in range(n)]
+        cleared: list[str | None] = [None] * n
         amount = frame["amount"].to_numpy()
-        currency = frame["currency"].tolist() if "currency" in frame else [None] * len(frame)
+        currency = frame["currency"].tolist() if "currency" in frame else [None] * n
+        alerts = np.flatnonzero(scored.score > self.policy.review_above)
         by_signal = self.detector.spread(scored.signals[alerts])
         for i, evidence in zip(alerts, by_signal, strict=True):
             money = currency[i] if isinstance(currency[i], str) else None
             told[i] = reasons(
-                float(amount[i]), money, scored.facts[i], scored.contributions[i], evidence
-            )
+                float(amount[i]), money, scored.facts[i], scored.contributions[i], evidence,
+                scored.history[i] if len(scored.history) else None,
+            )  # fmt: skip
+            cleared[i] = clearance(float(amount[i]), money, scored.cleared[i])
+        entries: list[str | None] = [None] * n
+        for k, (entry_id, sentence) in listed.items():
+            entries[k] = entry_id
+            reason = {"factor": "list", "code": "LIST", "text": sentence, "contribution": 0.0}
+            told[k] = [reason, *told[k]]
+        ids = frame["transaction_id"].to_numpy()
         return pd.DataFrame(
             {
                 "seq": frame["seq"].to_numpy(),
-                "transaction_id": frame["transaction_id"].to_numpy(),
+                "transaction_id": ids,
                 "model_version": model_version,
                 "score": scored.score,
                 "risk": scored.risk,
                 "decision": [Decision(d).label for d in scored.decision],
                 "reasons": told,
-                "contributions": _structs(scored.contributions),
-                "evidence": _structs(scored.evidence),
+                "contributions": _structs(TOLD_FACTORS, scored.contributions),
+                "evidence": _structs(FACTORS, scored.evidence),
                 "distance_km": scored.facts[:, FACTS.index("distance_km")],
                 "scored_at": pd.Timestamp.now("UTC").tz_localize(None).as_unit("us"),
+                "cleared": pd.array(cleared, dtype="str"),
+                "inclusion": inclusion(scored.decision, ids, self.policy.audit_share),
+                "list_entry": pd.array(entries, dtype="str"),
             }
         )
 
 
-def _structs(table: Floats) -> list[dict[str, float]]:
-    return [dict(zip(FACTORS, row, strict=True)) for row in table.tolist()]
+def _structs(names: Sequence[str], table: Floats) -> list[dict[str, float]]:
+    return [dict(zip(names, row, strict=True)) for row in table.tolist()]

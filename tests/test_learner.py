@@ -16,10 +16,10 @@ from aegis_core.errors import InputError, NotReady
 from aegis_core.evaluation import evaluate
 from aegis_core.learner import (
     FEATURES,
-    LEARNT_FACTORS,
     MIN_FRAUDS,
     N_FEATURES,
-    N_LEARNT,
+    N_TOLD,
+    TOLD_FACTORS,
     UNKNOWN,
     Answer,
     Learner,
@@ -131,7 +131,7 @@ def test_contributions_sum_to_score_minus_base_on_every_row(
 ) -> None:
     rows = window.some
     contributions = learner.contributions(*rows)
-    assert contributions.shape == (len(rows[1]), N_LEARNT)
+    assert contributions.shape == (len(rows[1]), N_TOLD)
     gap = contributions.sum(axis=1) - (learner.score(*rows) - learner.base_)
     assert np.abs(gap).max() < 1e-12
 
@@ -141,7 +141,7 @@ def test_a_factor_that_says_nothing_contributes_exactly_nothing(
 ) -> None:
     signals, amount, history = window.some
     contributions = learner.contributions(signals, amount, history)
-    travel, merchant = LEARNT_FACTORS.index("travel"), LEARNT_FACTORS.index("merchant")
+    travel, merchant = TOLD_FACTORS.index("travel"), TOLD_FACTORS.index("merchant")
     unknown = ~history[:, : N_HISTORY // 2].any(axis=1)
     assert unknown.any()
     assert (contributions[:, travel] == 0).all()  # nobody said where
@@ -155,7 +155,7 @@ def test_the_merchant_is_the_first_reason_where_confirmed_frauds_gather(
     known = planted & (window.history[:, :3] > 0.5).all(axis=1)
     rows = np.flatnonzero(known)[::4]
     contributions = learner.contributions(*(a[rows] for a in window.seen))
-    first = contributions.argmax(axis=1) == LEARNT_FACTORS.index("merchant")
+    first = contributions.argmax(axis=1) == TOLD_FACTORS.index("merchant")
     assert first.mean() > 0.9
 
 

@@ -132,7 +132,10 @@ def test_a_broken_policy_is_refused(tmp_path: Path, text: str | None) -> None:
 def test_a_stored_policy_is_readable_text(tmp_path: Path) -> None:
     Policy(0.6, math.inf, 0.005).save(tmp_path)
     written = json.loads((tmp_path / "policy.json").read_text())
-    assert written == {"review_above": 0.6, "block_above": math.inf, "alert_budget": 0.005}
+    assert written == {
+        **{"review_above": 0.6, "block_above": math.inf},
+        **{"alert_budget": 0.005, "audit_share": 0.001},
+    }
 
 
 # --- reasons -------------------------------------------------------------------------------------

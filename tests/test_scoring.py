@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_core import scoring
-from aegis_core.detector import N_FACTORS, N_SIGNALS, Detector
+from aegis_core.answers import Answers, of
+from aegis_core.detector import N_FACTORS, N_SIGNALS
+from aegis_core.learner import N_TOLD, Learner
 from aegis_core.policy import Policy
 from aegis_core.profiles import FACTS
-from aegis_core.schema import FACTORS, TABLES, Decision
-from aegis_core.scoring import UNDECIDED, Scored, Scorer
+from aegis_core.schema import FACTORS, TABLES, TOLD_FACTORS, Decision
+from aegis_core.scoring import ALLOWED, DENIED, SNOOZED, UNDECIDED, Scored, Scorer
 
-Trained = tuple[Detector, Policy]
+Trained = tuple[Any, Policy]
 Payments = tuple[pd.DataFrame, pd.DataFrame]
 FIELDS = [f.name for f in dataclasses.fields(Scored)]
 DECIDED = ("strength", "evidence", "score", "risk", "decision")
@@ -169,7 +172,7 @@ def test_a_replay_with_the_recorded_decisions_gives_the_live_evidence(
     _, evidence = trained[0].weigh(signals)
     assert evidence.tobytes() == answered.evidence.tobytes()
     assert trained[0].score(evidence).tobytes() == answered.score.tobytes()
-    assert trained[0].contributions(evidence).tobytes() == answered.contributions.tobytes()
+    assert (trained[0].contributions(evidence) == answered.contributions[:, :N_FACTORS]).all()
     assert bits(replay.run(followers, signals=True), "signals") == bits(
         live.run(followers, signals=True), "signals"
     )
@@ -221,7 +224,8 @@ def test_the_parts_of_a_result_agree(trained: Trained, stream: pd.DataFrame, who
     assert detector.score(evidence).tobytes() == whole.score.tobytes()
     assert detector.risk(whole.score).tobytes() == whole.risk.tobytes()
     assert policy.decide(whole.score).tobytes() == whole.decision.tobytes()
-    assert detector.contributions(evidence).tobytes() == whole.contributions.tobytes()
+    assert (detector.contributions(evidence) == whole.contributions[:, :N_FACTORS]).all()
+    assert (whole.contributions[:, N_FACTORS:] == 0).all()
 
 
 def test_a_score_at_a_threshold_is_not_above_it(
@@ -236,7 +240,7 @@ def test_a_score_at_a_threshold_is_not_above_it(
 
 
 def test_every_number_of_a_result_is_one(whole: Scored) -> None:
-    for name in FIELDS[:-1]:
+    for name in set(FIELDS) - {"facts", "cleared"}:
         assert np.isfinite(getattr(whole, name)).all(), name
     assert ((whole.risk >= 0) & (whole.risk <= 100)).all()
 
@@ -251,15 +255,15 @@ def test_what_was_not_asked_for_has_no_rows(trained: Trained, stream: pd.DataFra
     told = Scorer().run(stream, signals=True, explain=True)
     assert told.signals.shape == (n, N_SIGNALS)
     assert told.facts.shape == (n, len(FACTS))
-    assert told.contributions.shape == (0, N_FACTORS)
+    assert told.contributions.shape == (0, N_TOLD)
 
 
-def test_a_scorer_decides_with_both_or_with_neither(trained: Trained) -> None:
+def test_a_scorer_decides_with_both_or_with_neither(trained: Trained, stream: pd.DataFrame) -> None:
     for detector, policy in ((trained[0], None), (None, trained[1])):
         with pytest.raises(ValueError, match="or with neither"):
             Scorer(detector, policy)
-    with pytest.raises(ValueError, match="need a detector"):
-        Scorer().verdicts(pd.DataFrame(), "v1")
+    with pytest.raises(ValueError, match="need a model"):
+        Scorer().tell(stream, Scorer().run(stream), "v1")
 
 
 def test_progress_adds_up(stream: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,6 +271,133 @@ def test_progress_adds_up(stream: pd.DataFrame, monkeypatch: pytest.MonkeyPatch)
     done: list[int] = []
     Scorer().run(stream, progress=done.append)
     assert done == [1000, 1000, 1000, 96]
+
+
+# --- lists, and what would have cleared an alert ---
+
+
+def test_lists_decide_and_change_no_score(
+    trained: Trained, stream: pd.DataFrame, whole: Scored
+) -> None:
+    for ruling, decisions in (
+        (DENIED, [Decision.BLOCK] * 3),
+        (ALLOWED, [Decision.APPROVE] * 3),
+        (SNOOZED, [Decision.APPROVE, Decision.APPROVE, Decision.BLOCK]),
+        (0, list(Decision)),
+    ):
+        rulings = np.full(len(stream), ruling, np.int8)
+        again = Scorer(*trained).run(stream, recorded=whole.decision, rulings=rulings)
+        assert bits(again, "evidence", "score") == bits(whole, "evidence", "score")
+        for was, now in zip(Decision, decisions, strict=True):
+            assert set(again.decision[whole.decision == was].tolist()) == {now.value}
+    with pytest.raises(ValueError, match="rulings"):
+        Scorer(*trained).run(stream, rulings=np.zeros(3, np.int8))
+
+
+def rescored(trained: Trained, stream: pd.DataFrame, whole: Scored, i: int, **change: object) -> (
+    float
+):  # fmt: skip
+    """Score of row `i` after all that came before, with something about it changed."""
+    scorer = Scorer(*trained)
+    scorer.run(stream.iloc[:i], recorded=whole.decision[:i])
+    return float(scorer.run(stream.iloc[[i]].assign(**change)).score[0])
+
+
+def test_what_is_said_to_clear_an_alert_clears_it(
+    trained: Trained, stream: pd.DataFrame, whole: Scored
+) -> None:
+    limit = trained[1].review_above
+    alerts = np.flatnonzero(whole.score > limit)
+    assert np.isnan(whole.cleared[whole.score <= limit]).all()
+    by_amount = alerts[whole.cleared[alerts, 0] > 0]
+    assert len(by_amount) > 10
+    for i in by_amount[:: max(1, len(by_amount) // 12)]:
+        amount = whole.cleared[i, 0]
+        assert 0.01 <= amount < stream.amount.iloc[i]
+        assert rescored(trained, stream, whole, i, amount=amount) <= limit
+        assert rescored(trained, stream, whole, i, amount=amount / 2 + 0.005) <= limit
+        assert rescored(trained, stream, whole, i, amount=amount + 0.01) > limit
+
+
+def test_a_factor_whose_absence_clears_an_alert_is_enough_to_remove(
+    trained: Trained, whole: Scored
+) -> None:
+    detector, limit = trained[0], trained[1].review_above
+    alerts = np.flatnonzero(whole.score > limit)
+    for f in range(N_FACTORS):
+        evidence = whole.evidence[alerts].copy()
+        evidence[:, f] = 0.0
+        said = whole.cleared[alerts, 1 + f] == 1
+        assert (said == (detector.score(evidence) <= limit)).all()
+    assert (whole.cleared[alerts, 1 + N_FACTORS :] == 0).all()  # nothing was answered
+
+
+def test_an_alert_is_told_with_what_would_have_cleared_it(
+    verdicts: pd.DataFrame, whole: Scored
+) -> None:
+    told = verdicts.cleared.notna().to_numpy()
+    assert (told == (whole.decision != Decision.APPROVE)).all()
+    assert verdicts.cleared[told].str.contains("would have").all()
+    assert not verdicts.cleared[told].str.contains("nan").any()
+
+
+# --- a learner in the pass ---
+
+
+@pytest.fixture(scope="module")
+def taught(payments: Payments, trained: Trained) -> Trained:
+    """A learner fitted on the answers to the first half of the payments."""
+    frame, labels = payments[0].iloc[:10_000], payments[1]
+    answers = Answers()
+    answers.tell(of(frame, labels))
+    passed = Scorer(answers=answers).run(frame, signals=True)
+    answer = frame.transaction_id.isin(labels.transaction_id[labels.is_fraud]).to_numpy(np.int8)
+    money = frame.amount.to_numpy()
+    learner = Learner(trained[0], n_trees=20).fit(passed.signals, money, passed.history, answer)
+    return learner, Policy.from_budget(learner, 0.02, 0.3)
+
+
+def test_the_learner_scores_in_the_pass_as_it_does_outside(
+    taught: Trained, payments: Payments, stream: pd.DataFrame
+) -> None:
+    answers = Answers()
+    answers.tell(of(stream, payments[1]))
+    learner = taught[0]
+    out = Scorer(*taught, answers=answers).run(stream, signals=True, explain=True)
+    rows = out.signals, stream.amount.to_numpy(), out.history
+    assert learner.score(*rows).tobytes() == out.score.tobytes()
+    np.testing.assert_allclose(out.contributions.sum(axis=1), out.score - learner.base_, atol=1e-9)
+    assert taught[1].decide(out.score).tobytes() == out.decision.tobytes()
+    assert (out.history != 0).any()
+
+
+@pytest.mark.parametrize("size", [7, 1000])
+def test_a_learner_too_does_not_see_how_a_stream_is_cut(
+    taught: Trained, payments: Payments, stream: pd.DataFrame, size: int
+) -> None:
+    scorers = []
+    for _ in range(2):
+        answers = Answers()
+        answers.tell(of(stream, payments[1]))
+        scorers.append(Scorer(*taught, answers=answers))
+    expected = scorers[0].run(stream, signals=True, explain=True)
+    assert bits(in_batches(scorers[1], stream, size)) == bits(expected)
+
+
+def test_a_merchant_with_confirmed_frauds_is_a_reason_of_a_learner(
+    taught: Trained, stream: pd.DataFrame
+) -> None:
+    rows = stream.iloc[:200].assign(merchant_id="m")
+    told = rows.iloc[:50].assign(is_fraud=True, known_at=rows.ts.iloc[60])
+    answers = Answers()
+    answers.tell(told)
+    learner, _ = taught
+    lenient = Policy(float(np.quantile(learner.score_quantiles_, 0.5)), 1.0, 0.5)
+    out = Scorer(learner, lenient, answers=answers).verdicts(rows, "v1")
+    assert (out.contributions.map(lambda c: c["merchant"])[:50] == 0).all()
+    texts = [r["text"] for v in out.reasons[70:] for r in v if r["factor"] == "merchant"]
+    assert texts
+    assert all("confirmed frauds at this merchant" in text for text in texts)
 
 
 # --- verdicts ------------------------------------------------------------------------------------
@@ -281,7 +412,7 @@ def test_a_verdict_has_the_columns_of_its_table(verdicts: pd.DataFrame) -> None:
     body = TABLES["verdicts"]
     for column in verdicts.columns:
         assert f" {column} " in body.replace("\n", " ")
-    assert len(verdicts.columns) == 11
+    assert len(verdicts.columns) == 14
 
 
 def test_a_verdict_holds_the_results_of_its_transaction(
@@ -292,8 +423,11 @@ def test_a_verdict_holds_the_results_of_its_transaction(
     assert verdicts.score.to_numpy().tobytes() == whole.score.tobytes()
     assert verdicts.risk.to_numpy().tobytes() == whole.risk.tobytes()
     assert verdicts.decision.tolist() == [Decision(d).label for d in whole.decision]
-    for name, table in (("evidence", whole.evidence), ("contributions", whole.contributions)):
-        stored = [[row[f] for f in FACTORS] for row in verdicts[name]]
+    for name, factors, table in (
+        ("evidence", FACTORS, whole.evidence),
+        ("contributions", TOLD_FACTORS, whole.contributions),
+    ):
+        stored = [[row[f] for f in factors] for row in verdicts[name]]
         assert np.array(stored).tobytes() == table.tobytes()
     distance = whole.facts[:, FACTS.index("distance_km")]
     np.testing.assert_array_equal(verdicts.distance_km, distance)
@@ -331,7 +465,7 @@ def test_verdicts_do_without_currency_and_place(trained: Trained, stream: pd.Dat
 def test_no_rows_give_no_verdicts(trained: Trained, stream: pd.DataFrame) -> None:
     out = Scorer(*trained).verdicts(stream.iloc[:0], "v1")
     assert len(out) == 0
-    assert len(out.columns) == 11
+    assert len(out.columns) == 14
 
 
 def test_evidence_never_falls_when_the_amount_rises(trained: Trained, payments: Payments) -> None:

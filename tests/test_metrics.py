@@ -18,8 +18,13 @@ from aegis_core.metrics import (
     auc_roc,
     average_precision,
     card_precision_at_k,
+    daily_counts,
+    daily_forecast,
+    paired_bootstrap,
+    predictive_interval,
     recall_at_budget,
     recall_by_scenario,
+    weighted_share,
 )
 
 UNDEFINED = Figure(None, None, None)
@@ -291,3 +296,191 @@ def test_without_fraud_no_card_is_found() -> None:
 def test_nothing_but_fraud_has_no_area_under_roc() -> None:
     assert auc_roc([1, 1], [0.1, 0.2]) == UNDEFINED
     assert average_precision([1, 1], [0.1, 0.2]) == Figure(1.0, 1.0, 1.0)
+
+
+# --- days and forecasts --------------------------------------------------------------------------
+
+FIRST = pd.Timestamp("2026-01-01")
+
+
+def hours(*numbers: float) -> pd.Series:
+    return pd.Series(FIRST + pd.to_timedelta(list(numbers), unit="h"))
+
+
+def test_a_day_without_anything_counts_as_zero() -> None:
+    assert daily_counts(hours(1, 2, 50), [True, False, True]).tolist() == [1, 0, 1]
+    nothing = daily_counts(hours(), [], FIRST, FIRST + pd.Timedelta(days=3))
+    assert nothing.tolist() == [0, 0, 0]
+    assert daily_counts(hours(), []).tolist() == []
+
+
+def test_days_begin_with_the_window_and_the_rest_of_a_day_is_left_out() -> None:
+    noon = FIRST + pd.Timedelta(hours=12)
+    ts = hours(11, 12, 35.9, 36, 61)
+    assert daily_counts(ts, np.ones(5), noon, noon + pd.Timedelta(hours=49)).tolist() == [2, 1]
+
+
+def test_half_a_day_is_told_as_a_day() -> None:
+    end = FIRST + pd.Timedelta(hours=12)
+    assert daily_counts(hours(1, 2), [True, True], FIRST, end).tolist() == [4]
+
+
+@few
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=40), st.sampled_from([0.5, 0.9, 0.99]))
+def test_a_forecast_spans_its_mean_and_a_higher_level_spans_more(
+    counts: list[int], level: float
+) -> None:
+    days = np.array(counts, float)
+    mean, low, high = predictive_interval(days, level)
+    assert mean == pytest.approx(days.mean())
+    assert 0 <= low <= mean <= high
+    wider = predictive_interval(days, (1 + level) / 2)
+    assert wider.low <= low
+    assert wider.high >= high
+
+
+@pytest.mark.parametrize(("rate", "clustered"), [(5, 0.0), (60, 0.0), (60, 0.1), (300, 0.05)])
+@pytest.mark.parametrize("n_days", [3, 7, 28])
+def test_nine_later_days_of_ten_lie_within_a_forecast(
+    n_days: int, rate: float, clustered: float
+) -> None:
+    rng = np.random.default_rng(n_days)
+    inside = []
+    for _ in range(200):
+        swing = rng.gamma(1 / clustered, clustered, n_days + 20) if clustered else 1.0
+        days = rng.poisson(rate * swing, n_days + 20).astype(float)
+        _, low, high = predictive_interval(days[:n_days])
+        inside.append(((days[n_days:] >= low) & (days[n_days:] <= high)).mean())
+    assert 0.87 < np.mean(inside) < 0.99
+
+
+def test_days_that_are_all_alike_still_leave_room_for_chance() -> None:
+    mean, low, high = predictive_interval(np.full(7, 10.0))
+    assert (mean, low < 8, high > 12) == (10.0, True, True)
+    assert predictive_interval(np.zeros(3)).high >= 1
+    assert predictive_interval(np.zeros(0)) == (None, None, None)
+
+
+def test_a_forecast_is_that_of_the_counted_days() -> None:
+    ts, alert = hours(*range(72)), np.arange(72) % 5 == 0
+    assert daily_forecast(ts, alert) == predictive_interval(daily_counts(ts, alert))
+
+
+# --- two detectors on the same rows --------------------------------------------------------------
+
+
+def ranked(n: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Fraud, a good score with many ties, a poor one, and sixty customers."""
+    rng = np.random.default_rng(3)
+    is_fraud = rng.random(n) < 0.1
+    good, poor = (np.round(rng.normal(size=n) + k * is_fraud, 1) for k in (2.0, 0.5))
+    return is_fraud, good, poor, rng.integers(0, 60, n)
+
+
+def test_weights_are_the_same_as_repeated_rows() -> None:
+    def slow(is_fraud: npt.ArrayLike, score: npt.ArrayLike) -> Figure:
+        return average_precision(is_fraud, score)
+
+    fast, repeated = (paired_bootstrap(*ranked(), by, n=40) for by in (average_precision, slow))
+    assert fast == pytest.approx(repeated, abs=1e-12)
+
+
+def test_a_difference_is_that_of_the_figures_and_turns_with_its_sides() -> None:
+    is_fraud, good, poor, customer = ranked()
+    value, low, high = paired_bootstrap(is_fraud, good, poor, customer)
+    assert value == pytest.approx(
+        average_precision(is_fraud, good).value - average_precision(is_fraud, poor).value
+    )
+    assert 0 < low < value < high
+    turned = paired_bootstrap(is_fraud, poor, good, customer)
+    assert turned == pytest.approx((-value, -high, -low))
+    assert paired_bootstrap(is_fraud, good, good, customer) == (0.0, 0.0, 0.0)
+    assert paired_bootstrap(is_fraud, good, poor, customer) == (value, low, high), "seeded"
+
+
+def test_folds_are_judged_apart_and_averaged() -> None:
+    is_fraud, good, poor, customer = ranked()
+    fold = np.arange(600) // 300
+    apart = [
+        average_precision(is_fraud[fold == f], good[fold == f]).value
+        - average_precision(is_fraud[fold == f], poor[fold == f]).value
+        for f in (0, 1)
+    ]
+    assert paired_bootstrap(is_fraud, good, poor, customer, within=fold).value == pytest.approx(
+        np.mean(apart)
+    )
+    half = is_fraud & (fold == 0)
+    alone = paired_bootstrap(half, good, poor, customer, within=fold)
+    assert alone.value == pytest.approx(apart[0]), "a fold without fraud says nothing"
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(60):
+        mood = np.repeat(rng.normal(size=50), 10)  # what a customer's rows have in common
+        is_fraud = rng.random(500) < 0.2
+        a, b = (is_fraud + mood + rng.normal(size=500) for _ in range(2))
+        _, low, high = paired_bootstrap(is_fraud, a, b, np.repeat(np.arange(50), 10), n=60)
+        covered.append(low <= 0 <= high)
+    assert 0.75 < np.mean(covered) < 1.0
+
+
+def test_a_difference_without_fraud_or_with_one_cluster_has_no_interval() -> None:
+    is_fraud, good, poor, customer = ranked()
+    assert paired_bootstrap(np.zeros(600), good, poor, customer) == (None, None, None)
+    assert paired_bootstrap([], [], [], []) == (None, None, None)
+    alone = paired_bootstrap(is_fraud, good, poor, np.zeros(600))
+    assert alone.value is not None
+    assert alone[1:] == (None, None)
+
+
+# --- a share from a sample -----------------------------------------------------------------------
+
+
+@few
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.sampled_from([0.001, 0.1, 0.5, 1.0])), min_size=1, max_size=30
+    )
+)
+def test_a_share_lies_in_its_interval(rows: list[tuple[bool, float]]) -> None:
+    share, low, high = weighted_share(*zip(*rows, strict=True))
+    assert 0 <= low <= share + 1e-12
+    assert share - 1e-12 <= high <= 1 + 1e-12
+    wider = weighted_share(*zip(*rows, strict=True), level=0.99)
+    assert wider.low <= low + 1e-12
+    assert wider.high >= high - 1e-12
+
+
+def test_a_rare_answer_stands_for_the_many_that_were_not_asked() -> None:
+    assert weighted_share([True, False], [0.5, 0.25]).value == pytest.approx(2 / 6)
+    everybody = weighted_share([True, False, False, False], [1.0] * 4)
+    assert everybody == (0.25, 0.25, 0.25)
+
+
+def test_no_fraud_among_few_answers_is_no_proof_that_there_is_none() -> None:
+    share, low, high = weighted_share([False] * 30, [0.01] * 30)
+    assert (share, low) == (0.0, 0.0)
+    assert 0.09 < high < 0.15  # the rule of three says 3 / 30
+    assert weighted_share([], []) == (None, None, None)
+
+
+def test_an_answer_that_could_not_be_asked_is_refused() -> None:
+    for wrong in (0.0, -0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match="Inclusion probabilities"):
+            weighted_share([True], [wrong])
+
+
+@pytest.mark.parametrize(("share", "audit"), [(0.001, 0.001), (0.01, 0.01), (0.1, 0.005)])
+def test_nine_intervals_of_ten_hold_the_true_share(share: float, audit: float) -> None:
+    rng = np.random.default_rng(1)
+    held = []
+    for _ in range(200):
+        fraud = rng.random(20_000) < share
+        alerted = rng.random(20_000) < np.where(fraud, 0.5, 0.002)
+        inclusion = np.where(alerted, 1.0, audit)
+        asked = rng.random(20_000) < inclusion
+        _, low, high = weighted_share(fraud[asked], inclusion[asked])
+        held.append(low <= fraud.mean() <= high)
+    assert np.mean(held) > 0.87

@@ -221,41 +221,42 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
     >>> told = {"transactions": [8, 9], "let_through": [2, None], "seconds": [30, None]}
     >>> frame = pd.DataFrame(told | {"counter_let_through": [4, 5], "counter_seconds": [60, 70]})
     >>> [(trace.name, trace.y.tolist()) for trace in bursts(frame).data[:2]]
-    [('forest: 1 of 2', [0.0, 50.0, 50.0]), ('exact counter: 2 of 2', [0.0, 50.0, 100.0])]
+    [('forest: 1 of 2', [0.0, 50.0, 50.0]), ('exact counter: 2 of 2', [0.0, 50.0, 100.0, 100.0])]
     """
     if not len(frame):
         return nothing("There is no burst in the test windows, so none could be noticed.")
     measures = (
-        ("transactions let through", ("let_through", "counter_let_through"), "linear"),
-        ("seconds until the first alert", ("seconds", "counter_seconds"), "linear"),
+        ("transactions let through", ("let_through", "counter_let_through")),
+        ("seconds until the first alert", ("seconds", "counter_seconds")),
     )
     drawn = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.06)
-    for i, (measure, columns, scale) in enumerate(measures):
-        most = frame[list(columns)].astype(float).max().max()
+    for i, (measure, columns) in enumerate(measures):
+        known = {column: frame[column].dropna().to_numpy(float) for column in columns}
+        most = max(times.max(initial=0) for times in known.values())
         for column, name, look, dash, symbol in (
             (columns[0], "forest", "forest", "solid", "circle"),
             (columns[1], "exact counter", "amount", "dash", "diamond"),
         ):
-            times = np.sort(frame[column].dropna().to_numpy(float))
-            share = 100 * np.arange(1, len(times) + 1) / len(frame)
-            ends = most > times.max(initial=0.0)
+            times, counts = np.unique(known[column], return_counts=True)
+            reached = np.r_[0, times, most]
+            share = 100 * np.r_[0, np.cumsum(counts), counts.sum()] / len(frame)
             trace = {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": f"{name}: {len(times):,} of {len(frame):,}",
+                "name": f"{name}: {counts.sum():,} of {len(frame):,}",
                 "legendgroup": name,
                 "showlegend": i == 0,
-                "x": np.r_[0, times, most] if ends else np.r_[0, times],
-                "y": np.r_[0, share, share[-1:]] if ends else np.r_[0, share],
+                "x": reached,
+                "y": share,
                 "line": {"color": COLOURS[look], "dash": dash, "shape": "hv"},
                 "marker": {"symbol": symbol, "size": 6},
                 "hovertemplate": f"%{{y:.0f}} % of the bursts within %{{x:,.0f}} {measure}"
                 f"<extra>{name}</extra>",
             }
             drawn.add_trace(trace, row=1, col=1 + i)
-        drawn.update_xaxes(title=measure, rangemode="tozero", type=scale, row=1, col=1 + i)
+        drawn.update_xaxes(title=measure, rangemode="tozero", row=1, col=1 + i)
     line = {"color": COLOURS["random"], "dash": "dot", "width": 2}
-    drawn.add_vline(asked, line=line, annotation_text=f"{asked}", row=1, col=1)
+    drawn.add_vline(asked, line=line, annotation_text=f"{asked} let through", row=1, col=1)
     drawn.update_yaxes(title="bursts noticed (%)", range=[0, 104], col=1)
     return drawn.update_layout(
         LAYOUT

@@ -77,13 +77,15 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
             once = {"showlegend": i == 0, "legendgroup": trace["name"]}
             drawn.add_trace(trace | once, row=1, col=1 + i)
     drawn.update_xaxes(title="fold", dtick=1)
-    drawn.update_yaxes(rangemode="tozero", title="a day")
+    drawn.update_yaxes(rangemode="tozero")
+    drawn.update_yaxes(title="transactions a day", col=1)
     return drawn.update_layout(
         LAYOUT
         | {
             "title": "Forecast, and what came",
-            "margin": {"l": 64, "r": 16, "t": 104, "b": 48},
+            "margin": {"l": 64, "r": 16, "t": 120, "b": 48},
             "legend": {**LAYOUT["legend"], "y": 1.1},
+            "height": 440,
         }
     )
 
@@ -104,15 +106,15 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
     >>> import pandas as pd
     >>> row = {"fold": 0, "risk": [0.9, 0.999], "promised": [0.1, 0.001], "came": [0.2, 0.0]}
     >>> drawn = reliability(pd.DataFrame(row | {"n": 500}))
-    >>> drawn.data[1].y.tolist(), drawn.data[1].marker.symbol
-    ([20.0, 0.1], ('circle', 'triangle-down-open'))
+    >>> drawn.data[1].y.round(2).tolist(), drawn.data[1].marker.symbol
+    ([20.0, 0.07], ('circle', 'triangle-down-open'))
     """
     frame = frame.dropna(subset="came")
     frame = frame[frame["promised"] > 0]
     if not len(frame):
         return nothing("No transaction was tested, so no risk could be checked.")
-    least = 100 * min(frame["promised"].min(), frame["came"][frame["came"] > 0].min(skipna=True))
-    least = least if np.isfinite(least) else 100 * frame["promised"].min()
+    least = 100 * frame[["promised", "came"]].where(lambda share: share > 0).min().min()
+    edge = least / 1.5
     most = 100 * max(frame["promised"].max(), frame["came"].max())
     traces: list[dict[str, Any]] = [
         {
@@ -134,7 +136,7 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
                 "mode": "lines+markers",
                 "name": f"fold {fold}",
                 "x": 100 * rows["promised"],
-                "y": 100 * rows["came"].mask(none, least / 100),
+                "y": (100 * rows["came"]).mask(none, edge),
                 "line": {"color": colour_of(i), "width": 1},
                 "marker": {
                     "symbol": [
@@ -147,14 +149,13 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
                 "%{customdata[2]:.3~g} % of %{customdata[1]:,}",
             }
         )
-    edge = [np.log10(least / 1.6), np.log10(most * 1.6)]
-    axis = {"type": "log", "dtick": 1, "range": edge, "ticksuffix": " %", "showexponent": "none"}
+    axis = {"type": "log", "dtick": 1, "range": [np.log10(edge / 1.2), np.log10(most * 1.6)]}
     return figure(
         traces,
         {
             "title": "Is the risk a percentile?",
-            "xaxis": {**axis, "title": "promised: share of traffic above the risk"},
-            "yaxis": {**axis, "title": "came: share of the test window"},
+            "xaxis": {**axis, "title": "promised: share of traffic above the risk (%)"},
+            "yaxis": {**axis, "title": "came: share of the test window (%)"},
             "margin": {"l": 80, "r": 16, "t": 88, "b": 56},
             "height": 480,
         },
@@ -244,10 +245,10 @@ def costs(frame: pd.DataFrame) -> go.Figure:
         traces,
         {
             "title": "What fraud and reviewing cost",
-            "xaxis": {"title": "alerts a day", "type": "log"},
+            "xaxis": {"title": "alerts a day", "type": "log", "dtick": 1},
             "yaxis": {"title": "money a day", "rangemode": "tozero"},
-            "margin": {"l": 72, "r": 16, "t": 128, "b": 48},
-            "height": 520,
+            "legend": {"traceorder": "normal"},
+            "height": 480,
         },
     )
     if len(idle):
@@ -332,6 +333,7 @@ def what_if(frame: pd.DataFrame, budget: float | None = None) -> go.Figure:
         {
             "title": _with(levels[start], shown),
             "barmode": "stack",
+            "legend": {**LAYOUT["legend"], "traceorder": "normal"},
             "xaxis": {"title": "day (UTC)", "type": "date"},
             "yaxis": {"title": "transactions a day", "rangemode": "tozero"},
             "sliders": [

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from aegis_core.figures.house import COLOURS, LAYOUT, figure, nothing, plain, thresholds
 from aegis_core.schema import FACTORS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _NONE: Final = {
     "caught": "No fraud was caught in the test windows.",
@@ -107,10 +105,11 @@ def histories(frame: pd.DataFrame, outcome: str, most: int = 500) -> go.Figure:
     drawn = make_subplots(
         lines,
         min(2, len(cases)),
+        shared_xaxes="all",
         shared_yaxes="all",
-        subplot_titles=[plain(title, 80) for title in titles],
+        subplot_titles=[plain(title, 66) for title in titles],
         horizontal_spacing=0.03,
-        vertical_spacing=0.34 / lines,
+        vertical_spacing=0.2 / lines,
     )
     named = set()
     for i, case in enumerate(cases):
@@ -118,7 +117,7 @@ def histories(frame: pd.DataFrame, outcome: str, most: int = 500) -> go.Figure:
         this, fraud = rows["is_case"].astype(bool), rows["is_fraud"].astype(bool)
         ordinary = rows[~this & ~fraud]
         looks = (
-            ("ordinary", ordinary.iloc[:: 1 + len(ordinary) // most], "normal", "circle", 4, 0.5),
+            ("ordinary", ordinary.iloc[:: 1 + len(ordinary) // most], "normal", "circle", 5, 0.5),
             ("other known fraud", rows[~this & fraud], "fraud", "x", 7, 0.9),
             ("this case", rows[this], "review", "star", 15, 1),
         )
@@ -144,17 +143,24 @@ def histories(frame: pd.DataFrame, outcome: str, most: int = 500) -> go.Figure:
                 }
                 drawn.add_trace(trace, row=1 + i // 2, col=1 + i % 2)
                 named.add(name)
-    drawn.update_xaxes(nticks=6)
-    drawn.update_yaxes(type="log", dtick=1)
+    room = max((frame["ts"].max() - frame["ts"].min()) * 0.03, pd.Timedelta(hours=12))
+    drawn.update_xaxes(range=[frame["ts"].min() - room, frame["ts"].max() + room])
+    for i in range(max(0, len(cases) - 2), len(cases)):
+        drawn.update_xaxes(title="time (UTC)", showticklabels=True, row=1 + i // 2, col=1 + i % 2)
+    drawn.update_yaxes(type="log", nticks=6)
     drawn.update_yaxes(title="amount", col=1)
-    drawn.update_xaxes(title="time (UTC)", row=lines)
     drawn.update_annotations(font={"size": 12})
+    height = 160 + 150 * lines
     return drawn.update_layout(
         LAYOUT
         | {
-            "title": f"{outcome.capitalize()}: the customer's payments around the case",
-            "height": 150 + 170 * lines,
-            "margin": {"l": 64, "r": 16, "t": 104, "b": 48},
-            "legend": {**LAYOUT["legend"], "yref": "container", "y": 1, "yanchor": "top"},
+            "title": {
+                "text": f"{plain(outcome).capitalize()}: what else the customer paid",
+                "y": 1 - 28 / height,
+                "yanchor": "middle",
+            },
+            "height": height,
+            "margin": {"l": 64, "r": 16, "t": 104, "b": 56},
+            "legend": {**LAYOUT["legend"], "yref": "container", "y": 1 - 72 / height},
         }
     )

@@ -279,3 +279,11 @@ def test_a_difference_that_could_not_be_measured_is_left_out() -> None:
     frame = differences()
     frame.loc[1, ["difference", "low", "high"]] = np.nan
     assert "fold 0" not in {place for t in figures.differences(frame).data for place in t.y}
+
+
+def test_a_difference_without_an_interval_is_open() -> None:
+    frame = differences().astype(object)
+    frame[["low", "high"]] = None
+    (trace,) = figures.differences(frame).data
+    assert (trace.name, len(trace.y)) == ("open", len(frame))
+    assert set(trace.text) == {"no interval"}

@@ -80,12 +80,13 @@ def differences(frame: pd.DataFrame, what: str = "average precision") -> go.Figu
     """How much better a challenger is than the champion, with an interval, fold by fold.
 
     Right of the line the challenger is ahead. An interval across the line (open mark) leaves open
-    who is; one beside it does not.
+    who is, and so does a difference without an interval; an interval beside it does not.
 
     Parameters
     ----------
     frame
-        Columns fold (a number, or `all`), difference (challenger minus champion), low, high.
+        Columns fold (a number, or `all`), difference (challenger minus champion), low and high,
+        which are missing where too few have fraud.
     what
         The figure that differs.
 
@@ -94,13 +95,15 @@ def differences(frame: pd.DataFrame, what: str = "average precision") -> go.Figu
     >>> [(trace.name, list(trace.y)) for trace in differences(pd.DataFrame(row)).data]
     [('challenger ahead', ['all folds']), ('open', ['fold 0'])]
     """
-    frame = frame.dropna(subset=["difference", "low", "high"])
+    measured = {"difference": float, "low": float, "high": float}
+    frame = frame.astype(measured).dropna(subset="difference")
     if not len(frame):
         return nothing("There is no fold on which champion and challenger can be compared.")
+    above, below = frame["low"] > 0, frame["high"] < 0
     looks = (
-        ("challenger ahead", frame["low"] > 0, "normal", "circle"),
-        ("open", (frame["low"] <= 0) & (frame["high"] >= 0), "random", "circle-open"),
-        ("champion ahead", frame["high"] < 0, "fraud", "x"),
+        ("challenger ahead", above, "normal", "circle"),
+        ("open", ~above & ~below, "random", "circle-open"),
+        ("champion ahead", below, "fraud", "x"),
     )
     places = [_fold(fold) for fold in frame["fold"]]
     traces = [
@@ -118,9 +121,11 @@ def differences(frame: pd.DataFrame, what: str = "average precision") -> go.Figu
                 "width": 6,
             },
             "marker": {"color": COLOURS[look], "symbol": symbol, "size": 12},
-            "customdata": rows[["low", "high"]],
-            "hovertemplate": "%{y}: %{x:+.3f} (%{customdata[0]:+.3f} to %{customdata[1]:+.3f})"
-            f"<extra>{name}</extra>",
+            "text": [
+                f"{low:+.3f} to {high:+.3f}" if low <= high else "no interval"
+                for low, high in zip(rows["low"], rows["high"], strict=True)
+            ],
+            "hovertemplate": f"%{{y}}: %{{x:+.3f}} (%{{text}})<extra>{name}</extra>",
         }
         for name, chosen, look, symbol in looks
         if len(rows := frame[chosen])

@@ -214,14 +214,15 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
     Parameters
     ----------
     frame
-        One row a burst: transactions, let_through and seconds before the forest's first alert,
-        counter_let_through and counter_seconds before the exact counter's; missing if never.
+        As `Evaluation.bursts`: one row a burst with let_through and seconds before the policy's
+        first alert, counter_let_through and counter_seconds before that of the exact counter
+        alone; missing if never.
 
     >>> import pandas as pd
-    >>> told = {"transactions": [8, 9], "let_through": [2, None], "seconds": [30, None]}
+    >>> told = {"let_through": [2, None], "seconds": [30, None]}
     >>> frame = pd.DataFrame(told | {"counter_let_through": [4, 5], "counter_seconds": [60, 70]})
     >>> [(trace.name, trace.y.tolist()) for trace in bursts(frame).data[:2]]
-    [('forest: 1 of 2', [0.0, 50.0, 50.0]), ('exact counter: 2 of 2', [0.0, 50.0, 100.0, 100.0])]
+    [('policy: 1 of 2', [0.0, 50.0, 50.0]), ('exact counter: 2 of 2', [0.0, 50.0, 100.0, 100.0])]
     """
     if not len(frame):
         return nothing("There is no burst in the test windows, so none could be noticed.")
@@ -234,7 +235,7 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
         known = {column: frame[column].dropna().to_numpy(float) for column in columns}
         most = max(times.max(initial=0) for times in known.values())
         for column, name, look, dash, symbol in (
-            (columns[0], "forest", "forest", "solid", "circle"),
+            (columns[0], "policy", "forest", "solid", "circle"),
             (columns[1], "exact counter", "amount", "dash", "diamond"),
         ):
             times, counts = np.unique(known[column], return_counts=True)

@@ -17,48 +17,52 @@ if TYPE_CHECKING:
 def forecasts(frame: pd.DataFrame) -> go.Figure:
     """What was forecast before a policy was activated, as an interval, and what came.
 
-    A bar is the interval, a stroke the forecast. A dot inside of the bar came as foreseen; a cross
-    did not.
+    A bar is the interval for a single day, a stroke the forecast. A dot is the mean of the days
+    that came, a cross the same where it lies outside of the bar. Above stands how many of the
+    days lay within.
 
     Parameters
     ----------
     frame
-        Columns fold, kind (alerts or blocks), mean, low, high and came (all four a day), days (of
-        the test) and inside (whether what came lies within the interval).
+        As `Evaluation.forecast`: columns fold, kind (alerts or blocks), mean, low, high and came
+        (all four a day), days (of the test) and inside (days from low to high).
 
     >>> import pandas as pd
     >>> row = {"fold": 0, "kind": "alerts", "mean": 30, "low": 25, "high": 35, "came": 50}
-    >>> drawn = forecasts(pd.DataFrame([row | {"days": 7, "inside": False}]))
+    >>> drawn = forecasts(pd.DataFrame([row | {"days": 7, "inside": 2}]))
     >>> [(trace.name, trace.y.tolist()) for trace in drawn.data if len(trace.y)]
-    [('interval', [10]), ('forecast', [30]), ('came, outside', [50])]
+    [('interval for a day', [10]), ('forecast', [30]), ('came, outside', [50])]
+    >>> drawn.data[0].text
+    ('2 of 7',)
     """
-    frame = frame.dropna(subset=["low", "high"])
+    frame = frame.dropna(subset=["mean", "low", "high", "came"])
     kinds = list(frame["kind"].unique())
     if not kinds:
         return nothing("No fold was tested, so no forecast could be held against what came.")
     drawn = make_subplots(1, len(kinds), subplot_titles=[f"{kind} a day" for kind in kinds])
     for i, kind in enumerate(kinds):
         rows = frame[frame["kind"] == kind].sort_values("fold")
-        inside = rows["inside"].astype(bool)
-        told = "fold %{customdata[0]}, %{customdata[1]:g} days"
-        looks: list[tuple[str, pd.DataFrame, str, dict[str, Any]]] = [
-            ("forecast", rows, "mean", {"symbol": "line-ew-open", "size": 30, "color": "forest"}),
-            ("came, inside", rows[inside], "came", {"symbol": "circle", "color": "normal"}),
-            ("came, outside", rows[~inside], "came", {"symbol": "x", "color": "fraud"}),
-        ]
-        traces = [
+        inside = rows["came"].between(rows["low"], rows["high"])
+        traces: list[dict[str, Any]] = [
             {
                 "type": "bar",
-                "name": "interval",
+                "name": "interval for a day",
                 "x": rows["fold"],
                 "base": rows["low"],
                 "y": rows["high"] - rows["low"],
                 "width": 0.4,
                 "marker": {"color": COLOURS["burst"], "opacity": 0.5},
-                "customdata": rows[["fold", "days", "low", "high"]],
-                "hovertemplate": f"{told}: %{{customdata[2]:,.1f}} to %{{customdata[3]:,.1f}}"
-                "<extra>interval</extra>",
+                "text": [f"{n} of {m}" for n, m in zip(rows["inside"], rows["days"], strict=True)],
+                "textposition": "outside",
+                "customdata": rows[["low", "high"]],
+                "hovertemplate": "fold %{x}: %{customdata[0]:,.0f} to %{customdata[1]:,.0f} a day, "
+                "%{text} days within<extra></extra>",
             }
+        ]
+        looks: list[tuple[str, pd.DataFrame, str, dict[str, Any]]] = [
+            ("forecast", rows, "mean", {"symbol": "line-ew-open", "size": 30, "color": "forest"}),
+            ("came, inside", rows[inside], "came", {"symbol": "circle", "color": "normal"}),
+            ("came, outside", rows[~inside], "came", {"symbol": "x", "color": "fraud"}),
         ]
         for name, part, column, look in looks:
             traces.append(
@@ -69,8 +73,7 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
                     "x": part["fold"],
                     "y": part[column],
                     "marker": {"size": 12, **look, "color": COLOURS[look["color"]]},
-                    "customdata": part[["fold", "days"]],
-                    "hovertemplate": f"{told}: %{{y:,.1f}} a day<extra>{name}</extra>",
+                    "hovertemplate": f"fold %{{x}}: %{{y:,.1f}} a day<extra>{name}</extra>",
                 }
             )
         for trace in traces:
@@ -100,11 +103,12 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     frame
-        Columns fold, risk in [0, 1], promised (share of traffic above that risk), came (share of
-        the test window above it) and n (transactions tested).
+        As `Evaluation.reliability`: columns fold, risk (a percentile, in %), promised (share of
+        traffic above that risk), came (share of the test window's ordinary transactions above it)
+        and n (these transactions).
 
     >>> import pandas as pd
-    >>> row = {"fold": 0, "risk": [0.9, 0.999], "promised": [0.1, 0.001], "came": [0.2, 0.0]}
+    >>> row = {"fold": 0, "risk": [90, 99.9], "promised": [0.1, 0.001], "came": [0.2, 0.0]}
     >>> drawn = reliability(pd.DataFrame(row | {"n": 500}))
     >>> drawn.data[1].y.round(2).tolist(), drawn.data[1].marker.symbol
     ([20.0, 0.07], ('circle', 'triangle-down-open'))
@@ -145,7 +149,7 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
                     "size": 9,
                 },
                 "customdata": np.column_stack([rows["risk"], rows["n"], 100 * rows["came"]]),
-                "hovertemplate": "risk above %{customdata[0]:.4~f}: promised %{x:.3~g} %, came "
+                "hovertemplate": "risk above %{customdata[0]}: promised %{x:.3~g} %, came "
                 "%{customdata[2]:.3~g} % of %{customdata[1]:,}",
             }
         )
@@ -155,7 +159,7 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
         {
             "title": "Is the risk a percentile?",
             "xaxis": {**axis, "title": "promised: share of traffic above the risk (%)"},
-            "yaxis": {**axis, "title": "came: share of the test window (%)"},
+            "yaxis": {**axis, "title": "came: share of ordinary transactions tested (%)"},
             "margin": {"l": 80, "r": 16, "t": 88, "b": 56},
             "height": 480,
         },
@@ -173,20 +177,22 @@ def costs(frame: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     frame
-        Columns detector, budget, alerts_a_day, recall, amount_lost, review_cost and cost, all three
-        in money a day. A row of the forest without alerts gives the dotted line.
+        As `Evaluation.budgets`: columns detector, budget, alerts_a_day, recall, and in money a day
+        amount_caught, amount_lost, review_cost and cost. A budget without alerts is not drawn.
 
     >>> import pandas as pd
-    >>> some = {"alerts_a_day": [0, 1, 9], "amount_lost": [50, 20, 10], "review_cost": [0, 5, 45]}
-    >>> frame = pd.DataFrame({"detector": "forest", "budget": [0, 0.1, 0.9], "recall": 0.5} | some)
-    >>> drawn = costs(frame.assign(cost=frame.amount_lost + frame.review_cost))
+    >>> some = {"alerts_a_day": [1, 9], "amount_lost": [20, 10], "review_cost": [5, 45]}
+    >>> frame = pd.DataFrame({"detector": "forest", "budget": [0.1, 0.9], "recall": 0.5} | some)
+    >>> drawn = costs(frame.assign(cost=[25, 55], amount_caught=[30, 40]))
     >>> [(trace.name, trace.y.tolist()) for trace in drawn.data]
     [('forest: fraud let through', [20, 10]), ('forest: reviewing', [5, 45]), ('cheapest', [25])]
     """
-    idle = frame[frame["alerts_a_day"] <= 0]
+    never = float((frame["amount_caught"] + frame["amount_lost"]).max()) if len(frame) else 0.0
     frame = frame[frame["alerts_a_day"] > 0].dropna(subset="cost").sort_values("alerts_a_day")
     if not len(frame):
-        return nothing("There is no alert to put a price on.")
+        return nothing("No budget gave an alert, so there is no price to draw.")
+    if not never:
+        return nothing("No fraud is labelled in the test windows, so no alert saves anything.")
     forest = frame[frame["detector"] == "forest"]
     traces: list[dict[str, Any]] = [
         {
@@ -236,12 +242,12 @@ def costs(frame: pd.DataFrame) -> go.Figure:
                 "color": [colour(str(detector)) for detector in best["detector"]],
                 "line": {"color": "white", "width": 1},
             },
-            "customdata": np.column_stack([100 * best["budget"], 100 * best["recall"]]),
+            "customdata": 100 * best[["budget", "recall"]].astype(float),
             "hovertemplate": "%{text}: %{y:,.0f} a day at %{x:,.1f} alerts a day (%{customdata[0]"
             ":.3~g} % of traffic), %{customdata[1]:.0f} % of the frauds caught<extra></extra>",
         }
     )
-    drawn = figure(
+    return figure(
         traces,
         {
             "title": "What fraud and reviewing cost",
@@ -250,14 +256,11 @@ def costs(frame: pd.DataFrame) -> go.Figure:
             "legend": {"traceorder": "normal"},
             "height": 480,
         },
+    ).add_hline(
+        never,
+        line={"color": COLOURS["random"], "dash": "dot", "width": 2},
+        annotation={"text": "without any alert", "xanchor": "right"},
     )
-    if len(idle):
-        drawn.add_hline(
-            float(idle["cost"].iloc[0]),
-            line={"color": COLOURS["random"], "dash": "dot", "width": 2},
-            annotation={"text": "without any alert", "xanchor": "right"},
-        )
-    return drawn
 
 
 def what_if(frame: pd.DataFrame, budget: float | None = None) -> go.Figure:
@@ -270,7 +273,8 @@ def what_if(frame: pd.DataFrame, budget: float | None = None) -> go.Figure:
     Parameters
     ----------
     frame
-        Columns budget (share of transactions), day, right and wrong (alerts), frauds.
+        As `Evaluation.by_budget_and_day`: columns budget (share of transactions), day, right and
+        wrong (alerts), frauds.
     budget
         Where the slider begins: at the budget nearest to it.
 

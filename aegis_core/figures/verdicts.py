@@ -73,33 +73,33 @@ def contributions(
     )
 
 
-def histories(frame: pd.DataFrame, outcome: str, most: int = 500) -> go.Figure:
-    """Each case of one outcome among everything else its customer paid.
+def histories(frame: pd.DataFrame, outcome: str) -> go.Figure:
+    """Each case of one outcome among everything else its customer paid around it.
 
     A case far above its customer's other payments stands out by amount; one that lies among them
-    had to stand out otherwise, or did not.
+    had to stand out otherwise, or did not. A column of marks is a burst.
 
     Parameters
     ----------
     frame
-        Columns case, outcome, title, ts, amount, is_case and is_fraud; a row a transaction of the
-        case's customer, the case among them.
+        As `Evaluation.histories`: columns case, outcome, title, ts, amount, is_case and is_fraud;
+        a row a transaction of the case's customer, the case among them.
     outcome
-        Cases of which outcome are drawn.
-    most
-        Ordinary payments drawn of each customer, evenly spaced in time.
+        Cases of which outcome are drawn: `caught`, `false alarm` or `missed`.
 
     >>> import pandas as pd
     >>> paid = {"ts": pd.date_range("2026-01-01", periods=2), "amount": [9.0, 900.0]}
     >>> case = {"case": 0, "outcome": "caught", "title": "anna", "is_fraud": [False, True]}
     >>> drawn = histories(pd.DataFrame(paid | case | {"is_case": [False, True]}), "caught")
-    >>> [(trace.name, trace.y.tolist()) for trace in drawn.data]
-    [('ordinary', [9.0]), ('this case', [900.0])]
+    >>> [(trace.name, trace.x.tolist(), trace.y.tolist()) for trace in drawn.data]
+    [('other payment', [-1.0], [9.0]), ('this case', [0.0], [900.0])]
     """
     frame = frame[frame["outcome"] == outcome]
     cases = list(frame["case"].unique())
     if not cases:
         return nothing(_NONE.get(outcome, f"There is no case of the outcome {plain(outcome)}."))
+    begins = frame[frame["is_case"].astype(bool)].drop_duplicates("case").set_index("case")["ts"]
+    days = (frame["ts"] - frame["case"].map(begins)).dt.total_seconds() / 86_400
     titles = frame.drop_duplicates("case")["title"]
     lines = (len(cases) + 1) // 2
     drawn = make_subplots(
@@ -113,40 +113,39 @@ def histories(frame: pd.DataFrame, outcome: str, most: int = 500) -> go.Figure:
     )
     named = set()
     for i, case in enumerate(cases):
-        rows = frame[frame["case"] == case].sort_values("ts")
+        rows = frame[frame["case"] == case]
         this, fraud = rows["is_case"].astype(bool), rows["is_fraud"].astype(bool)
-        ordinary = rows[~this & ~fraud]
         looks = (
-            ("ordinary", ordinary.iloc[:: 1 + len(ordinary) // most], "normal", "circle", 5, 0.5),
-            ("other known fraud", rows[~this & fraud], "fraud", "x", 7, 0.9),
+            ("other payment", rows[~this & ~fraud], "normal", "circle", 5, 0.5),
+            ("other fraud", rows[~this & fraud], "fraud", "x", 7, 0.9),
             ("this case", rows[this], "review", "star", 15, 1),
         )
         for name, part, look, symbol, size, opacity in looks:
             if len(part):
-                marker = {
-                    "color": COLOURS[look],
-                    "symbol": symbol,
-                    "size": size,
-                    "opacity": opacity,
-                    "line": {"color": COLOURS["forest"], "width": int(name == "this case")},
-                }
                 trace = {
                     "type": "scatter",
                     "mode": "markers",
                     "name": name,
                     "legendgroup": name,
                     "showlegend": name not in named,
-                    "x": part["ts"],
+                    "x": days[part.index].round(4),
                     "y": part["amount"],
-                    "marker": marker,
-                    "hovertemplate": f"%{{y:,.2f}} on %{{x}}<extra>{name}</extra>",
+                    "marker": {
+                        "color": COLOURS[look],
+                        "symbol": symbol,
+                        "size": size,
+                        "opacity": opacity,
+                        "line": {"color": COLOURS["forest"], "width": int(name == "this case")},
+                    },
+                    "hovertemplate": f"%{{y:,.2f}} at %{{x:+.2f}} days<extra>{name}</extra>",
                 }
                 drawn.add_trace(trace, row=1 + i // 2, col=1 + i % 2)
                 named.add(name)
-    room = max((frame["ts"].max() - frame["ts"].min()) * 0.03, pd.Timedelta(hours=12))
-    drawn.update_xaxes(range=[frame["ts"].min() - room, frame["ts"].max() + room])
+    room = max(0.03 * (days.max() - days.min()), 0.5)
+    drawn.update_xaxes(range=[days.min() - room, days.max() + room])
     for i in range(max(0, len(cases) - 2), len(cases)):
-        drawn.update_xaxes(title="time (UTC)", showticklabels=True, row=1 + i // 2, col=1 + i % 2)
+        place = {"row": 1 + i // 2, "col": 1 + i % 2}
+        drawn.update_xaxes(title="days from the case", showticklabels=True, **place)
     drawn.update_yaxes(type="log", nticks=6)
     drawn.update_yaxes(title="amount", col=1)
     drawn.update_annotations(font={"size": 12})

@@ -17,10 +17,9 @@ from aegis_core.evaluation import (
     DETECTORS,
     Evaluation,
     evaluate,
-    figure_text,
     mean_and_spread,
 )
-from aegis_core.metrics import Figure, average_precision, recall_at_budget
+from aegis_core.metrics import average_precision, recall_at_budget
 from aegis_core.policy import Policy
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import UNDECIDED, Scorer
@@ -400,11 +399,6 @@ def test_mean_and_spread_are_over_the_folds(found: Evaluation) -> None:
     row = summary.loc[("auc_roc", "forest")]
     assert row.value == pytest.approx(own.mean())
     assert row.spread == pytest.approx(abs(own.iloc[0] - own.iloc[1]) / 2)
-
-
-def test_an_undefined_figure_is_told_as_such() -> None:
-    assert figure_text(Figure(None, None, None)) == "undefined"
-    assert figure_text(Figure(0.5, 0.01, 1.0), 2) == "0.50 (chance 0.01, at best 1.00)"
 
 
 # --- edges ----------------------------------------------------------------------------------------

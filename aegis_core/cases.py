@@ -1,0 +1,208 @@
+"""Single transactions of an evaluation: why they were alerts, and what came before them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aegis_core.detector import Detector
+from aegis_core.policy import reasons
+from aegis_core.profiles import FACTS, SIGNALS
+from aegis_core.schema import TOLD_FACTORS, Decision
+from aegis_core.scoring import Scored
+
+PLANTED: Final[Mapping[str, str]] = {
+    "spike": "amount",
+    "travel": "travel",
+    "night": "hour",
+    "burst": "burst",
+}
+"""Scenarios that plant a factor, and which."""
+UNUSUAL_NATS: Final = 3.0
+"""Evidence below which a missed fraud showed nothing unusual: one transaction of twenty has it."""
+MOST_POINTS: Final = 300
+"""Transactions told of one history."""
+
+_CONTRIBUTIONS, _SPREAD, _FACTS = (
+    [f"{kind}:{name}" for name in names]
+    for kind, names in (("contribution", TOLD_FACTORS), ("evidence", SIGNALS), ("fact", FACTS))
+)
+_NUMBERS = [*_CONTRIBUTIONS, *_SPREAD, *_FACTS]
+
+
+def evidence(
+    rows: pd.DataFrame, scored: Scored, detector: Detector, keep: npt.NDArray[np.bool_]
+) -> pd.DataFrame:
+    """What the reasons of the rows to `keep` are told from, indexed by `seq`.
+
+    Returns
+    -------
+    DataFrame with `currency` and, of the pass with `explain`, columns `contribution:<factor>`,
+    `evidence:<signal>` and `fact:<fact>`.
+    """
+    kept = rows[keep]
+    numbers = np.column_stack(
+        [scored.contributions[keep], detector.spread(scored.signals[keep]), scored.facts[keep]]
+    )
+    out = pd.DataFrame(numbers, columns=_NUMBERS)
+    money = kept["currency"].astype("object") if "currency" in kept else [None] * len(kept)
+    out.insert(0, "currency", pd.Series(money, dtype="object").to_numpy())
+    return out.set_index(pd.Index(kept["seq"].to_numpy(np.int64), name="seq"))
+
+
+def no_evidence() -> pd.DataFrame:
+    """`evidence` of no rows."""
+    out = pd.DataFrame(np.empty((0, len(_NUMBERS))), columns=_NUMBERS)
+    out.insert(0, "currency", pd.Series(dtype="object"))
+    return out.set_index(pd.Index([], dtype=np.int64, name="seq"))
+
+
+def strongest(told: pd.DataFrame) -> pd.Series:
+    """The factor with the largest contribution, indexed as `evidence` is."""
+    best = told[_CONTRIBUTIONS].to_numpy(float)
+    at = best.argmax(axis=1) if len(best) else np.zeros(0, np.int64)
+    return pd.Series(np.array(TOLD_FACTORS)[at], index=told.index, dtype="str")
+
+
+def drawn(scores: pd.DataFrame, told: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
+    """`n` frauds that were caught, `n` that were missed and `n` false alarms, by chance.
+
+    Returns
+    -------
+    DataFrame with `outcome` (`caught`, `missed`, `false alarm`), `transaction_id`, `customer_id`,
+    `ts`, `amount`, `scenario` and `planted` (the factor it plants), "" where there is none,
+    `score` and `reasons` (joined by "; "). Of a missed fraud the strongest evidence is told, or
+    that there is nothing unusual.
+    """
+    alert = scores.decision != Decision.APPROVE
+    kinds = {
+        "caught": scores.is_fraud & alert,
+        "missed": scores.is_fraud & ~alert,
+        "false alarm": ~scores.is_fraud & alert,
+    }
+    shown = pd.concat(
+        scores[chosen].sample(min(n, int(chosen.sum())), random_state=seed).assign(outcome=name)
+        for name, chosen in kinds.items()
+    )
+    scenario = shown.scenario.astype("str").where(shown.scenario.notna(), "")
+    each = zip(shown.amount.tolist(), shown.seq.tolist(), shown.outcome.tolist(), strict=True)
+    texts = [_words(amount, told.loc[seq], outcome == "missed") for amount, seq, outcome in each]
+    return pd.DataFrame(
+        {
+            **{c: shown[c] for c in ("outcome", "transaction_id", "customer_id")},
+            "ts": shown.ts.dt.floor("s"),
+            "amount": shown.amount,
+            "scenario": scenario,
+            "planted": scenario.map(PLANTED).astype("str").where(scenario.isin(PLANTED), ""),
+            "score": shown.forest.round(3),
+            "reasons": pd.Series(texts, index=shown.index, dtype="str"),
+        }
+    ).reset_index(drop=True)
+
+
+def _words(amount: float, row: pd.Series, missed: bool) -> str:
+    """The reasons of one transaction in words."""
+    spread = row[_SPREAD].to_numpy(float)
+    if missed and spread.max() < UNUSUAL_NATS:
+        return "nothing unusual"
+    currency = row["currency"] if isinstance(row["currency"], str) else None
+    contributions = row[_CONTRIBUTIONS].to_numpy(float)
+    facts = row[_FACTS].to_numpy(float)
+    texts = [str(r["text"]) for r in reasons(amount, currency, facts, contributions, spread)]
+    return "; ".join(texts[:1] if missed else texts) or "nothing unusual"
+
+
+def histories(
+    frame: pd.DataFrame, cases: pd.DataFrame, frauds: pd.Index, days: float
+) -> pd.DataFrame:
+    """What the customers of `cases` paid in the `days` before each case and the day after.
+
+    Parameters
+    ----------
+    frame : all transactions.
+    cases : rows of `drawn`.
+    frauds : every `transaction_id` that is labelled as fraud.
+
+    Returns
+    -------
+    DataFrame with a row a transaction, in order of time within a case, no more than `MOST_POINTS`
+    a case, those closest to it: `case` (the transaction's id), `outcome`, `title`, `ts`, `amount`,
+    `is_case`, `is_fraud`.
+    """
+    before, after = pd.Timedelta(days=days), pd.Timedelta(days=1)
+    columns = ["transaction_id", "customer_id", "ts", "amount"]
+    own = frame.loc[frame.customer_id.isin(cases.customer_id), columns]
+    own = own.astype({"customer_id": "str", "transaction_id": "str"})
+    of_customer = dict(list(own.groupby("customer_id")))
+    parts = []
+    names = ["customer_id", "transaction_id", "outcome", "scenario"]
+    for customer, case, outcome, scenario in cases[names].astype("str").to_numpy().tolist():
+        rows = of_customer[customer]
+        is_case = rows.transaction_id == case
+        at = rows.ts[is_case].iloc[0]
+        near = rows[(rows.ts >= at - before) & (rows.ts <= at + after)]
+        order = (near.ts - at).abs().where(~is_case[near.index], pd.Timedelta(-1))
+        near = near.loc[order.sort_values(kind="stable").index[:MOST_POINTS]]
+        near = near.sort_values("ts", kind="stable")
+        what = f"{outcome} ({scenario})" if scenario else outcome
+        parts.append(
+            pd.DataFrame(
+                {
+                    "case": case,
+                    "outcome": outcome,
+                    "title": f"{what}: {customer}, {at:%Y-%m-%d %H:%M}",
+                    "ts": near.ts,
+                    "amount": near.amount,
+                    "is_case": is_case[near.index],
+                    "is_fraud": near.transaction_id.isin(frauds),
+                }
+            )
+        )
+    kinds: dict[str, Any] = dict.fromkeys(("case", "outcome", "title"), "str")
+    kinds |= {"ts": "datetime64[us]", "amount": "float64", "is_case": "bool", "is_fraud": "bool"}
+    empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+    return pd.concat(parts, ignore_index=True).astype(kinds) if parts else empty
+
+
+def named(scores: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
+    """How often the first reason of a caught fraud is the factor that its scenario planted.
+
+    Returns
+    -------
+    DataFrame with a row a scenario of `PLANTED` of which any was caught: `scenario`, `caught`,
+    `named` (those whose largest contribution is the planted factor's), `share`.
+    """
+    alert = scores.decision != Decision.APPROVE
+    rows = scores[scores.is_fraud & alert & scores.scenario.isin(PLANTED)]
+    first = rows.seq.map(strongest(told))
+    table = pd.DataFrame(
+        {
+            "scenario": rows.scenario.astype("str"),
+            "right": first.astype("str") == rows.scenario.map(PLANTED).astype("str"),
+        }
+    )
+    found = [
+        (name, int(right.size), int(right.sum()), float(right.mean()))
+        for name in PLANTED
+        if len(right := table.right[table.scenario == name])
+    ]
+    kinds: dict[str, Any] = {"scenario": "str", "caught": int, "named": int, "share": float}
+    return pd.DataFrame(found, columns=list(kinds)).astype(kinds)
+
+
+def named_summary(table: pd.DataFrame) -> str:
+    """`named` in one sentence."""
+    if table.empty:
+        return "No fraud with a planted factor was caught."
+    caught, right = int(table.caught.sum()), int(table.named.sum())
+    each = ", ".join(
+        f"{s} {share:.0%}" for s, share in zip(table.scenario, table.share, strict=True)
+    )
+    return (
+        f"The first reason names the planted factor in {right:,} of {caught:,} caught frauds "
+        f"({right / caught:.0%}; {each})."
+    )

@@ -1,0 +1,367 @@
+"""What an evaluation found: its figures, tables and sentences.
+
+Each method is one question of someone who has to trust the detector. What belongs to thresholds and
+money is computed in `hindsight`, what belongs to single transactions in `cases`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from aegis_core import cases, hindsight
+from aegis_core.detector import Detector
+from aegis_core.learner import Learner
+from aegis_core.metrics import (
+    auc_roc,
+    average_precision,
+    card_precision_at_k,
+    paired_bootstrap,
+    precision_at_recall,
+    recall_at_budget,
+    recall_by_scenario,
+)
+from aegis_core.schema import FACTORS, Decision
+from aegis_core.splits import Fold
+
+DETECTORS = ("forest", "amount", *(f"factor:{f}" for f in FACTORS), "random")
+"""What is compared on every fold: the forest, and what it has to beat."""
+LEARNER: Final = "learner"
+"""Beside `DETECTORS` where an evaluation was asked to learn from answers."""
+
+
+@dataclass
+class Evaluation:
+    """What the folds gave.
+
+    Attributes
+    ----------
+    scores :
+        One row a tested transaction: `fold`, `seq`, `transaction_id`, `customer_id`, `ts`,
+        `amount`, `is_fraud`, `scenario`, `decision`, `risk`, and one column each of `compared`.
+    detectors :
+        The fitted detector of each fold.
+    learners :
+        The fitted learner of each fold, where it was asked for.
+    notes :
+        Sentences about what could not be measured, for the report.
+    evidence :
+        What the reasons of alerts and frauds are told from, indexed by `seq`; see `cases.evidence`.
+    days :
+        Alerts of each day of the training and test windows; see `hindsight.days_of`. Customers left
+        out of the test are in.
+    counter_above :
+        Of each fold, the strength of the factor burst that keeps the alert budget by itself.
+    frauds :
+        Every `transaction_id` that is labelled as fraud, tested or not.
+    currency :
+        The one of the amounts; "" where none or several are named.
+    """
+
+    folds: list[Fold]
+    scores: pd.DataFrame
+    detectors: list[Detector]
+    n_train: list[int]
+    alert_budget: float
+    notes: list[str] = field(default_factory=list)
+    learners: list[Learner] = field(default_factory=list)
+    evidence: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    days: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    counter_above: dict[int, float] = field(default_factory=dict)
+    frauds: pd.Index = field(default_factory=lambda: pd.Index([], dtype="str"), repr=False)
+    currency: str = ""
+    _tables: dict[int, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """`DETECTORS`, and the learner where it was asked for."""
+        return (LEARNER, *DETECTORS) if self.learners else DETECTORS
+
+    def table(self, k: int = 100) -> pd.DataFrame:
+        """Every figure: columns `fold`, `detector`, `name`, `value`, `floor`, `ceiling`."""
+        if k not in self._tables:
+            self._tables[k] = self._measured(k)
+        return self._tables[k].copy()
+
+    def _measured(self, k: int) -> pd.DataFrame:
+        rows = []
+        for number, part in self.scores.groupby("fold"):
+            day = part.ts.dt.floor("D")
+            for detector in self.compared:
+                figures = {
+                    "auc_roc": auc_roc(part.is_fraud, part[detector]),
+                    "average_precision": average_precision(part.is_fraud, part[detector]),
+                    f"card_precision_at_{k}": card_precision_at_k(
+                        part.customer_id, day, part.is_fraud, part[detector], k
+                    ),
+                    "recall_at_budget": recall_at_budget(
+                        part.is_fraud, part[detector], self.alert_budget
+                    ),
+                }
+                for name, f in figures.items():
+                    rows.append((number, detector, name, f.value, f.floor, f.ceiling))
+        return pd.DataFrame(
+            rows, columns=["fold", "detector", "name", "value", "floor", "ceiling"]
+        ).astype({"value": float, "floor": float, "ceiling": float})
+
+    def windows(self) -> pd.DataFrame:
+        """One row a fold: its windows, ends excluded, and what they hold."""
+        tested = self.scores.groupby("fold").is_fraud.agg(["size", "sum"])
+        tested = tested.reindex([f.number for f in self.folds], fill_value=0)
+        return pd.DataFrame(
+            {
+                "train from": [f.train_from.round("s") for f in self.folds],
+                "train to": [f.train_to.round("s") for f in self.folds],
+                "training transactions": self.n_train,
+                "test from": [f.test_from.round("s") for f in self.folds],
+                "test to": [f.test_to.round("s") for f in self.folds],
+                "test transactions": tested["size"],
+                "frauds": tested["sum"],
+            },
+            index=tested.index,
+        )
+
+    def curves(self) -> pd.DataFrame:
+        """Precision at each hundredth of recall, mean over the folds that have fraud.
+
+        Returns
+        -------
+        DataFrame with columns `detector`, `recall`, `precision`.
+        """
+        levels = np.arange(1, 101) / 100
+        parts = [part for _, part in self.scores.groupby("fold") if part.is_fraud.any()]
+        return pd.concat(
+            pd.DataFrame(
+                {
+                    "detector": detector,
+                    "recall": levels if parts else [],
+                    "precision": np.mean(
+                        [precision_at_recall(p.is_fraud, p[detector], levels) for p in parts],
+                        axis=0,
+                    )
+                    if parts
+                    else [],
+                }
+            )
+            for detector in self.compared
+        )
+
+    def recall(self) -> pd.DataFrame:
+        """Frauds and recall of each scenario at the policy's own decisions, all folds together."""
+        return recall_by_scenario(
+            self.scores.is_fraud, self.scores.scenario, self.scores.decision != Decision.APPROVE
+        )
+
+    def alerts_per_day(self) -> pd.DataFrame:
+        """Per calendar day: `transactions`, `alerts`, `blocks`, `frauds`, `caught`."""
+        return hindsight.alerts_per_day(self.scores, self.folds)
+
+    def forecast(self) -> pd.DataFrame:
+        """What the thresholds promised before activation and what came: `hindsight.forecast`."""
+        return hindsight.forecast(self.days)
+
+    def forecast_summary(self) -> str:
+        """The same for the alerts, in one sentence."""
+        return hindsight.forecast_summary(self.forecast())
+
+    def reliability(self) -> pd.DataFrame:
+        """Whether `risk` is a percentile on later weeks: `hindsight.reliability`."""
+        return hindsight.reliability(self.scores)
+
+    def budgets(
+        self, levels: Sequence[float] | None = None, review_cost: float = 5.0
+    ) -> pd.DataFrame:
+        """What each alert budget would have caught and cost: `hindsight.budgets`."""
+        models = {"forest": self.detectors} | ({LEARNER: self.learners} if self.learners else {})
+        levels = self._levels(levels)
+        return hindsight.budgets(self.scores, models, self.folds, levels, review_cost)
+
+    def cheapest(self, review_cost: float = 5.0) -> str:
+        """The budget of least cost, beside no alerts and a perfect order, in one sentence."""
+        return hindsight.cheapest(
+            self.budgets(None, review_cost), self.scores, hindsight.tested_days(self.folds),
+            review_cost, self.currency,
+        )  # fmt: skip
+
+    def by_budget_and_day(self, levels: Sequence[float] | None = None) -> pd.DataFrame:
+        """The forest's alerts a day with other budgets: `hindsight.by_budget_and_day`."""
+        levels = self._levels(levels)
+        return hindsight.by_budget_and_day(self.scores, self.detectors, self.folds, levels)
+
+    def _levels(self, levels: Sequence[float] | None) -> Sequence[float]:
+        return sorted({*hindsight.BUDGETS, self.alert_budget}) if levels is None else levels
+
+    def bursts(self, gap: str = "1h") -> pd.DataFrame:
+        """How much of each labelled burst went through: `hindsight.bursts`."""
+        return hindsight.bursts(self.scores, self.counter_above, gap)
+
+    def burst_summary(self) -> str:
+        """The same in words, the forest beside the exact counter alone."""
+        return hindsight.burst_summary(self.bursts())
+
+    def busy_customers(self) -> pd.DataFrame:
+        """False alarms on busy but ordinary customers: `hindsight.busy_customers`."""
+        strongest = cases.strongest(self.evidence)
+        return hindsight.busy_customers(self.scores, self.folds, strongest)
+
+    def cases(self, n: int = 10, seed: int = 0) -> pd.DataFrame:
+        """Frauds that were caught, frauds that were missed and false alarms: `cases.drawn`."""
+        return cases.drawn(self.scores, self.evidence, n, seed)
+
+    def histories(self, frame: pd.DataFrame, shown: pd.DataFrame, days: float = 60) -> pd.DataFrame:
+        """What the customers of the `cases` shown paid before and after: `cases.histories`."""
+        return cases.histories(frame, shown, self.frauds, days)
+
+    def named(self) -> pd.DataFrame:
+        """How often the first reason is the planted factor: `cases.named`."""
+        return cases.named(self.scores, self.evidence)
+
+    def named_summary(self) -> str:
+        """The same in one sentence."""
+        return cases.named_summary(self.named())
+
+    def differences(self, other: str = LEARNER, than: str = "forest") -> pd.DataFrame:
+        """Average precision of `other` minus that of `than`, customers drawn 200 times.
+
+        Returns
+        -------
+        DataFrame with a row a fold and one `all` (the mean of the folds): `fold` (text),
+        `difference`, `low`, `high` (nine draws of ten); `<NA>` where it is undefined.
+        """
+        rows, s = [], self.scores
+        for name in [*dict.fromkeys(s.fold), "all"] if other in s and than in s else []:
+            part = s if name == "all" else s[s.fold == name]
+            told = paired_bootstrap(
+                part.is_fraud, part[other], part[than], part.customer_id, within=part.fold
+            )
+            rows.append((str(name), *told))
+        return pd.DataFrame(rows, columns=["fold", "difference", "low", "high"]).astype(
+            {"fold": "str", "difference": "Float64", "low": "Float64", "high": "Float64"}
+        )
+
+    def comparison(self, other: str = LEARNER, than: str = "forest") -> str:
+        """`differences` in words: whether the one is better, and how sure that is."""
+        table = self.differences(other, than).dropna()
+        if table.empty:
+            return f"The {other} cannot be compared with the {than} here."
+
+        def signed(row: list[float]) -> str:
+            return f"{row[0]:+.3f} ({row[1]:+.3f} to {row[2]:+.3f})"
+
+        *folds, whole = table[["difference", "low", "high"]].to_numpy(float).tolist()
+        word = "better" if whole[1] > 0 else "worse" if whole[2] < 0 else "neither better nor worse"
+        return (
+            f"In average precision the {other} is {word} than the {than}: {signed(whole)} over all "
+            f"folds, by fold {', '.join(map(signed, folds))}; in brackets nine of ten draws of the "
+            "customers."
+        )
+
+    def metrics(self, k: int = 100) -> pd.DataFrame:
+        """The figures as rows of the table `metrics`: `name`, `slice` (detector/fold), `value`.
+
+        Figures that could not be computed are left out; `notes` says which.
+        """
+        table = self.table(k)
+        main = table.assign(slice=table.detector + "/" + table.fold.astype(str))
+        recall = self.recall()
+        by_scenario = pd.DataFrame(
+            {
+                "name": "recall",
+                "slice": "forest/" + recall.scenario.astype(str),
+                "value": recall.recall,
+            }
+        )
+        columns = ["name", "slice", "value"]
+        return pd.concat([main[columns], by_scenario[columns]]).dropna(subset="value")
+
+    def long_scores(self) -> pd.DataFrame:
+        """The scores as rows of `evaluation_scores`: `transaction_id`, `detector`, `score`."""
+        return self.scores.melt(
+            id_vars="transaction_id",
+            value_vars=list(self.compared),
+            var_name="detector",
+            value_name="score",
+        )
+
+    def summary(self) -> str:
+        """The bottom line in one sentence: the forest beside the best single factor."""
+        t = self.table()
+        ap = t[t.name == "average_precision"].groupby("detector").value.mean().dropna()
+        if not self.folds:
+            return "Nothing was tested."
+        if ap.empty:
+            return "No fraud is labelled in the test windows, so nothing can be measured."
+        singles = ap.drop(["forest", "random", LEARNER], errors="ignore")
+        best = str(singles.idxmax())
+        word = "ahead of" if ap["forest"] >= singles[best] else "BEHIND"
+        floor = t[t.name == "average_precision"].floor.mean()
+        return (
+            f"Average precision of the forest: {ap['forest']:.3f}, {word} the best single "
+            f"detector ({best}, {singles[best]:.3f}); by chance {floor:.4f}, at best 1."
+            + (f" With answers, the learner: {ap[LEARNER]:.3f}." if LEARNER in ap else "")
+        )
+
+    def price(self) -> str:
+        """What the alerts of the test windows cost and brought, in one sentence."""
+        days = self.alerts_per_day()
+        if days.empty:
+            return "There was no test window, and so no alert."
+        alerts, caught, frauds = (int(days[c].sum()) for c in ("alerts", "caught", "frauds"))
+        told = f"The policy raised {alerts / len(days):.1f} alerts a day"
+        if not caught:
+            return f"{told}, none of them a known fraud."
+        return (
+            f"{told}, {caught / alerts:.0%} of them fraud, and caught {caught:,} of {frauds:,} "
+            f"frauds ({caught / frauds:.0%}): {(alerts - caught) / caught:.1f} false alarms for "
+            "each fraud caught."
+        )
+
+    def accuracy(self) -> str:
+        """How often never alerting is right, and how often the policy: a warning, in one sentence.
+
+        Both are high wherever fraud is rare, whatever was caught.
+        """
+        s = self.scores
+        if s.empty:
+            return "Nothing was tested."
+        never, policy = (~s.is_fraud).mean(), (s.is_fraud == (s.decision > 0)).mean()
+        return (
+            f"Never raising an alert is right for {never:.2%} of the transactions, the forest with "
+            f"its thresholds for {policy:.2%}."
+        )
+
+
+def mean_and_spread(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over the folds of `Evaluation.table`, one row a detector."""
+    by = table.groupby(["name", "detector"], sort=False)
+    mean = by[["value", "floor", "ceiling"]].mean()
+    mean["spread"] = by["value"].std(ddof=0)
+    return mean.reset_index()
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """`Evaluation.table` for people: a row a detector, a column a figure, mean ± spread as text.
+
+    The rows `by chance` and `at best` are floor and ceiling of the same folds. A single fold has no
+    spread. What could not be measured is a dash, and so is a figure of which even the best order
+    reaches nothing.
+    """
+    several = len(table["fold"].unique()) > 1
+    shown = {}
+    for name, part in mean_and_spread(table).groupby("name", sort=False):
+        values = zip(part["value"], part["spread"], strict=True)
+        texts = [f"{v:.3f}" + (f" ± {s:.3f}" if several else "") for v, s in values]
+        column = {
+            **dict(zip(part["detector"], texts, strict=True)),
+            "by chance": f"{part['floor'].mean():.3f}",
+            "at best": f"{part['ceiling'].mean():.3f}",
+        }
+        told = part["ceiling"].max() > 0
+        shown[str(name).replace("_", " ")] = {
+            key: text if told and "nan" not in text else "–" for key, text in column.items()
+        }
+    return pd.DataFrame(shown).rename_axis("detector")

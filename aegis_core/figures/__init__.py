@@ -16,13 +16,14 @@ from aegis_core.figures.evaluation import (
 from aegis_core.figures.house import COLOURS, LAYOUT, figure
 from aegis_core.figures.policy import costs, forecasts, reliability, what_if
 from aegis_core.figures.training import evidence_tails, score_histogram
-from aegis_core.figures.verdicts import contributions, histories
+from aegis_core.figures.verdicts import cases, contributions, histories
 
 __all__ = [
     "COLOURS",
     "LAYOUT",
     "audit_heatmap",
     "bursts",
+    "cases",
     "compared",
     "contributions",
     "costs",

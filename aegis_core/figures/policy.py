@@ -18,7 +18,7 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
     """What was forecast before a policy was activated, as an interval, and what came.
 
     A bar is the interval for a single day, a stroke the forecast. A dot is the mean of the days
-    that came, a cross the same where it lies outside of the bar. Above stands how many of the
+    that came, a cross the same where it lies outside of the bar. Below stands how many of the
     days lay within.
 
     Parameters
@@ -32,8 +32,8 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
     >>> drawn = forecasts(pd.DataFrame([row | {"days": 7, "inside": 2}]))
     >>> [(trace.name, trace.y.tolist()) for trace in drawn.data if len(trace.y)]
     [('interval for a day', [10]), ('forecast', [30]), ('came, outside', [50])]
-    >>> drawn.data[0].text
-    ('2 of 7',)
+    >>> drawn.layout.xaxis.ticktext
+    ('fold 0<br>2 of 7 days',)
     """
     frame = frame.dropna(subset=["mean", "low", "high", "came"])
     kinds = list(frame["kind"].unique())
@@ -52,11 +52,9 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
                 "y": rows["high"] - rows["low"],
                 "width": 0.4,
                 "marker": {"color": COLOURS["burst"], "opacity": 0.5},
-                "text": [f"{n} of {m}" for n, m in zip(rows["inside"], rows["days"], strict=True)],
-                "textposition": "outside",
                 "customdata": rows[["low", "high"]],
-                "hovertemplate": "fold %{x}: %{customdata[0]:,.0f} to %{customdata[1]:,.0f} a day, "
-                "%{text} days within<extra></extra>",
+                "hovertemplate": "fold %{x}: %{customdata[0]:,.0f} to %{customdata[1]:,.0f} a day"
+                "<extra></extra>",
             }
         ]
         looks: list[tuple[str, pd.DataFrame, str, dict[str, Any]]] = [
@@ -79,14 +77,20 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
         for trace in traces:
             once = {"showlegend": i == 0, "legendgroup": trace["name"]}
             drawn.add_trace(trace | once, row=1, col=1 + i)
-    drawn.update_xaxes(title="fold", dtick=1)
+        within = zip(rows["fold"], rows["inside"], rows["days"], strict=True)
+        drawn.update_xaxes(
+            tickvals=rows["fold"],
+            ticktext=[f"fold {fold}<br>{n} of {m} days" for fold, n, m in within],
+            title="days within the interval",
+            col=1 + i,
+        )
     drawn.update_yaxes(rangemode="tozero")
     drawn.update_yaxes(title="transactions a day", col=1)
     return drawn.update_layout(
         LAYOUT
         | {
             "title": "Forecast, and what came",
-            "margin": {"l": 64, "r": 16, "t": 120, "b": 48},
+            "margin": {"l": 64, "r": 16, "t": 120, "b": 64},
             "legend": {**LAYOUT["legend"], "y": 1.1},
             "height": 440,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,9 @@ from plotly.subplots import make_subplots
 
 from aegis_core.figures.house import COLOURS, LAYOUT, figure, nothing, plain, thresholds
 from aegis_core.schema import FACTORS
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 _NONE: Final = {
     "caught": "No fraud was caught in the test windows.",
@@ -71,6 +74,24 @@ def contributions(
             **thresholds(review_above, block_above),
         },
     )
+
+
+def cases(shown: pd.DataFrame, outcome: str) -> Styler:
+    """The cases of one outcome as a table whose long reasons wrap and whose text stays text.
+
+    Parameters
+    ----------
+    shown
+        As `Evaluation.cases`: columns outcome and reasons, and whatever else there is to tell.
+
+    >>> row = {"outcome": ["missed"], "customer_id": ["<b>anna</b>"], "reasons": ["fast"]}
+    >>> "&lt;b&gt;anna&lt;/b&gt;" in cases(pd.DataFrame(row), "missed").to_html()
+    True
+    """
+    table = shown[shown["outcome"] == outcome].drop(columns="outcome")
+    look = {"white-space": "normal", "text-align": "left", "min-width": "20em"}
+    styled = table.style.hide().format(escape="html", precision=2, thousands=",")
+    return styled.set_properties(subset=["reasons"], **look)
 
 
 def histories(frame: pd.DataFrame, outcome: str) -> go.Figure:

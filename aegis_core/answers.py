@@ -22,9 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from aegis_core.arrays import Floats, Ints
+from aegis_core.arrays import encode as _encode
+from aegis_core.arrays import grown as _grown
+from aegis_core.arrays import packed as _packed
+from aegis_core.arrays import unpacked as _unpacked
 from aegis_core.errors import NotReady
 from aegis_core.kernels import kernel
-from aegis_core.profiles import Floats, Ints, _encode, _grown, _packed, _unpacked
 
 _OF_EACH: Final = (
     "share_day",  # of confirmed fraud among the answered, weighted over about a day of answers

@@ -2,27 +2,48 @@
 
 numba's own cache looks only at the file of the function that is called, so a kernel in one module
 would go on using an old version of what it calls in another. Here the cache folder carries a hash
-of every module whose functions or constants are compiled in.
+of every module whose functions or constants are compiled in. A folder that no process has asked for
+in `STALE_DAYS` is removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numba as nb
 
 F = TypeVar("F", bound=Callable[..., object])
-_MODULES = ("kernels", "schema", "geo", "profiles", "answers", "detector", "learner", "scoring")
+STALE_DAYS: Final = 30.0
+"""A folder of compiled kernels is forgotten when no process was started on it for so long."""
+_MODULES = (
+    "kernels",
+    "schema",
+    "arrays",
+    "geo",
+    "surprise",
+    "profiles",
+    "answers",
+    "detector",
+    "learner",
+    "scoring",
+)
 
 
 @cache
 def cache_folder() -> Path:
-    """Folder of compiled kernels of exactly this source, beside the package or in the home."""
+    """Folder of compiled kernels of exactly this source, beside the package or in the home.
+
+    Stale ones beside it are removed. A process that was started before and compiles only now makes
+    its folder again.
+    """
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for module in _MODULES:
@@ -30,7 +51,14 @@ def cache_folder() -> Path:
     base = here / "__pycache__"
     if not os.access(base if base.exists() else here, os.W_OK):
         base = Path.home() / ".cache" / "aegis"
-    return base / f"kernels-{digest.hexdigest()[:12]}"
+    folder = base / f"kernels-{digest.hexdigest()[:12]}"
+    with suppress(OSError):  # another process may remove the same ones
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # in use, whenever it was filled
+        for other in base.glob("kernels-*"):
+            if time.time() - other.stat().st_mtime > STALE_DAYS * 86_400:
+                shutil.rmtree(other, ignore_errors=True)
+    return folder
 
 
 def kernel(function: F) -> F:

@@ -300,8 +300,9 @@ def local_hours(
     population: Population, customer: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Local hours at which these customers buy, each by the habits of its own; they may pass 24."""
-    usual: np.ndarray = np.interp(rng.random(len(customer)), _HOURLY_CDF, np.arange(25.0))
-    return usual + population.shift_h[customer]
+    hours: np.ndarray = np.interp(rng.random(len(customer)), _HOURLY_CDF, np.arange(25.0))
+    hours += population.shift_h[customer]
+    return hours
 
 
 def ordinary_day(

@@ -5,9 +5,9 @@ into the state. Both are called row after row in order of arrival, by training, 
 scoring alike, from the loop in `scoring`. There is no other way to compute a signal.
 
 A signal is the surprise of one view on the transaction, −log of a tail probability under a simple
-model of the customer, in nats: 0 where the view has nothing to say, one-sided, higher is more
-suspicious. The models are deliberately plain (normal log amounts, Poisson counts); `detector`
-recalibrates every signal on real traffic, so only the order and the shape of the bulk matter.
+model of the customer (`surprise`), in nats: 0 where the view has nothing to say, one-sided, higher
+is more suspicious. `detector` recalibrates every signal on real traffic, so only the order and the
+shape of the bulk matter.
 
 Customers with a short history lean on the population: `PRIOR_*` say how many transactions the
 population counts for. Population figures are those of the days that have ended, kept as whole
@@ -16,21 +16,28 @@ numbers, so that neither the order of simultaneous rows nor the size of a batch 
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.errors import InputError, NotReady
+from aegis_core.arrays import Floats as Floats
+from aegis_core.arrays import Ints as Ints
+from aegis_core.arrays import encode, grown, packed, read_arrays, reading, unpacked, write_arrays
+from aegis_core.errors import InputError
 from aegis_core.geo import haversine_km
 from aegis_core.kernels import kernel
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from aegis_core.surprise import (
+    PRIOR_VARIANCE,
+    expected,
+    hour_surprise,
+    normal_score,
+    poisson_surprise,
+    surprise,
+    welford,
+)
 
 SIGNALS: Final = (
     "amount_customer",  # above this customer's own amounts
@@ -66,13 +73,8 @@ FACTS: Final = (
 )
 """What a reason is told with, in the customer's own units, one column each."""
 
-PRIOR_MEAN: Final = 3.0
-PRIOR_VARIANCE: Final = 20.0
-PRIOR_HOURS: Final = 5.0
 PRIOR_RATE: Final = 2.0
 PRIOR_POPULATION: Final = 5.0
-MEMORY: Final = 1000.0
-"""Transactions that a customer's mean and variance remember; older ones fade."""
 WINSOR: Final = 3.0
 """Standard deviations beyond which an amount teaches only that much."""
 SWARM_HOURS: Final = 24.0
@@ -89,7 +91,7 @@ RING: Final = 64
 _HOUR_US, _DAY_US = 3.6e9, 86_400_000_000
 _UNIT = 65_536.0  # fixed-point unit of the population's sums
 
-# Columns of a customer's row.
+# Columns of a customer's row; the first three are also those of a customer and category.
 _N, _MEAN, _M2, _SEEN, _FIRST, _LAST, _LAT, _LON, _PLACE_TS, _SWARM, _UNUSUAL, _HEAD = range(12)
 _HOURS = 12
 _TIMES = _HOURS + 24
@@ -101,10 +103,6 @@ _S_WIDTH = _S_HOURS + 24
 _P_N, _P_MEAN, _P_VAR, _P_WITHIN, _P_GAP = range(5)
 _P_HOURS = 5
 _P_WIDTH = _P_HOURS + 24
-_PAIR_N, _PAIR_MEAN, _PAIR_M2 = range(3)
-
-_COS = np.cos((np.arange(24) + 0.5) * np.pi / 12)
-_SIN = np.sin((np.arange(24) + 0.5) * np.pi / 12)
 
 
 class State(NamedTuple):
@@ -120,37 +118,6 @@ class State(NamedTuple):
     pairs: Floats
     sums: Ints
     published: Floats
-
-
-@kernel
-def surprise(z: float) -> float:
-    """−log of the share of a normal distribution above `z`, in nats.
-
-    >>> round(surprise(0.0), 4), round(surprise(40.0), 1)
-    (0.6931, 804.6)
-    """
-    if z > 20.0:  # erfc runs out of digits; the leading terms of the asymptotic series
-        return z * z / 2 + math.log(z) + 0.9189385332046727 + 1 / (z * z)
-    return -math.log(0.5 * math.erfc(z / math.sqrt(2.0)))
-
-
-@kernel
-def normal_score(t: float, dof: float) -> float:
-    """Normal deviate about as far out as Student's `t` with `dof` degrees of freedom."""
-    z = math.sqrt(dof * math.log1p(t * t / dof))
-    return z if t > 0 else -z
-
-
-@kernel
-def poisson_surprise(count: float, expected: float) -> float:
-    """Chernoff bound on −log P(at least `count`) of a Poisson law, in nats; 0 up to `expected`.
-
-    >>> poisson_surprise(1.0, 2.0), round(poisson_surprise(10.0, 1.0), 2)
-    (0.0, 14.03)
-    """
-    if count <= expected:
-        return 0.0
-    return count * math.log(count / expected) - count + expected
 
 
 @kernel
@@ -214,15 +181,12 @@ def observe(
         _publish(state, 0)
         state.sums[0, _S_DAY] = day
     s, population = state.customers[customer], state.published[0]
-    x, n, ts = math.log(amount), s[_N], float(ts_us)
+    x, ts = math.log(amount), float(ts_us)
     now = _clock(s, ts)
 
-    mean, sd = _expected(
-        n, s[_MEAN], s[_M2], population[_P_MEAN] if population[_P_N] > 0 else x,
-        population[_P_WITHIN] if population[_P_N] > 50 else population[_P_VAR],
-    )  # fmt: skip
-    signals[0] = surprise(normal_score((x - mean) / sd, PRIOR_VARIANCE + n))
     p_mean = population[_P_MEAN] if population[_P_N] > 0 else x
+    mean, sd = _usual(s, population, p_mean)
+    signals[0] = surprise(normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N]))
     signals[3] = surprise((x - p_mean) / math.sqrt(population[_P_VAR]))
     signals[1] = signals[2] = 0.0
     c_mean = h_mean = math.nan
@@ -232,10 +196,8 @@ def observe(
         signals[2] = surprise((x - c_mean) / math.sqrt(c[_P_VAR]))
         slot = _pair_slot(state.pair_keys, (customer << 20) | category)
         pair = state.pairs[slot]
-        h_mean, h_sd = _expected(
-            pair[_PAIR_N], pair[_PAIR_MEAN], pair[_PAIR_M2], c_mean, c[_P_WITHIN]
-        )
-        signals[1] = surprise(normal_score((x - h_mean) / h_sd, PRIOR_VARIANCE + pair[_PAIR_N]))
+        h_mean, h_sd = expected(pair[_N], pair[_MEAN], pair[_M2], c_mean, c[_P_WITHIN])
+        signals[1] = surprise(normal_score((x - h_mean) / h_sd, PRIOR_VARIANCE + pair[_N]))
 
     signals[4] = 0.0
     distance, gap_h, speed = math.nan, math.nan, math.nan
@@ -246,7 +208,9 @@ def observe(
         signals[4] = math.log1p(speed / SPEED_UNIT_KMH)
 
     hour = ts / _HOUR_US % 24.0
-    signals[5], signals[6] = _hour_surprise(s, population, hour)
+    signals[5], signals[6] = hour_surprise(
+        s[_HOURS : _HOURS + 24], population[_P_HOURS : _P_HOURS + 24], hour
+    )
 
     rate = (PRIOR_RATE + s[_SEEN]) / (PRIOR_RATE * population[_P_GAP] + s[_LAST] - s[_FIRST])
     best, best_count, best_window, count = 0.0, 1, WINDOWS_S[0], 1
@@ -319,27 +283,18 @@ def learn(
     population = state.published[0]
     if not math.isnan(lat):
         s[_LAT], s[_LON], s[_PLACE_TS] = lat, lon, now
-    mean, sd = _expected(
-        s[_N], s[_MEAN], s[_M2], population[_P_MEAN] if population[_P_N] > 0 else x,
-        population[_P_WITHIN] if population[_P_N] > 50 else population[_P_VAR],
-    )  # fmt: skip
-    xw = min(max(x, mean - WINSOR * sd), mean + WINSOR * sd)
-    _add(sums[0], x, xw - mean)
-    s[_N], s[_MEAN], s[_M2] = _welford(s[_N], s[_MEAN], s[_M2], xw)
+    p_known = population[_P_N] > 0
+    mean, sd = _usual(s, population, population[_P_MEAN] if p_known else x)
+    _teach(s, sums[0], x, mean, sd)
     if category >= 0:
         key = (customer << 20) | category
         slot = _pair_slot(state.pair_keys, key)
         pair, c = state.pairs[slot], state.published[1 + category]
         state.pair_keys[slot] = key
-        mean, sd = _expected(
-            pair[_PAIR_N], pair[_PAIR_MEAN], pair[_PAIR_M2],
-            c[_P_MEAN] if population[_P_N] > 0 else x, c[_P_WITHIN],
-        )  # fmt: skip
-        xw = min(max(x, mean - WINSOR * sd), mean + WINSOR * sd)
-        _add(sums[1 + category], x, xw - mean)
-        pair[_PAIR_N], pair[_PAIR_MEAN], pair[_PAIR_M2] = _welford(
-            pair[_PAIR_N], pair[_PAIR_MEAN], pair[_PAIR_M2], xw
+        mean, sd = expected(
+            pair[_N], pair[_MEAN], pair[_M2], c[_P_MEAN] if p_known else x, c[_P_WITHIN]
         )
+        _teach(pair, sums[1 + category], x, mean, sd)
     h = int(ts / _HOUR_US % 24.0)
     s[_HOURS + h] += 1.0
     sums[0, _S_HOURS + h] += 1
@@ -353,58 +308,21 @@ def _clock(s: Floats, ts: float) -> float:
 
 
 @kernel
-def _expected(
-    n: float, mean: float, m2: float, prior_mean: float, prior_var: float
-) -> tuple[float, float]:
-    """Predictive mean and standard deviation of the next log amount (normal, conjugate prior)."""
-    mu = (PRIOR_MEAN * prior_mean + n * mean) / (PRIOR_MEAN + n)
-    var = (PRIOR_VARIANCE * prior_var + m2) / (PRIOR_VARIANCE + n)
-    return mu, math.sqrt(var * (1 + 1 / (PRIOR_MEAN + n)))
+def _usual(s: Floats, population: Floats, p_mean: float) -> tuple[float, float]:
+    """Mean and standard deviation that are expected of a customer's next log amount."""
+    p_var: float = population[_P_WITHIN] if population[_P_N] > 50 else population[_P_VAR]
+    return expected(s[_N], s[_MEAN], s[_M2], p_mean, p_var)
 
 
 @kernel
-def _welford(n: float, mean: float, m2: float, x: float) -> tuple[float, float, float]:
-    """Mean and squared deviations after `x`, forgetting beyond `MEMORY` (Welford 1962)."""
-    if n < MEMORY:
-        n += 1
-    else:
-        m2 *= 1 - 1 / MEMORY
-    d = x - mean
-    mean += d / n
-    return n, mean, m2 + d * (x - mean)
-
-
-@kernel
-def _add(sums: Ints, x: float, deviation: float) -> None:
+def _teach(row: Floats, sums: Ints, x: float, mean: float, sd: float) -> None:
+    """Fold a log amount into a row and the sums around it; what is far off teaches only so much."""
+    xw = min(max(x, mean - WINSOR * sd), mean + WINSOR * sd)
     sums[_S_N] += 1
     sums[_S_X] += round(x * _UNIT)
     sums[_S_XX] += round(x * x * _UNIT)
-    sums[_S_WITHIN] += round(deviation * deviation * _UNIT)
-
-
-@kernel
-def _hour_surprise(s: Floats, population: Floats, hour: float) -> tuple[float, float]:
-    """Surprise of the hour itself, and of how near it is to the middle of the quiet time."""
-    total, tail, east, north = 0.0, 0.0, 0.0, 0.0
-    here = _hour_weight(s, population, int(hour))
-    for h in range(24):
-        w = _hour_weight(s, population, h)
-        total += w
-        if w <= here:
-            tail += w
-        east += w * _COS[h]
-        north += w * _SIN[h]
-    quiet = (math.atan2(north, east) * 12 / math.pi + 12.0) % 24.0
-    apart = abs((hour - quiet + 12.0) % 24.0 - 12.0)
-    return -math.log(tail / total), -math.log((apart + 0.25) / 12.25)
-
-
-@kernel
-def _hour_weight(s: Floats, population: Floats, h: int) -> float:
-    beside: float = s[_HOURS + (h - 1) % 24] + s[_HOURS + (h + 1) % 24]
-    own: float = s[_HOURS + h]
-    prior: float = population[_P_HOURS + h]
-    return 0.5 * own + 0.25 * beside + PRIOR_HOURS * prior
+    sums[_S_WITHIN] += round((xw - mean) * (xw - mean) * _UNIT)
+    row[_N], row[_MEAN], row[_M2] = welford(row[_N], row[_MEAN], row[_M2], xw)
 
 
 class Columns(NamedTuple):
@@ -446,10 +364,10 @@ class Profiles:
         the door; `category`, `lat` and `lon` may be missing altogether.
         """
         n = len(frame)
-        customer = _encode(frame["customer_id"], self.customer_codes)
+        customer = encode(frame["customer_id"], self.customer_codes)
         nothing = np.full(n, np.nan)
         category = (
-            _encode(frame["category"], self.category_codes)
+            encode(frame["category"], self.category_codes)
             if "category" in frame
             else np.full(n, -1, np.int64)
         )
@@ -469,22 +387,15 @@ class Profiles:
         other = Profiles.__new__(Profiles)
         other.customer_codes = dict(self.customer_codes)
         other.category_codes = dict(self.category_codes)
-        customers, keys, pairs, sums, published = self.state
-        other.state = State(
-            customers.copy(), keys.copy(), pairs.copy(), sums.copy(), published.copy()
-        )
+        other.state = State._make(part.copy() for part in self.state)
         other._n_pairs_at_most = self._n_pairs_at_most
         return other
 
     def save(self, path: Path) -> None:
         """Write the state as plain arrays; loading it runs no code."""
-        with path.open("wb") as f:
-            np.savez(
-                f,
-                customer_ids=_packed(self.customer_codes),
-                category_ids=_packed(self.category_codes),
-                **self.state._asdict(),
-            )
+        codes = {"customer_ids": self.customer_codes, "category_ids": self.category_codes}
+        ids = {name: packed(of) for name, of in codes.items()}
+        write_arrays(path, ids | self.state._asdict())
 
     @classmethod
     def load(cls, path: Path) -> Profiles:
@@ -496,29 +407,25 @@ class Profiles:
             The file is not there, broken, or of another layout.
         """
         self = cls()
-        try:
-            with path.open("rb") as f, np.load(f, allow_pickle=False) as z:
-                self.customer_codes = _unpacked(z["customer_ids"])
-                self.category_codes = _unpacked(z["category_ids"])
-                state = State(*(z[name] for name in State._fields))
+        with reading(f"The profiles in {path}", "Replay the history instead."):
+            arrays = read_arrays(path)
+            self.customer_codes = unpacked(arrays["customer_ids"])
+            self.category_codes = unpacked(arrays["category_ids"])
+            state = State(*(arrays[name] for name in State._fields))
             for name, fresh, loaded in zip(State._fields, self.state, state, strict=True):
                 if loaded.dtype != fresh.dtype or loaded.shape[1:] != fresh.shape[1:]:
                     raise ValueError(f"{name} has another layout")
-        except Exception as e:  # a broken archive raises anything, from OSError to zlib.error
-            raise NotReady(
-                f"The profiles in {path} cannot be read ({e}). Replay the history instead."
-            ) from None
         self.state = state
         self._n_pairs_at_most = int(np.count_nonzero(self.state.pair_keys >= 0))
         return self
 
     def _make_room(self, n_rows: int) -> None:
         customers, keys, pairs, sums, published = self.state
-        customers = _grown(customers, self.n_customers)
+        customers = grown(customers, self.n_customers)
         if 1 + len(self.category_codes) > len(sums):
             known = len(sums)
-            sums = _grown(sums, 1 + len(self.category_codes))
-            published = _grown(published, len(sums))
+            sums = grown(sums, 1 + len(self.category_codes))
+            published = grown(published, len(sums))
             self.state = State(customers, keys, pairs, sums, published)
             _publish(self.state, known)  # until its first day ends, judged by the population
         self._n_pairs_at_most += n_rows
@@ -539,32 +446,3 @@ def _rehash(old_keys: Ints, old_pairs: Floats, keys: Ints, pairs: Floats) -> Non
         slot = _pair_slot(keys, old_keys[i])
         keys[slot] = old_keys[i]
         pairs[slot] = old_pairs[i]
-
-
-def _packed(codes: dict[str, int]) -> npt.NDArray[np.uint8]:
-    """The ids as JSON in bytes: numpy's own strings drop a NUL at the end and pad the rest."""
-    return np.frombuffer(json.dumps(list(codes)).encode(), np.uint8)
-
-
-def _unpacked(packed: npt.NDArray[np.uint8]) -> dict[str, int]:
-    return {str(name): code for code, name in enumerate(json.loads(packed.tobytes()))}
-
-
-Table = TypeVar("Table", Floats, Ints)
-
-
-def _grown(table: Table, n_rows: int) -> Table:
-    if n_rows <= len(table):
-        return table
-    more = np.zeros((max(n_rows, 2 * len(table)) - len(table), table.shape[1]), table.dtype)
-    return np.concatenate([table, more])
-
-
-def _encode(ids: pd.Series, codes: dict[str, int]) -> Ints:
-    """Codes of `ids`, new ones appended to `codes` in order of appearance; −1 for missing."""
-    local, uniques = pd.factorize(ids)
-    known = np.empty(len(uniques) + 1, np.int64)
-    known[-1] = -1
-    for i, u in enumerate(uniques):
-        known[i] = codes.setdefault(str(u), len(codes))
-    return known[local]

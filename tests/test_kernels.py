@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,27 @@ def test_where_the_package_cannot_be_written_the_home_is_used(
     monkeypatch.setattr(Path, "home", lambda: sources / "home")
     elsewhere = folder_now()
     assert elsewhere == sources / "home" / ".cache" / "aegis" / writable.name
+
+
+def test_folders_that_nobody_asked_for_in_a_month_are_removed(sources: Path) -> None:
+    used = folder_now()
+    recent, stale, foreign = (used.with_name(n) for n in ("kernels-a", "kernels-b", "other"))
+    for folder, days in ((used, 99), (recent, 29), (stale, 31), (foreign, 99)):
+        folder.mkdir(exist_ok=True)
+        (folder / "x.nbi").write_text("")
+        os.utime(folder, times=(time.time() - days * 86_400,) * 2)
+    assert folder_now() == used
+    assert {f.name for f in used.parent.iterdir()} == {used.name, "kernels-a", "other"}
+
+
+def test_a_folder_removed_before_the_first_call_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "cache_folder", lambda: tmp_path / "kernels")
+    compiled = kernel(norm)
+    shutil.rmtree(tmp_path / "kernels")
+    assert compiled(np.array([3.0, 4.0])) == 5.0
+    assert list((tmp_path / "kernels").rglob("*.nbi"))
 
 
 def norm(values: Any) -> float:

@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
-    *("errors", "schema", "config", "kernels", "geo", "profiles", "answers"),
+    *("errors", "schema", "config", "kernels", "arrays", "geo"),
+    *("surprise", "profiles", "answers"),
     *(
         "detector",
         "learner",
@@ -32,6 +33,8 @@ ORDER = (
         "synthetic",
         "difficulty",
         "models",
+        "training",
+        "lists",
         "live",
         "reports",
         "runs",

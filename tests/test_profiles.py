@@ -19,11 +19,8 @@ from aegis_core import scoring
 from aegis_core.errors import InputError, NotReady
 from aegis_core.profiles import (
     FACTS,
-    MEMORY,
-    PRIOR_MEAN,
     PRIOR_POPULATION,
     PRIOR_RATE,
-    PRIOR_VARIANCE,
     RING,
     SIGNAL_FACTOR,
     SIGNALS,
@@ -31,13 +28,18 @@ from aegis_core.profiles import (
     SPEED_UNIT_KMH,
     WINDOWS_S,
     Profiles,
-    normal_score,
     observe,
-    poisson_surprise,
-    surprise,
 )
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import UNDECIDED, Scorer
+from aegis_core.surprise import (
+    MEMORY,
+    PRIOR_MEAN,
+    PRIOR_VARIANCE,
+    normal_score,
+    poisson_surprise,
+    surprise,
+)
 
 Floats = npt.NDArray[np.float64]
 Payments = tuple[pd.DataFrame, pd.DataFrame]
@@ -478,59 +480,6 @@ def test_a_jump_of_the_clock_is_mended_by_the_next_rows() -> None:
 
 
 # --- values known otherwise ----------------------------------------------------------------------
-
-
-@few
-@given(st.floats(-8, 20))
-def test_surprise_is_the_normal_tail(z: float) -> None:
-    assert surprise(z) == pytest.approx(-stats.norm.logsf(z), rel=1e-12, abs=1e-15)
-
-
-@few
-@given(st.floats(20, 1e6))
-def test_surprise_follows_the_normal_tail_far_out(z: float) -> None:
-    assert surprise(z) == pytest.approx(-stats.norm.logsf(z), rel=1e-12, abs=2e-5)
-
-
-def test_surprise_never_falls() -> None:
-    edge = [np.nextafter(20.0, 0.0), 20.0, np.nextafter(20.0, 21.0)]
-    grid = np.sort(np.concatenate([np.linspace(-40, 60, 20_001), edge]))
-    assert (np.diff([surprise(z) for z in grid]) >= 0).all()
-
-
-@few
-@given(st.floats(-50, 50), st.floats(-50, 50), st.floats(PRIOR_VARIANCE, 1020))
-def test_the_normal_score_keeps_order_and_sign(t: float, u: float, dof: float) -> None:
-    low, high = sorted((t, u))
-    assert normal_score(low, dof) <= normal_score(high, dof)
-    assert normal_score(-t, dof) == -normal_score(t, dof)
-    assert abs(normal_score(t, dof)) <= abs(t) * (1 + 1e-12) + 1e-100  # t * t may be 0
-
-
-@few
-@given(st.floats(0, 30), st.floats(PRIOR_VARIANCE, 1020))
-def test_the_normal_score_is_about_as_surprising_as_students_t(t: float, dof: float) -> None:
-    nats = -stats.t.logsf(t, dof)
-    assert surprise(normal_score(t, dof)) == pytest.approx(nats, rel=0.03, abs=0.03)
-
-
-@few
-@given(st.integers(0, 200), st.floats(1e-6, 300))
-def test_the_poisson_surprise_is_a_lower_bound(count: int, expected: float) -> None:
-    nats = poisson_surprise(float(count), expected)
-    assert 0 <= nats <= -stats.poisson.logsf(count - 1, expected) + 1e-9
-    if count <= expected:
-        assert nats == 0
-
-
-@few
-@given(st.integers(1, 200), st.floats(1e-6, 300), st.floats(1, 10))
-def test_the_poisson_surprise_rises_with_the_count_and_falls_with_the_rate(
-    count: int, expected: float, more: float
-) -> None:
-    nats = poisson_surprise(float(count), expected)
-    assert poisson_surprise(count + 1.0, expected) >= nats
-    assert poisson_surprise(float(count), expected * more) <= nats + 1e-9
 
 
 E2 = math.exp(2.0)  # its logarithm is a whole number of the fixed-point unit

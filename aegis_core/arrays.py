@@ -1,0 +1,87 @@
+"""Arrays in memory and on disk: tables that grow, codes of ids, files that hold no code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aegis_core.errors import NotReady
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Table = TypeVar("Table", Floats, Ints)
+
+
+def grown(table: Table, n_rows: int) -> Table:
+    """`table` with room for at least `n_rows`, new rows all 0; the same one where there is room."""
+    if n_rows <= len(table):
+        return table
+    more = np.zeros((max(n_rows, 2 * len(table)) - len(table), table.shape[1]), table.dtype)
+    return np.concatenate([table, more])
+
+
+def encode(ids: pd.Series, codes: dict[str, int]) -> Ints:
+    """Codes of `ids`, new ones appended to `codes` in order of appearance; −1 for missing."""
+    local, uniques = pd.factorize(ids)
+    known = np.empty(len(uniques) + 1, np.int64)
+    known[-1] = -1
+    for i, u in enumerate(uniques):
+        known[i] = codes.setdefault(str(u), len(codes))
+    return known[local]
+
+
+def packed(codes: dict[str, int]) -> npt.NDArray[np.uint8]:
+    """The ids as JSON in bytes: numpy's own strings drop a NUL at the end and pad the rest."""
+    return np.frombuffer(json.dumps(list(codes)).encode(), np.uint8)
+
+
+def unpacked(packed: npt.NDArray[np.uint8]) -> dict[str, int]:
+    """The codes whose ids `packed` wrote."""
+    return {str(name): code for code, name in enumerate(json.loads(packed.tobytes()))}
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, npt.NDArray[Any]], *, compress: bool = False
+) -> None:
+    """Write arrays by name into one file, all or nothing: a broken write leaves what was there."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as f:
+            save: Any = np.savez_compressed if compress else np.savez
+            save(f, **arrays)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays that `write_arrays` wrote, by name; reading them runs no code.
+
+    A missing or broken file raises anything, from OSError to zlib.error: read it inside `reading`.
+    """
+    with path.open("rb") as f, np.load(f, allow_pickle=False) as z:
+        return {name: z[name] for name in z.files}
+
+
+@contextmanager
+def reading(what: str, remedy: str) -> Iterator[None]:
+    """A block that reads and checks a file: whatever fails inside is told as `NotReady`.
+
+    >>> with reading("The model in x", "Train one."):
+    ...     raise ValueError("it has another layout")
+    Traceback (most recent call last):
+        ...
+    aegis_core.errors.NotReady: The model in x cannot be read (it has another layout). Train one.
+    """
+    try:
+        yield
+    except Exception as e:
+        raise NotReady(f"{what} cannot be read ({e}). {remedy}") from None

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     block_share: float = Field(
         0.2, ge=0, le=1, description="Share of the alerts that are blocked, the highest scores."
     )
+    audit_share: float = Field(
+        0.001, ge=0, le=1, description="Share of approved transactions drawn for review as well."
+    )
     label_delay_days: float = Field(7.0, ge=0, description="Days until a fraud is known.")
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
 

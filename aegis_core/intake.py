@@ -144,8 +144,11 @@ def import_files(
                 f"rows are bad ({told}). Without --strict the good rows go in and the bad ones "
                 "to the table `rejected`."
             )
+        after_seq = session.next_seq() - 1
         staging.insert_transactions(session, order="ts, rowid", tell=bar.tell)
-        summary.labels = staging.insert_labels(session, label_delay_days, repeats=repeats)
+        summary.labels = staging.insert_labels(
+            session, label_delay_days, repeats=repeats, after_seq=after_seq
+        )
         staging.keep_rejected(session)
         (span,) = session.rows(
             f"SELECT min(ts) AS a, max(ts) AS b FROM aegis_staged s WHERE {staging.GOOD}"

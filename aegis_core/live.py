@@ -1,8 +1,9 @@
 """The live path on the embedded database: admit, score and write, one transaction a batch.
 
-The stream's profiles are a fold of what was committed: transactions, and the decisions answered
-with them. Before each batch `Stream` catches up with what others wrote; after a failed write it
-forgets its state and folds anew, so that memory and file never differ.
+The stream's state is a fold of what was committed, in the order of arrival: transactions, the
+decisions given, and answers. Before each batch `Stream` catches up with what others wrote, models
+promoted and lists changed among it; after a failed write it forgets its state and folds anew, so
+that memory and file never differ.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from aegis_core import lists
+from aegis_core.answers import Answers
 from aegis_core.config import Settings
-from aegis_core.errors import InputError
+from aegis_core.errors import InputError, did_you_mean
 from aegis_core.intake import admit
-from aegis_core.models import champion, history, load, recorded
-from aegis_core.schema import FACTORS
+from aegis_core.learner import Learner
+from aegis_core.models import ModelVersion, history, load, recorded, roles, told
+from aegis_core.schema import ANSWERS, FACTORS
 from aegis_core.scoring import Scorer
 from aegis_core.store import Session, Store
 from aegis_core.synthetic import SyntheticConfig, history_config, stream
@@ -48,9 +53,12 @@ class Stream:
         *,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        self.store = store
-        self.champion = champion(store, settings)
+        self.store, self.settings = store, settings
         self._progress = progress
+        self.scorer = Scorer()
+        self.champion: ModelVersion
+        self.shadows: list[ModelVersion] = []
+        self._roles: tuple[str, tuple[str, ...]] | None = None
         self._forget()
         with store.reading() as session:
             self._catch_up(session)
@@ -79,29 +87,105 @@ class Stream:
                 self._catch_up(session)
                 admitted = admit(session, rows, source).accepted
                 frame = admitted.to_pandas()
-                verdicts = self.scorer.verdicts(frame, self.champion.version)
+                rulings, listed = lists.rulings(lists.current(session), frame)
+                scored = self.scorer.run(frame, rulings=rulings, signals=True, explain=True)
+                verdicts = self.scorer.tell(frame, scored, self.champion.version, listed)
                 if len(frame):
                     session.append("verdicts", verdicts)
+                    for challenger in self.shadows:
+                        session.append("shadow_scores", challenger.judge(frame, scored))
                     self.next_seq = int(frame.seq.iloc[-1]) + 1
                 if labels is not None and labels.num_rows:
-                    session.append("labels", labels)
+                    last = pa.array([self.next_seq - 1] * labels.num_rows)
+                    session.append("labels", labels.append_column("after_seq", last))
         except BaseException:
             self._forget()
             raise
-        return verdicts.assign(
+        told_of: pd.DataFrame = verdicts.assign(
             **{c: frame[c].to_numpy() for c in ("customer_id", "ts", "amount", "currency")}
         )
+        return told_of
 
     def _forget(self) -> None:
-        self.scorer = Scorer(self.champion.detector, self.champion.policy)
-        self.next_seq = 0
+        self._roles, self.next_seq, self._n_told = None, 0, 0
 
     def _catch_up(self, session: Session) -> None:
-        if session.next_seq() == self.next_seq:
+        """Follow the register of models, then fold what was committed since the last time."""
+        now = roles(session)
+        if now != self._roles:
+            self._follow(session, *now)
+            self._roles = now
+        n_labels = _count(session, "labels") if self.scorer.answers is not None else 0
+        if session.next_seq() == self.next_seq and n_labels == self._n_told:
             return
+        said = told(session, self._n_told) if n_labels > self._n_told else None
         missed = history(session, "t.seq >= ?", [self.next_seq])
-        self.scorer.run(missed, recorded=recorded(missed), progress=self._progress)
-        self.next_seq = int(missed.seq.iloc[-1]) + 1
+        self.scorer.replay(missed, said, recorded=recorded(missed), progress=self._progress)
+        self.next_seq = session.next_seq()
+        self._n_told = n_labels
+
+    def _follow(self, session: Session, champion: str, shadows: tuple[str, ...]) -> None:
+        """Let other models judge; the state stays, unless answers are needed for the first time."""
+        self.champion = load(session, champion, self.settings)
+        self.shadows = [load(session, version, self.settings) for version in shadows]
+        learns = any(isinstance(m.model, Learner) for m in (self.champion, *self.shadows))
+        profiles = answers = None
+        if self._roles is not None and (not learns or self.scorer.answers is not None):
+            profiles, answers = self.scorer.profiles, self.scorer.answers
+        else:
+            self.next_seq = self._n_told = 0
+            answers = Answers() if learns else None
+        self.scorer = Scorer(self.champion.model, self.champion.policy, profiles, answers)
+
+
+def answer(
+    store: Store, transaction_id: str, answer: str, *, analyst: str, note: str = ""
+) -> str:  # fmt: skip
+    """Keep an analyst's answer about a transaction, as a review and as a label; the review's id.
+
+    The label is known from the time that the newest transactions bear, so that it is the clock of
+    the transactions that counts, and from the next transaction on. A later answer replaces an
+    earlier one; both are kept.
+
+    Raises
+    ------
+    InputError
+        There is no such transaction or answer, or nobody says who answers.
+    """
+    if answer not in ANSWERS:
+        raise InputError(
+            f"{answer!r} is no answer; there are {', '.join(ANSWERS)}."
+            + did_you_mean(answer, ANSWERS)
+        )
+    if not analyst.strip():
+        raise InputError("Say who answers.")
+    review_id, now = uuid4().hex, pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
+    with store.writing(checkpoint=False) as session:
+        found = session.rows(
+            """SELECT ts, (SELECT median(ts) FROM (
+                SELECT ts FROM transactions WHERE seq > (SELECT max(seq) - 100 FROM transactions)
+            )) AS newest FROM transactions WHERE transaction_id = ?""",
+            [transaction_id],
+        )
+        if not found:
+            raise InputError(f"There is no transaction {transaction_id!r}.")
+        said = {"transaction_id": transaction_id, "answer": answer, "analyst": analyst.strip()}
+        review = said | {"review_id": review_id, "note": note or None, "answered_at": now}
+        label = {
+            "transaction_id": transaction_id,
+            "is_fraud": ANSWERS[answer],
+            "known_at": max(found[0]["ts"], found[0]["newest"]),
+            "source": "review",
+            "after_seq": session.next_seq() - 1,
+        }
+        session.append("reviews", pa.Table.from_pylist([review]))
+        session.append("labels", pa.Table.from_pylist([label]))
+    return review_id
+
+
+def _count(session: Session, table: str) -> int:
+    (found,) = session.rows(f"SELECT count(*) AS n FROM {table}")
+    return int(found["n"])
 
 
 @dataclass
@@ -251,22 +335,34 @@ class Parity:
 
 def parity(store: Store, settings: Settings) -> Parity:
     """Replay the history and compare evidence and score with what live scoring stored."""
-    frame = history(store)
-    stored = store.query(
-        "SELECT v.seq, transaction_id, model_version, path, score, "
-        + ", ".join(f"evidence.{f} AS {f}" for f in FACTORS)
-        + " FROM verdicts v LEFT JOIN models ON version = model_version ORDER BY v.seq"
-    )
+    with store.reading() as session:
+        frame, said = history(session), told(session)
+        stored = session.query(
+            "SELECT seq, transaction_id, model_version, score, "
+            + ", ".join(f"evidence.{f} AS {f}" for f in FACTORS)
+            + " FROM verdicts ORDER BY seq"
+        )
+        versions = {v: load(session, v, settings).model for v in stored.model_version.unique()}
     if stored.empty:
         return Parity(0, 0, None)
-    signals = Scorer().run(frame, recorded=recorded(frame), signals=True).signals
+    learns = any(isinstance(model, Learner) for model in versions.values())
+    passed = Scorer(answers=Answers() if learns else None).replay(
+        frame, said, recorded=recorded(frame), signals=True
+    )
     rows = np.searchsorted(frame.seq.to_numpy(), stored.seq.to_numpy())
     same = np.zeros(len(stored), bool)
-    for (version, path), part in stored.groupby(["model_version", "path"]):
-        detector = load(str(version), str(path), settings).detector
-        _, evidence = detector.weigh(signals[rows[part.index]])
+    for version, part in stored.groupby("model_version"):
+        at, model = rows[part.index], versions[str(version)]
+        signals, money = passed.signals[at], frame.amount.to_numpy(float)[at]
+        detector = model.detector if isinstance(model, Learner) else model
+        _, evidence = detector.weigh(signals)
+        score = (
+            model.score(signals, money, passed.history[at])
+            if isinstance(model, Learner)
+            else model.score(evidence)
+        )
         same[part.index] = (evidence == part[list(FACTORS)].to_numpy()).all(axis=1) & (
-            detector.score(evidence) == part.score.to_numpy()
+            score == part.score.to_numpy()
         )
     first = None if same.all() else str(stored.transaction_id[int(np.argmin(same))])
     return Parity(len(stored), int((~same).sum()), first)

@@ -1,29 +1,58 @@
-"""Training, and the register of trained models: who saw what, and which one is champion."""
+"""The register of models: what the pass reads of the history, and who judges it.
+
+The champion decides; challengers in shadow score the same transactions beside it and decide
+nothing. A model becomes either only by `promote`, which says who did it; `rollback` goes back.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from aegis_core.config import Settings
-from aegis_core.detector import MIN_TRAIN, Detector
-from aegis_core.errors import InputError, NotReady
+from aegis_core.detector import Detector
+from aegis_core.errors import InputError, NotReady, did_you_mean
+from aegis_core.learner import Learner
 from aegis_core.policy import Policy
-from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS, Floats
-from aegis_core.schema import FACTORS, Decision
-from aegis_core.scoring import UNDECIDED, Decisions, Scorer
+from aegis_core.schema import Decision
+from aegis_core.scoring import UNDECIDED, Decisions, Scored
 from aegis_core.store import Session, Store
+
+KINDS: Final[dict[str, type[Detector] | type[Learner]]] = {
+    "forest": Detector,
+    "learner": Learner,
+}
+"""Kinds of models, and the class of each."""
+ROLES: Final = ("champion", "shadow", "none")
+"""What a registered model may be doing."""
 
 _HISTORY = """
     SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.merchant_id,
       t.category, t.lat, t.lon, v.decision
     FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {where} ORDER BY t.seq
+"""
+_TOLD = """
+    WITH said AS (
+      SELECT rowid AS place, transaction_id, is_fraud, known_at,
+        coalesce(after_seq, -1) AS after_seq,
+        lag(is_fraud) OVER (PARTITION BY transaction_id ORDER BY rowid) AS before
+      FROM labels
+      WHERE transaction_id IN (SELECT transaction_id FROM labels WHERE rowid >= ?)
+      QUALIFY rowid >= ?
+    )
+    SELECT said.*, customer_id, merchant_id, ts FROM said JOIN transactions USING (transaction_id)
+    ORDER BY place
+"""
+_LISTED = """
+    SELECT version, detector AS kind, path, n_train, trained_from, trained_to, created_at,
+      promoted_at, shadow_since, data_hash, run_id, parameters,
+      CASE WHEN version = (SELECT arg_max(version, promoted_at) FROM models) THEN 'champion'
+        WHEN shadow_since IS NOT NULL THEN 'shadow' ELSE 'none' END AS role
+    FROM models ORDER BY created_at DESC, version DESC
 """
 
 
@@ -51,200 +80,80 @@ def labels(source: Store | Session) -> pd.DataFrame:
     )
 
 
+def told(source: Store | Session, since: int = 0) -> pd.DataFrame:
+    """Labels in order of arrival, from number `since` on, as `Scorer.replay` takes them."""
+    return source.query(_TOLD, [since, since]).astype({"before": "boolean"})
+
+
 def recorded(frame: pd.DataFrame) -> Decisions:
     """The decisions of a `history` frame as an array for `Scorer.run`."""
     return frame["decision"].to_numpy(np.int8)
 
 
 @dataclass(frozen=True)
-class Champion:
-    """A trained model, ready to score."""
+class ModelVersion:
+    """A trained model with its policy, ready to score."""
 
     version: str
-    detector: Detector
+    model: Detector | Learner
     policy: Policy
 
+    def judge(self, frame: pd.DataFrame, scored: Scored) -> pd.DataFrame:
+        """What this model says of transactions that another one took through the pass.
 
-@dataclass(frozen=True)
-class Training:
-    """What one training saw and made, for the notebook.
-
-    Attributes
-    ----------
-    window :
-        One row a transaction of the training window: `transaction_id`, `customer_id`, `ts`,
-        `paid` (its amount), `score`, `risk`, `decision`, the evidence of each factor and, as
-        `strength:<factor>`, the same before weighting.
-    signals : of shape (len(window), len(SIGNALS)).
-    """
-
-    version: str
-    detector: Detector
-    policy: Policy
-    train_from: pd.Timestamp
-    train_to: pd.Timestamp
-    n_history: int
-    data_hash: str
-    window: pd.DataFrame
-    signals: Floats
-
-    def weights(self) -> pd.DataFrame:
-        """One row a signal: its factor, its weight and the range seen in training."""
-        model = self.detector.model_
-        return pd.DataFrame(
-            {
-                "factor": [FACTORS[f] for f in SIGNAL_FACTOR],
-                "signal": SIGNALS,
-                "weight": model.weight.round(2),
-                "range_nats": model.reach.round(1),
-            }
-        )
-
-    def flagged(self, n: int = 3) -> pd.DataFrame:
-        """For each factor the `n` highest scores that it explains best, one a customer."""
-        w = self.window.sort_values("score", ascending=False, kind="stable")
-        w = w.assign(strongest=w[list(FACTORS)].idxmax(axis=1)).drop_duplicates("customer_id")
-        w = w.groupby("strongest").head(n).sort_values(["strongest", "score"], ascending=False)
-        return pd.DataFrame(
-            {
-                **{c: w[c] for c in ("strongest", "transaction_id", "customer_id")},
-                "ts": w.ts.dt.strftime("%Y-%m-%d %H:%M"),
-                "amount": w.paid,
-                "risk": w.risk.round(2),
-                "decision": [Decision(d).label for d in w.decision],
-                **{f"{f} (nats)": w[f].round(1) for f in FACTORS},
-            }
-        ).reset_index(drop=True)
-
-    def summary(self) -> str:
-        """The bottom line: which model, what it saw, and what it would ask of analysts."""
-        (alerts, low, high), (blocks, *_) = self.forecast().loc[["alerts", "blocks"]].to_numpy()
-        return (
-            f"Model {self.version} is the champion now. It saw {len(self.window):,} transactions, "
-            f"{self.train_from:%Y-%m-%d %H:%M} to {self.train_to:%Y-%m-%d %H:%M} UTC, and may flag "
-            f"{self.policy.alert_budget:.2%} of them: {alerts:,.0f} alerts a day ({low:,.0f} to "
-            f"{high:,.0f} on nine days of ten), {blocks:,.0f} of them blocked."
-        )
-
-    def forecast(self) -> pd.DataFrame:
-        """Alerts and blocks a day that the thresholds would have meant in the training window.
+        Parameters
+        ----------
+        scored : of `Scorer.run` with `signals`, and for a learner with answers.
 
         Returns
         -------
-        DataFrame with a row for `alerts` and `blocks` and columns `mean`, `low`, `high`: the 5th
-        and 95th percentile of the days.
+        DataFrame with the columns of the table `shadow_scores`.
         """
-        w = self.window
-        days = (
-            pd.DataFrame(
-                {
-                    "day": w.ts.dt.floor("D"),
-                    "alerts": w.decision != Decision.APPROVE,
-                    "blocks": w.decision == Decision.BLOCK,
-                }
-            )
-            .groupby("day")
-            .sum()
-        )
+        if isinstance(self.model, Learner):
+            money = frame["amount"].to_numpy(float)
+            score = self.model.score(scored.signals, money, scored.history)
+        else:
+            score = self.model.score(self.model.weigh(scored.signals)[1])
         return pd.DataFrame(
-            {"mean": days.mean(), "low": days.quantile(0.05), "high": days.quantile(0.95)}
+            {
+                "seq": frame["seq"].to_numpy(),
+                "transaction_id": frame["transaction_id"].to_numpy(),
+                "model_version": self.version,
+                "score": score,
+                "risk": self.model.risk(score),
+                "decision": [Decision(int(d)).label for d in self.policy.decide(score)],
+            }
         )
 
 
-def train(
-    store: Store,
-    settings: Settings,
-    *,
-    train_from: str = "",
-    train_days: float = 30.0,
-    alert_budget: float | None = None,
-    block_share: float | None = None,
-    n_trees: int = 100,
-    max_samples: int = 256,
-    seed: int | None = None,
-    run_id: str = "",
-    progress: Callable[[int], object] | None = None,
-) -> Training:
-    """Fit a detector on a window of history, save it, register it and make it champion.
+def listed(source: Store | Session) -> pd.DataFrame:
+    """Every registered model, the newest first, with its `kind` and `role`."""
+    return pd.DataFrame(source.rows(_LISTED), columns=_LISTED_COLUMNS)
 
-    All that came before the window teaches the profiles; the window's signals train the forest.
-    Nothing is labelled.
 
-    Parameters
-    ----------
-    train_from :
-        First day of the window; "" means `train_days` before the last transaction.
-    alert_budget, block_share, seed :
-        None means the one of the settings.
-    progress :
-        Called with the number of transactions done since the last call.
+_LISTED_COLUMNS: Final = (
+    *("version", "kind", "path", "n_train", "trained_from", "trained_to", "created_at"),
+    *("promoted_at", "shadow_since", "data_hash", "run_id", "parameters", "role"),
+)
+
+
+def roles(source: Store | Session) -> tuple[str, tuple[str, ...]]:
+    """Versions of the champion and of the models in shadow.
 
     Raises
     ------
-    InputError
-        A parameter is out of range.
     NotReady
-        The database holds no transactions, or too few in the window.
+        There is no champion yet.
     """
-    if train_days <= 0:
-        raise InputError(f"train_days must be positive, not {train_days}.")
-    frame = history(store)
-    if frame.empty:
-        raise NotReady(
-            f"There are no transactions in {store.path}. Run `aegis import FILE` or "
-            "`aegis run generate` first."
-        )
-    start, stop = _window(frame.ts, train_from, train_days)
-    chosen = ((frame.ts >= start) & (frame.ts < stop)).to_numpy()
-    if chosen.sum() < MIN_TRAIN:
-        raise NotReady(
-            f"The training window {start:%Y-%m-%d %H:%M} to {stop:%Y-%m-%d %H:%M} holds "
-            f"{chosen.sum():,} transactions; at least {MIN_TRAIN} are needed. The history covers "
-            f"{frame.ts.min():%Y-%m-%d} to {frame.ts.max():%Y-%m-%d}."
-        )
-    end = int(np.flatnonzero(chosen)[-1]) + 1
-    seen, chosen = frame.iloc[:end], chosen[:end]
-    passed = Scorer().run(seen, recorded=recorded(seen), signals=True, progress=progress)
-    signals = passed.signals[chosen]
-    detector = Detector(
-        n_trees, max_samples, settings.seed if seed is None else seed
-    ).fit(signals)  # fmt: skip
-    policy = Policy.from_budget(
-        detector,
-        settings.alert_budget if alert_budget is None else alert_budget,
-        settings.block_share if block_share is None else block_share,
-    )
-    strength, evidence = detector.weigh(signals)
-    score = detector.score(evidence)
-    window = pd.DataFrame(
-        {
-            **{c: seen[c].to_numpy()[chosen] for c in ("transaction_id", "customer_id", "ts")},
-            "paid": seen.amount.to_numpy()[chosen],
-            "score": score,
-            "risk": detector.risk(score),
-            "decision": policy.decide(score),
-            **{f: evidence[:, i] for i, f in enumerate(FACTORS)},
-            **{f"strength:{f}": strength[:, i] for i, f in enumerate(FACTORS)},
-        }
-    )
-    data_hash = store.data_hash("seq <= ?", [int(seen.seq.iloc[-1])])
-    version = f"{pd.Timestamp.now('UTC'):%Y%m%d-%H%M%S}-{data_hash[:6]}"
-    parameters = {
-        "train_days": train_days,
-        "alert_budget": policy.alert_budget,
-        "n_trees": n_trees,
-        "max_samples": max_samples,
-        "seed": detector.seed,
-    }
-    version = _register(
-        store, settings, version, detector, policy,
-        trained_from=start, trained_to=stop, n_train=len(window),
-        parameters=json.dumps(parameters), data_hash=data_hash, run_id=run_id or None,
-    )  # fmt: skip
-    return Training(version, detector, policy, start, stop, end, data_hash, window, signals)
+    rows = source.rows(_LISTED)
+    champions = [row["version"] for row in rows if row["role"] == "champion"]
+    if not champions:
+        where = f" for {source.path}" if isinstance(source, Store) else ""
+        raise NotReady(f"No model was trained yet{where}. Run `aegis run train`.")
+    return champions[0], tuple(row["version"] for row in rows if row["role"] == "shadow")
 
 
-def champion(store: Store, settings: Settings) -> Champion:
+def champion(store: Store, settings: Settings) -> ModelVersion:
     """The model that was promoted last.
 
     Raises
@@ -252,63 +161,150 @@ def champion(store: Store, settings: Settings) -> Champion:
     NotReady
         None was trained yet, or its files are gone or broken.
     """
-    found = store.rows(
-        "SELECT version, path FROM models WHERE promoted_at IS NOT NULL "
-        "ORDER BY promoted_at DESC LIMIT 1"
-    )
-    if not found:
-        raise NotReady(f"No model was trained yet for {store.path}. Run `aegis run train`.")
-    return load(found[0]["version"], found[0]["path"], settings)
+    return load(store, roles(store)[0], settings)
 
 
-def load(version: str, path: str, settings: Settings) -> Champion:
-    """A registered model from its folder; a relative `path` counts from `settings.home`."""
-    folder = settings.home / path
-    return Champion(version, Detector.load(folder), Policy.load(folder))
+def load(source: Store | Session, version: str, settings: Settings) -> ModelVersion:
+    """A registered model from its folder; a relative path counts from `settings.home`.
+
+    Raises
+    ------
+    InputError
+        No such model is registered.
+    NotReady
+        Its files are gone or broken.
+    """
+    row = _registered(source, version)
+    folder = settings.home / row["path"]
+    kind = KINDS.get(row["kind"])
+    if kind is None:
+        raise NotReady(f"The model {version} is of an unknown kind, {row['kind']!r}.")
+    return ModelVersion(version, kind.load(folder), Policy.load(folder))
 
 
-def _window(ts: pd.Series, train_from: str, days: float) -> tuple[pd.Timestamp, pd.Timestamp]:
-    length = pd.Timedelta(days=days)
-    if not train_from:
-        # One clock that jumped must not empty the window, so it ends with the 99.9th
-        # percentile of the times.
-        latest: pd.Timestamp = ts.sort_values().iloc[int(np.ceil(0.999 * (len(ts) - 1)))]
-        stop = latest + pd.Timedelta(microseconds=1)
-        return max(ts.min(), stop - length), stop
-    try:
-        start = pd.Timestamp(train_from)
-    except ValueError:
-        raise InputError(
-            f"train_from must be a date such as 2018-07-25, not {train_from!r}."
-        ) from None
-    return start, start + length
+def promote(store: Store, version: str, *, who: str, role: str = "champion") -> str:
+    """Give a registered model a role; what changed, in a sentence.
+
+    There is one champion, and one shadow of each kind: a new one takes the place of the old.
+
+    Raises
+    ------
+    InputError
+        There is no such model or role, or the champion would step down without another.
+    """
+    if role not in ROLES:
+        raise InputError(f"{role!r} is no role; there are {', '.join(ROLES)}.")
+    if not who.strip():
+        raise InputError("Say who promotes the model.")
+    with store.writing() as session:
+        row = _registered(session, version)
+        if row["role"] == "champion" and role == "champion":
+            return f"{version} is the champion already."
+        if row["role"] == "champion":
+            raise InputError(f"{version} is the champion; promote another one first, or roll back.")
+        if role == "shadow":
+            session.execute(
+                "UPDATE models SET shadow_since = NULL WHERE detector = ?", [row["kind"]]
+            )
+        session.execute(
+            "UPDATE models SET shadow_since = ?, promoted_at = ? WHERE version = ?",
+            [
+                _now() if role == "shadow" else None,
+                _now() if role == "champion" else row["promoted_at"],
+                version,
+            ],
+        )
+        _log(session, version, role, who)
+    if role == "none":
+        return f"{version} steps down."
+    place = "the champion" if role == "champion" else "in shadow"
+    return f"{version} ({row['kind']}) is {place} now."
 
 
-def _register(
+def rollback(store: Store, *, who: str) -> str:
+    """Make the model before the present champion the champion again; its version.
+
+    Rolling back twice goes back twice, and never forward.
+
+    Raises
+    ------
+    InputError
+        There is none before.
+    """
+    with store.writing() as session:
+        past: list[str] = []
+        for row in session.rows(
+            "SELECT version, role FROM promotions WHERE role IN ('champion', 'rollback') "
+            "ORDER BY promoted_at, rowid"
+        ):
+            if row["role"] == "champion":
+                past.append(row["version"])
+            elif past:
+                past.pop()
+        if len(past) < 2:
+            raise InputError("There was no champion before the present one.")
+        version = past[-2]
+        session.execute(
+            "UPDATE models SET promoted_at = ?, shadow_since = NULL WHERE version = ?",
+            [_now(), version],
+        )
+        _log(session, version, "rollback", who)
+    return version
+
+
+def register(
     store: Store,
     settings: Settings,
     version: str,
-    detector: Detector,
+    model: Detector | Learner,
     policy: Policy,
+    *,
+    role: str,
+    who: str,
     **row: Any,
 ) -> str:
-    """Save the files first, then the row that makes them count; the version it got."""
+    """Save the files first, then the row that makes them count; the version it got.
+
+    Parameters
+    ----------
+    role : of `ROLES`.
+    row : further columns of the table `models`.
+    """
     folder = _fresh(settings.models / version)
-    detector.save(folder)
+    model.save(folder)
     policy.save(folder)
-    now = pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
     inside = folder.is_relative_to(settings.home)
     entry = {
         "version": folder.name,
-        "detector": "forest",
+        "detector": next(kind for kind, made in KINDS.items() if type(model) is made),
         "path": str(folder.relative_to(settings.home) if inside else folder),
-        "created_at": now,
-        "promoted_at": now,
+        "created_at": _now(),
         **row,
     }
     with store.writing() as session:
         session.append("models", pd.DataFrame([entry]))
+        if role != "none":
+            promote(store, folder.name, who=who, role=role)
     return folder.name
+
+
+def _registered(source: Store | Session, version: str) -> dict[str, Any]:
+    rows = {row["version"]: row for row in source.rows(_LISTED)}
+    if version not in rows:
+        raise InputError(
+            f"There is no model {version!r}; `aegis models` lists them."
+            + did_you_mean(version, list(rows))
+        )
+    return rows[version]
+
+
+def _log(session: Session, version: str, role: str, who: str) -> None:
+    entry = {"version": version, "role": role, "who": who, "promoted_at": _now()}
+    session.append("promotions", pd.DataFrame([entry]))
+
+
+def _now() -> pd.Timestamp:
+    return pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
 
 
 def _fresh(folder: Path) -> Path:

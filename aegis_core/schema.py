@@ -131,6 +131,8 @@ MIGRATIONS: Final = {
         "ALTER TABLE verdicts ADD COLUMN inclusion DOUBLE",
         "ALTER TABLE verdicts ADD COLUMN list_entry VARCHAR",
         "ALTER TABLE models ADD COLUMN shadow_since TIMESTAMP",
+        "INSERT INTO promotions SELECT version, 'champion', 'train', promoted_at FROM models"
+        " WHERE promoted_at IS NOT NULL",
     ),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

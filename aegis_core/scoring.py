@@ -288,6 +288,43 @@ class Scorer:
             out = replace(out, risk=self.model.risk(out.score))
         return out
 
+    def replay(
+        self,
+        frame: pd.DataFrame,
+        told: pd.DataFrame | None = None,
+        *,
+        recorded: Decisions | None = None,
+        signals: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> Scored:
+        """`run` over a history in whose course answers came in.
+
+        Parameters
+        ----------
+        told :
+            What `Answers.tell` takes, in order of arrival, with `after_seq`: the last transaction
+            that had arrived before. Each answer is told just there.
+        """
+        if told is None or self.answers is None:
+            return self.run(frame, recorded=recorded, signals=signals, progress=progress)
+        places = frame["seq"].to_numpy().searchsorted(told["after_seq"].to_numpy(), side="right")
+        places = np.maximum.accumulate(places) if len(places) else places
+        cuts = np.unique([0, *places.tolist(), len(frame)]).tolist()
+        parts = []
+        for start, stop in zip(cuts, [*cuts[1:], None], strict=True):
+            here = told[places == start]
+            if len(here):
+                self.answers.tell(here)
+            rows = slice(start, stop)
+            parts.append(
+                self.run(
+                    frame.iloc[rows], recorded=None if recorded is None else recorded[rows],
+                    signals=signals, progress=progress,
+                )
+            )  # fmt: skip
+        joined = zip(*(vars(part).values() for part in parts), strict=True)
+        return Scored(*(np.concatenate(arrays) for arrays in joined))
+
     def verdicts(self, frame: pd.DataFrame, model_version: str) -> pd.DataFrame:
         """Score `frame` live: `run`, then `tell`."""
         return self.tell(frame, self.run(frame, signals=True, explain=True), model_version)
@@ -307,7 +344,8 @@ class Scorer:
         Parameters
         ----------
         listed :
-            For each row that a list decided, its number in `frame`: the entry's id and a sentence.
+            For each row that a list speaks of, by its number in `frame`: the entry's id and a
+            sentence, told where it changed the decision.
         """
         if self.detector is None or self.policy is None:
             raise ValueError("Verdicts need a model.")
@@ -326,7 +364,10 @@ class Scorer:
             )  # fmt: skip
             cleared[i] = clearance(float(amount[i]), money, scored.cleared[i])
         entries: list[str | None] = [None] * n
+        alone = self.policy.decide(scored.score)
         for k, (entry_id, sentence) in listed.items():
+            if alone[k] == scored.decision[k]:
+                continue
             entries[k] = entry_id
             reason = {"factor": "list", "code": "LIST", "text": sentence, "contribution": 0.0}
             told[k] = [reason, *told[k]]

@@ -257,14 +257,19 @@ def insert_transactions(
         session.execute(insert)
 
 
-def insert_labels(session: Session, delay_days: float, *, repeats: bool) -> int:
-    """Store the labels of good rows whose transaction has none yet; how many."""
+def insert_labels(
+    session: Session, delay_days: float, *, repeats: bool, after_seq: int
+) -> int:  # fmt: skip
+    """Store the labels of good rows whose transaction has none yet; how many.
+
+    `after_seq` is the last transaction that had arrived before these files.
+    """
     first = "QUALIFY row_number() OVER (PARTITION BY transaction_id ORDER BY s.rowid) = 1"
     return _count(
         session,
-        f"""INSERT INTO labels (transaction_id, is_fraud, scenario, known_at, source)
+        f"""INSERT INTO labels (transaction_id, is_fraud, scenario, known_at, source, after_seq)
         SELECT transaction_id, is_fraud, CASE WHEN is_fraud THEN scenario END,
-            ts + to_microseconds({round(delay_days * 86_400e6)}), source
+            ts + to_microseconds({round(delay_days * 86_400e6)}), source, {after_seq}
         FROM aegis_staged s ANTI JOIN labels USING (transaction_id)
         WHERE {GOOD} AND is_fraud IS NOT NULL
         {first if repeats else ""}""",

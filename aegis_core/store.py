@@ -551,18 +551,18 @@ class Store:
 
     def _create_tables(self, session: Session) -> None:
         tables = self._tables(session)
-        if tables:
-            for version in range(self._version(session, tables), SCHEMA_VERSION):
-                for statement in MIGRATIONS[version]:
-                    session.execute(statement)
-                session.execute(
-                    "UPDATE meta SET value = ? WHERE key = 'schema_version'", [str(version + 1)]
-                )
-        else:
+        version = self._version(session, tables) if tables else SCHEMA_VERSION
+        if not tables:
             session.execute("CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR)")
             session.execute("INSERT INTO meta VALUES ('schema_version', ?)", [str(SCHEMA_VERSION)])
         for name in TABLES.keys() - tables:
             session.execute(f"CREATE TABLE {name} ({TABLES[name]})")
+        for older in range(version, SCHEMA_VERSION):
+            for statement in MIGRATIONS[older]:
+                session.execute(statement)
+            session.execute(
+                "UPDATE meta SET value = ? WHERE key = 'schema_version'", [str(older + 1)]
+            )
 
     def _foreign(self) -> StoreError:
         return StoreError(

@@ -11,11 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from aegis_core import config, live, models, store
+from aegis_core import config, live, store
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, NotReady
 from aegis_core.store import Session, Store
 from aegis_core.synthetic import SyntheticConfig, stream, write_history
+from aegis_core.training import train
 
 POPULATION = SyntheticConfig(n_transactions=6_000, n_customers=80, days=20)
 
@@ -27,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = config.load(home=home)
     db = store.connect(settings.db)
     write_history(db, POPULATION, progress=False)
-    models.train(db, settings, train_days=10)
+    train(db, settings, train_days=10)
     return home
 
 

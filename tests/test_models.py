@@ -13,6 +13,7 @@ from aegis_core.errors import InputError, NotReady
 from aegis_core.schema import Decision
 from aegis_core.store import Store
 from aegis_core.synthetic import SyntheticConfig, write_history
+from aegis_core.training import train
 
 
 @pytest.fixture
@@ -30,8 +31,8 @@ def db(settings: Settings) -> Store:
 
 
 def test_the_model_trained_last_is_champion(db: Store, settings: Settings) -> None:
-    first = models.train(db, settings)
-    second = models.train(db, settings, alert_budget=0.02)
+    first = train(db, settings)
+    second = train(db, settings, alert_budget=0.02)
     assert first.version != second.version
     champion = models.champion(db, settings)
     assert champion.version == second.version
@@ -43,7 +44,7 @@ def test_the_model_trained_last_is_champion(db: Store, settings: Settings) -> No
 
 
 def test_training_keeps_to_its_window(db: Store, settings: Settings) -> None:
-    training = models.train(db, settings, train_from="2026-01-05", train_days=3)
+    training = train(db, settings, train_from="2026-01-05", train_days=3)
     assert training.window.ts.min() >= pd.Timestamp("2026-01-05")
     assert training.window.ts.max() < pd.Timestamp("2026-01-08")
     expected = db.rows(
@@ -54,24 +55,24 @@ def test_training_keeps_to_its_window(db: Store, settings: Settings) -> None:
 
 def test_later_history_does_not_change_a_model(db: Store, settings: Settings) -> None:
     window = {"train_from": "2026-01-05", "train_days": 5}
-    before = models.train(db, settings, **window)  # type: ignore[arg-type]
+    before = train(db, settings, **window)  # type: ignore[arg-type]
     with db.writing() as session:
         session.execute("DELETE FROM transactions WHERE ts >= '2026-01-12'")
-    after = models.train(db, settings, **window)  # type: ignore[arg-type]
+    after = train(db, settings, **window)  # type: ignore[arg-type]
     pd.testing.assert_frame_equal(before.window, after.window, check_exact=True)
     assert before.policy == after.policy
 
 
 def test_labels_do_not_reach_a_detector(db: Store, settings: Settings) -> None:
-    before = models.train(db, settings)
+    before = train(db, settings)
     with db.writing() as session:
         session.execute("UPDATE labels SET is_fraud = NOT is_fraud")
-    after = models.train(db, settings)
+    after = train(db, settings)
     pd.testing.assert_frame_equal(before.window, after.window, check_exact=True)
 
 
 def test_the_budget_is_kept_in_the_training_window(db: Store, settings: Settings) -> None:
-    training = models.train(db, settings, alert_budget=0.01, block_share=0.5)
+    training = train(db, settings, alert_budget=0.01, block_share=0.5)
     alerts = (training.window.decision != Decision.APPROVE).mean()
     blocks = (training.window.decision == Decision.BLOCK).mean()
     assert 0 < alerts <= 0.01
@@ -86,7 +87,7 @@ def test_training_without_transactions_says_what_to_do(settings: Settings) -> No
     with db.writing():
         pass
     with pytest.raises(NotReady, match="aegis run generate"):
-        models.train(db, settings)
+        train(db, settings)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +104,12 @@ def test_a_training_that_cannot_be_is_refused(
     db: Store, settings: Settings, wrong: dict[str, object], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        models.train(db, settings, **wrong)  # type: ignore[arg-type]
+        train(db, settings, **wrong)  # type: ignore[arg-type]
     assert db.rows("SELECT count(*) AS n FROM models")[0]["n"] == 0
 
 
 def test_a_broken_champion_says_what_to_do(db: Store, settings: Settings) -> None:
-    version = models.train(db, settings).version
+    version = train(db, settings).version
     file = settings.models / version / "detector.npz"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(NotReady, match="aegis run train"):
@@ -119,7 +120,7 @@ def test_a_model_outside_of_home_is_found_again(db: Store, tmp_path: Path) -> No
     settings = config.load(
         home=tmp_path / "a", db=db.path, models=tmp_path / "elsewhere" / "models"
     )
-    version = models.train(db, settings).version
+    version = train(db, settings).version
     other = config.load(home=tmp_path / "b", db=db.path)
     assert models.champion(db, other).version == version
 
@@ -127,6 +128,106 @@ def test_a_model_outside_of_home_is_found_again(db: Store, tmp_path: Path) -> No
 def test_one_clock_that_jumped_does_not_empty_the_window(db: Store, settings: Settings) -> None:
     with db.writing() as session:
         session.execute("UPDATE transactions SET ts = '2099-01-01' WHERE seq = 2000")
-    training = models.train(db, settings, train_days=5)
+    training = train(db, settings, train_days=5)
     assert training.train_to < pd.Timestamp("2026-02-01")
     assert len(training.window) > 500
+
+
+# ---- roles
+
+
+@pytest.fixture
+def three(db: Store, settings: Settings) -> list[str]:
+    """Three forests; the last one is champion."""
+    return [train(db, settings, n_trees=10, max_samples=64).version for _ in range(3)]
+
+
+def test_promoting_and_rolling_back_name_the_champion(
+    db: Store, settings: Settings, three: list[str]
+) -> None:
+    first, second, third = three
+    assert models.roles(db) == (third, ())
+    assert "the champion now" in models.promote(db, first, who="anna")
+    assert models.champion(db, settings).version == first
+    assert models.rollback(db, who="ben") == third
+    assert models.rollback(db, who="ben") == second  # twice goes back twice
+    assert models.rollback(db, who="ben") == first
+    with pytest.raises(InputError, match="no champion before"):
+        models.rollback(db, who="ben")
+    assert models.roles(db) == (first, ())
+    log = db.rows("SELECT who, role FROM promotions ORDER BY rowid")
+    assert [row["who"] for row in log] == ["train"] * 3 + ["anna"] + ["ben"] * 3
+    assert [row["role"] for row in log] == ["champion"] * 4 + ["rollback"] * 3
+
+
+def test_a_new_shadow_takes_the_place_of_the_old_one_of_its_kind(
+    db: Store, three: list[str]
+) -> None:
+    first, second, third = three
+    models.promote(db, first, who="anna", role="shadow")
+    models.promote(db, second, who="anna", role="shadow")
+    assert models.roles(db) == (third, (second,))
+    models.promote(db, second, who="anna")
+    assert models.roles(db) == (second, ())
+    models.promote(db, third, who="anna", role="shadow")
+    models.promote(db, third, who="anna", role="none")
+    assert models.roles(db) == (second, ())
+    assert models.listed(db).set_index("version").role.to_dict() == {
+        **{first: "none", third: "none"},
+        second: "champion",
+    }
+
+
+def test_a_role_that_cannot_be_is_refused(db: Store, three: list[str]) -> None:
+    for version, role, told in (
+        ("unknown", "champion", "no model"),
+        (three[0], "king", "no role"),
+        (three[2], "shadow", "another one first"),
+        (three[2], "none", "another one first"),
+    ):
+        with pytest.raises(InputError, match=told):
+            models.promote(db, version, who="anna", role=role)
+    with pytest.raises(InputError, match="who"):
+        models.promote(db, three[0], who=" ")
+    assert models.promote(db, three[2], who="anna").endswith("already.")
+    assert models.roles(db) == (three[2], ())
+
+
+# ---- a learner
+
+
+def test_a_learner_goes_into_shadow_and_a_promoted_one_is_not_replaced_by_a_forest(
+    settings: Settings,
+) -> None:
+    db = store.connect(settings.db)
+    some = SyntheticConfig(n_transactions=12_000, n_customers=150, days=30)
+    write_history(db, some, progress=False)
+    forest = train(db, settings)
+    learner = train(db, settings, detector="learner")
+    assert models.roles(db) == (forest.version, (learner.version,))
+    assert learner.role == "shadow"
+    assert "confirmed fraud" in learner.taught()
+    assert learner.window.ts.min() >= learner.train_to  # thresholds from the days after
+    assert (learner.window.decision > 0).mean() <= learner.policy.alert_budget
+    loaded = models.load(db, learner.version, settings)
+    assert type(loaded.model) is type(learner.model)
+    models.promote(db, learner.version, who="anna")
+    later = train(db, settings)
+    assert models.roles(db) == (learner.version, (later.version,))
+
+
+def test_a_learner_without_enough_confirmed_frauds_is_refused(
+    db: Store, settings: Settings
+) -> None:
+    with db.writing() as session:
+        session.execute("UPDATE labels SET known_at = '2100-01-01'")
+    with pytest.raises(NotReady, match="0 frauds of the window"):
+        train(db, settings, detector="learner")
+    assert models.listed(db).empty
+
+
+def test_a_budget_can_be_a_number_of_alerts_a_day(db: Store, settings: Settings) -> None:
+    training = train(db, settings, alerts_per_day=4)
+    alerts = training.forecast().loc["alerts"]
+    assert 2 < alerts["mean"] <= 4.3
+    assert alerts["low"] <= alerts["mean"] <= alerts["high"]

@@ -15,6 +15,7 @@ from aegis_core.evaluation import DETECTORS, Evaluation
 from aegis_core.metrics import precision_at_recall
 from aegis_core.models import Training
 from aegis_core.store import Store, connect
+from aegis_core.training import Training, train
 
 FIRST, LAST = pd.Timestamp("2026-01-01 08:00"), pd.Timestamp("2026-02-09 21:00")
 Payments = tuple[pd.DataFrame, pd.DataFrame]
@@ -171,8 +172,8 @@ def test_without_folds_everything_is_empty_and_nothing_breaks(untested: Evaluati
 def test_labels_come_oldest_first_so_that_the_newest_word_counts(store: Store) -> None:
     with store.writing() as session:
         session.execute(
-            "INSERT INTO labels VALUES ('t', true, 'night', '2026-02-01', 'b'),"
-            " ('t', false, NULL, '2026-01-01', 'a')"
+            "INSERT INTO labels VALUES ('t', true, 'night', '2026-02-01', 'b', -1),"
+            " ('t', false, NULL, '2026-01-01', 'a', -1)"
         )
     assert models.labels(store).is_fraud.tolist() == [False, True]
 
@@ -196,7 +197,7 @@ def training(payments: Payments, tmp_path_factory: pytest.TempPathFactory) -> Tr
     store = connect(settings.db)
     with store.writing() as session:
         session.append("transactions", payments[0])
-    return models.train(store, settings, train_days=20, alert_budget=0.02, n_trees=20)
+    return train(store, settings, train_days=20, alert_budget=0.02, n_trees=20)
 
 
 def test_flagged_are_the_best_of_each_factor_and_one_a_customer(

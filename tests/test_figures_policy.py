@@ -260,6 +260,17 @@ def test_text_from_strangers_is_shown_letter_by_letter() -> None:
     assert "<" not in str(figures.histories(histories(), HOSTILE).layout.annotations[0].text)
 
 
+def test_a_table_of_cases_tells_one_outcome_and_no_empty_column() -> None:
+    shown = pd.DataFrame({"outcome": ["caught", "missed"], "scenario": ["night", ""]})
+    shown = shown.assign(customer_id=["anna", HOSTILE], reasons=["03:00 UTC", "nothing unusual"])
+    caught, missed = (figures.cases(shown, outcome).to_html() for outcome in shown.outcome)
+    assert "night" in caught
+    assert "nothing unusual" not in caught
+    assert "scenario" not in missed
+    assert "<img" not in missed
+    assert "scenario" in figures.cases(shown, "false alarm").to_html()
+
+
 def test_the_learner_and_the_forest_are_shown_for_every_day() -> None:
     frame = learning()
     for name, column in (

@@ -251,13 +251,21 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
                 "y": share,
                 "line": {"color": COLOURS[look], "dash": dash, "shape": "hv"},
                 "marker": {"symbol": symbol, "size": 6},
+                "cliponaxis": False,
                 "hovertemplate": f"%{{y:.0f}} % of the bursts within %{{x:,.0f}} {measure}"
                 f"<extra>{name}</extra>",
             }
             drawn.add_trace(trace, row=1, col=1 + i)
         drawn.update_xaxes(title=measure, rangemode="tozero", row=1, col=1 + i)
     line = {"color": COLOURS["random"], "dash": "dot", "width": 2}
-    drawn.add_vline(asked, line=line, annotation_text=f"{asked} let through", row=1, col=1)
+    drawn.add_vline(
+        asked,
+        line=line,
+        annotation_text=f"{asked}",
+        annotation_position="bottom right",
+        row=1,
+        col=1,
+    )
     drawn.update_yaxes(title="bursts noticed (%)", range=[0, 104], col=1)
     return drawn.update_layout(
         LAYOUT

@@ -70,6 +70,7 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
                     "name": name,
                     "x": part["fold"],
                     "y": part[column],
+                    "cliponaxis": False,
                     "marker": {"size": 12, **look, "color": COLOURS[look["color"]]},
                     "hovertemplate": f"fold %{{x}}: %{{y:,.1f}} a day<extra>{name}</extra>",
                 }
@@ -161,7 +162,7 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
     return figure(
         traces,
         {
-            "title": "Is the risk a percentile?",
+            "title": "Risk: promised, and come",
             "xaxis": {**axis, "title": "promised: share of traffic above the risk (%)"},
             "yaxis": {**axis, "title": "came: share of ordinary transactions tested (%)"},
             "margin": {"l": 80, "r": 16, "t": 88, "b": 56},

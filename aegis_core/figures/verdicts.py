@@ -82,16 +82,24 @@ def cases(shown: pd.DataFrame, outcome: str) -> Styler:
     Parameters
     ----------
     shown
-        As `Evaluation.cases`: columns outcome and reasons, and whatever else there is to tell.
+        As `Evaluation.cases`: columns outcome and reasons, and whatever else there is to tell; a
+        column without any text is left out.
 
     >>> row = {"outcome": ["missed"], "customer_id": ["<b>anna</b>"], "reasons": ["fast"]}
     >>> "&lt;b&gt;anna&lt;/b&gt;" in cases(pd.DataFrame(row), "missed").to_html()
     True
     """
     table = shown[shown["outcome"] == outcome].drop(columns="outcome")
+    if len(table):
+        table = table.loc[:, (table != "").any()]
     look = {"white-space": "normal", "text-align": "left", "min-width": "20em"}
     styled = table.style.hide().format(escape="html", precision=2, thousands=",")
-    return styled.set_properties(subset=["reasons"], **look)
+    if "reasons" in table:
+        styled = styled.set_properties(subset=["reasons"], **look)
+        styled = styled.set_table_styles(
+            [{"selector": "th:last-child", "props": "text-align: left"}]
+        )
+    return styled
 
 
 def histories(frame: pd.DataFrame, outcome: str) -> go.Figure:

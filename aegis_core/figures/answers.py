@@ -76,7 +76,12 @@ def learning(frame: pd.DataFrame) -> go.Figure:
     )
 
 
-def differences(frame: pd.DataFrame, what: str = "average precision") -> go.Figure:
+def differences(
+    frame: pd.DataFrame,
+    challenger: str = "challenger",
+    champion: str = "champion",
+    what: str = "average precision",
+) -> go.Figure:
     """How much better a challenger is than the champion, with an interval, fold by fold.
 
     Right of the line the challenger is ahead. An interval across the line (open mark) leaves open
@@ -85,8 +90,10 @@ def differences(frame: pd.DataFrame, what: str = "average precision") -> go.Figu
     Parameters
     ----------
     frame
-        Columns fold (a number, or `all`), difference (challenger minus champion), low and high,
+        As `Evaluation.differences`: columns fold (a number, or `all`), difference (challenger minus champion), low and high,
         which are missing where too few have fraud.
+    challenger, champion
+        What they are called.
     what
         The figure that differs.
 
@@ -101,9 +108,9 @@ def differences(frame: pd.DataFrame, what: str = "average precision") -> go.Figu
         return nothing("There is no fold on which champion and challenger can be compared.")
     above, below = frame["low"] > 0, frame["high"] < 0
     looks = (
-        ("challenger ahead", above, "normal", "circle"),
+        (f"{challenger} ahead", above, "normal", "circle"),
         ("open", ~above & ~below, "random", "circle-open"),
-        ("champion ahead", below, "fraud", "x"),
+        (f"{champion} ahead", below, "fraud", "x"),
     )
     places = [_fold(fold) for fold in frame["fold"]]
     traces = [
@@ -133,7 +140,7 @@ def differences(frame: pd.DataFrame, what: str = "average precision") -> go.Figu
     drawn = figure(
         traces,
         {
-            "title": "Challenger minus champion",
+            "title": f"{challenger.capitalize()} minus {champion}",
             "xaxis": {"title": f"difference in {what}"},
             "yaxis": {
                 "type": "category",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -11,9 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from aegis_core import config, live, store
+from aegis_core import config, lists, live, models, store
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, NotReady
+from aegis_core.policy import inclusion
 from aegis_core.store import Session, Store
 from aegis_core.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.training import train
@@ -211,3 +213,145 @@ def test_a_simulation_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(InputError):
         live.simulate(db, settings, **wrong)  # type: ignore[arg-type]
+
+
+# ---- challengers, answers and lists
+
+
+@pytest.fixture(scope="module")
+def learned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The same with forty more confirmed frauds and a learner in shadow; its version."""
+    home = tmp_path_factory.mktemp("learned") / "home"
+    shutil.copytree(trained, home)
+    settings = config.load(home=home)
+    db = store.connect(settings.db)
+    with db.writing() as session:
+        session.execute(
+            "INSERT INTO labels SELECT transaction_id, true, NULL, ts, 'bank', -1 "
+            "FROM transactions WHERE ts < '2026-01-13' ORDER BY amount DESC LIMIT 40"
+        )
+    return home, train(db, settings, detector="learner", n_trees=20).version
+
+
+@pytest.fixture
+def taught(learned: tuple[Path, str], tmp_path: Path) -> tuple[Store, Settings, str]:
+    shutil.copytree(learned[0], tmp_path / "taught")
+    settings = config.load(home=tmp_path / "taught")
+    return store.connect(settings.db), settings, learned[1]
+
+
+Taught = tuple[Store, Settings, str]
+
+
+def test_a_shadow_scores_what_the_champion_decides(taught: Taught, trained: Path) -> None:
+    db, settings, learner = taught
+    rows, _ = arrivals(120)
+    live.Stream(db, settings).take(rows, "test")
+    shadow = db.query("SELECT * FROM shadow_scores ORDER BY seq")
+    assert set(shadow.model_version) == {learner}
+    assert shadow.seq.tolist() == db.query("SELECT seq FROM verdicts ORDER BY seq").seq.tolist()
+    assert shadow.score.between(0, 1).all()
+    plain = config.load(home=trained)
+    champion = models.champion(store.connect(plain.db), plain).version
+    assert db.rows("SELECT DISTINCT model_version AS v FROM verdicts") == [{"v": champion}]
+
+
+def test_a_promotion_takes_effect_between_two_batches_and_verdicts_replay(taught: Taught) -> None:
+    db, settings, learner = taught
+    before = models.champion(db, settings).version
+    rows, labels = arrivals(400)
+    stream_ = live.Stream(db, settings)
+    stream_.take(rows.slice(0, 100), "test", labels.slice(0, 100))
+    models.promote(db, learner, who="anna")
+    stream_.take(rows.slice(100, 150), "test", labels.slice(100, 150))
+    answered = db.rows("SELECT transaction_id FROM verdicts ORDER BY score DESC LIMIT 5")
+    for row in answered:
+        live.answer(db, row["transaction_id"], "fraud", analyst="anna")
+    stream_.take(rows.slice(250, 100), "test", labels.slice(250, 100))
+    models.rollback(db, who="ben")
+    stream_.take(rows.slice(350, 50), "test")
+    made_by = db.query("SELECT model_version FROM verdicts ORDER BY seq").model_version
+    assert made_by.tolist() == [before] * 100 + [learner] * 250 + [before] * 50
+    assert live.parity(db, settings) == live.Parity(400, 0, None)
+
+
+def test_a_stream_that_starts_anew_knows_the_same_answers(taught: Taught) -> None:
+    db, settings, learner = taught
+    models.promote(db, learner, who="anna")
+    rows, _ = arrivals(90)
+    one = live.Stream(db, settings)
+    one.take(rows.slice(0, 60), "test")
+    for row in db.rows("SELECT transaction_id FROM verdicts ORDER BY seq LIMIT 20"):
+        live.answer(db, row["transaction_id"], "fraud", analyst="anna")
+    live.Stream(db, settings).take(rows.slice(60, 10), "test")  # another process
+    one.take(rows.slice(70, 20), "test")
+    assert live.parity(db, settings) == live.Parity(90, 0, None)
+
+
+def test_an_answer_is_kept_as_review_and_as_label_and_known_from_then_on(taught: Taught) -> None:
+    db, settings, _ = taught
+    rows, _ = arrivals(30)
+    live.Stream(db, settings).take(rows, "test")
+    (last,) = db.rows("SELECT transaction_id, seq FROM transactions ORDER BY seq DESC LIMIT 1")
+    live.answer(db, last["transaction_id"], "fraud", analyst="anna", note="customer called")
+    live.answer(db, last["transaction_id"], "legitimate", analyst="ben")
+    reviews = db.query("SELECT answer, analyst, note FROM reviews ORDER BY answered_at")
+    assert reviews.answer.tolist() == ["fraud", "legitimate"]
+    assert reviews.note[0] == "customer called"
+    said = models.told(db, db.rows("SELECT count(*) AS n FROM labels")[0]["n"] - 2)
+    assert said.is_fraud.tolist() == [True, False]
+    assert said.before.fillna(False).tolist() == [False, True]
+    assert (said.after_seq == last["seq"]).all()
+    assert (said.known_at >= said.ts).all()
+
+
+@pytest.mark.parametrize(
+    ("transaction_id", "answer", "analyst", "told"),
+    [
+        ("nobody's", "fraud", "anna", "no transaction"),
+        (None, "maybe", "anna", "no answer"),
+        (None, "fraud", " ", "who"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_refused_and_not_kept(
+    db: Store, transaction_id: str | None, answer: str, analyst: str, told: str
+) -> None:
+    there = db.rows("SELECT transaction_id FROM transactions LIMIT 1")[0]["transaction_id"]
+    with pytest.raises(InputError, match=told):
+        live.answer(db, transaction_id or there, answer, analyst=analyst)
+    assert db.rows("FROM reviews") == []
+
+
+def test_a_list_decides_from_the_next_batch_on_and_is_named_in_the_verdict(
+    db: Store, settings: Settings
+) -> None:
+    rows, _ = arrivals(60)
+    stream_ = live.Stream(db, settings)
+    stream_.take(rows.slice(0, 30), "test")
+    frame = rows.to_pandas()
+    customer = str(frame.customer_id.iloc[30])
+    entry = lists.add(db, "deny", customer, who="anna", why="stolen phone")
+    verdicts = stream_.take(rows.slice(30, 30), "test")
+    denied = verdicts[verdicts.customer_id == customer]
+    assert len(denied)
+    assert (denied.decision == "block").all()
+    assert (denied.list_entry == entry.entry_id).all()
+    assert denied.reasons.map(lambda r: "stolen phone" in r[0]["text"]).all()
+    assert verdicts.list_entry[verdicts.customer_id != customer].isna().all()
+    assert live.parity(db, settings).different == 0
+
+
+def test_the_audit_sample_is_drawn_by_id_and_its_chance_is_kept(
+    db: Store, settings: Settings
+) -> None:
+    champion = models.champion(db, settings)
+    lenient = dataclasses.replace(champion.policy, audit_share=0.2)
+    lenient.save(settings.home / db.rows("SELECT path FROM models")[0]["path"])
+    verdicts = live.Stream(db, settings).take(arrivals(500)[0], "test")
+    alerts = verdicts.decision != "approve"
+    assert (verdicts.inclusion[alerts] == 1).all()
+    drawn = verdicts.inclusion[~alerts].notna()
+    assert (verdicts.inclusion[~alerts][drawn] == 0.2).all()
+    assert 0.12 < drawn.mean() < 0.28
+    again = inclusion(np.zeros(500, np.int8), verdicts.transaction_id, 0.2)
+    assert (np.isfinite(again)[~alerts] == drawn).all()

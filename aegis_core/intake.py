@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from aegis_core import staging
 from aegis_core.columns import FILE_COLUMNS, LABEL_COLUMNS, ROUNDED_DOWN, choose_columns
+from aegis_core.connection import quoted
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
 from aegis_core.files import find_files, relation_of
 from aegis_core.schema import REQUIRED
-from aegis_core.store import Session, Store, quoted
+from aegis_core.store import Session, Store
 
 if TYPE_CHECKING:
     import pandas as pd

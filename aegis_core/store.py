@@ -2,31 +2,31 @@
 
 DuckDB lets one process write a file *or* many read it. So a `Store` holds the file only while a
 statement or a `with` block runs, and an analyst's notebook, the stream and the dashboard take
-turns; each opening waits, up to `wait_s`, while another process holds the file. This is the only
-module that imports duckdb.
-
-Readings cannot reach anything but the database: no files, no network, no attaching.
+turns; each opening waits, up to `wait_s`, while another process holds the file.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
-
-import duckdb
 
 from aegis_core import config
+from aegis_core.connection import (
+    Connection,
+    literal,
+    opened,
+    quoted,
+    translated,
+    watched,
+    without_decimals,
+    without_mask,
+)
 from aegis_core.errors import (
     ColumnError,
-    FileUnreadable,
     InputError,
     NotReady,
     StoreBusy,
@@ -43,72 +43,7 @@ if TYPE_CHECKING:
 
 Params = Sequence[object] | Mapping[str, object] | None
 
-_READ_ONLY: dict[str, Any] = {
-    "enable_external_access": "false",
-    "python_enable_replacements": "false",
-}
-_LONGEST_PAUSE_S = 0.05
-_BETWEEN_TELLS_S = 0.1
 _LONGEST_WAL = "512KB"  # every opening replays it, about 20 ms for each 100 KB
-_SIGNS_OF_ANOTHER = (
-    "Could not set lock",
-    "being used by another process",
-    "different configuration",
-    "Unique file handle conflict",
-)
-_USER_MISTAKES = (
-    duckdb.ParserException,
-    duckdb.BinderException,
-    duckdb.CatalogException,
-    duckdb.ConversionException,
-    duckdb.InvalidInputException,
-    duckdb.InvalidTypeException,
-    duckdb.OutOfRangeException,
-    duckdb.PermissionException,
-    duckdb.SyntaxException,
-)
-
-
-def quoted(name: str) -> str:
-    """`name` as an SQL identifier, whatever it contains.
-
-    >>> quoted('a"b; DROP TABLE x')
-    '"a""b; DROP TABLE x"'
-    """
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(value: object) -> str:
-    """`value` as an SQL literal, whatever it contains.
-
-    >>> literal("O'Hara"), literal(None), literal([1, 2.5])
-    ("'O''Hara'", 'NULL', "[1, '2.5'::DOUBLE]")
-
-    Raises
-    ------
-    InputError
-        SQL has no literal for this type.
-    """
-    if value is None:
-        return "NULL"
-    if hasattr(value, "item") and not isinstance(value, str):  # a numpy scalar
-        value = value.item()
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):  # 0.1 alone would be a decimal
-        return f"'{value!r}'::DOUBLE"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, dt.datetime):
-        return f"{'TIMESTAMPTZ' if value.tzinfo else 'TIMESTAMP'} '{value.isoformat(sep=' ')}'"
-    if isinstance(value, dt.date):
-        return f"DATE '{value.isoformat()}'"
-    if isinstance(value, str | Path):
-        text = str(value).replace("'", "''").replace("\0", "' || chr(0) || '")
-        return f"('{text}')" if "\0" in str(value) else f"'{text}'"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(literal, value)) + "]"
-    raise InputError(f"A query's parameter cannot be of type {type(value).__name__}.")
 
 
 def connect(path: Path | str | None = None, *, wait_s: float = 30.0) -> Store:
@@ -130,11 +65,11 @@ def connect(path: Path | str | None = None, *, wait_s: float = 30.0) -> Store:
 class Session:
     """One opening of the database, for the length of a `reading()` or `writing()` block."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, *, writable: bool) -> None:
+    def __init__(self, connection: Connection, *, writable: bool) -> None:
         self._connection = connection
         self.writable = writable
 
-    def execute(self, sql: str, params: Params = None) -> duckdb.DuckDBPyConnection:
+    def execute(self, sql: str, params: Params = None) -> Connection:
         """Run any statement; the connection that comes back holds its result.
 
         Raises
@@ -144,7 +79,7 @@ class Session:
         StoreError
             A constraint, the disk or the memory does not allow it.
         """
-        with _translated():
+        with translated():
             return self._ran(sql, params)
 
     def query(self, sql: str, params: Params = None) -> pd.DataFrame:
@@ -154,8 +89,8 @@ class Session:
 
     def arrow(self, sql: str, params: Params = None) -> pa.Table:
         """The result as an Arrow table, without importing pandas."""
-        with _translated():
-            return _without_decimals(self._run(sql, params).to_arrow_table())
+        with translated():
+            return without_decimals(self._run(sql, params).to_arrow_table())
 
     def numpy(self, sql: str, params: Params = None) -> dict[str, np.ndarray]:
         """The result as arrays by column name, without importing pandas.
@@ -163,9 +98,9 @@ class Session:
         A missing value is NaN among numbers (whole numbers become floats then), NaT among times
         and None in everything else.
         """
-        with _translated():
+        with translated():
             columns = self._run(sql, params).fetchnumpy()
-        return {name: _without_mask(values) for name, values in columns.items()}
+        return {name: without_mask(values) for name, values in columns.items()}
 
     def rows(self, sql: str, params: Params = None) -> list[dict[str, Any]]:
         """The result as one dictionary a row."""
@@ -174,11 +109,11 @@ class Session:
 
     def stream(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
         """Names and rows of a result that may be larger than memory; read it inside the block."""
-        with _translated():
+        with translated():
             reader = self._ran(sql).to_arrow_reader(10_000)
 
         def rows() -> Iterator[tuple[Any, ...]]:
-            with _translated():
+            with translated():
                 for batch in reader:
                     yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
@@ -217,7 +152,7 @@ class Session:
     @contextmanager
     def lent(self, name: str, rows: pa.Table) -> Iterator[None]:
         """Let SQL see an Arrow table under `name` for the length of the block."""
-        with _translated():
+        with translated():
             self._connection.register(name, rows)
         try:
             yield
@@ -230,27 +165,7 @@ class Session:
         An exception in this thread, such as Ctrl-C, ends the statement first.
         """
         self.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
-        failed: list[Exception] = []
-
-        def work() -> None:
-            try:
-                self.execute(sql, params)
-            except Exception as e:
-                failed.append(e)
-
-        worker = threading.Thread(target=work, daemon=True)
-        worker.start()
-        try:
-            while worker.is_alive():
-                worker.join(_BETWEEN_TELLS_S)
-                tell(max(0.0, self._connection.query_progress()) / 100)
-        except BaseException:
-            self._connection.interrupt()
-            worker.join()
-            raise
-        if failed:
-            raise failed[0]
-        tell(1.0)
+        watched(self._connection, lambda: self.execute(sql, params), tell)
 
     def columns(self, table: str) -> list[str]:
         """Names of a table's columns, in order.
@@ -273,7 +188,7 @@ class Session:
         found = self.execute("SELECT coalesce(max(seq) + 1, 0) FROM transactions").fetchone()
         return int(found[0]) if found else 0
 
-    def _run(self, sql: str, params: Params) -> duckdb.DuckDBPyConnection:
+    def _run(self, sql: str, params: Params) -> Connection:
         # DuckDB's own binding of parameters imports pandas (0.25 s, 70 MB for each kernel of the
         # dashboard); a prepared statement called with literals does not.
         if not params:
@@ -285,9 +200,9 @@ class Session:
         self._ran(f"PREPARE aegis_asked AS {sql}")
         return self._ran(f"EXECUTE aegis_asked({given})")
 
-    def _ran(self, sql: str, params: Params = None) -> duckdb.DuckDBPyConnection:
+    def _ran(self, sql: str, params: Params = None) -> Connection:
         # None, whatever the type says, is what DuckDB makes of an empty statement
-        result: duckdb.DuckDBPyConnection | None = self._connection.execute(sql, params)
+        result: Connection | None = self._connection.execute(sql, params)
         if result is None:
             raise InputError("There is no statement to run; it is empty.")
         return result
@@ -476,7 +391,7 @@ class Store:
 
     @contextmanager
     def _opened(self, *, read_only: bool) -> Iterator[Session]:
-        connection = self._open(read_only=read_only)
+        connection = opened(self.path, read_only=read_only, wait_s=self.wait_s)
         try:
             connection.execute("SET TimeZone = 'UTC'")
             self._session = Session(connection, writable=not read_only)
@@ -484,44 +399,6 @@ class Store:
         finally:
             self._session = None
             connection.close()
-
-    def _open(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-        # A writer's configuration is unlike any other's, so that two stores in one process take
-        # turns as two processes do.
-        settings: dict[str, Any] = {"custom_user_agent": f"aegis {uuid4().hex}"}
-        if read_only:
-            settings = _READ_ONLY
-        deadline = time.monotonic() + self.wait_s
-        pause_s = 0.002
-        while True:
-            try:
-                return duckdb.connect(str(self.path), read_only=read_only, config=settings)
-            except duckdb.Error as e:
-                if not _is_held(str(e)):
-                    raise self._unusable(e) from e
-                if time.monotonic() > deadline:
-                    raise StoreBusy(
-                        f"{self.path} was in use for {self.wait_s:g} s. Wait for the other run to "
-                        "end, or close the program that keeps the file open (a DuckDB shell, a "
-                        "notebook with its own duckdb.connect). DuckDB says: "
-                        + str(e).splitlines()[0]
-                    ) from e
-            time.sleep(pause_s * random.uniform(0.5, 1.5))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    def _unusable(self, e: duckdb.Error) -> Exception:
-        if self.path.is_dir():
-            return FileUnreadable(f"{self.path} is a folder; --db names a file.")
-        if "not a valid DuckDB" in str(e):
-            return FileUnreadable(
-                f"{self.path} is not a DuckDB database. Name another with --db; to read "
-                "transactions from a file, use `aegis import FILE`."
-            )
-        if "version" in str(e):
-            return StoreVersion(
-                f"{self.path} was written by another version of DuckDB: {str(e).splitlines()[0]}"
-            )
-        return StoreError(f"{self.path} cannot be opened: {str(e).splitlines()[0]}")
 
     def _tables(self, session: Session) -> set[str]:
         found = session.execute("SELECT table_name FROM duckdb_tables()").fetchall()
@@ -568,54 +445,3 @@ class Store:
         return StoreError(
             f"{self.path} is a DuckDB database that Aegis did not make. Name another with --db."
         )
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """DuckDB's errors as Aegis's, in one line that keeps DuckDB's hint."""
-    try:
-        yield
-    except duckdb.Error as e:
-        if "read-only mode" in str(e):
-            raise InputError(
-                "A query cannot change the database; it is opened for reading only."
-            ) from e
-        lines = [line.strip() for line in str(e).splitlines()]
-        told = " ".join(line for line in lines if line and line != "^" and line[:5] != "LINE ")
-        kind = InputError if isinstance(e, _USER_MISTAKES) else StoreError
-        raise kind(told) from e
-
-
-def _is_held(message: str) -> bool:
-    return any(sign in message for sign in _SIGNS_OF_ANOTHER)
-
-
-def _without_decimals(table: pa.Table) -> pa.Table:
-    """Sums of whole numbers are decimals of 38 digits to Arrow; here they are int64 again."""
-    import pyarrow as pa
-
-    for i, field in enumerate(table.schema):
-        if pa.types.is_decimal(field.type):
-            try:
-                kind = pa.float64() if field.type.scale else pa.int64()
-                column = table.column(i).cast(kind)
-            except pa.ArrowInvalid:  # beyond 64 bits
-                column = table.column(i).cast(pa.float64())
-            table = table.set_column(i, field.name, column)
-    return table
-
-
-def _without_mask(values: Any) -> np.ndarray:
-    import numpy as np
-
-    data, mask = np.asarray(np.ma.getdata(values)), np.ma.getmaskarray(values)
-    if not mask.any():
-        return data
-    if data.dtype.kind in "mM":
-        missing: Any = np.array("NaT", data.dtype)
-    elif data.dtype.kind in "iuf":
-        data, missing = data.astype(np.float64), np.nan
-    else:
-        data, missing = data.astype(object), None
-    filled: np.ndarray = np.where(mask, missing, data)
-    return filled

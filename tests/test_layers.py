@@ -23,6 +23,7 @@ ORDER = (
         "cases",
         "outcome",
         "evaluation",
+        "connection",
         "store",
         "columns",
         "files",
@@ -43,7 +44,7 @@ ORDER = (
     *("board", "dashboard", "up", "cli"),
 )
 ONLY_IN = {
-    "duckdb": {"store"},
+    "duckdb": {"connection"},
     "plotly": {"figures"},
     "papermill": {"runs"},
     "nbconvert": {"reports"},

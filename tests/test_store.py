@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aegis_core.connection import literal
 from aegis_core.errors import (
     ColumnError,
     FileUnreadable,
@@ -28,7 +29,7 @@ from aegis_core.errors import (
     StoreVersion,
 )
 from aegis_core.schema import SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
-from aegis_core.store import Store, connect, literal
+from aegis_core.store import Store, connect
 
 NOON = datetime(2026, 3, 1, 12)
 PREAMBLE = "import os, sys\nfrom aegis_core.store import connect"

@@ -1,0 +1,216 @@
+"""DuckDB itself: opening its file, its errors in the words of Aegis, values to it and from it.
+
+Readings cannot reach anything but the database: no files, no network, no attaching. This is the
+only module that imports duckdb.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import uuid4
+
+import duckdb
+
+from aegis_core.errors import FileUnreadable, InputError, StoreBusy, StoreError, StoreVersion
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+Connection: TypeAlias = duckdb.DuckDBPyConnection
+
+_READ_ONLY: dict[str, Any] = {
+    "enable_external_access": "false",
+    "python_enable_replacements": "false",
+}
+_LONGEST_PAUSE_S = 0.05
+_BETWEEN_TELLS_S = 0.1
+_SIGNS_OF_ANOTHER = (
+    "Could not set lock",
+    "being used by another process",
+    "different configuration",
+    "Unique file handle conflict",
+)
+_USER_MISTAKES = (
+    duckdb.ParserException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConversionException,
+    duckdb.InvalidInputException,
+    duckdb.InvalidTypeException,
+    duckdb.OutOfRangeException,
+    duckdb.PermissionException,
+    duckdb.SyntaxException,
+)
+
+
+def opened(path: Path, *, read_only: bool, wait_s: float) -> Connection:
+    """The database at `path`, opened once nobody else holds it.
+
+    Raises
+    ------
+    StoreBusy
+        Another process held the file for `wait_s`.
+    FileUnreadable, StoreVersion, StoreError
+        The file is no DuckDB database, one of another version, or cannot be used.
+    """
+    # A writer's configuration is unlike any other's, so that two stores in one process take
+    # turns as two processes do.
+    settings: dict[str, Any] = {"custom_user_agent": f"aegis {uuid4().hex}"}
+    if read_only:
+        settings = _READ_ONLY
+    deadline = time.monotonic() + wait_s
+    pause_s = 0.002
+    while True:
+        try:
+            return duckdb.connect(str(path), read_only=read_only, config=settings)
+        except duckdb.Error as e:
+            if not any(sign in str(e) for sign in _SIGNS_OF_ANOTHER):
+                raise _unusable(path, e) from e
+            if time.monotonic() > deadline:
+                raise StoreBusy(
+                    f"{path} was in use for {wait_s:g} s. Wait for the other run to "
+                    "end, or close the program that keeps the file open (a DuckDB shell, a "
+                    "notebook with its own duckdb.connect). DuckDB says: " + str(e).splitlines()[0]
+                ) from e
+        time.sleep(pause_s * random.uniform(0.5, 1.5))
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _unusable(path: Path, e: duckdb.Error) -> Exception:
+    if path.is_dir():
+        return FileUnreadable(f"{path} is a folder; --db names a file.")
+    if "not a valid DuckDB" in str(e):
+        return FileUnreadable(
+            f"{path} is not a DuckDB database. Name another with --db; to read "
+            "transactions from a file, use `aegis import FILE`."
+        )
+    if "version" in str(e):
+        return StoreVersion(
+            f"{path} was written by another version of DuckDB: {str(e).splitlines()[0]}"
+        )
+    return StoreError(f"{path} cannot be opened: {str(e).splitlines()[0]}")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """DuckDB's errors as Aegis's, in one line that keeps DuckDB's hint."""
+    try:
+        yield
+    except duckdb.Error as e:
+        if "read-only mode" in str(e):
+            raise InputError(
+                "A query cannot change the database; it is opened for reading only."
+            ) from e
+        lines = [line.strip() for line in str(e).splitlines()]
+        told = " ".join(line for line in lines if line and line != "^" and line[:5] != "LINE ")
+        kind = InputError if isinstance(e, _USER_MISTAKES) else StoreError
+        raise kind(told) from e
+
+
+def watched(
+    connection: Connection, statement: Callable[[], object], tell: Callable[[float], None]
+) -> None:
+    """Run a statement in another thread and `tell` this one the share done, in [0, 1]."""
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            statement()
+        except Exception as e:
+            failed.append(e)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(_BETWEEN_TELLS_S)
+            tell(max(0.0, connection.query_progress()) / 100)
+    except BaseException:
+        connection.interrupt()
+        worker.join()
+        raise
+    if failed:
+        raise failed[0]
+    tell(1.0)
+
+
+def quoted(name: str) -> str:
+    """`name` as an SQL identifier, whatever it contains.
+
+    >>> quoted('a"b; DROP TABLE x')
+    '"a""b; DROP TABLE x"'
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: object) -> str:
+    """`value` as an SQL literal, whatever it contains.
+
+    >>> literal("O'Hara"), literal(None), literal([1, 2.5])
+    ("'O''Hara'", 'NULL', "[1, '2.5'::DOUBLE]")
+
+    Raises
+    ------
+    InputError
+        SQL has no literal for this type.
+    """
+    if value is None:
+        return "NULL"
+    if hasattr(value, "item") and not isinstance(value, str):  # a numpy scalar
+        value = value.item()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):  # 0.1 alone would be a decimal
+        return f"'{value!r}'::DOUBLE"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, dt.datetime):
+        return f"{'TIMESTAMPTZ' if value.tzinfo else 'TIMESTAMP'} '{value.isoformat(sep=' ')}'"
+    if isinstance(value, dt.date):
+        return f"DATE '{value.isoformat()}'"
+    if isinstance(value, str | Path):
+        text = str(value).replace("'", "''").replace("\0", "' || chr(0) || '")
+        return f"('{text}')" if "\0" in str(value) else f"'{text}'"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    raise InputError(f"A query's parameter cannot be of type {type(value).__name__}.")
+
+
+def without_decimals(table: pa.Table) -> pa.Table:
+    """Sums of whole numbers are decimals of 38 digits to Arrow; here they are int64 again."""
+    import pyarrow as pa
+
+    for i, field in enumerate(table.schema):
+        if pa.types.is_decimal(field.type):
+            try:
+                kind = pa.float64() if field.type.scale else pa.int64()
+                column = table.column(i).cast(kind)
+            except pa.ArrowInvalid:  # beyond 64 bits
+                column = table.column(i).cast(pa.float64())
+            table = table.set_column(i, field.name, column)
+    return table
+
+
+def without_mask(values: Any) -> np.ndarray:
+    """Masked values as NaN among numbers, NaT among times, None in everything else."""
+    import numpy as np
+
+    data, mask = np.asarray(np.ma.getdata(values)), np.ma.getmaskarray(values)
+    if not mask.any():
+        return data
+    if data.dtype.kind in "mM":
+        missing: Any = np.array("NaT", data.dtype)
+    elif data.dtype.kind in "iuf":
+        data, missing = data.astype(np.float64), np.nan
+    else:
+        data, missing = data.astype(object), None
+    filled: np.ndarray = np.where(mask, missing, data)
+    return filled

@@ -104,15 +104,20 @@ def drawn(scores: pd.DataFrame, told: pd.DataFrame, n: int, seed: int) -> pd.Dat
     ).reset_index(drop=True)
 
 
+def _reasons(amount: float, row: pd.Series) -> list[dict[str, object]]:
+    """`policy.reasons` of one row of `evidence`."""
+    facts, contributions, spread = (
+        row[names].to_numpy(float) for names in (_FACTS, _CONTRIBUTIONS, _SPREAD)
+    )
+    currency = row["currency"] if isinstance(row["currency"], str) else None
+    return reasons(amount, currency, facts, contributions, spread)
+
+
 def _words(amount: float, row: pd.Series, missed: bool) -> str:
     """The reasons of one transaction in words."""
-    spread = row[_SPREAD].to_numpy(float)
-    if missed and spread.max() < UNUSUAL_NATS:
+    if missed and row[_SPREAD].max() < UNUSUAL_NATS:
         return "nothing unusual"
-    currency = row["currency"] if isinstance(row["currency"], str) else None
-    contributions = row[_CONTRIBUTIONS].to_numpy(float)
-    facts = row[_FACTS].to_numpy(float)
-    texts = [str(r["text"]) for r in reasons(amount, currency, facts, contributions, spread)]
+    texts = [str(r["text"]) for r in _reasons(amount, row)]
     return "; ".join(texts[:1] if missed else texts) or "nothing unusual"
 
 
@@ -171,38 +176,41 @@ def histories(
 def named(scores: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     """How often the first reason of a caught fraud is the factor that its scenario planted.
 
+    A fraud may well be caught for another reason than the planted one: one at night that also takes
+    much money is told by its amount first.
+
     Returns
     -------
     DataFrame with a row a scenario of `PLANTED` of which any was caught: `scenario`, `caught`,
-    `named` (those whose largest contribution is the planted factor's), `share`.
+    `named` (those whose largest contribution is the planted factor's), `share`, `told` (those whose
+    reasons name the planted factor at all).
     """
     alert = scores.decision != Decision.APPROVE
     rows = scores[scores.is_fraud & alert & scores.scenario.isin(PLANTED)]
-    first = rows.seq.map(strongest(told))
-    table = pd.DataFrame(
-        {
-            "scenario": rows.scenario.astype("str"),
-            "right": first.astype("str") == rows.scenario.map(PLANTED).astype("str"),
-        }
-    )
-    found = [
-        (name, int(right.size), int(right.sum()), float(right.mean()))
-        for name in PLANTED
-        if len(right := table.right[table.scenario == name])
+    factors = [
+        [str(r["factor"]) for r in _reasons(amount, row)]
+        for amount, (_, row) in zip(rows.amount, told.loc[rows.seq].iterrows(), strict=True)
     ]
+    found = []
+    for scenario, planted in PLANTED.items():
+        own = [f for f, s in zip(factors, rows.scenario, strict=True) if s == scenario]
+        first = sum(f[:1] == [planted] for f in own)
+        if own:
+            found.append(
+                (scenario, len(own), first, first / len(own), sum(planted in f for f in own))
+            )
     kinds: dict[str, Any] = {"scenario": "str", "caught": int, "named": int, "share": float}
-    return pd.DataFrame(found, columns=list(kinds)).astype(kinds)
+    return pd.DataFrame(found, columns=[*kinds, "told"]).astype(kinds | {"told": int})
 
 
 def named_summary(table: pd.DataFrame) -> str:
-    """`named` in one sentence."""
+    """`named` in words."""
     if table.empty:
         return "No fraud with a planted factor was caught."
-    caught, right = int(table.caught.sum()), int(table.named.sum())
-    each = ", ".join(
-        f"{s} {share:.0%}" for s, share in zip(table.scenario, table.share, strict=True)
-    )
+    caught, right, told = (int(table[c].sum()) for c in ("caught", "named", "told"))
+    pairs = zip(table.scenario, table.share, strict=True)
     return (
         f"The first reason names the planted factor in {right:,} of {caught:,} caught frauds "
-        f"({right / caught:.0%}; {each})."
+        f"({right / caught:.0%}; {', '.join(f'{name} {share:.0%}' for name, share in pairs)}); "
+        f"some reason names it in {told:,} ({told / caught:.0%})."
     )

@@ -24,7 +24,7 @@ from aegis_core.policy import Policy
 from aegis_core.profiles import Floats
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import CHUNK_ROWS, Decisions, Scored, Scorer
-from aegis_core.splits import Fold, cut_at, cuts, known_compromised, microseconds
+from aegis_core.splits import Fold, clipped, cut_at, cuts, known_compromised, microseconds
 
 __all__ = ["DETECTORS", "LEARNER", "Evaluation", "evaluate", "mean_and_spread", "side_by_side"]
 
@@ -69,6 +69,8 @@ def evaluate(
     """
     if not folds:
         return _nothing(frame, alert_budget)
+    if len(frame):
+        folds = [clipped(f, frame.ts.min(), frame.ts.max()) for f in folds]
     ts = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
     truth = frame[["transaction_id", "customer_id", "ts"]].merge(
         labels.drop_duplicates("transaction_id", keep="last"), on="transaction_id", how="left"

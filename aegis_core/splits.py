@@ -7,7 +7,7 @@ through the order of arrival, which a late event or a clock that jumped does not
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -156,6 +156,25 @@ def plan(
         found = prequential(start, **lengths, folds=room)
     few = f"{len(found)} of the {folds} folds asked for fit into the history."
     return found, [few] if len(found) < folds else []
+
+
+def clipped(fold: Fold, first: pd.Timestamp, last: pd.Timestamp) -> Fold:
+    """`fold` without whole days before the first and behind the last transaction of a history.
+
+    Days that nobody could pay on are no days without alerts. A window that lies outside altogether
+    stays as it is.
+
+    >>> first, last = pd.Timestamp("2026-01-04 10:00"), pd.Timestamp("2026-01-18 10:00")
+    >>> fold = clipped(prequential("2026-01-01", folds=1)[0], first, last)
+    >>> str(fold.train_from), str(fold.test_to)
+    ('2026-01-04 00:00:00', '2026-01-19 00:00:00')
+    """
+    start, end = first.floor("D"), (last + pd.Timedelta(microseconds=1)).ceil("D")
+    return replace(
+        fold,
+        train_from=max(fold.train_from, start) if start < fold.train_to else fold.train_from,
+        test_to=min(fold.test_to, end) if end > fold.test_from else fold.test_to,
+    )
 
 
 def known_compromised(

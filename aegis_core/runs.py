@@ -1,25 +1,20 @@
-"""Notebook runs: papermill, the ledger, and the reports that people read.
+"""Notebook runs: the ledger, and the reports that people read.
 
-A run is one notebook, executed from the top by papermill in a kernel of this very Python, with a
-row in the table `runs` and a folder `reports/<run_id>/` that holds the executed notebook, an HTML
-report that needs no network, and `run.json`. The same notebook does not run twice at once on the
-same database.
+A run is one notebook, executed from the top, with a row in the table `runs` and a folder
+`reports/<run_id>/` that holds the executed notebook, an HTML report that needs no network, and
+`run.json`. The same notebook does not run twice at once on the same database.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import fcntl
-import functools
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -27,40 +22,21 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
 import aegis_core
-from aegis_core import errors, reports
+from aegis_core import notebooks, reports
 from aegis_core.config import CHECKOUT, Settings
-from aegis_core.errors import AegisError, InputError, RunBusy, RunFailed, StoreBusy, did_you_mean
+from aegis_core.errors import InputError, RunBusy, RunFailed, StoreBusy, did_you_mean
+from aegis_core.notebooks import NOTEBOOKS, check_parameters, inspect
 from aegis_core.store import Store, connect
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER: Final = CHECKOUT / "notebooks"
-NOTEBOOKS: Final = {
-    "start": FOLDER / "00_start.ipynb",
-    "generate": FOLDER / "01_generate.ipynb",
-    "train": FOLDER / "02_train.ipynb",
-    "evaluate": FOLDER / "03_evaluate.ipynb",
-    "simulate": FOLDER / "04_simulate.ipynb",
-}
-"""The notebooks that can be run, by name."""
-
-OWN: Final = ("db", "run_id")
-"""Parameters of every notebook that the runner fills in."""
-
 _LEDGER_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
-_ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_TRUTH: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_EXPECTED: Final = {
-    name
-    for name, value in vars(errors).items()
-    if isinstance(value, type) and issubclass(value, AegisError)
-}
 
 
 @dataclass(frozen=True)
@@ -139,75 +115,6 @@ def run_notebook(
         return _run(name, values, settings, store, progress, timeout_s)
 
 
-def check_parameters(name: str, given: Mapping[str, object]) -> dict[str, object]:
-    """The parameters of a notebook: `given` in the declared types, defaults for the others.
-
-    Raises
-    ------
-    InputError
-        A name that the notebook does not have, or a value that does not fit its type.
-    """
-    declared = {k: v for k, v in inspect(NOTEBOOKS[name]).items() if k not in OWN}
-    for key in given:
-        if key in OWN:
-            raise InputError(f"{key} is filled in by the run; choose the database with --db.")
-        if key not in declared:
-            raise InputError(
-                f"{name} has no parameter {key!r}; it has {', '.join(declared) or 'none'}."
-                + did_you_mean(key, declared)
-            )
-    return {
-        key: _as_type(key, given[key], about["inferred_type_name"])
-        if key in given
-        else ast.literal_eval(about["default"])
-        for key, about in declared.items()
-    }
-
-
-def inspect(notebook: Path) -> dict[str, dict[str, str]]:
-    """Parameters of a notebook as papermill sees them: type, default and help by name."""
-    import papermill
-
-    found: dict[str, dict[str, str]] = papermill.inspect_notebook(_braced(notebook))
-    return found
-
-
-def _as_type(key: str, value: object, kind: str) -> object:
-    """`value` as a parameter of the declared type.
-
-    >>> _as_type("n", "1_000", "int"), _as_type("n", 1e3, "int"), _as_type("x", 2, "float")
-    (1000, 1000, 2.0)
-    >>> _as_type("live", "no", "bool"), _as_type("since", "2026-01-01", "str")
-    (False, '2026-01-01')
-    >>> _as_type("share", "0.5", "float | None"), _as_type("share", "None", "float | None")
-    (0.5, None)
-    >>> _as_type("n", "many", "int")
-    Traceback (most recent call last):
-        ...
-    aegis_core.errors.InputError: The parameter n must be int, not 'many'.
-    """
-    wrong = InputError(f"The parameter {key} must be {kind}, not {value!r}.")
-    if kind.endswith(" | None"):
-        if value is None or str(value).lower() in ("", "none"):
-            return None
-        kind = kind.removesuffix(" | None")
-    try:
-        if kind == "bool":
-            return value if isinstance(value, bool) else _TRUTH[str(value).lower()]
-        if kind == "str" and isinstance(value, str):
-            return value
-        if kind not in ("int", "float") or isinstance(value, bool):
-            raise wrong
-        number = float(value)  # type: ignore[arg-type]
-        if kind == "float":
-            return number
-        if number != int(number):
-            raise wrong
-        return int(value) if isinstance(value, int | str) and str(value).isdigit() else int(number)
-    except (KeyError, ValueError, TypeError, OverflowError):
-        raise wrong from None
-
-
 def record_data(store: Store, run_id: str, data_hash: str) -> None:
     """Note in the ledger what data a run saw. Outside a run (`run_id` empty) nothing happens."""
     if run_id:
@@ -269,8 +176,6 @@ def _run(
     progress: bool,
     timeout_s: float | None,
 ) -> RunResult:
-    import papermill
-
     began, notebook = time.monotonic(), NOTEBOOKS[name]
     declared = inspect(notebook)
     row = _Row(
@@ -279,7 +184,7 @@ def _run(
         parameters=json.dumps(values),
         started_at=_now(),
         code_version=code_version(),
-        cells_total=[cell["cell_type"] for cell in _cells(notebook)].count("code"),
+        cells_total=notebooks.n_code_cells(notebook),
     )
     folder = settings.reports / row.run_id
     folder.mkdir(parents=True)
@@ -307,48 +212,23 @@ def _run(
     shutil.copyfile(notebook, executed)  # there to be read, however early the run ends
     own = {"db": str(settings.db), "run_id": row.run_id}
     try:
-        with _kernel_log(folder) as log:
-            papermill.execute_notebook(
-                _braced(notebook),
-                _braced(executed),
-                parameters={**values, **{k: v for k, v in own.items() if k in declared}},
-                engine_name=_engine(),
-                cwd=str(folder),
-                progress_bar={"desc": name, "unit": "cell"} if progress else False,
-                counter=counter,
-                start_options={"env": _environment(settings), "stderr": log},
-                deadline=None if timeout_s is None else began + timeout_s,
-            )
+        notebooks.execute(
+            notebook,
+            executed,
+            values | {k: v for k, v in own.items() if k in declared},
+            settings,
+            count=counter,
+            deadline=None if timeout_s is None else began + timeout_s,
+            bar=name if progress else None,
+        )
     except KeyboardInterrupt:
         finish("interrupted", "Stopped from outside.")
         raise
     except Exception as e:  # whatever ends a run belongs in the ledger
-        where, error = _explain(e, timeout_s)
+        where, error = notebooks.explain(e, timeout_s)
         finish("failed", error)
         raise RunFailed(f"{name} failed{where}: {error} Executed notebook: {executed}") from None
     return finish("done")
-
-
-def _explain(e: Exception, timeout_s: float | None) -> tuple[str, str]:
-    """Where a run failed, and why as one sentence."""
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill import PapermillExecutionError
-
-    if isinstance(e, PapermillExecutionError):
-        told = " ".join(_ANSI.sub("", str(e.evalue)).split())
-        if e.ename not in _EXPECTED:
-            told = f"{e.ename}: {told}"
-        return f" in cell In [{e.exec_count}]", _sentence(told)
-    if isinstance(e, CellTimeoutError):
-        return "", f"It took longer than the {timeout_s:g} s it was given."
-    if isinstance(e, DeadKernelError):
-        return "", "The Python process died; the machine may be out of memory (see kernel.log)."
-    return "", _sentence(f"{type(e).__name__}: {_ANSI.sub('', str(e)).strip()}")
-
-
-def _sentence(text: str) -> str:
-    text = text[:500]
-    return text if text.endswith((".", "!", "?")) else text + "."
 
 
 class _Counter:
@@ -370,80 +250,6 @@ class _Counter:
             session.execute(
                 "UPDATE runs SET cells_done = ? WHERE run_id = ?", [self.done, self.run_id]
             )
-
-
-@functools.cache
-def _engine() -> str:
-    """Name of a papermill engine that uses this Python, counts cells and keeps a deadline."""
-    from jupyter_client.kernelspec import KernelSpecManager
-    from papermill.clientwrap import PapermillNotebookClient
-    from papermill.engines import NBClientEngine, papermill_engines
-
-    class Client(PapermillNotebookClient):  # type: ignore[misc]
-        start_options: dict[str, object]
-
-        def create_kernel_manager(self) -> Any:
-            manager = super().create_kernel_manager()
-            # without folders to search, the only kernel is the one of sys.executable
-            manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
-            manager.transport_encryption = "auto"  # its ports are open to every local user
-            return manager
-
-        def start_new_kernel(self, **kwargs: Any) -> None:
-            super().start_new_kernel(**self.start_options, **kwargs)
-
-    class Engine(NBClientEngine):  # type: ignore[misc]
-        @classmethod
-        def execute_managed_notebook(
-            cls,
-            nb_man: Any,
-            kernel_name: str,
-            *,
-            counter: _Counter,
-            start_options: dict[str, object],
-            deadline: float | None,
-            start_timeout: int,
-            **_: object,
-        ) -> Any:
-            def left_s(_: object) -> float | None:
-                return None if deadline is None else max(0.1, deadline - time.monotonic())
-
-            complete = nb_man.cell_complete
-
-            def cell_complete(cell: Any, *args: Any, **kwargs: Any) -> None:
-                complete(cell, *args, **kwargs)
-                # papermill calls this for a failed and for an interrupted cell as well
-                if cell.metadata.papermill.status == "completed" and sys.exc_info()[0] is None:
-                    counter(cell)
-
-            nb_man.cell_complete = cell_complete
-            client = Client(
-                nb_man, kernel_name="python3", timeout_func=left_s, startup_timeout=start_timeout
-            )
-            client.start_options = start_options
-            return client.execute()
-
-    papermill_engines.register("aegis", Engine)
-    return "aegis"
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """Variables of the kernel: the caller's, with the settings on top."""
-    fixed = {f"AEGIS_{k.upper()}": str(v) for k, v in settings.model_dump().items()}
-    # figures as JSON only: the report brings plotly.js once
-    return {**os.environ, **fixed, "PLOTLY_RENDERER": "plotly_mimetype"}
-
-
-@contextlib.contextmanager
-def _kernel_log(folder: Path) -> Iterator[IO[bytes]]:
-    """What the kernel says outside of its cells, such as the last words of a crash."""
-    path = folder / "kernel.log"
-    with path.open("wb") as log:
-        try:
-            yield log
-        finally:
-            if not path.stat().st_size:
-                path.unlink()
 
 
 @contextlib.contextmanager
@@ -528,19 +334,5 @@ def _note(folder: Path, row: _Row) -> None:
     reports.write_index(folder.parent)
 
 
-def _cells(notebook: Path) -> list[dict[str, Any]]:
-    cells: list[dict[str, Any]] = json.loads(notebook.read_text("utf-8"))["cells"]
-    return cells
-
-
 def _now() -> str:
     return datetime.now(UTC).replace(tzinfo=None).isoformat()
-
-
-def _braced(path: Path) -> str:
-    """`path` for papermill, which reads braces in a path as a format.
-
-    >>> _braced(Path("a{b}/c.ipynb"))
-    'a{{b}}/c.ipynb'
-    """
-    return str(path).replace("{", "{{").replace("}", "}}")

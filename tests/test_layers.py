@@ -38,6 +38,7 @@ ORDER = (
         "lists",
         "live",
         "reports",
+        "notebooks",
         "runs",
         "figures",
     ),
@@ -46,7 +47,7 @@ ORDER = (
 ONLY_IN = {
     "duckdb": {"connection"},
     "plotly": {"figures"},
-    "papermill": {"runs"},
+    "papermill": {"notebooks"},
     "nbconvert": {"reports"},
     "typer": {"cli"},
     "ipywidgets": {"dashboard"},

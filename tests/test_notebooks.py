@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from aegis_core import config, runs
+from aegis_core import config, notebooks, runs
 from aegis_core.schema import SCENARIOS
 from aegis_core.store import connect
 
@@ -54,9 +54,9 @@ def test_every_parameter_has_a_type_a_value_and_a_sentence(path: Path) -> None:
     cells = [c for c in code(nbformat.read(path, as_version=4)) if "parameters" in tags(c)]
     assert len(cells) == 1
     lines = [line for line in cells[0].source.splitlines() if line and not line.startswith("#")]
-    declared = runs.inspect(path)
+    declared = notebooks.inspect(path)
     assert len(declared) == len(lines)
-    assert list(declared)[-2:] == list(runs.OWN)
+    assert list(declared)[-2:] == list(notebooks.OWN)
     for about in declared.values():
         assert about["inferred_type_name"] in ("int", "float", "bool", "str"), about
         assert isinstance(ast.literal_eval(about["default"]), int | float | bool | str)

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from aegis_core import config, reports, runs
+from aegis_core import config, notebooks, reports, runs
 from aegis_core.errors import InputError, NotReady, RunBusy, RunFailed
 from aegis_core.store import Store, connect
 
@@ -78,7 +78,7 @@ def notebook(settings: config.Settings) -> Iterator[Path]:
     path = settings.home / "01_generate.ipynb"
     nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(runs.NOTEBOOKS, "generate", path)
+        patch.setitem(notebooks.NOTEBOOKS, "generate", path)
         yield path
 
 
@@ -214,8 +214,8 @@ def test_a_terminated_run_is_marked_interrupted_and_leaves_no_kernel(
     settings: config.Settings, notebook: Path
 ) -> None:
     code = (
-        "import sys; from pathlib import Path; from aegis_core import config, runs;"
-        "runs.NOTEBOOKS['generate'] = Path(sys.argv[1]);"
+        "import sys; from pathlib import Path; from aegis_core import config, notebooks, runs;"
+        "notebooks.NOTEBOOKS['generate'] = Path(sys.argv[1]);"
         "runs.run_notebook('generate', {'how': 'slow'}, config.load(), progress=False)"
     )
     before = {path.name for path in settings.reports.glob("*")}
@@ -308,7 +308,7 @@ def test_an_unknown_notebook_is_refused_with_the_names_there_are(
 def test_only_generate_may_make_a_database(tmp_path: Path) -> None:
     settings = config.load(home=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(runs.NOTEBOOKS, "train", runs.NOTEBOOKS["generate"])
+        patch.setitem(notebooks.NOTEBOOKS, "train", notebooks.NOTEBOOKS["generate"])
         with pytest.raises(NotReady, match="no database"):
             runs.run_notebook("train", {}, settings)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,263 @@
+"""The notebooks: their parameters, and executing one with papermill in a kernel of this Python."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+from aegis_core import errors
+from aegis_core.config import CHECKOUT, Settings
+from aegis_core.errors import AegisError, InputError, did_you_mean
+
+FOLDER: Final = CHECKOUT / "notebooks"
+NOTEBOOKS: Final = {
+    "start": FOLDER / "00_start.ipynb",
+    "generate": FOLDER / "01_generate.ipynb",
+    "train": FOLDER / "02_train.ipynb",
+    "evaluate": FOLDER / "03_evaluate.ipynb",
+    "simulate": FOLDER / "04_simulate.ipynb",
+}
+"""The notebooks that can be run, by name."""
+
+OWN: Final = ("db", "run_id")
+"""Parameters of every notebook that the runner fills in."""
+
+_ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_TRUTH: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_EXPECTED: Final = {
+    name
+    for name, value in vars(errors).items()
+    if isinstance(value, type) and issubclass(value, AegisError)
+}
+
+
+def check_parameters(name: str, given: Mapping[str, object]) -> dict[str, object]:
+    """The parameters of a notebook: `given` in the declared types, defaults for the others.
+
+    Raises
+    ------
+    InputError
+        A name that the notebook does not have, or a value that does not fit its type.
+    """
+    declared = {k: v for k, v in inspect(NOTEBOOKS[name]).items() if k not in OWN}
+    for key in given:
+        if key in OWN:
+            raise InputError(f"{key} is filled in by the run; choose the database with --db.")
+        if key not in declared:
+            raise InputError(
+                f"{name} has no parameter {key!r}; it has {', '.join(declared) or 'none'}."
+                + did_you_mean(key, declared)
+            )
+    return {
+        key: _as_type(key, given[key], about["inferred_type_name"])
+        if key in given
+        else ast.literal_eval(about["default"])
+        for key, about in declared.items()
+    }
+
+
+def inspect(notebook: Path) -> dict[str, dict[str, str]]:
+    """Parameters of a notebook as papermill sees them: type, default and help by name."""
+    import papermill
+
+    found: dict[str, dict[str, str]] = papermill.inspect_notebook(_braced(notebook))
+    return found
+
+
+def _as_type(key: str, value: object, kind: str) -> object:
+    """`value` as a parameter of the declared type.
+
+    >>> _as_type("n", "1_000", "int"), _as_type("n", 1e3, "int"), _as_type("x", 2, "float")
+    (1000, 1000, 2.0)
+    >>> _as_type("live", "no", "bool"), _as_type("since", "2026-01-01", "str")
+    (False, '2026-01-01')
+    >>> _as_type("share", "0.5", "float | None"), _as_type("share", "None", "float | None")
+    (0.5, None)
+    >>> _as_type("n", "many", "int")
+    Traceback (most recent call last):
+        ...
+    aegis_core.errors.InputError: The parameter n must be int, not 'many'.
+    """
+    wrong = InputError(f"The parameter {key} must be {kind}, not {value!r}.")
+    if kind.endswith(" | None"):
+        if value is None or str(value).lower() in ("", "none"):
+            return None
+        kind = kind.removesuffix(" | None")
+    try:
+        if kind == "bool":
+            return value if isinstance(value, bool) else _TRUTH[str(value).lower()]
+        if kind == "str" and isinstance(value, str):
+            return value
+        if kind not in ("int", "float") or isinstance(value, bool):
+            raise wrong
+        number = float(value)  # type: ignore[arg-type]
+        if kind == "float":
+            return number
+        if number != int(number):
+            raise wrong
+        return int(value) if isinstance(value, int | str) and str(value).isdigit() else int(number)
+    except (KeyError, ValueError, TypeError, OverflowError):
+        raise wrong from None
+
+
+def n_code_cells(notebook: Path) -> int:
+    """Number of code cells."""
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    return [cell["cell_type"] for cell in cells].count("code")
+
+
+def execute(
+    notebook: Path,
+    executed: Path,
+    parameters: Mapping[str, object],
+    settings: Settings,
+    *,
+    count: Callable[[Mapping[str, Any]], None],
+    deadline: float | None = None,
+    bar: str | None = None,
+) -> None:
+    """Execute a notebook from the top in the folder of `executed`, its copy with the outputs.
+
+    Parameters
+    ----------
+    count
+        Called with each cell that is done.
+    deadline
+        On the monotonic clock, in seconds; None: no limit.
+    bar
+        Name of a progress bar on the standard error; None: no bar.
+
+    Raises
+    ------
+    Exception
+        Whatever papermill raises when a cell does, the kernel dies or time runs out; `explain`
+        tells it.
+    """
+    import papermill
+
+    with _kernel_log(executed.parent) as log:
+        papermill.execute_notebook(
+            _braced(notebook),
+            _braced(executed),
+            parameters=parameters,
+            engine_name=_engine(),
+            cwd=str(executed.parent),
+            progress_bar={"desc": bar, "unit": "cell"} if bar else False,
+            count=count,
+            start_options={"env": _environment(settings), "stderr": log},
+            deadline=deadline,
+        )
+
+
+def explain(e: Exception, timeout_s: float | None) -> tuple[str, str]:
+    """Where a run failed, and why as one sentence."""
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill import PapermillExecutionError
+
+    if isinstance(e, PapermillExecutionError):
+        told = " ".join(_ANSI.sub("", str(e.evalue)).split())
+        if e.ename not in _EXPECTED:
+            told = f"{e.ename}: {told}"
+        return f" in cell In [{e.exec_count}]", _sentence(told)
+    if isinstance(e, CellTimeoutError):
+        return "", f"It took longer than the {timeout_s:g} s it was given."
+    if isinstance(e, DeadKernelError):
+        return "", "The Python process died; the machine may be out of memory (see kernel.log)."
+    return "", _sentence(f"{type(e).__name__}: {_ANSI.sub('', str(e)).strip()}")
+
+
+def _sentence(text: str) -> str:
+    text = text[:500]
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+@functools.cache
+def _engine() -> str:
+    """Name of a papermill engine that uses this Python, counts cells and keeps a deadline."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Client(PapermillNotebookClient):  # type: ignore[misc]
+        start_options: dict[str, object]
+
+        def create_kernel_manager(self) -> Any:
+            manager = super().create_kernel_manager()
+            # without folders to search, the only kernel is the one of sys.executable
+            manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
+            manager.transport_encryption = "auto"  # its ports are open to every local user
+            return manager
+
+        def start_new_kernel(self, **kwargs: Any) -> None:
+            super().start_new_kernel(**self.start_options, **kwargs)
+
+    class Engine(NBClientEngine):  # type: ignore[misc]
+        @classmethod
+        def execute_managed_notebook(
+            cls,
+            nb_man: Any,
+            kernel_name: str,
+            *,
+            count: Callable[[Mapping[str, Any]], None],
+            start_options: dict[str, object],
+            deadline: float | None,
+            start_timeout: int,
+            **_: object,
+        ) -> Any:
+            def left_s(_: object) -> float | None:
+                return None if deadline is None else max(0.1, deadline - time.monotonic())
+
+            complete = nb_man.cell_complete
+
+            def cell_complete(cell: Any, *args: Any, **kwargs: Any) -> None:
+                complete(cell, *args, **kwargs)
+                # papermill calls this for a failed and for an interrupted cell as well
+                if cell.metadata.papermill.status == "completed" and sys.exc_info()[0] is None:
+                    count(cell)
+
+            nb_man.cell_complete = cell_complete
+            client = Client(
+                nb_man, kernel_name="python3", timeout_func=left_s, startup_timeout=start_timeout
+            )
+            client.start_options = start_options
+            return client.execute()
+
+    papermill_engines.register("aegis", Engine)
+    return "aegis"
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Variables of the kernel: the caller's, with the settings on top."""
+    fixed = {f"AEGIS_{k.upper()}": str(v) for k, v in settings.model_dump().items()}
+    # figures as JSON only: the report brings plotly.js once
+    return {**os.environ, **fixed, "PLOTLY_RENDERER": "plotly_mimetype"}
+
+
+@contextlib.contextmanager
+def _kernel_log(folder: Path) -> Iterator[IO[bytes]]:
+    """What the kernel says outside of its cells, such as the last words of a crash."""
+    path = folder / "kernel.log"
+    with path.open("wb") as log:
+        try:
+            yield log
+        finally:
+            if not path.stat().st_size:
+                path.unlink()
+
+
+def _braced(path: Path) -> str:
+    """`path` for papermill, which reads braces in a path as a format.
+
+    >>> _braced(Path("a{b}/c.ipynb"))
+    'a{{b}}/c.ipynb'
+    """
+    return str(path).replace("{", "{{").replace("}", "}}")

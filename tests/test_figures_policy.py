@@ -257,6 +257,7 @@ def test_text_from_strangers_is_shown_letter_by_letter() -> None:
     told = figures.histories(histories(1, HOSTILE), "caught").layout.annotations[0].text
     assert "<" not in told
     assert told.startswith("&lt;b&gt;x&lt;/b&gt;&lt;img")
+    assert "<" not in figures.differences(differences(), HOSTILE).layout.title.text
     assert "<" not in str(figures.histories(histories(), HOSTILE).layout.annotations[0].text)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from aegis_core.figures.house import COLOURS, figure, nothing
+from aegis_core.figures.house import COLOURS, figure, nothing, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,8 +90,8 @@ def differences(
     Parameters
     ----------
     frame
-        As `Evaluation.differences`: columns fold (a number, or `all`), difference (challenger minus champion), low and high,
-        which are missing where too few have fraud.
+        As `Evaluation.differences`: columns fold (a number, or `all`), difference (challenger
+        minus champion), low and high, which are missing where too few have fraud.
     challenger, champion
         What they are called.
     what
@@ -106,6 +106,7 @@ def differences(
     frame = frame.astype(measured).dropna(subset="difference")
     if not len(frame):
         return nothing("There is no fold on which champion and challenger can be compared.")
+    challenger, champion = plain(challenger), plain(champion)
     above, below = frame["low"] > 0, frame["high"] < 0
     looks = (
         (f"{challenger} ahead", above, "normal", "circle"),

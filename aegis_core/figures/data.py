@@ -156,7 +156,7 @@ def landscape(frame: pd.DataFrame, most: int = 2_000) -> go.Figure:
 
 
 def audit_heatmap(audit: pd.DataFrame) -> go.Figure:
-    """How well each rule finds each scenario: average precision, as `synthetic.audit` gives it.
+    """How well each rule finds each scenario: average precision, as `difficulty.audit` gives it.
 
     Parameters
     ----------

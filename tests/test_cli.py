@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,10 +15,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from aegis_core import __version__
+from aegis_core import __version__, config
 from aegis_core.cli import app, main
 from aegis_core.errors import InputError, RunFailed
 from aegis_core.store import Store, connect
+from aegis_core.synthetic import SyntheticConfig, write_history
+from aegis_core.training import train
 
 CSV = """id,customer,time,amt,fraud
 1,c1,2026-01-05 10:00:00,12.5,0
@@ -25,6 +28,7 @@ CSV = """id,customer,time,amt,fraud
 3,,2026-01-05 12:00:00,5,0
 """
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+COMMANDS += [group.name for group in app.registered_groups]
 
 
 @pytest.fixture
@@ -344,3 +348,71 @@ def test_dashboard_and_up_pass_on_port_time_and_database(
     more = [word for key, value in extra.items() for word in (f"--{key}", str(value))]
     assert main([command, "--port", "0", "--for", "30", "--db", "a.duckdb", *more]) == 0
     assert seen == {"port": 0, "for_s": 30.0, "db": folder / "a.duckdb", **extra}
+
+
+# ---- models, lists and answers
+
+
+@pytest.fixture(scope="module")
+def with_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small history and two forests."""
+    home = tmp_path_factory.mktemp("with-model")
+    settings = config.load(home=home)
+    store = connect(settings.db)
+    some = SyntheticConfig(n_transactions=2_000, n_customers=40, days=10)
+    write_history(store, some, progress=False)
+    for _ in range(2):
+        train(store, settings, n_trees=10, max_samples=64)
+    return home
+
+
+@pytest.fixture
+def at_home(with_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(with_model, tmp_path / "home")
+    monkeypatch.setenv("AEGIS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_models_are_listed_promoted_and_rolled_back(
+    at_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    (newest, role, kind, *_), (oldest, *_) = (line.split() for line in lines[:2])
+    assert (role, kind) == ("champion", "forest")
+    assert main(["models", "promote", oldest, "--who", "anna"]) == 0
+    assert "the champion now" in capsys.readouterr().out
+    assert main(["models", "rollback", "--who", "ben"]) == 0
+    assert newest in capsys.readouterr().out
+    assert main(["models", "shadow", oldest]) == 0
+    assert main(["models", "retire", oldest]) == 0
+    assert main(["models", "rollback"]) == 0
+    assert main(["models", "rollback"]) == 2
+    assert main(["models", "promote", "nothing"]) == 2
+    assert main(["models", "compare"]) == 2
+    assert "no champion before" in capsys.readouterr().err
+
+
+def test_lists_are_filled_shown_and_ended(
+    at_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lists"]) == 0
+    assert "Nobody" in capsys.readouterr().out
+    assert main(["lists", "add", "deny", "m1", "--merchant", "--why", "stolen", "--who", "a"]) == 0
+    entry = capsys.readouterr().out.split(":")[0]
+    assert main(["lists"]) == 0
+    assert entry in capsys.readouterr().out
+    assert main(["lists", "end", entry, "--why", "found", "--who", "b"]) == 0
+    assert main(["lists", "end", entry, "--why", "again"]) == 2
+    assert main(["lists", "add", "snooze", "c1", "--why", "travels"]) == 2
+    assert "needs an end" in capsys.readouterr().err
+
+
+def test_an_answer_is_kept_with_who_gave_it(at_home: Path) -> None:
+    store = connect(config.load(home=at_home).db)
+    (row,) = store.rows("SELECT transaction_id AS id FROM transactions LIMIT 1")
+    assert main(["answer", row["id"], "fraud", "--who", "anna", "--note", "phoned"]) == 0
+    assert store.rows("SELECT transaction_id AS id, answer, analyst, note FROM reviews") == [
+        {"id": row["id"], "answer": "fraud", "analyst": "anna", "note": "phoned"}
+    ]
+    assert main(["answer", row["id"], "perhaps"]) == 2

@@ -355,3 +355,25 @@ def test_the_audit_sample_is_drawn_by_id_and_its_chance_is_kept(
     assert 0.12 < drawn.mean() < 0.28
     again = inclusion(np.zeros(500, np.int8), verdicts.transaction_id, 0.2)
     assert (np.isfinite(again)[~alerts] == drawn).all()
+
+
+def test_champion_and_challenger_are_compared_on_what_both_scored(taught: Taught) -> None:
+    db, settings, learner = taught
+    with pytest.raises(NotReady, match="nothing in shadow"):
+        models.compared(db)
+    rows, labels = arrivals(600)
+    stream_ = live.Stream(db, settings)
+    stream_.take(rows, "test")
+    table, told = models.compared(db)
+    assert (table.transactions == 600).all()
+    assert told.startswith("No fraud is known")
+    with db.writing() as session:
+        session.append("labels", labels)
+    table, told = models.compared(db, learner)
+    assert (table.frauds == labels.to_pandas().is_fraud.sum()).all()
+    assert table.average_precision.between(0, 1).all()
+    assert (table.caught <= table.alerts).all()
+    assert learner in told
+    assert "nine of ten" in told
+    with pytest.raises(NotReady, match="other scored nothing"):
+        models.compared(db, "other")

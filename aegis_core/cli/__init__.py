@@ -9,37 +9,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aegis_core import __version__
+from aegis_core.cli import register
+from aegis_core.cli.common import Database, Port, Seconds, app, example, settings_for
+from aegis_core.cli.output import cell_text, write_csv, write_json, write_table
 from aegis_core.errors import AegisError, InputError
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
     from aegis_core.intake import ImportSummary
 
-app = typer.Typer(
-    name="aegis",
-    help="Find fraud in payment transactions, without labels to start.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-Database = Annotated[
-    Path | None,
-    typer.Option("--db", help="The DuckDB file; a relative path counts from here. Else AEGIS_DB."),
-]
-Seconds = Annotated[float | None, typer.Option("--for", min=0, help="End after so many seconds.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any free one.")]
+app.add_typer(register.models_app, name="models")
+app.add_typer(register.lists_app, name="lists")
+app.command(epilog=register.ANSWER_EXAMPLES)(register.answer)
 
 TABLE_ROWS = 100
-WIDEST_CELL = 60
 MINUTES = {"m": 1, "h": 60, "d": 1440, "w": 10080}
 
 
@@ -68,14 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _example(*lines: str) -> str:
-    """Examples for the foot of a help page, one a line."""
-    return "[bold]Examples[/bold]\n" + "\n".join(f"  [cyan]{line}[/cyan]" for line in lines)
-
-
 @app.callback(
     invoke_without_command=True,
-    epilog=_example("aegis up", 'aegis import "data/*.csv"', "aegis run train", "aegis status"),
+    epilog=example("aegis up", 'aegis import "data/*.csv"', "aegis run train", "aegis status"),
 )
 def _aegis(
     version: Annotated[bool, typer.Option("--version", help="Say the version and end.")] = False,
@@ -87,7 +70,7 @@ def _aegis(
 
 @app.command(
     "import",
-    epilog=_example(
+    epilog=example(
         "aegis import payments.csv",
         'aegis import "2026-*.csv.gz" --map customer_id=card --map amount=total',
         "aegis import history.parquet --label is_fraud --label-delay 7d",
@@ -131,7 +114,7 @@ def import_(
     from aegis_core.intake import import_files
     from aegis_core.store import connect
 
-    settings = _settings(db)
+    settings = settings_for(db)
     summary = import_files(
         files,
         connect(settings.db),
@@ -151,7 +134,7 @@ def import_(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "aegis run generate -p n_transactions 100000",
         "aegis run train",
         "aegis run evaluate -p train_from 2018-07-25 -p folds 4",
@@ -175,13 +158,13 @@ def run(
     from aegis_core.runs import run_notebook
 
     values: dict[str, object] = dict(_assignment("-p", pair) for pair in parameters or [])
-    result = run_notebook(name, values, _settings(db), timeout_s=timeout)
+    result = run_notebook(name, values, settings_for(db), timeout_s=timeout)
     print(f"{name}: {result.status} in {result.seconds:.1f} s")
     print(f"report: {result.report_path}")
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         'aegis query "SELECT decision, count(*) FROM verdicts GROUP BY ALL"',
         'aegis query "FROM transactions WHERE amount > 1000" --format csv > large.csv',
         'aegis query "SUMMARIZE transactions" --format json',
@@ -200,14 +183,14 @@ def query(
     from aegis_core.store import connect
 
     most = (TABLE_ROWS if form is Format.table else 0) if limit is None else limit
-    with connect(_settings(db).db).reading() as session:
+    with connect(settings_for(db).db).reading() as session:
         names, rows = session.stream(sql)
-        {Format.table: _write_table, Format.csv: _write_csv, Format.json: _write_json}[form](
+        {Format.table: write_table, Format.csv: write_csv, Format.json: write_json}[form](
             names, rows, most
         )
 
 
-@app.command(epilog=_example("aegis status", "aegis status --json --db fraud.duckdb"))
+@app.command(epilog=example("aegis status", "aegis status --json --db fraud.duckdb"))
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     db: Database = None,
@@ -215,7 +198,7 @@ def status(
     """Say what is there: rows, champion model, alerts, last runs, rejected rows."""
     from aegis_core.store import connect
 
-    path = _settings(db).db
+    path = settings_for(db).db
     with connect(path).reading() as session:
         found: dict[str, Any] = {"db": str(path)} | {
             key: session.rows(sql) for key, sql in _STATUS.items()
@@ -231,15 +214,15 @@ def status(
             print(line)
 
 
-@app.command(epilog=_example("aegis dashboard", "aegis dashboard --port 9000 --for 30"))
+@app.command(epilog=example("aegis dashboard", "aegis dashboard --port 9000 --for 30"))
 def dashboard(port: Port = 8866, for_s: Seconds = None, db: Database = None) -> None:
     """Serve the dashboard on this machine until Ctrl-C."""
     from aegis_core.board.launcher import serve
 
-    serve(_settings(db), port=port, for_s=for_s)
+    serve(settings_for(db), port=port, for_s=for_s)
 
 
-@app.command(epilog=_example("aegis up", "aegis up --transactions 50000 --for 30"))
+@app.command(epilog=example("aegis up", "aegis up --transactions 50000 --for 30"))
 def up(
     transactions: Annotated[
         int, typer.Option(min=1, help="How many to generate in an empty database.")
@@ -251,7 +234,7 @@ def up(
     """Go from nothing to the live dashboard; what is there is used again."""
     from aegis_core.up import first_light
 
-    first_light(_settings(db), transactions=transactions, port=port, for_s=for_s)
+    first_light(settings_for(db), transactions=transactions, port=port, for_s=for_s)
 
 
 _STATUS = {
@@ -314,12 +297,6 @@ def _assignment(option: str, pair: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def _settings(db: Path | None) -> Settings:
-    from aegis_core import config
-
-    return config.load(db=db.expanduser().absolute() if db else None)
-
-
 def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
     if summary.guessed:
         how = f"the columns of {summary.preset}" if summary.preset else "columns by their names"
@@ -362,83 +339,10 @@ def _status_told(found: dict[str, Any]) -> Iterable[str]:
         else ""
     )
     for i, ran in enumerate(found["runs"]):
-        error = f": {_cell(ran['error'])}" if ran["error"] else ""
+        error = f": {cell_text(ran['error'])}" if ran["error"] else ""
         yield (
             f"{'' if i else 'last runs':<12}  {ran['started_at']:%Y-%m-%d %H:%M}  "
             f"{ran['notebook']} {ran['status']}{error}"
         )
     for i, bad in enumerate(found["rejected"]):
         yield f"{'' if i else 'rejected':<12}  {bad['rows']:,} × {bad['reason']}"
-
-
-def _cell(value: object) -> str:
-    r"""A value for the terminal: short, on one line, without control characters.
-
-    >>> _cell("red \x1b[31m"), _cell(0.1 + 0.2), _cell(None)
-    ('red ?[31m', '0.3', '')
-    """
-    if value is None:
-        return ""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    text = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
-    return text if len(text) <= WIDEST_CELL else text[: WIDEST_CELL - 1] + "…"
-
-
-def _write_table(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
-    shown: list[tuple[Any, ...]] = []
-    more = False
-    for row in rows:
-        if most and len(shown) == most:
-            more = True
-            break
-        shown.append(row)
-    cells = [[_cell(name) for name in names], *([_cell(v) for v in row] for row in shown)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [
-        all(isinstance(row[i], int | float | None) for row in shown) for i in range(len(names))
-    ]
-    for i, line in enumerate(cells):
-        padded = (
-            cell.rjust(width) if numeric else cell.ljust(width)
-            for cell, width, numeric in zip(line, widths, right, strict=True)
-        )
-        print("  ".join(padded).rstrip())
-        if i == 0:
-            print("  ".join("─" * width for width in widths))
-    if more:
-        print(f"The first {most:,} rows; --limit 0 shows all.", file=sys.stderr)
-
-
-def _write_csv(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
-    import csv
-    from itertools import islice
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(islice(rows, most or None))
-
-
-def _write_json(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
-    import json
-    from itertools import islice
-
-    print("[", end="")
-    for i, row in enumerate(islice(rows, most or None)):
-        text = json.dumps(_plain(dict(zip(names, row, strict=True))), ensure_ascii=False)
-        print(("," if i else "") + "\n" + text, end="")
-    print("\n]")
-
-
-def _plain(value: object) -> object:
-    """What JSON can say: NaN and infinity are null, times and the rest are text."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
-        return None
-    return value if isinstance(value, str | int | float | None) else str(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -164,7 +164,7 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
         {
             "title": "Risk: promised, and come",
             "xaxis": {**axis, "title": "promised: share of traffic above the risk (%)"},
-            "yaxis": {**axis, "title": "came: share of ordinary transactions tested (%)"},
+            "yaxis": {**axis, "title": "came: share of ordinary traffic (%)"},
             "margin": {"l": 80, "r": 16, "t": 88, "b": 56},
             "height": 480,
         },

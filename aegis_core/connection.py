@@ -30,6 +30,14 @@ _READ_ONLY: dict[str, Any] = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
 }
+_READING_STATEMENTS = frozenset(
+    {
+        duckdb.StatementType.SELECT,
+        duckdb.StatementType.EXPLAIN,
+        duckdb.StatementType.PREPARE,
+        duckdb.StatementType.EXECUTE,
+    }
+)
 _LONGEST_PAUSE_S = 0.05
 _BETWEEN_TELLS_S = 0.1
 _SIGNS_OF_ANOTHER = (
@@ -82,6 +90,20 @@ def opened(path: Path, *, read_only: bool, wait_s: float) -> Connection:
                 ) from e
         time.sleep(pause_s * random.uniform(0.5, 1.5))
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def only_reads(connection: Connection, sql: str) -> None:
+    """Refuse what could leave a read-only transaction: the owner's connections could write.
+
+    Raises
+    ------
+    InputError
+        A statement is of another kind than a query, or the text is no SQL.
+    """
+    with translated():
+        kinds = {statement.type for statement in connection.extract_statements(sql)}
+    if not kinds <= _READING_STATEMENTS:
+        raise InputError("A query cannot change the database; it is opened for reading only.")
 
 
 def _unusable(path: Path, e: duckdb.Error) -> Exception:

@@ -1,47 +1,38 @@
-"""The DuckDB file: opened for one statement or one block, then let go.
+"""The DuckDB file: opened for one statement or one block, then let go; or owned for long.
 
 DuckDB lets one process write a file *or* many read it. So a `Store` holds the file only while a
 statement or a `with` block runs, and an analyst's notebook, the stream and the dashboard take
-turns; each opening waits, up to `wait_s`, while another process holds the file.
+turns; each opening waits, up to `wait_s`, while another process holds the file. A process that
+writes all the time holds it inside of `owned()` instead.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aegis_core import config
-from aegis_core.connection import (
-    Connection,
-    literal,
-    opened,
-    quoted,
-    translated,
-    watched,
-    without_decimals,
-    without_mask,
-)
+from aegis_core.connection import opened
 from aegis_core.errors import (
     ColumnError,
-    InputError,
     NotReady,
     StoreBusy,
     StoreError,
     StoreVersion,
     did_you_mean,
 )
+from aegis_core.owner import Held
 from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
+from aegis_core.session import Params, Session
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
-
-Params = Sequence[object] | Mapping[str, object] | None
 
 _LONGEST_WAL = "512KB"  # every opening replays it, about 20 ms for each 100 KB
 
@@ -62,152 +53,6 @@ def connect(path: Path | str | None = None, *, wait_s: float = 30.0) -> Store:
     return Store(Path(path) if path else config.load().db, wait_s=wait_s)
 
 
-class Session:
-    """One opening of the database, for the length of a `reading()` or `writing()` block."""
-
-    def __init__(self, connection: Connection, *, writable: bool) -> None:
-        self._connection = connection
-        self.writable = writable
-
-    def execute(self, sql: str, params: Params = None) -> Connection:
-        """Run any statement; the connection that comes back holds its result.
-
-        Raises
-        ------
-        InputError
-            The statement is wrong, or writes in a reading.
-        StoreError
-            A constraint, the disk or the memory does not allow it.
-        """
-        with translated():
-            return self._ran(sql, params)
-
-    def query(self, sql: str, params: Params = None) -> pd.DataFrame:
-        """The result as a pandas frame; whole numbers with gaps become floats."""
-        frame: pd.DataFrame = self.arrow(sql, params).to_pandas(self_destruct=True)
-        return frame
-
-    def arrow(self, sql: str, params: Params = None) -> pa.Table:
-        """The result as an Arrow table, without importing pandas."""
-        with translated():
-            return without_decimals(self._run(sql, params).to_arrow_table())
-
-    def numpy(self, sql: str, params: Params = None) -> dict[str, np.ndarray]:
-        """The result as arrays by column name, without importing pandas.
-
-        A missing value is NaN among numbers (whole numbers become floats then), NaT among times
-        and None in everything else.
-        """
-        with translated():
-            columns = self._run(sql, params).fetchnumpy()
-        return {name: without_mask(values) for name, values in columns.items()}
-
-    def rows(self, sql: str, params: Params = None) -> list[dict[str, Any]]:
-        """The result as one dictionary a row."""
-        rows: list[dict[str, Any]] = self.arrow(sql, params).to_pylist()
-        return rows
-
-    def stream(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
-        """Names and rows of a result that may be larger than memory; read it inside the block."""
-        with translated():
-            reader = self._ran(sql).to_arrow_reader(10_000)
-
-        def rows() -> Iterator[tuple[Any, ...]]:
-            with translated():
-                for batch in reader:
-                    yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
-
-        return reader.schema.names, rows()
-
-    def append(self, table: str, rows: pd.DataFrame | pa.Table) -> int:
-        """Add `rows` to `table`, matching columns by name; the number added.
-
-        Columns that `rows` lacks become null; NaN in a pandas frame becomes null.
-
-        Raises
-        ------
-        ColumnError
-            `rows` has a column that the table does not have.
-        StoreError
-            A row breaks a constraint, such as a missing amount.
-        """
-        import pyarrow as pa
-
-        arrow = (
-            rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
-        )
-        known = self.columns(table)
-        if unknown := [name for name in arrow.column_names if name not in known]:
-            raise ColumnError(
-                f"{table} has no column {unknown}; it has {known}."
-                + did_you_mean(unknown[0], known)
-            )
-        names = ", ".join(map(quoted, arrow.column_names))
-        with self.lent("aegis_appended", arrow):
-            self.execute(
-                f"INSERT INTO {quoted(table)} ({names}) SELECT {names} FROM aegis_appended"
-            )
-        return int(arrow.num_rows)
-
-    @contextmanager
-    def lent(self, name: str, rows: pa.Table) -> Iterator[None]:
-        """Let SQL see an Arrow table under `name` for the length of the block."""
-        with translated():
-            self._connection.register(name, rows)
-        try:
-            yield
-        finally:
-            self._connection.unregister(name)
-
-    def watched(self, sql: str, params: Params, tell: Callable[[float], None]) -> None:
-        """Run a long statement, calling `tell` with the share done, in [0, 1], as it goes on.
-
-        An exception in this thread, such as Ctrl-C, ends the statement first.
-        """
-        self.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
-        watched(self._connection, lambda: self.execute(sql, params), tell)
-
-    def columns(self, table: str) -> list[str]:
-        """Names of a table's columns, in order.
-
-        Raises
-        ------
-        ColumnError
-            There is no such table.
-        """
-        found = self.execute(
-            "SELECT column_name FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index",
-            [table],
-        ).fetchall()
-        if not found:
-            raise ColumnError(f"There is no table {table!r}." + did_you_mean(table, TABLES))
-        return [name for (name,) in found]
-
-    def next_seq(self) -> int:
-        """The `seq` of the next transaction that arrives; 0 in an empty database."""
-        found = self.execute("SELECT coalesce(max(seq) + 1, 0) FROM transactions").fetchone()
-        return int(found[0]) if found else 0
-
-    def _run(self, sql: str, params: Params) -> Connection:
-        # DuckDB's own binding of parameters imports pandas (0.25 s, 70 MB for each kernel of the
-        # dashboard); a prepared statement called with literals does not.
-        if not params:
-            return self._ran(sql)
-        if isinstance(params, Mapping):
-            given = ", ".join(f"{quoted(k)} := {literal(v)}" for k, v in params.items())
-        else:
-            given = ", ".join(map(literal, params))
-        self._ran(f"PREPARE aegis_asked AS {sql}")
-        return self._ran(f"EXECUTE aegis_asked({given})")
-
-    def _ran(self, sql: str, params: Params = None) -> Connection:
-        # None, whatever the type says, is what DuckDB makes of an empty statement
-        result: Connection | None = self._connection.execute(sql, params)
-        if result is None:
-            raise InputError("There is no statement to run; it is empty.")
-        return result
-
-
 class Store:
     """A DuckDB file that processes and threads share by taking turns.
 
@@ -223,7 +68,14 @@ class Store:
         self.path = Path(path).expanduser().absolute()
         self.wait_s = wait_s
         self._turn = threading.RLock()
-        self._session: Session | None = None
+        self._of_this_thread = threading.local()
+        self._held: Held | None = None
+
+    @property
+    def _session(self) -> Session | None:
+        """The session of the block that this thread is in."""
+        session: Session | None = getattr(self._of_this_thread, "session", None)
+        return session
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
@@ -243,10 +95,17 @@ class Store:
         FileUnreadable, StoreVersion
             The file is no DuckDB database, or one of another version.
         """
+        if self._session is not None:
+            yield self._session
+            return
+        if self._held is not None:
+            with (
+                self._held.reading() as connection,
+                self._as_session(Session(connection, writable=False, owned=True)) as session,
+            ):
+                yield session
+            return
         with self._in_turn():
-            if self._session is not None:
-                yield self._session
-                return
             if not self.path.exists():
                 raise NotReady(
                     f"There is no database at {self.path}. Make one with `aegis import FILE` or "
@@ -283,28 +142,61 @@ class Store:
         StoreBusy
             Another process held the file for `wait_s`.
         """
+        if self._session is not None:
+            if not self._session.writable:
+                raise StoreError("writing() inside a reading() block; end that block first.")
+            yield self._session
+            return
         with self._in_turn():
-            if self._session is not None:
-                if not self._session.writable:
-                    raise StoreError("writing() inside a reading() block; end that block first.")
-                yield self._session
+            if self._held is not None:
+                owned = Session(self._held.writer, writable=True, owned=True)
+                with self._as_session(owned) as session, session.transaction():
+                    yield session
                 return
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise StoreError(f"The folder of {self.path} cannot be made: {e}.") from e
+            self._make_folder()
             with self._opened(read_only=False) as session:
                 if not checkpoint:
                     session.execute("PRAGMA disable_checkpoint_on_shutdown")
                     session.execute(f"SET checkpoint_threshold = '{_LONGEST_WAL}'")
-                session.execute("BEGIN")
-                try:
+                with session.transaction():
                     self._create_tables(session)
                     yield session
-                    session.execute("COMMIT")
-                except BaseException:
-                    session._connection.rollback()
-                    raise
+
+    @contextmanager
+    def owned(self, *, wait_s: float = 1.0) -> Iterator[None]:
+        """Hold the file for the length of the block, as the one process that may.
+
+        Inside, `reading()` and `writing()` of this store use connections to the file that stays
+        open: a commit costs a write to its log and no opening. Readings of other threads go on
+        beside a writing and see what was committed before them. Neither can reach files or the
+        network, settings are locked, and `checkpoint` has no meaning: the log is folded into the
+        file now and then, and at the end of the block.
+
+        Raises
+        ------
+        StoreBusy
+            Another process held the file for `wait_s`.
+        """
+        with self._in_turn():
+            if self._held is not None:
+                raise StoreError(f"{self.path} is owned by this store already.")
+            self._make_folder()
+            connection = opened(self.path, read_only=False, wait_s=wait_s)
+            try:
+                session = Session(connection, writable=True)
+                with session.transaction():
+                    self._create_tables(session)
+                held = Held(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._held = held
+        try:
+            yield
+        finally:
+            with self._turn:  # a writing in the middle ends first
+                self._held = None
+                held.close()
 
     def query(self, sql: str, params: Params = None) -> pd.DataFrame:
         """One read-only query as a pandas frame."""
@@ -394,11 +286,24 @@ class Store:
         connection = opened(self.path, read_only=read_only, wait_s=self.wait_s)
         try:
             connection.execute("SET TimeZone = 'UTC'")
-            self._session = Session(connection, writable=not read_only)
-            yield self._session
+            with self._as_session(Session(connection, writable=not read_only)) as session:
+                yield session
         finally:
-            self._session = None
             connection.close()
+
+    @contextmanager
+    def _as_session(self, session: Session) -> Iterator[Session]:
+        self._of_this_thread.session = session
+        try:
+            yield session
+        finally:
+            self._of_this_thread.session = None
+
+    def _make_folder(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise StoreError(f"The folder of {self.path} cannot be made: {e}.") from e
 
     def _tables(self, session: Session) -> set[str]:
         found = session.execute("SELECT table_name FROM duckdb_tables()").fetchall()

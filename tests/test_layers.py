@@ -24,6 +24,8 @@ ORDER = (
         "outcome",
         "evaluation",
         "connection",
+        "session",
+        "owner",
         "store",
         "columns",
         "files",

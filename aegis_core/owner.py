@@ -1,0 +1,69 @@
+"""The owner's side of the database: one open file, one writer, any number of readers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aegis_core.connection import Connection, translated
+from aegis_core.errors import StoreError
+from aegis_core.session import PROGRESS_WITHOUT_BAR
+
+_LAST_READINGS_S = 5.0
+_SETTINGS = """
+    SET GLOBAL TimeZone = 'UTC';
+    SET python_enable_replacements = false;
+    SET enable_external_access = false;
+    SET lock_configuration = true
+"""
+
+
+class Held:
+    """A database file that stays open, and connections to it.
+
+    Parameters
+    ----------
+    connection
+        The first one; it belongs to this object from now on and runs nothing.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._root = connection
+        self.writer: Connection = connection.cursor()
+        self.writer.execute(PROGRESS_WITHOUT_BAR)
+        self.writer.execute(_SETTINGS)
+        self._readings: set[Connection] = set()
+        self._changed = threading.Condition()
+        self._closing = False
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection in a read-only transaction of its own."""
+        with self._changed:
+            if self._closing:
+                raise StoreError("The database was closed by its owner.")
+            connection = self._root.cursor()
+            self._readings.add(connection)
+        try:
+            with translated():
+                connection.execute("BEGIN TRANSACTION READ ONLY")
+            yield connection
+        finally:
+            connection.close()
+            with self._changed:
+                self._readings.remove(connection)
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """End readings that go on, fold the log into the file and let go of it."""
+        deadline = time.monotonic() + _LAST_READINGS_S
+        with self._changed:
+            self._closing = True
+            while self._readings and time.monotonic() < deadline:
+                for connection in self._readings:
+                    connection.interrupt()
+                self._changed.wait(0.05)
+        self.writer.close()
+        self._root.close()

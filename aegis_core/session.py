@@ -1,0 +1,204 @@
+"""One opening of the database: statements, their answers in four forms, and rows to append."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from aegis_core.connection import (
+    Connection,
+    literal,
+    only_reads,
+    quoted,
+    translated,
+    watched,
+    without_decimals,
+    without_mask,
+)
+from aegis_core.errors import ColumnError, InputError, did_you_mean
+from aegis_core.schema import TABLES
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+Params = Sequence[object] | Mapping[str, object] | None
+
+PROGRESS_WITHOUT_BAR = "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
+
+
+class Session:
+    """One opening of the database, for the length of a `reading()` or `writing()` block.
+
+    Parameters
+    ----------
+    writable
+        Whether it may change the database.
+    owned
+        Whether the connection is one of many to a database that its owner holds open: its
+        settings are locked, and only this class keeps a reading from writing.
+    """
+
+    def __init__(self, connection: Connection, *, writable: bool, owned: bool = False) -> None:
+        self._connection = connection
+        self.writable = writable
+        self._owned = owned
+
+    def execute(self, sql: str, params: Params = None) -> Connection:
+        """Run any statement; the connection that comes back holds its result.
+
+        Raises
+        ------
+        InputError
+            The statement is wrong, or writes in a reading.
+        StoreError
+            A constraint, the disk or the memory does not allow it.
+        """
+        with translated():
+            return self._ran(sql, params)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit at the end of the block; roll back on an error."""
+        self.execute("BEGIN")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            self._connection.rollback()
+            raise
+
+    def query(self, sql: str, params: Params = None) -> pd.DataFrame:
+        """The result as a pandas frame; whole numbers with gaps become floats."""
+        frame: pd.DataFrame = self.arrow(sql, params).to_pandas(self_destruct=True)
+        return frame
+
+    def arrow(self, sql: str, params: Params = None) -> pa.Table:
+        """The result as an Arrow table, without importing pandas."""
+        with translated():
+            return without_decimals(self._run(sql, params).to_arrow_table())
+
+    def numpy(self, sql: str, params: Params = None) -> dict[str, np.ndarray]:
+        """The result as arrays by column name, without importing pandas.
+
+        A missing value is NaN among numbers (whole numbers become floats then), NaT among times
+        and None in everything else.
+        """
+        with translated():
+            columns = self._run(sql, params).fetchnumpy()
+        return {name: without_mask(values) for name, values in columns.items()}
+
+    def rows(self, sql: str, params: Params = None) -> list[dict[str, Any]]:
+        """The result as one dictionary a row."""
+        rows: list[dict[str, Any]] = self.arrow(sql, params).to_pylist()
+        return rows
+
+    def stream(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+        """Names and rows of a result that may be larger than memory; read it inside the block."""
+        with translated():
+            reader = self._ran(sql).to_arrow_reader(10_000)
+
+        def rows() -> Iterator[tuple[Any, ...]]:
+            with translated():
+                for batch in reader:
+                    yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+        return reader.schema.names, rows()
+
+    def append(self, table: str, rows: pd.DataFrame | pa.Table) -> int:
+        """Add `rows` to `table`, matching columns by name; the number added.
+
+        Columns that `rows` lacks become null; NaN in a pandas frame becomes null.
+
+        Raises
+        ------
+        ColumnError
+            `rows` has a column that the table does not have.
+        StoreError
+            A row breaks a constraint, such as a missing amount.
+        """
+        import pyarrow as pa
+
+        arrow = (
+            rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
+        )
+        names = ", ".join(map(quoted, arrow.column_names))
+        insert = f"INSERT INTO {quoted(table)} ({names}) SELECT {names} FROM aegis_appended"
+        with self.lent("aegis_appended", arrow):
+            try:
+                self.execute(insert)
+            except InputError:
+                self._check_columns(table, arrow.column_names)
+                raise
+        return int(arrow.num_rows)
+
+    @contextmanager
+    def lent(self, name: str, rows: pa.Table) -> Iterator[None]:
+        """Let SQL see an Arrow table under `name` for the length of the block."""
+        with translated():
+            self._connection.register(name, rows)
+        try:
+            yield
+        finally:
+            self._connection.unregister(name)
+
+    def watched(self, sql: str, params: Params, tell: Callable[[float], None]) -> None:
+        """Run a long statement, calling `tell` with the share done, in [0, 1], as it goes on.
+
+        An exception in this thread, such as Ctrl-C, ends the statement first.
+        """
+        if not self._owned:
+            self.execute(PROGRESS_WITHOUT_BAR)
+        watched(self._connection, lambda: self.execute(sql, params), tell)
+
+    def columns(self, table: str) -> list[str]:
+        """Names of a table's columns, in order.
+
+        Raises
+        ------
+        ColumnError
+            There is no such table.
+        """
+        found = self.execute(
+            "SELECT column_name FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index",
+            [table],
+        ).fetchall()
+        if not found:
+            raise ColumnError(f"There is no table {table!r}." + did_you_mean(table, TABLES))
+        return [name for (name,) in found]
+
+    def next_seq(self) -> int:
+        """The `seq` of the next transaction that arrives; 0 in an empty database."""
+        found = self.execute("SELECT coalesce(max(seq) + 1, 0) FROM transactions").fetchone()
+        return int(found[0]) if found else 0
+
+    def _check_columns(self, table: str, names: Sequence[str]) -> None:
+        known = self.columns(table)
+        if unknown := [name for name in names if name not in known]:
+            raise ColumnError(
+                f"{table} has no column {unknown}; it has {known}."
+                + did_you_mean(unknown[0], known)
+            )
+
+    def _run(self, sql: str, params: Params) -> Connection:
+        # DuckDB's own binding of parameters imports pandas (0.25 s, 70 MB for each kernel of the
+        # dashboard); a prepared statement called with literals does not.
+        if not params:
+            return self._ran(sql)
+        if isinstance(params, Mapping):
+            given = ", ".join(f"{quoted(k)} := {literal(v)}" for k, v in params.items())
+        else:
+            given = ", ".join(map(literal, params))
+        self._ran(f"PREPARE aegis_asked AS {sql}")
+        return self._ran(f"EXECUTE aegis_asked({given})")
+
+    def _ran(self, sql: str, params: Params = None) -> Connection:
+        if self._owned and not self.writable:
+            only_reads(self._connection, sql)
+        # None, whatever the type says, is what DuckDB makes of an empty statement
+        result: Connection | None = self._connection.execute(sql, params)
+        if result is None:
+            raise InputError("There is no statement to run; it is empty.")
+        return result

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aegis_core.evaluation import Evaluation, evaluate, side_by_side
-from aegis_core.splits import prequential
+from aegis_core import runs
+from aegis_core.evaluation import DETECTORS, Evaluation, evaluate, side_by_side
+from aegis_core.splits import plan, prequential
+from aegis_core.store import Store
 
 Payments = tuple[pd.DataFrame, pd.DataFrame]
 DAY = pd.Timedelta(days=1)
@@ -18,6 +20,91 @@ FOLDS = prequential("2026-01-09", train_days=10, delay_days=3, test_days=7, fold
 def found(payments: Payments) -> Evaluation:
     return evaluate(*payments, FOLDS, alert_budget=0.02)
 
+
+@pytest.fixture(scope="module")
+def unlabelled(payments: Payments) -> Evaluation:
+    frame, labels = payments
+    folds, _ = plan(frame.ts.min(), frame.ts.max(), folds=2)
+    return evaluate(frame, labels.head(0), folds, exclude_known=True)
+
+
+@pytest.fixture(scope="module")
+def untested(payments: Payments) -> Evaluation:
+    return evaluate(payments[0], payments[1], [])
+
+
+# --- told to people
+
+
+def test_each_fold_is_told_with_what_it_holds(found: Evaluation) -> None:
+    told = found.windows()
+    assert told.index.tolist() == [0, 1]
+    assert told["test transactions"].sum() == len(found.scores)
+    assert told["frauds"].sum() == found.scores.is_fraud.sum()
+    assert told["training transactions"].tolist() == found.n_train
+
+
+def test_curves_stay_within_bounds_and_random_on_its_floor(found: Evaluation) -> None:
+    curves = found.curves()
+    assert curves.precision.between(0, 1).all()
+    assert curves.groupby("detector").size().to_dict() == dict.fromkeys(DETECTORS, 100)
+    share = found.scores.is_fraud.mean()
+    whole = curves[curves.recall == 1].set_index("detector").precision
+    assert (whole >= share / 2).all()
+
+
+def test_price_and_accuracy_agree_with_the_days(found: Evaluation) -> None:
+    days = found.alerts_per_day()
+    assert f"{days.alerts.mean():.1f} alerts a day" in found.price()
+    assert f"caught {days.caught.sum():,} of {days.frauds.sum():,}" in found.price()
+    assert f"right for {1 - found.scores.is_fraud.mean():.2%}" in found.accuracy()
+
+
+def test_side_by_side_has_a_row_for_each_detector_and_the_bounds(found: Evaluation) -> None:
+    shown = side_by_side(found.table(20))
+    assert shown.index.tolist() == [*DETECTORS, "by chance", "at best"]
+    assert "card precision at 20" in shown.columns
+    assert shown.map(lambda text: "nan" not in text).all(axis=None)
+
+
+def test_one_fold_has_no_spread(found: Evaluation) -> None:
+    table = found.table()
+    several, one = (side_by_side(t) for t in (table, table[table.fold == 0]))
+    assert several.loc["forest"].str.contains("±").all()
+    assert not one.loc["forest"].str.contains("±").any()
+
+
+def test_without_labels_figures_are_dashes_and_sentences(unlabelled: Evaluation) -> None:
+    shown = side_by_side(unlabelled.table())
+    assert (shown == "–").all(axis=None)
+    assert "No fraud is labelled" in unlabelled.summary()
+    assert "none of them a known fraud" in unlabelled.price()
+    assert unlabelled.curves().empty
+    assert unlabelled.recall().empty
+    assert unlabelled.metrics()["value"].notna().all()
+    assert set(unlabelled.cases().outcome) <= {"false alarm"}
+    assert len(unlabelled.notes) == 2
+
+
+def test_without_folds_everything_is_empty_and_nothing_breaks(untested: Evaluation) -> None:
+    tables = ("windows", "table", "curves", "cases", "recall", "alerts_per_day", "metrics")
+    assert all(getattr(untested, name)().empty for name in (*tables, "long_scores"))
+    assert side_by_side(untested.table()).empty
+    assert untested.summary() == untested.accuracy() == "Nothing was tested."
+    assert "no alert" in untested.price()
+
+
+def test_scores_of_a_run_are_kept_once_and_those_of_others_stay(
+    store: Store, found: Evaluation
+) -> None:
+    scores = found.long_scores().head(10)
+    for run_id in ("a", "b", "a", ""):
+        runs.record_scores(store, run_id, scores)
+    kept = store.query("SELECT run_id, count(*) AS n FROM evaluation_scores GROUP BY 1 ORDER BY 1")
+    assert dict(zip(kept.run_id, kept.n, strict=True)) == {"a": 10, "b": 10}
+
+
+# --- edges
 
 FLAT = {"amount": 9.5, "lat": 48.0, "lon": 2.0, "category": "food", "merchant_id": "m"}
 

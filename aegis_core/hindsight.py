@@ -164,7 +164,7 @@ def budgets(
     `amount_caught`, `amount_lost`, `review_cost`, `cost` (the last two added).
     """
     fraud, money = scores.is_fraud.to_numpy(bool), scores.amount.to_numpy(float)
-    n_days = tested_days(folds)
+    n_days = days_tested(folds)
     rows = []
     for detector, fitted in models.items():
         for budget in levels if len(scores) else ():
@@ -271,7 +271,7 @@ def calendar(scores: pd.DataFrame, folds: Sequence[Fold]) -> tuple[pd.DatetimeIn
     return days, days.get_indexer(pd.DatetimeIndex(scores.ts.dt.floor("D"))).astype(np.int64)
 
 
-def tested_days(folds: Sequence[Fold]) -> float:
+def days_tested(folds: Sequence[Fold]) -> float:
     """Length of all test windows together, in days."""
     return sum((f.test_to - f.test_from) / _DAY for f in folds)
 
@@ -393,7 +393,7 @@ def busy_customers(
     share = place / people.groupby("fold").transactions.transform("size")
     ends, names = [end for end, _ in BUSY], [name for _, name in BUSY]
     people["group"] = np.array(names)[np.searchsorted(ends, share.to_numpy(float))]
-    people["days"] = people.fold.map({f.number: tested_days([f]) for f in folds}).astype(float)
+    people["days"] = people.fold.map({f.number: days_tested([f]) for f in folds}).astype(float)
     counted = ["transactions", "alerts", "burst_alerts", "days"]
     out = people.groupby("group")[counted].sum()
     out.insert(0, "customers", people.groupby("group").size())

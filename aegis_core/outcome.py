@@ -183,7 +183,7 @@ class Evaluation:
     def cheapest(self, review_cost: float = 5.0) -> str:
         """The budget of least cost, beside no alerts and a perfect order, in one sentence."""
         return hindsight.cheapest(
-            self.budgets(None, review_cost), self.scores, hindsight.tested_days(self.folds),
+            self.budgets(None, review_cost), self.scores, hindsight.days_tested(self.folds),
             review_cost, self.currency,
         )  # fmt: skip
 

@@ -276,9 +276,7 @@ def days_tested(folds: Sequence[Fold]) -> float:
     return sum((f.test_to - f.test_from) / _DAY for f in folds)
 
 
-def bursts(
-    scores: pd.DataFrame, counter_above: Mapping[int, float], gap: str = "1h"
-) -> pd.DataFrame:
+def bursts(scores: pd.DataFrame, gap: str = "1h") -> pd.DataFrame:
     """How much of each labelled burst went through before its first alert.
 
     A burst is a row of frauds of the scenario `burst` of one customer without a pause longer than
@@ -287,9 +285,9 @@ def bursts(
 
     Parameters
     ----------
-    counter_above :
-        For each fold, the strength of the factor burst above which the exact counter alone would
-        have raised an alert.
+    scores :
+        Of an `Evaluation`; `counted` says where the exact counter alone raised an alert, with the
+        limits that the policy took from the training window.
 
     Returns
     -------
@@ -305,13 +303,12 @@ def bursts(
     rows = scores[named].sort_values(["fold", "customer_id", "ts"], kind="stable")
     same = rows[["fold", "customer_id"]].eq(rows[["fold", "customer_id"]].shift()).all(axis=1)
     begins = ~same | (rows.ts.diff() > pd.Timedelta(gap))
-    above = rows.fold.map(counter_above).astype(float)
     found = []
     for _, part in rows.groupby(begins.cumsum()):
         if len(part) < smallest:
             continue
         ours = (part.decision != Decision.APPROVE).to_numpy()
-        counters = (part["factor:burst"] > above[part.index]).to_numpy()
+        counters = part["counted"].to_numpy()
         first = part.iloc[0]
         seconds = (part.ts - first.ts).dt.total_seconds().to_numpy()
         found.append(

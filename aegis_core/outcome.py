@@ -54,8 +54,6 @@ class Evaluation:
     days :
         Alerts of each day of the training and test windows; see `hindsight.days_of`. Customers left
         out of the test are in.
-    counter_above :
-        Of each fold, the strength of the factor burst that keeps the alert budget by itself.
     frauds :
         Every `transaction_id` that is labelled as fraud, tested or not.
     currency :
@@ -71,7 +69,6 @@ class Evaluation:
     learners: list[Learner] = field(default_factory=list)
     evidence: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     days: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
-    counter_above: dict[int, float] = field(default_factory=dict)
     frauds: pd.Index = field(default_factory=lambda: pd.Index([], dtype="str"), repr=False)
     currency: str = ""
     _tables: dict[int, pd.DataFrame] = field(default_factory=dict, repr=False)
@@ -197,10 +194,10 @@ class Evaluation:
 
     def bursts(self, gap: str = "1h") -> pd.DataFrame:
         """How much of each labelled burst went through: `hindsight.bursts`."""
-        return hindsight.bursts(self.scores, self.counter_above, gap)
+        return hindsight.bursts(self.scores, gap)
 
     def burst_summary(self) -> str:
-        """The same in words, the forest beside the exact counter alone."""
+        """The same in words: the policy, and the exact counter alone."""
         return hindsight.burst_summary(self.bursts())
 
     def busy_customers(self) -> pd.DataFrame:

@@ -30,8 +30,8 @@ class Fixed:
 
 
 def scores(*rows: tuple[object, ...]) -> pd.DataFrame:
-    """Rows of customer, seconds after the test began, fraud, scenario, decision and strength."""
-    names = ["customer_id", "second", "is_fraud", "scenario", "decision", "factor:burst"]
+    """Rows of customer, seconds after the test began, fraud, scenario, decision and counter."""
+    names = ["customer_id", "second", "is_fraud", "scenario", "decision", "counted"]
     out = pd.DataFrame(rows, columns=names).astype({"is_fraud": bool, "decision": np.int8})
     ts = WEEK[0].test_from + pd.to_timedelta(out.pop("second"), unit="s")
     return out.assign(fold=0, ts=ts.astype("datetime64[us]"), seq=range(len(out)), amount=10.0)
@@ -162,13 +162,12 @@ def test_a_day_without_traffic_is_a_day_without_alerts(payments: Payments) -> No
 def test_a_burst_is_counted_up_to_its_first_alert() -> None:
     table = hindsight.bursts(
         scores(
-            *(("a", 10 + i, True, "burst", REVIEW if i == 3 else APPROVE, i) for i in range(6)),
-            *(("a", 10 + 7200 + i, True, "burst", APPROVE, 0.0) for i in range(4)),
-            *(("b", 12 + i, True, "burst", BLOCK, 9.0) for i in range(2)),
-            ("b", 11, False, None, BLOCK, 9.0),
-            ("c", 50, True, "spike", BLOCK, 9.0),
-        ),
-        {0: 0.5},
+            *(("a", 10 + i, True, "burst", REVIEW if i == 3 else APPROVE, i > 0) for i in range(6)),
+            *(("a", 10 + 7200 + i, True, "burst", APPROVE, False) for i in range(4)),
+            *(("b", 12 + i, True, "burst", BLOCK, True) for i in range(2)),
+            ("b", 11, False, None, BLOCK, True),
+            ("c", 50, True, "spike", BLOCK, True),
+        )
     )
     assert table.customer_id.tolist() == ["a", "b", "a"]
     assert table.transactions.tolist() == [6, 2, 4]
@@ -182,20 +181,20 @@ def test_a_burst_is_counted_up_to_its_first_alert() -> None:
 
 
 def test_where_no_burst_is_named_a_swarm_of_frauds_is_one() -> None:
-    rows = [("a", 5 * i, True, None, REVIEW if i == 4 else APPROVE, 0.0) for i in range(10)]
-    few = [("b", 5 * i, True, "1", APPROVE, 0.0) for i in range(9)]
-    slow = [("c", 61 * i, True, "1", APPROVE, 0.0) for i in range(12)]
-    table = hindsight.bursts(scores(*rows, *few, *slow), {0: 0.5})
+    rows = [("a", 5 * i, True, None, REVIEW if i == 4 else APPROVE, False) for i in range(10)]
+    few = [("b", 5 * i, True, "1", APPROVE, False) for i in range(9)]
+    slow = [("c", 61 * i, True, "1", APPROVE, False) for i in range(12)]
+    table = hindsight.bursts(scores(*rows, *few, *slow))
     assert table[["customer_id", "transactions", "let_through"]].to_numpy().tolist() == [
         ["a", 10, 4]
     ]
 
 
 def test_without_bursts_the_table_is_empty_and_the_sentence_says_so() -> None:
-    table = hindsight.bursts(scores(("a", 1, False, None, APPROVE, 0.0)), {0: 0.5})
+    table = hindsight.bursts(scores(("a", 1, False, None, APPROVE, False)))
     assert table.empty
     assert "There is no burst" in hindsight.burst_summary(table)
-    never = hindsight.bursts(scores(("a", 1, True, "burst", APPROVE, 0.0)), {0: 0.5})
+    never = hindsight.bursts(scores(("a", 1, True, "burst", APPROVE, False)))
     assert "0 of 1 bursts (0%)" in hindsight.burst_summary(never)
 
 
@@ -204,7 +203,8 @@ def test_synthetic_bursts_are_found_soon(found: Evaluation) -> None:
     truth = found.scores[found.scores.is_fraud & (found.scores.scenario == "burst")]
     assert table.transactions.sum() == len(truth)
     assert table.detected.all()
-    assert (table.let_through < table.transactions).all()
+    assert (table.let_through <= 5).all()
+    assert (table.counter_let_through <= 5).all()
 
 
 # --- busy customers ------------------------------------------------------------------------------

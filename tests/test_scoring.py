@@ -341,6 +341,32 @@ def test_an_alert_is_told_with_what_would_have_cleared_it(
     assert not verdicts.cleared[told].str.contains("nan").any()
 
 
+def test_the_counter_counts_exactly_and_is_told_as_a_reason(
+    trained: Trained, stream: pd.DataFrame
+) -> None:
+    limits = (3, 5, 9, 12)
+    policy = dataclasses.replace(trained[1], burst_limits=limits)
+    scorer = Scorer(trained[0], policy)
+    out = scorer.run(stream, signals=True, explain=True)
+    ts = stream.ts.to_numpy("datetime64[us]").astype(np.int64)
+    for customer in stream.customer_id.value_counts().index[:20]:
+        rows = np.flatnonzero(stream.customer_id == customer)
+        if (np.diff(ts[rows]) < 0).any():
+            continue  # late events count from the clock that had been reached
+        for k, window in enumerate((10, 60, 600, 3600)):
+            past = [
+                (ts[rows[: i + 1]] >= ts[r] - window * 1_000_000).sum() for i, r in enumerate(rows)
+            ]
+            assert out.counts[rows, k].tolist() == [min(n, 65) for n in past]
+    by_count = (out.counts >= np.array(limits)).any(axis=1)
+    low = out.score <= policy.review_above
+    assert (out.decision[by_count & low] == Decision.REVIEW).all()
+    told = scorer.tell(stream, out, "v1")[by_count & low]
+    assert len(told)
+    assert all(reasons[0]["code"] == "BURST-LIMIT" for reasons in told.reasons)
+    assert (told.cleared == "It would have passed without the transactions just before.").all()
+
+
 # --- a learner in the pass ---
 
 

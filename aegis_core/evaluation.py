@@ -20,7 +20,7 @@ from aegis_core.errors import NotReady
 from aegis_core.learner import MIN_FRAUDS, Learner
 from aegis_core.learning import answered
 from aegis_core.outcome import DETECTORS, LEARNER, Evaluation, mean_and_spread, side_by_side
-from aegis_core.policy import Policy, burst_limits
+from aegis_core.policy import Counter, Policy, burst_limits
 from aegis_core.profiles import Floats, Ints
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import CHUNK_ROWS, Decisions, Scored, Scorer
@@ -114,11 +114,12 @@ def evaluate(
         trained_on = frame.iloc[first_kept:learnt][chosen]
         detector = Detector(seed=seed).fit(seen[chosen])
         counted = np.concatenate(counts)[chosen]
-        policy = Policy.from_budget(
-            detector, alert_budget, block_share,
-            burst_limits=burst_limits(counted, trained_on.customer_id),
-        )  # fmt: skip
-        promised = policy.decide(detector.score(detector.weigh(seen[chosen])[1]), counted)
+        limits = burst_limits(counted, trained_on.customer_id)
+        score = detector.score(detector.weigh(seen[chosen])[1])
+        counter = Counter.beside(limits, counted, score)
+        policy = Policy.from_budget(detector, alert_budget, block_share, counter=counter)
+        out.counters.append(counter)
+        promised = policy.decide(score, counted)
         days.append(hindsight.days_of(fold, trained_on.ts, promised, True))
         taught = None
         if learner:

@@ -34,6 +34,8 @@ NO_LIMITS: Final = (RING + 2,) * N_WINDOWS
 """Limits that no count reaches."""
 BURST_CUSTOMERS: Final = 0.002
 """Share of customers who may have reached a limit in the training window."""
+FEWEST_CUSTOMERS: Final = 2
+"""So many may have reached it in any case, where there are more."""
 FEWEST_IN_A_BURST: Final = 3
 
 
@@ -76,12 +78,12 @@ class Policy:
         alert_budget: float = 0.005,
         block_share: float = 0.2,
         audit_share: float = 0.001,
-        burst_limits: tuple[int, ...] = NO_LIMITS,
+        counter: Counter | None = None,
     ) -> Policy:
         """Thresholds that keep the traffic that `model` was calibrated on within `alert_budget`.
 
         Of the alerts, the `block_share` with the highest scores are blocked. A larger budget never
-        raises a threshold.
+        raises a threshold. A counter takes its part of the budget first, if that is not too much.
         """
         if not 0 < alert_budget < 1:
             raise InputError(f"alert_budget is a share in (0, 1), not {alert_budget}.")
@@ -89,12 +91,16 @@ class Policy:
             raise InputError(f"block_share is a share in [0, 1], not {block_share}.")
         if not 0 <= audit_share <= 1:
             raise InputError(f"audit_share is a share in [0, 1], not {audit_share}.")
+        counts = counter is not None and counter.fits(alert_budget)
+        ranked: Ranked = counter if counter is not None and counts else model
+        review_above = ranked.threshold(alert_budget)
+        block_above = model.threshold(alert_budget * block_share) if block_share else math.inf
         return cls(
-            model.threshold(alert_budget),
-            model.threshold(alert_budget * block_share) if block_share else math.inf,
+            review_above,
+            max(block_above, review_above),
             alert_budget,
             audit_share,
-            burst_limits,
+            counter.limits if counter is not None and counts else NO_LIMITS,
         )
 
     def decide(self, score: Floats, counts: Ints | None = None) -> npt.NDArray[np.int8]:
@@ -115,7 +121,7 @@ class Policy:
 
     def counts_as_burst(self, counts: Ints) -> npt.NDArray[np.bool_]:
         """Where the exact counter alone raises an alert, shape (n,)."""
-        return np.asarray((counts >= np.array(self.burst_limits)).any(axis=1), bool)
+        return _meets(counts, self.burst_limits)
 
     def save(self, folder: Path) -> None:
         """Write `policy.json` into `folder`."""
@@ -163,11 +169,48 @@ def burst_limits(counts: Ints, customer: pd.Series) -> tuple[int, ...]:
     most = pd.DataFrame(counts).groupby(customer.to_numpy()).max()
     limits = []
     for window in most:
-        allowed = int(BURST_CUSTOMERS * len(most))
+        allowed = min(max(FEWEST_CUSTOMERS, int(BURST_CUSTOMERS * len(most))), len(most) - 1)
         reached = np.sort(most[window].to_numpy())[::-1]
         limit = max(FEWEST_IN_A_BURST, int(reached[allowed]) + 1 if len(most) else RING + 2)
         limits.append(limit if limit <= RING + 1 else RING + 2)
     return tuple(limits)
+
+
+def _meets(counts: Ints, limits: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    return np.asarray((counts >= np.array(limits)).any(axis=1), bool)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """An exact counter of bursts beside a model, and the thresholds that leave it room.
+
+    Parameters
+    ----------
+    limits : see `burst_limits`.
+    share : of the traffic that the thresholds are taken from: what the counter alerts on.
+    others : scores of the rest of it, ascending.
+    n : transactions of all of it.
+    """
+
+    limits: tuple[int, ...]
+    share: float
+    others: Floats
+    n: int
+
+    @classmethod
+    def beside(cls, limits: tuple[int, ...], counts: Ints, score: Floats) -> Counter:
+        """The counter with `limits`, and the traffic of these counts and scores."""
+        met = _meets(counts, limits)
+        return cls(limits, float(met.mean()) if len(met) else 0.0, np.sort(score[~met]), len(met))
+
+    def fits(self, alert_budget: float) -> bool:
+        """Whether it leaves half of the budget, or more, to the model."""
+        return 2 * self.share <= alert_budget
+
+    def threshold(self, share: float) -> float:
+        """Score such that what lies strictly above it, or is counted, is at most `share`."""
+        room = int((share - self.share) * self.n + 1e-9)
+        return float(self.others[max(0, len(self.others) - 1 - room)])
 
 
 def counted(counts: Ints, limits: tuple[int, ...]) -> dict[str, object]:

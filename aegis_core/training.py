@@ -18,7 +18,7 @@ from aegis_core.learner import MIN_FRAUDS, Learner
 from aegis_core.learning import answered
 from aegis_core.metrics import daily_forecast
 from aegis_core.models import KINDS, ROLES, history, labels, recorded, register, roles
-from aegis_core.policy import Policy, burst_limits
+from aegis_core.policy import Counter, Policy, burst_limits
 from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS, Floats
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import Scorer
@@ -232,12 +232,6 @@ def train(
     budget = settings.alert_budget if alert_budget is None else alert_budget
     if alerts_per_day:
         budget = min(0.5, alerts_per_day / (len(ts) / _days(ts)))
-    policy = Policy.from_budget(
-        model, budget,
-        settings.block_share if block_share is None else block_share,
-        settings.audit_share if audit_share is None else audit_share,
-        burst_limits(passed.counts[chosen], seen.customer_id[chosen]),
-    )  # fmt: skip
     signals = passed.signals[judged]
     strength, evidence = forest.weigh(signals)
     score = (
@@ -245,6 +239,13 @@ def train(
         if isinstance(model, Learner)
         else forest.score(evidence)
     )
+    limits = burst_limits(passed.counts[chosen], seen.customer_id[chosen])
+    policy = Policy.from_budget(
+        model, budget,
+        settings.block_share if block_share is None else block_share,
+        settings.audit_share if audit_share is None else audit_share,
+        Counter.beside(limits, passed.counts[judged], score),
+    )  # fmt: skip
     window = pd.DataFrame(
         {
             **{c: seen[c].to_numpy()[judged] for c in ("transaction_id", "customer_id", "ts")},

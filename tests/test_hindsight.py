@@ -102,9 +102,13 @@ def test_a_larger_budget_catches_no_less_and_the_money_adds_up(found: Evaluation
     table = found.budgets(review_cost=3.0)
     assert set(table.detector) == {"forest", "learner"}
     whole = found.scores.amount[found.scores.is_fraud].sum() / 14
-    for _, part in table.groupby("detector"):
+    # where a budget has room for the counter, it comes in and the score's part shrinks once
+    room = table.budget.map(lambda b: sum(counter.fits(b) for counter in found.counters))
+    assert room.nunique() > 1
+    for _, part in table.groupby(["detector", room.where(table.detector == "forest", 0)]):
         for column in ("alerts_a_day", "caught", "recall", "amount_caught", "review_cost"):
             assert part[column].is_monotonic_increasing
+    for _, part in table.groupby("detector"):
         assert (part.amount_caught + part.amount_lost).to_numpy() == pytest.approx(whole)
         assert (part.amount_lost + part.review_cost).to_numpy() == pytest.approx(part.cost)
         assert part.review_cost.to_numpy() == pytest.approx(3.0 * part.alerts_a_day)
@@ -120,11 +124,11 @@ def test_at_its_own_budget_the_forest_alerts_as_the_policy_did(found: Evaluation
 
 def test_thresholds_do_not_look_at_what_is_judged(found: Evaluation) -> None:
     half = found.scores[::2]
-    models = {"forest": found.detectors}
-    all_rows = hindsight.alerted(found.scores, "forest", found.detectors, FOLDS, 0.01)
-    some = hindsight.alerted(half, "forest", found.detectors, FOLDS, 0.01)
+    fitted = found.detectors, found.counters
+    all_rows = hindsight.alerted(found.scores, "forest", *fitted, FOLDS, 0.01)
+    some = hindsight.alerted(half, "forest", *fitted, FOLDS, 0.01)
     assert (all_rows[::2] == some).all()
-    assert hindsight.budgets(half.head(0), models, FOLDS, [0.01], 5.0).empty
+    assert hindsight.budgets(half.head(0), {"forest": fitted}, FOLDS, [0.01], 5.0).empty
 
 
 def test_no_budget_is_cheaper_than_a_perfect_order(found: Evaluation) -> None:

@@ -89,36 +89,38 @@ def drawn(scores: pd.DataFrame, told: pd.DataFrame, n: int, seed: int) -> pd.Dat
         for name, chosen in kinds.items()
     )
     scenario = shown.scenario.astype("str").where(shown.scenario.notna(), "")
-    each = zip(shown.amount.tolist(), shown.seq.tolist(), shown.outcome.tolist(), strict=True)
-    texts = [_words(amount, told.loc[seq], outcome == "missed") for amount, seq, outcome in each]
-    return pd.DataFrame(
-        {
-            **{c: shown[c] for c in ("outcome", "transaction_id", "customer_id")},
-            "ts": shown.ts.dt.floor("s"),
-            "amount": shown.amount,
-            "scenario": scenario,
-            "planted": scenario.map(PLANTED).astype("str").where(scenario.isin(PLANTED), ""),
-            "score": shown.forest.round(3),
-            "reasons": pd.Series(texts, index=shown.index, dtype="str"),
-        }
-    ).reset_index(drop=True)
-
-
-def _reasons(amount: float, row: pd.Series) -> list[dict[str, object]]:
-    """`policy.reasons` of one row of `evidence`."""
-    facts, contributions, spread = (
-        row[names].to_numpy(float) for names in (_FACTS, _CONTRIBUTIONS, _SPREAD)
+    own = told.loc[shown.seq]
+    missed = (shown.outcome == "missed").to_numpy()
+    silent = missed & (own[_SPREAD].max(axis=1) < UNUSUAL_NATS).to_numpy()
+    texts = [
+        "; ".join(str(r["text"]) for r in (given[:1] if one else given)) if not none else ""
+        for given, one, none in zip(_reasons(shown.amount, own), missed, silent, strict=True)
+    ]
+    return (
+        pd.DataFrame(
+            {
+                **{c: shown[c] for c in ("outcome", "transaction_id", "customer_id")},
+                "ts": shown.ts.dt.floor("s"),
+                "amount": shown.amount,
+                "scenario": scenario,
+                "planted": scenario.map(PLANTED).astype("str").where(scenario.isin(PLANTED), ""),
+                "score": shown.forest.round(3),
+                "reasons": [text or "nothing unusual" for text in texts],
+            }
+        )
+        .astype({"reasons": "str"})
+        .reset_index(drop=True)
     )
-    currency = row["currency"] if isinstance(row["currency"], str) else None
-    return reasons(amount, currency, facts, contributions, spread)
 
 
-def _words(amount: float, row: pd.Series, missed: bool) -> str:
-    """The reasons of one transaction in words."""
-    if missed and row[_SPREAD].max() < UNUSUAL_NATS:
-        return "nothing unusual"
-    texts = [str(r["text"]) for r in _reasons(amount, row)]
-    return "; ".join(texts[:1] if missed else texts) or "nothing unusual"
+def _reasons(amounts: pd.Series, told: pd.DataFrame) -> list[list[dict[str, object]]]:
+    """`policy.reasons` of rows of `evidence`, each with its amount."""
+    numbers = [told[names].to_numpy(float) for names in (_FACTS, _CONTRIBUTIONS, _SPREAD)]
+    rows = zip(amounts.tolist(), told["currency"].tolist(), *numbers, strict=True)
+    return [
+        reasons(amount, money if isinstance(money, str) else None, *parts)
+        for amount, money, *parts in rows
+    ]
 
 
 def histories(
@@ -188,8 +190,7 @@ def named(scores: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     alert = scores.decision != Decision.APPROVE
     rows = scores[scores.is_fraud & alert & scores.scenario.isin(PLANTED)]
     factors = [
-        [str(r["factor"]) for r in _reasons(amount, row)]
-        for amount, (_, row) in zip(rows.amount, told.loc[rows.seq].iterrows(), strict=True)
+        [str(r["factor"]) for r in given] for given in _reasons(rows.amount, told.loc[rows.seq])
     ]
     found = []
     for scenario, planted in PLANTED.items():

@@ -5,7 +5,8 @@
    beyond it. A signal whose tail is far heavier than its bulk predicts holds a second population.
 2. A signal that shows nothing of the kind is weighted down within the range seen in training: its
    tail is no heavier than its bulk, and it is no more extreme where the amount is. What lies
-   beyond that range counts in full.
+   beyond that range counts in full. Beyond the 99th percentile the tails of all factors are brought
+   to one unit, since ordinary journeys and shopping sprees have longer tails than ordinary amounts.
 3. The evidence of a factor is the strongest of its signals; the total is the sum of the factors.
 4. scikit-learn's IsolationForest is trained on the factors and, in as many columns, the total, so
    that half of its splits look at the whole. With the total once, the factors' noise cost it a
@@ -39,6 +40,11 @@ N_FACTORS: Final = len(FACTORS)
 N_SIGNALS: Final = len(SIGNALS)
 BULK: Final = 0.99
 """Share of traffic that a signal's tail is extrapolated from."""
+KNEE: Final = -math.log(1 - BULK)
+"""Nats from which the factors' tails are brought to one unit."""
+MIN_TAIL: Final = 20
+"""Fewest training transactions beyond the knee that a factor's unit is measured on."""
+MIN_UNIT: Final = 0.25
 RANGE: Final = 0.9995
 """Share of traffic that spans the range seen in training."""
 MIN_TRAIN: Final = 50
@@ -59,6 +65,7 @@ class Model(NamedTuple):
     slope: Floats  # (N_SIGNALS,) nats per step beyond the curve
     weight: Floats  # (N_SIGNALS,) within the range seen in training, in [0, 1]
     reach: Floats  # (N_SIGNALS,) nats that span this range
+    tail: Floats  # (N_FACTORS,) worth of a nat beyond the knee
     floor: npt.NDArray[np.float32]  # (1 + N_FACTORS,) medians of total and factors in training
     feature: npt.NDArray[np.int8]  # complete trees, node i of all trees side by side
     threshold: npt.NDArray[np.float32]  # a node's left child if x <= threshold
@@ -69,6 +76,7 @@ class Model(NamedTuple):
 
 NO_MODEL: Final = Model(
     np.zeros((0, 0)),
+    np.zeros(0),
     np.zeros(0),
     np.zeros(0),
     np.zeros(0),
@@ -108,6 +116,9 @@ def weigh(
                 nats = curve[j, _STEPS] + (place - _STEPS) * slope[j]
             seen = min(nats, reach[j])
             weighted = weight[j] * seen + (nats - seen)
+        if model.tail[f] != 1.0:  # else to the last bit as it came
+            nats = min(nats, KNEE) + max(nats - KNEE, 0.0) * model.tail[f]
+            weighted = min(weighted, KNEE) + max(weighted - KNEE, 0.0) * model.tail[f]
         strength[f] = max(strength[f], nats)
         evidence[f] = max(evidence[f], weighted)
         if len(spread) > 0:
@@ -250,10 +261,12 @@ class Detector:
         curve, density, slope = (np.array(part) for part in zip(*curves, strict=True))
         model = NO_MODEL._replace(
             curve=curve, density=density, slope=slope,
-            weight=np.ones(N_SIGNALS), reach=np.zeros(N_SIGNALS),
+            weight=np.ones(N_SIGNALS), reach=np.zeros(N_SIGNALS), tail=np.ones(N_FACTORS),
         )  # fmt: skip
         _, _, nats = _weighed(model, signals)
         model = model._replace(weight=_weights(nats), reach=np.quantile(nats, RANGE, axis=0))
+        _, evidence, _ = _weighed(model, signals)
+        model = model._replace(tail=_tails(evidence))
         _, evidence, _ = _weighed(model, signals)
         middle = np.median(np.column_stack([evidence.sum(axis=1), evidence]), axis=0)
         model = model._replace(floor=middle.astype(np.float32))
@@ -362,8 +375,8 @@ def _check_layout(model: Model, score_quantiles: Floats) -> None:
     n_trees, n_nodes, depth = model.shape.tolist()
     signal, tree = (N_SIGNALS,), (n_trees * n_nodes,)
     curve = (N_SIGNALS, _STEPS + 1)
-    floor = (1 + N_FACTORS,)
-    shapes = (curve, signal, signal, signal, signal, floor, tree, tree, tree, (3,), (1,))
+    factor, floor = (N_FACTORS,), (1 + N_FACTORS,)
+    shapes = (curve, signal, signal, signal, signal, factor, floor, tree, tree, tree, (3,), (1,))
     for name, shape in zip(Model._fields, shapes, strict=True):
         array, like = getattr(model, name), getattr(NO_MODEL, name)
         if array.shape != shape or array.dtype != like.dtype:
@@ -429,6 +442,24 @@ def _weights(nats: Floats) -> Floats:
             w = max(w, np.interp(company, _EXPECTED_COMPANY, (0.0, 1.0)))
         weight[j] = w
     return weight
+
+
+def _tails(evidence: Floats) -> Floats:
+    """Worth of a nat beyond the knee in each factor, of shape (N_FACTORS,).
+
+    A factor's unit is the mean excess of the exponential law with the upper quartile of its own
+    excess; frauds among the rarest rows hardly move it. Units are brought to their mean; a factor
+    that hardly ever gets there has none, and counts as it is.
+    """
+    units = np.full(evidence.shape[1], np.nan)
+    for f in range(evidence.shape[1]):
+        beyond = evidence[evidence[:, f] > KNEE, f] - KNEE
+        if len(beyond) >= MIN_TAIL:
+            units[f] = max(float(np.quantile(beyond, 0.75)) / math.log(4.0), MIN_UNIT)
+    known = ~np.isnan(units)
+    tail = np.ones(len(units))
+    tail[known] = units[known].mean() / units[known] if known.any() else 1.0
+    return tail
 
 
 def average_path_length(n: npt.NDArray[np.int64]) -> Floats:

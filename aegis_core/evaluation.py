@@ -20,8 +20,8 @@ from aegis_core.errors import NotReady
 from aegis_core.learner import MIN_FRAUDS, Learner
 from aegis_core.learning import answered
 from aegis_core.outcome import DETECTORS, LEARNER, Evaluation, mean_and_spread, side_by_side
-from aegis_core.policy import Policy
-from aegis_core.profiles import Floats
+from aegis_core.policy import Counter, Policy, burst_limits
+from aegis_core.profiles import Floats, Ints
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import CHUNK_ROWS, Decisions, Scored, Scorer
 from aegis_core.splits import Fold, clipped, cut_at, cuts, known_compromised, microseconds
@@ -84,6 +84,7 @@ def evaluate(
     first_kept = cut_at(ts, min(f.train_from for f in folds))
     signals: list[Floats] = []
     history: list[Floats] = []
+    counts: list[Ints] = []
     out = _nothing(frame, alert_budget)
     out.folds, out.frauds = list(folds), pd.Index(truth.transaction_id[truth.is_fraud])
     parts, days, told = [], [], []
@@ -97,6 +98,7 @@ def evaluate(
             if a >= first_kept:
                 signals.append(passed.signals)
                 history.append(passed.history)
+                counts.append(passed.counts)
         learnt = max(learnt, start)
         seen = np.concatenate(signals) if signals else np.empty((0, 0))
         window = ts[first_kept:learnt]
@@ -111,13 +113,13 @@ def evaluate(
             )
         trained_on = frame.iloc[first_kept:learnt][chosen]
         detector = Detector(seed=seed).fit(seen[chosen])
-        policy = Policy.from_budget(detector, alert_budget, block_share)
-        strength, known = detector.weigh(seen[chosen])
-        burst = np.quantile(
-            strength[:, FACTORS.index("burst")], 1 - alert_budget, method="higher"
-        )  # fmt: skip
-        out.counter_above[fold.number] = float(burst)
-        promised = policy.decide(detector.score(known))
+        counted = np.concatenate(counts)[chosen]
+        limits = burst_limits(counted, trained_on.customer_id)
+        score = detector.score(detector.weigh(seen[chosen])[1])
+        counter = Counter.beside(limits, counted, score)
+        policy = Policy.from_budget(detector, alert_budget, block_share, counter=counter)
+        out.counters.append(counter)
+        promised = policy.decide(score, counted)
         days.append(hindsight.days_of(fold, trained_on.ts, promised, True))
         taught = None
         if learner:
@@ -146,6 +148,7 @@ def evaluate(
             rows, known_truth = frame.iloc[a : min(a + CHUNK_ROWS, stop)], truth.iloc[a:stop]
             scored = live.run(rows, signals=True, explain=True, progress=progress)
             part = _tested(rows, known_truth.head(len(rows)), scored, fold, chance)
+            part["counted"] = policy.counts_as_burst(scored.counts)
             if taught is not None:
                 money = rows.amount.to_numpy(float)
                 part[LEARNER] = taught.score(scored.signals, money, scored.history)

@@ -25,6 +25,7 @@ from aegis_core.metrics import (
     recall_at_budget,
     recall_by_scenario,
 )
+from aegis_core.policy import Counter, Ranked
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.splits import Fold
 
@@ -54,8 +55,8 @@ class Evaluation:
     days :
         Alerts of each day of the training and test windows; see `hindsight.days_of`. Customers left
         out of the test are in.
-    counter_above :
-        Of each fold, the strength of the factor burst that keeps the alert budget by itself.
+    counters :
+        The exact counter of each fold, with the thresholds of the forest that leave it room.
     frauds :
         Every `transaction_id` that is labelled as fraud, tested or not.
     currency :
@@ -71,7 +72,7 @@ class Evaluation:
     learners: list[Learner] = field(default_factory=list)
     evidence: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     days: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
-    counter_above: dict[int, float] = field(default_factory=dict)
+    counters: list[Counter] = field(default_factory=list, repr=False)
     frauds: pd.Index = field(default_factory=lambda: pd.Index([], dtype="str"), repr=False)
     currency: str = ""
     _tables: dict[int, pd.DataFrame] = field(default_factory=dict, repr=False)
@@ -176,31 +177,37 @@ class Evaluation:
         self, levels: Sequence[float] | None = None, review_cost: float = 5.0
     ) -> pd.DataFrame:
         """What each alert budget would have caught and cost: `hindsight.budgets`."""
-        models = {"forest": self.detectors} | ({LEARNER: self.learners} if self.learners else {})
+        models: dict[str, tuple[Sequence[Ranked], Sequence[Counter]]] = {
+            "forest": (self.detectors, self.counters)
+        }
+        if self.learners:
+            models[LEARNER] = (self.learners, [])
         levels = self._levels(levels)
         return hindsight.budgets(self.scores, models, self.folds, levels, review_cost)
 
     def cheapest(self, review_cost: float = 5.0) -> str:
         """The budget of least cost, beside no alerts and a perfect order, in one sentence."""
         return hindsight.cheapest(
-            self.budgets(None, review_cost), self.scores, hindsight.tested_days(self.folds),
+            self.budgets(None, review_cost), self.scores, hindsight.days_tested(self.folds),
             review_cost, self.currency,
         )  # fmt: skip
 
     def by_budget_and_day(self, levels: Sequence[float] | None = None) -> pd.DataFrame:
         """The forest's alerts a day with other budgets: `hindsight.by_budget_and_day`."""
         levels = self._levels(levels)
-        return hindsight.by_budget_and_day(self.scores, self.detectors, self.folds, levels)
+        return hindsight.by_budget_and_day(
+            self.scores, self.detectors, self.counters, self.folds, levels
+        )
 
     def _levels(self, levels: Sequence[float] | None) -> Sequence[float]:
         return sorted({*hindsight.BUDGETS, self.alert_budget}) if levels is None else levels
 
     def bursts(self, gap: str = "1h") -> pd.DataFrame:
         """How much of each labelled burst went through: `hindsight.bursts`."""
-        return hindsight.bursts(self.scores, self.counter_above, gap)
+        return hindsight.bursts(self.scores, gap)
 
     def burst_summary(self) -> str:
-        """The same in words, the forest beside the exact counter alone."""
+        """The same in words: the policy, and the exact counter alone."""
         return hindsight.burst_summary(self.bursts())
 
     def busy_customers(self) -> pd.DataFrame:

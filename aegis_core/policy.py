@@ -15,10 +15,28 @@ import pandas as pd
 
 from aegis_core.answers import HISTORY
 from aegis_core.errors import InputError, NotReady
-from aegis_core.profiles import FACTS, RING, SIGNAL_FACTOR, SIGNALS, Floats
+from aegis_core.profiles import (
+    FACTS,
+    N_WINDOWS,
+    RING,
+    SIGNAL_FACTOR,
+    SIGNALS,
+    WINDOWS_S,
+    Floats,
+    Ints,
+)
 from aegis_core.schema import FACTORS, TOLD_FACTORS, Decision
 
 _DRAWN_BY: Final = "aegis:audit:draw"  # the key of the draw, 16 bytes
+
+
+NO_LIMITS: Final = (RING + 2,) * N_WINDOWS
+"""Limits that no count reaches."""
+BURST_CUSTOMERS: Final = 0.002
+"""Share of customers who may have reached a limit in the training window."""
+FEWEST_CUSTOMERS: Final = 2
+"""So many may have reached it in any case, where there are more."""
+FEWEST_IN_A_BURST: Final = 3
 
 
 class Ranked(Protocol):
@@ -41,12 +59,17 @@ class Policy:
         Share of transactions that may become alerts (reviewed or blocked), in (0, 1).
     audit_share :
         Share of the approved transactions that are drawn for review all the same, in [0, 1].
+    burst_limits :
+        For each of `profiles.WINDOWS_S`, how many transactions of a customer within it go to
+        review whatever their score: an exact counter beside the forest, which notices what
+        arrives packed together only after a while. See `burst_limits`.
     """
 
     review_above: float
     block_above: float
     alert_budget: float
     audit_share: float = 0.001
+    burst_limits: tuple[int, ...] = NO_LIMITS
 
     @classmethod
     def from_budget(
@@ -55,11 +78,12 @@ class Policy:
         alert_budget: float = 0.005,
         block_share: float = 0.2,
         audit_share: float = 0.001,
+        counter: Counter | None = None,
     ) -> Policy:
         """Thresholds that keep the traffic that `model` was calibrated on within `alert_budget`.
 
         Of the alerts, the `block_share` with the highest scores are blocked. A larger budget never
-        raises a threshold.
+        raises a threshold. A counter takes its part of the budget first, if that is not too much.
         """
         if not 0 < alert_budget < 1:
             raise InputError(f"alert_budget is a share in (0, 1), not {alert_budget}.")
@@ -67,20 +91,37 @@ class Policy:
             raise InputError(f"block_share is a share in [0, 1], not {block_share}.")
         if not 0 <= audit_share <= 1:
             raise InputError(f"audit_share is a share in [0, 1], not {audit_share}.")
+        counts = counter is not None and counter.fits(alert_budget)
+        ranked: Ranked = counter if counter is not None and counts else model
+        review_above = ranked.threshold(alert_budget)
+        block_above = model.threshold(alert_budget * block_share) if block_share else math.inf
         return cls(
-            model.threshold(alert_budget),
-            model.threshold(alert_budget * block_share) if block_share else math.inf,
+            review_above,
+            max(block_above, review_above),
             alert_budget,
             audit_share,
+            counter.limits if counter is not None and counts else NO_LIMITS,
         )
 
-    def decide(self, score: Floats) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+    def decide(self, score: Floats, counts: Ints | None = None) -> npt.NDArray[np.int8]:
         """Decisions as values of `schema.Decision`, shape (n,).
+
+        Parameters
+        ----------
+        counts : of shape (n, N_WINDOWS), see `scoring.Scored`; without them nothing is counted.
 
         >>> Policy(0.6, 0.8, 0.01).decide(np.array([0.5, 0.7, 0.9])).tolist()
         [0, 1, 2]
         """
-        return (score > self.review_above).astype(np.int8) + (score > self.block_above)
+        out = (score > self.review_above).astype(np.int8)
+        out += (score > self.block_above).astype(np.int8)
+        if counts is not None:
+            out[self.counts_as_burst(counts) & (out == Decision.APPROVE)] = Decision.REVIEW
+        return out
+
+    def counts_as_burst(self, counts: Ints) -> npt.NDArray[np.bool_]:
+        """Where the exact counter alone raises an alert, shape (n,)."""
+        return _meets(counts, self.burst_limits)
 
     def save(self, folder: Path) -> None:
         """Write `policy.json` into `folder`."""
@@ -97,11 +138,89 @@ class Policy:
         """
         try:
             written = json.loads((folder / "policy.json").read_text())
-            return cls(**{name: float(value) for name, value in written.items()})
+            limits = written.pop("burst_limits", NO_LIMITS)
+            if len(limits) != N_WINDOWS:
+                raise ValueError("it counts other windows")
+            given = {name: float(value) for name, value in written.items()}
+            return cls(**given, burst_limits=tuple(map(int, limits)))
         except (OSError, ValueError, TypeError, AttributeError) as e:
             raise NotReady(
                 f"The policy in {folder} cannot be read ({e}). Train with `aegis run train`."
             ) from None
+
+
+def burst_limits(counts: Ints, customer: pd.Series) -> tuple[int, ...]:
+    """Limits that at most `BURST_CUSTOMERS` of the customers ever reached, one a window.
+
+    A burst makes many transactions and few customers suspicious, so that bursts among the training
+    data hardly move a share of customers. When it fails: where more customers than that had one,
+    the limit rises to the size of their bursts. A limit that the counter cannot reach is none.
+
+    Parameters
+    ----------
+    counts : of shape (n, N_WINDOWS), see `scoring.Scored`.
+    customer : of shape (n,), the customer of each.
+
+    >>> counts = np.ones((1000, N_WINDOWS), int)
+    >>> counts[:500] = 4
+    >>> burst_limits(counts, pd.Series(["busy"] * 500 + [f"c{i}" for i in range(500)]))
+    (3, 3, 3, 3)
+    """
+    most = pd.DataFrame(counts).groupby(customer.to_numpy()).max()
+    limits = []
+    for window in most:
+        allowed = min(max(FEWEST_CUSTOMERS, int(BURST_CUSTOMERS * len(most))), len(most) - 1)
+        reached = np.sort(most[window].to_numpy())[::-1]
+        limit = max(FEWEST_IN_A_BURST, int(reached[allowed]) + 1 if len(most) else RING + 2)
+        limits.append(limit if limit <= RING + 1 else RING + 2)
+    return tuple(limits)
+
+
+def _meets(counts: Ints, limits: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    return np.asarray((counts >= np.array(limits)).any(axis=1), bool)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """An exact counter of bursts beside a model, and the thresholds that leave it room.
+
+    Parameters
+    ----------
+    limits : see `burst_limits`.
+    share : of the traffic that the thresholds are taken from: what the counter alerts on.
+    others : scores of the rest of it, ascending.
+    n : transactions of all of it.
+    """
+
+    limits: tuple[int, ...]
+    share: float
+    others: Floats
+    n: int
+
+    @classmethod
+    def beside(cls, limits: tuple[int, ...], counts: Ints, score: Floats) -> Counter:
+        """The counter with `limits`, and the traffic of these counts and scores."""
+        met = _meets(counts, limits)
+        return cls(limits, float(met.mean()) if len(met) else 0.0, np.sort(score[~met]), len(met))
+
+    def fits(self, alert_budget: float) -> bool:
+        """Whether it leaves half of the budget, or more, to the model."""
+        return 2 * self.share <= alert_budget
+
+    def threshold(self, share: float) -> float:
+        """Score such that what lies strictly above it, or is counted, is at most `share`."""
+        room = int((share - self.share) * self.n + 1e-9)
+        return float(self.others[max(0, len(self.others) - 1 - room)])
+
+
+def counted(counts: Ints, limits: tuple[int, ...]) -> dict[str, object]:
+    """The reason of an alert that the counter raised: the shortest window whose limit was met."""
+    first = int(np.argmax(counts >= np.array(limits)))
+    text = (
+        f"{counts[first]} transactions in {_duration(WINDOWS_S[first])}; "
+        f"from {limits[first]} on somebody looks"
+    )
+    return {"factor": "burst", "code": "BURST-LIMIT", "text": text, "contribution": 0.0}
 
 
 def reasons(

@@ -82,6 +82,7 @@ SWARM_FLOOR: Final = 4.0
 """Nats of amount surprise from which a transaction counts towards a swarm."""
 SWARM_GAIN: Final = 1.5
 WINDOWS_S: Final = (10.0, 60.0, 600.0, 3600.0)
+N_WINDOWS: Final = len(WINDOWS_S)
 SPEED_SLACK_H: Final = 1 / 12
 """Added to the time between two places, so that near and quick is not fast."""
 SPEED_UNIT_KMH: Final = 50.0
@@ -170,11 +171,14 @@ def observe(
     lon: float,
     signals: Floats,
     facts: Floats,
+    counts: Ints,
 ) -> None:
     """Write the signals and facts of one transaction, from what is known before it.
 
-    `category` is −1 and `lat`, `lon` are NaN where missing; their views then say 0. `facts` may
-    have length 0. The state changes only where a day ends.
+    `category` is −1 and `lat`, `lon` are NaN where missing; their views then say 0. `counts` takes
+    the customer's transactions within each of `WINDOWS_S`, this one included, exact up to `RING`
+    and `RING + 1` beyond. `facts` and `counts` may have length 0. The state changes only where a
+    day ends.
     """
     day, known = ts_us // _DAY_US, state.sums[0, _S_DAY]
     if day > known or day < known - 1:  # a late event of yesterday does not end today
@@ -215,7 +219,8 @@ def observe(
     rate = (PRIOR_RATE + s[_SEEN]) / (PRIOR_RATE * population[_P_GAP] + s[_LAST] - s[_FIRST])
     best, best_count, best_window, count = 0.0, 1, WINDOWS_S[0], 1
     head = int(s[_HEAD])
-    for window in WINDOWS_S:
+    for k in range(N_WINDOWS):
+        window = WINDOWS_S[k]
         while count <= RING:
             t = s[_TIMES + (head - count) % RING]
             if t <= 0.0 or t > now or now - t > window * 1e6:
@@ -224,6 +229,8 @@ def observe(
         nats = poisson_surprise(float(count - 1), rate * window * 1e6)
         if nats > best:
             best, best_count, best_window = nats, count, window
+        if len(counts) > 0:
+            counts[k] = count
     signals[7] = best
 
     fade = math.exp(-max(0.0, now - s[_LAST]) / _HOUR_US / SWARM_HOURS)

@@ -20,8 +20,18 @@ from aegis_core.answers import N_HISTORY, Answers, Recall, fold, recall, witness
 from aegis_core.detector import LANES, N_FACTORS, N_SIGNALS, NO_MODEL, Detector, Model, weigh
 from aegis_core.kernels import kernel
 from aegis_core.learner import N_FEATURES, N_TOLD, NO_TREES, Learner, Trees, rate, without
-from aegis_core.policy import Policy, clearance, inclusion, reasons
-from aegis_core.profiles import FACTS, Columns, Floats, Ints, Profiles, State, learn, observe
+from aegis_core.policy import NO_LIMITS, Policy, clearance, counted, inclusion, reasons
+from aegis_core.profiles import (
+    FACTS,
+    N_WINDOWS,
+    Columns,
+    Floats,
+    Ints,
+    Profiles,
+    State,
+    learn,
+    observe,
+)
 from aegis_core.schema import FACTORS, LIST_KINDS, TOLD_FACTORS, Decision
 
 CHUNK_ROWS = 200_000
@@ -61,6 +71,7 @@ class Scored:
     contributions: Floats
     history: Floats
     facts: Floats
+    counts: Ints
     cleared: Floats
 
 
@@ -72,6 +83,7 @@ def _advance(
     trees: Trees,
     review_above: float,
     block_above: float,
+    limits: Ints,
     scoring: bool,
     recorded: Decisions,
     rulings: Decisions,
@@ -82,6 +94,7 @@ def _advance(
     decision: Decisions,
     cleared: Floats,
     facts: Floats,
+    counts: Ints,
     memory: Recall,
     payer: Ints,
     payee: Ints,
@@ -90,7 +103,7 @@ def _advance(
     """Observe, decide and learn row after row; arrays without rows are not filled."""
     nothing, one_row, no_past = np.empty(0), np.empty(N_SIGNALS), np.zeros(N_HISTORY)
     scratch, lanes = np.empty(1 + N_FACTORS, np.float32), np.empty(LANES, np.int64)
-    features = np.empty(N_FEATURES, np.float32)
+    features, recent = np.empty(N_FEATURES, np.float32), np.empty(N_WINDOWS, np.int64)
     for i in range(len(columns.amount)):
         customer, category, ts = columns.customer[i], columns.category[i], columns.ts_us[i]
         amount, lat, lon = columns.amount[i], columns.lat[i], columns.lon[i]
@@ -102,12 +115,16 @@ def _advance(
             witness(memory, payer[i], payee[i], ts)
         row = signals[i] if len(signals) > 0 else one_row
         told = facts[i] if len(facts) > 0 else nothing
-        observe(state, customer, category, ts, amount, lat, lon, row, told)
+        observe(state, customer, category, ts, amount, lat, lon, row, told, recent)
+        if len(counts) > 0:
+            counts[i] = recent
         if scoring:
             weigh(model, row, strength[i], evidence[i], nothing)
             score[i] = rate(model, trees, row, amount, past, evidence[i], scratch, lanes, features)
             alert = score[i] > review_above
             decision[i] = alert + (score[i] > block_above)
+            if not alert and np.any(recent >= limits):
+                decision[i] = Decision.REVIEW
             if len(rulings) > 0:
                 decision[i] = _ruled(decision[i], rulings[i])
             if alert and len(cleared) > 0:
@@ -147,6 +164,7 @@ def _clear(
     scratch, lanes = np.empty(1 + N_FACTORS, np.float32), np.empty(LANES, np.int64)
     features, nothing = np.empty(N_FEATURES, np.float32), np.empty(0)
     row, kept, spare = np.empty(N_SIGNALS), np.ones(N_TOLD), np.empty(N_HISTORY)
+    uncounted = np.empty(0, np.int64)
     amount = columns.amount[i]
     for f in range(N_TOLD):
         kept[f] = 0.0
@@ -168,7 +186,7 @@ def _clear(
             continue
         observe(
             state, columns.customer[i], columns.category[i], columns.ts_us[i], tried,
-            columns.lat[i], columns.lon[i], row, nothing,
+            columns.lat[i], columns.lon[i], row, nothing, uncounted,
         )  # fmt: skip
         weigh(model, row, strength, evidence, nothing)
         if rate(model, trees, row, tried, past, evidence, scratch, lanes, features) > review_above:
@@ -250,11 +268,14 @@ class Scorer:
             np.zeros((explained, N_TOLD)),
             np.empty((n if self.answers is not None else 0, N_HISTORY)),
             np.empty((n if explain else 0, len(FACTS))),
+            np.empty((n if signals or explain else 0, N_WINDOWS), np.int64),
             np.full((explained, N_CLEARED), np.nan),
         )
         thresholds, model, trees = (np.inf, np.inf), NO_MODEL, NO_TREES
+        limits = np.array(NO_LIMITS)
         if self.detector is not None and self.policy is not None:
             thresholds = self.policy.review_above, self.policy.block_above
+            limits = np.array(self.policy.burst_limits)
             model = self.detector.model_
             trees = NO_TREES if self.learner is None else self.learner.trees_
         asked, ruled = (
@@ -268,9 +289,10 @@ class Scorer:
             if self.answers is not None:
                 payer, payee = self.answers.codes(frame.iloc[part])
             _advance(
-                self.profiles.state, columns, model, trees, *thresholds, decides, asked[part],
-                ruled[part], out.signals[part], out.strength[part], out.evidence[part],
-                out.score[part], out.decision[part], out.cleared[part], out.facts[part],
+                self.profiles.state, columns, model, trees, *thresholds, limits, decides,
+                asked[part], ruled[part], out.signals[part], out.strength[part],
+                out.evidence[part], out.score[part], out.decision[part], out.cleared[part],
+                out.facts[part], out.counts[part],
                 NO_ANSWERS if self.answers is None else self.answers.memory, payer, payee,
                 out.history[part],
             )  # fmt: skip
@@ -354,7 +376,8 @@ class Scorer:
         cleared: list[str | None] = [None] * n
         amount = frame["amount"].to_numpy()
         currency = frame["currency"].tolist() if "currency" in frame else [None] * n
-        alerts = np.flatnonzero(scored.score > self.policy.review_above)
+        high = scored.score > self.policy.review_above
+        alerts = np.flatnonzero(high | self.policy.counts_as_burst(scored.counts))
         by_signal = self.detector.spread(scored.signals[alerts])
         for i, evidence in zip(alerts, by_signal, strict=True):
             money = currency[i] if isinstance(currency[i], str) else None
@@ -362,9 +385,13 @@ class Scorer:
                 float(amount[i]), money, scored.facts[i], scored.contributions[i], evidence,
                 scored.history[i] if len(scored.history) else None,
             )  # fmt: skip
-            cleared[i] = clearance(float(amount[i]), money, scored.cleared[i])
+            if high[i]:
+                cleared[i] = clearance(float(amount[i]), money, scored.cleared[i])
+            else:
+                told[i] = [counted(scored.counts[i], self.policy.burst_limits), *told[i]]
+                cleared[i] = "It would have passed without the transactions just before."
         entries: list[str | None] = [None] * n
-        alone = self.policy.decide(scored.score)
+        alone = self.policy.decide(scored.score, scored.counts)
         for k, (entry_id, sentence) in listed.items():
             if alone[k] == scored.decision[k]:
                 continue

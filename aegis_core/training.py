@@ -18,7 +18,7 @@ from aegis_core.learner import MIN_FRAUDS, Learner
 from aegis_core.learning import answered
 from aegis_core.metrics import daily_forecast
 from aegis_core.models import KINDS, ROLES, history, labels, recorded, register, roles
-from aegis_core.policy import Policy
+from aegis_core.policy import Counter, Policy, burst_limits
 from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS, Floats
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import Scorer
@@ -33,6 +33,8 @@ class Training:
     ----------
     role :
         Of `models.ROLES`: what the model is doing now.
+    judged :
+        First and last time of `window`.
     window :
         One row for each transaction that the thresholds were taken from: `transaction_id`,
         `customer_id`, `ts`, `paid` (its amount), `score`, `risk`, `decision`, the evidence of each
@@ -50,6 +52,7 @@ class Training:
     n_train: int
     n_history: int
     data_hash: str
+    judged: tuple[pd.Timestamp, pd.Timestamp]
     window: pd.DataFrame
     signals: Floats
 
@@ -120,7 +123,7 @@ class Training:
         w = self.window
         kinds = {"alerts": w.decision != Decision.APPROVE, "blocks": w.decision == Decision.BLOCK}
         return pd.DataFrame(
-            {kind: daily_forecast(w.ts, chosen) for kind, chosen in kinds.items()},
+            {kind: daily_forecast(w.ts, chosen, *self.judged) for kind, chosen in kinds.items()},
             index=["mean", "low", "high"],
             dtype=float,
         ).T
@@ -209,7 +212,7 @@ def train(
     seed = settings.seed if seed is None else seed
     forest = Detector(n_trees, max_samples, seed).fit(passed.signals[chosen])
     model: Detector | Learner = forest
-    judged = chosen
+    judged, times = chosen, (start, stop)
     if known is not None:
         now = pd.Timestamp(frame.ts.iloc[-1000:].median())  # one clock that jumped tells nothing
         answer = answered(seen[chosen], known, max(now, stop))
@@ -223,17 +226,12 @@ def train(
         model = learner.fit(passed.signals[chosen], paid[chosen], passed.history[chosen], answer)
         later = (seen.ts >= stop).to_numpy()
         if later.sum() >= MIN_TRAIN:
-            judged = later
+            judged, times = later, (stop, pd.Timestamp(seen.ts[later].max()))
             learner.calibrate(passed.signals[later], paid[later], passed.history[later])
     ts = seen.ts[judged]
     budget = settings.alert_budget if alert_budget is None else alert_budget
     if alerts_per_day:
         budget = min(0.5, alerts_per_day / (len(ts) / _days(ts)))
-    policy = Policy.from_budget(
-        model, budget,
-        settings.block_share if block_share is None else block_share,
-        settings.audit_share if audit_share is None else audit_share,
-    )  # fmt: skip
     signals = passed.signals[judged]
     strength, evidence = forest.weigh(signals)
     score = (
@@ -241,13 +239,20 @@ def train(
         if isinstance(model, Learner)
         else forest.score(evidence)
     )
+    limits = burst_limits(passed.counts[chosen], seen.customer_id[chosen])
+    policy = Policy.from_budget(
+        model, budget,
+        settings.block_share if block_share is None else block_share,
+        settings.audit_share if audit_share is None else audit_share,
+        Counter.beside(limits, passed.counts[judged], score),
+    )  # fmt: skip
     window = pd.DataFrame(
         {
             **{c: seen[c].to_numpy()[judged] for c in ("transaction_id", "customer_id", "ts")},
             "paid": paid[judged],
             "score": score,
             "risk": model.risk(score),
-            "decision": policy.decide(score),
+            "decision": policy.decide(score, passed.counts[judged]),
             **{f: evidence[:, i] for i, f in enumerate(FACTORS)},
             **{f"strength:{f}": strength[:, i] for i, f in enumerate(FACTORS)},
         }
@@ -271,7 +276,7 @@ def train(
     )  # fmt: skip
     n_train = int(chosen.sum())
     return Training(
-        version, role, model, policy, start, stop, n_train, end, data_hash, window, signals
+        version, role, model, policy, start, stop, n_train, end, data_hash, times, window, signals
     )
 
 

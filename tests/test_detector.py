@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from aegis_core.detector import (
     BULK,
+    KNEE,
     LANES,
     MIN_TRAIN,
     N_FACTORS,
@@ -218,6 +219,31 @@ def test_beyond_the_bulk_the_tail_is_the_one_that_the_bulk_predicts() -> None:
     nats = np.array([5.0, 10.0, 40.0, 1000.0])
     for j in set(range(N_SIGNALS)) - {SWARM}:
         np.testing.assert_allclose(strength_of(detector, j, nats * 3.0), nats, rtol=0.1)
+
+
+def test_beyond_the_knee_the_tails_of_all_factors_are_of_one_length() -> None:
+    rng = np.random.default_rng(3)
+    signals = exponential(40_000)
+    travel = SIGNALS.index("travel_speed")
+    signals[:, travel] = rng.exponential(size=40_000) ** 1.7  # a tail far beyond its bulk
+    strength, _ = Detector(1, 8).fit(signals).weigh(signals)
+    ends = []
+    for f in (FACTORS.index("amount"), FACTORS.index("travel")):
+        beyond = strength[strength[:, f] > KNEE, f] - KNEE
+        ends.append(np.quantile(beyond, 0.75))
+    assert ends[0] == pytest.approx(ends[1], rel=0.2)
+
+
+def test_a_few_frauds_among_the_rarest_rows_do_not_shrink_their_own_tail() -> None:
+    signals = exponential(20_000)
+    clean = Detector(1, 8).fit(signals)
+    travel = SIGNALS.index("travel_speed")
+    signals[:40, travel] = 60.0  # one of five hundred
+    mixed = Detector(1, 8).fit(signals)
+    probe = np.zeros((1, N_SIGNALS))
+    probe[0, travel] = 60.0
+    f = FACTORS.index("travel")
+    assert mixed.weigh(probe)[0][0, f] > 0.6 * clean.weigh(probe)[0][0, f]
 
 
 def test_the_scale_of_a_signal_does_not_matter_unless_it_calibrates_itself() -> None:

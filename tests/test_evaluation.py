@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from aegis_core.detector import Detector
-from aegis_core.errors import InputError, NotReady
+from aegis_core.errors import NotReady
 from aegis_core.evaluation import (
     DETECTORS,
     Evaluation,
     evaluate,
     mean_and_spread,
-    side_by_side,
 )
 from aegis_core.metrics import average_precision, recall_at_budget
 from aegis_core.policy import Policy
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import UNDECIDED, Scorer
-from aegis_core.splits import Fold, default_train_from, known_compromised, prequential
+from aegis_core.splits import Fold, prequential
 
 Payments = tuple[pd.DataFrame, pd.DataFrame]
 DAY = pd.Timedelta(days=1)
@@ -47,115 +43,6 @@ def same(one: Evaluation, other: Evaluation, columns: list[str]) -> bool:
     return all(
         one.scores[c].to_numpy().tobytes() == other.scores[c].to_numpy().tobytes() for c in columns
     )
-
-
-# --- folds ---------------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(
-    train=st.floats(0.01, 40),
-    delay=st.floats(0, 40),
-    test=st.floats(0.01, 40),
-    n=st.integers(1, 6),
-)
-def test_a_fold_trains_waits_and_tests(train: float, delay: float, test: float, n: int) -> None:
-    start = pd.Timestamp("2018-07-25")
-    folds = prequential(start, train_days=train, delay_days=delay, test_days=test, folds=n)
-    assert [f.number for f in folds] == list(range(n))
-    assert folds[0].train_from == start
-    second = pd.Timedelta(seconds=1)
-    for f in folds:
-        assert abs(f.train_to - f.train_from - train * DAY) < second
-        assert abs(f.test_from - f.train_to - delay * DAY) < second
-        assert abs(f.test_to - f.test_from - test * DAY) < second
-    for earlier, later in itertools.pairwise(folds):
-        assert abs(later.test_from - earlier.test_to) < second
-        assert abs(later.train_from - earlier.train_from - test * DAY) < second
-
-
-def test_the_handbooks_weeks() -> None:
-    folds = prequential("2018-07-25", train_days=7, delay_days=7, test_days=7, folds=4)
-    first, *_, last = ([f"{t:%m-%d}" for t in vars(f).values() if t != f.number] for f in folds)
-    assert first == ["07-25", "08-01", "08-08", "08-15"]
-    assert last == ["08-15", "08-22", "08-29", "09-05"]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"train_days": 0}, {"train_days": -1}, {"test_days": 0}, {"delay_days": -1}, {"folds": 0},
-        {"train_days": float("nan")}, {"delay_days": float("nan")},
-    ],
-)  # fmt: skip
-def test_a_length_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="must be positive"):
-        prequential("2018-07-25", **wrong)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("date", ["", "never", "2018-13-45", "nan", "2018-07-25T00:00+02:00"])
-def test_a_start_that_is_no_date_is_refused(date: str) -> None:
-    with pytest.raises(InputError, match="must be a date"):
-        prequential(date)
-
-
-@settings(deadline=None)
-@given(
-    hours=st.integers(24 * 30, 24 * 300),
-    lengths=st.tuples(st.integers(1, 10), st.integers(0, 10), st.integers(1, 10)),
-    folds=st.integers(1, 4),
-)
-def test_folds_by_default_end_with_the_last_day_of_the_history(
-    hours: int, lengths: tuple[int, int, int], folds: int
-) -> None:
-    first = pd.Timestamp("2026-01-01 00:30")
-    last = first + pd.Timedelta(hours=hours)
-    named = dict(zip(("train_days", "delay_days", "test_days"), lengths, strict=True))
-    needed = lengths[0] + lengths[1] + folds * lengths[2]
-    room = (last.floor("D") - first.floor("D")).days + 1
-    if needed > room:
-        with pytest.raises(InputError, match="Use fewer folds or shorter windows"):
-            default_train_from(first, last, **named, folds=folds)
-        return
-    start = default_train_from(first, last, **named, folds=folds)
-    assert start == start.floor("D")
-    (*_, final) = prequential(start, **named, folds=folds)
-    assert final.test_to == last.floor("D") + DAY
-
-
-# --- known as compromised ------------------------------------------------------------------------
-
-
-def test_a_customer_is_known_from_the_midnight_after_the_label_came() -> None:
-    labels = pd.DataFrame(
-        [
-            # customer, ts, is_fraud, known_at
-            ("early", "2026-01-01 10:00", True, "2026-01-04 10:00"),
-            ("early", "2026-01-08 10:00", True, "2026-01-11 10:00"),
-            ("midnight", "2026-01-03 00:00", True, "2026-01-06 00:00"),
-            ("honest", "2026-01-01 10:00", False, "2026-01-04 10:00"),
-            ("before", "2025-12-31 10:00", True, "2026-01-02 10:00"),
-            ("late", "2026-01-05 10:00", True, "2026-01-08 10:00"),
-        ],
-        columns=["customer_id", "ts", "is_fraud", "known_at"],
-    ).astype({"ts": "datetime64[us]", "known_at": "datetime64[us]"})
-    test = pd.DataFrame(
-        [
-            ("early", "2026-01-04 23:59", False),  # the label came during this day
-            ("early", "2026-01-05 00:00", True),
-            ("midnight", "2026-01-06 12:00", False),  # known at midnight itself: not before
-            ("midnight", "2026-01-07 00:00", True),
-            ("honest", "2026-01-07 00:00", False),
-            ("before", "2026-01-07 00:00", False),
-            ("late", "2026-01-08 11:00", False),
-            ("late", "2026-01-09 11:00", True),
-            ("unknown", "2026-01-07 00:00", False),
-        ],
-        columns=["customer_id", "ts", "expected"],
-    ).astype({"ts": "datetime64[us]"})
-    out = known_compromised(test, labels, pd.Timestamp("2026-01-01"))
-    assert out.tolist() == test.expected.tolist()
-    assert not known_compromised(test, labels.head(0), pd.Timestamp("2026-01-01")).any()
 
 
 def test_known_customers_are_left_out_and_nobody_else(
@@ -459,87 +346,6 @@ def test_one_customer_is_no_crash(payments: Payments) -> None:
     assert np.isfinite(out.scores[SCORES]).all(axis=None)
 
 
-FLAT = {"amount": 9.5, "lat": 48.0, "lon": 2.0, "category": "food", "merchant_id": "m"}
-
-
-def edge(payments: Payments, name: str) -> Payments:
-    """`payments` with one thing missing."""
-    frame, labels = payments
-    if name == "no fraud":
-        return frame, labels.assign(is_fraud=False, scenario=None)
-    if name == "no labels":
-        return frame, labels.head(0)
-    if name == "late labels":
-        return frame, labels.assign(known_at=labels.known_at + 99 * DAY)
-    if name == "one customer":
-        return frame.assign(customer_id="c"), labels
-    if name == "one amount":
-        return frame.assign(amount=9.5), labels
-    if name == "no places":
-        return frame.assign(lat=np.nan, lon=np.nan), labels
-    if name == "an empty day":
-        return frame[frame.ts.dt.floor("D") != pd.Timestamp("2026-01-25")], labels
-    if name == "two currencies":
-        return frame.assign(currency=np.where(frame.index % 2, "EUR", "USD")), labels
-    every = frame.ts.min().floor("D") + pd.to_timedelta(np.arange(len(frame)) * 173, unit="s")
-    return frame.assign(**FLAT, customer_id="c", ts=every.as_unit("us")), labels
-
-
-@pytest.mark.parametrize(
-    ("name", "note"),
-    [
-        ("no fraud", "has no labelled fraud"),
-        ("no labels", "has no labelled fraud"),
-        ("late labels", "All labels became known after the last test window"),
-        ("one customer", "All transactions are of one customer"),
-        ("one amount", "All amounts are the same"),
-        ("no places", "No transaction has a place"),
-        ("an empty day", "1 of the 7 days of the test windows have no transactions"),
-        ("two currencies", "EUR, USD are added as if they were one currency"),
-        ("all the same", "All amounts are the same"),
-    ],
-)
-def test_an_awkward_history_is_told_in_sentences_and_leaves_no_hole(
-    payments: Payments, name: str, note: str
-) -> None:
-    frame, labels = edge(payments, name)
-    out = run((frame, labels), FOLDS[:1], learner=name in ("late labels", "all the same"))
-    assert any(note in n for n in out.notes), out.notes
-    shown = {
-        "side by side": side_by_side(out.table()).reset_index(),
-        "histories": out.histories(frame, out.cases(3)),
-        **{t: getattr(out, t)() for t in TABLES},
-    }
-    for title, table in shown.items():
-        texts = table.astype("str")
-        assert not texts.isin(["nan", "NaN", "NaT", "None", "inf"]).any(axis=None), title
-    for sentence in SENTENCES:
-        text = getattr(out, sentence)()
-        assert text.endswith(".")
-        assert "nan" not in text
-
-
-TABLES = (
-    *("windows", "curves", "recall", "alerts_per_day", "forecast", "reliability", "budgets"),
-    *("by_budget_and_day", "bursts", "busy_customers", "cases", "named", "differences"),
-)
-SENTENCES = (
-    *("summary", "price", "accuracy", "forecast_summary", "cheapest", "burst_summary"),
-    *("named_summary", "comparison"),
-)
-
-
-def test_without_folds_every_table_has_its_columns_and_no_row(payments: Payments) -> None:
-    nothing, some = evaluate(*payments, []), run(payments, FOLDS[:1])
-    for name in TABLES:
-        empty, full = getattr(nothing, name)(), getattr(some, name)()
-        assert empty.empty
-        assert list(empty.columns) == list(full.columns), name
-    for sentence in SENTENCES:
-        assert getattr(nothing, sentence)().endswith(".")
-    assert nothing.histories(payments[0], nothing.cases()).empty
-
-
 def test_windows_end_with_the_history(payments: Payments) -> None:
     frame, labels = payments
     folds = prequential("2026-01-12", train_days=10, delay_days=3, test_days=30, folds=1)
@@ -547,28 +353,6 @@ def test_windows_end_with_the_history(payments: Payments) -> None:
     assert out.folds[0].test_to == frame.ts.max().ceil("D")
     assert len(out.alerts_per_day()) == out.forecast().days.iloc[0] == 16
     assert not any("have no transactions" in n for n in out.notes)
-
-
-# --- two detectors -------------------------------------------------------------------------------
-
-
-def test_a_difference_is_that_of_the_table_and_its_interval_tells_it(found: Evaluation) -> None:
-    table = found.table().query("name == 'average_precision'").set_index(["detector", "fold"])
-    told = found.differences("forest", "random")
-    assert told.fold.tolist() == ["0", "1", "all"]
-    for fold in (0, 1):
-        gap = table.value["forest", fold] - table.value["random", fold]
-        assert told.difference.iloc[fold] == pytest.approx(gap)
-    assert told.difference.iloc[2] == pytest.approx(told.difference.iloc[:2].mean())
-    assert (told.low <= told.difference).all()
-    assert (told.difference <= told.high).all()
-    assert "the forest is better than the random" in found.comparison("forest", "random")
-    assert "the random is worse than the forest" in found.comparison("random", "forest")
-
-
-def test_what_was_not_asked_for_cannot_be_compared(found: Evaluation) -> None:
-    assert found.differences().empty
-    assert found.comparison() == "The learner cannot be compared with the forest here."
 
 
 def test_a_history_that_begins_with_the_training_window_is_enough(payments: Payments) -> None:

@@ -30,8 +30,8 @@ class Fixed:
 
 
 def scores(*rows: tuple[object, ...]) -> pd.DataFrame:
-    """Rows of customer, seconds after the test began, fraud, scenario, decision and strength."""
-    names = ["customer_id", "second", "is_fraud", "scenario", "decision", "factor:burst"]
+    """Rows of customer, seconds after the test began, fraud, scenario, decision and counter."""
+    names = ["customer_id", "second", "is_fraud", "scenario", "decision", "counted"]
     out = pd.DataFrame(rows, columns=names).astype({"is_fraud": bool, "decision": np.int8})
     ts = WEEK[0].test_from + pd.to_timedelta(out.pop("second"), unit="s")
     return out.assign(fold=0, ts=ts.astype("datetime64[us]"), seq=range(len(out)), amount=10.0)
@@ -102,9 +102,13 @@ def test_a_larger_budget_catches_no_less_and_the_money_adds_up(found: Evaluation
     table = found.budgets(review_cost=3.0)
     assert set(table.detector) == {"forest", "learner"}
     whole = found.scores.amount[found.scores.is_fraud].sum() / 14
-    for _, part in table.groupby("detector"):
+    # where a budget has room for the counter, it comes in and the score's part shrinks once
+    room = table.budget.map(lambda b: sum(counter.fits(b) for counter in found.counters))
+    assert room.nunique() > 1
+    for _, part in table.groupby(["detector", room.where(table.detector == "forest", 0)]):
         for column in ("alerts_a_day", "caught", "recall", "amount_caught", "review_cost"):
             assert part[column].is_monotonic_increasing
+    for _, part in table.groupby("detector"):
         assert (part.amount_caught + part.amount_lost).to_numpy() == pytest.approx(whole)
         assert (part.amount_lost + part.review_cost).to_numpy() == pytest.approx(part.cost)
         assert part.review_cost.to_numpy() == pytest.approx(3.0 * part.alerts_a_day)
@@ -120,11 +124,11 @@ def test_at_its_own_budget_the_forest_alerts_as_the_policy_did(found: Evaluation
 
 def test_thresholds_do_not_look_at_what_is_judged(found: Evaluation) -> None:
     half = found.scores[::2]
-    models = {"forest": found.detectors}
-    all_rows = hindsight.alerted(found.scores, "forest", found.detectors, FOLDS, 0.01)
-    some = hindsight.alerted(half, "forest", found.detectors, FOLDS, 0.01)
+    fitted = found.detectors, found.counters
+    all_rows = hindsight.alerted(found.scores, "forest", *fitted, FOLDS, 0.01)
+    some = hindsight.alerted(half, "forest", *fitted, FOLDS, 0.01)
     assert (all_rows[::2] == some).all()
-    assert hindsight.budgets(half.head(0), models, FOLDS, [0.01], 5.0).empty
+    assert hindsight.budgets(half.head(0), {"forest": fitted}, FOLDS, [0.01], 5.0).empty
 
 
 def test_no_budget_is_cheaper_than_a_perfect_order(found: Evaluation) -> None:
@@ -162,13 +166,12 @@ def test_a_day_without_traffic_is_a_day_without_alerts(payments: Payments) -> No
 def test_a_burst_is_counted_up_to_its_first_alert() -> None:
     table = hindsight.bursts(
         scores(
-            *(("a", 10 + i, True, "burst", REVIEW if i == 3 else APPROVE, i) for i in range(6)),
-            *(("a", 10 + 7200 + i, True, "burst", APPROVE, 0.0) for i in range(4)),
-            *(("b", 12 + i, True, "burst", BLOCK, 9.0) for i in range(2)),
-            ("b", 11, False, None, BLOCK, 9.0),
-            ("c", 50, True, "spike", BLOCK, 9.0),
-        ),
-        {0: 0.5},
+            *(("a", 10 + i, True, "burst", REVIEW if i == 3 else APPROVE, i > 0) for i in range(6)),
+            *(("a", 10 + 7200 + i, True, "burst", APPROVE, False) for i in range(4)),
+            *(("b", 12 + i, True, "burst", BLOCK, True) for i in range(2)),
+            ("b", 11, False, None, BLOCK, True),
+            ("c", 50, True, "spike", BLOCK, True),
+        )
     )
     assert table.customer_id.tolist() == ["a", "b", "a"]
     assert table.transactions.tolist() == [6, 2, 4]
@@ -182,20 +185,20 @@ def test_a_burst_is_counted_up_to_its_first_alert() -> None:
 
 
 def test_where_no_burst_is_named_a_swarm_of_frauds_is_one() -> None:
-    rows = [("a", 5 * i, True, None, REVIEW if i == 4 else APPROVE, 0.0) for i in range(10)]
-    few = [("b", 5 * i, True, "1", APPROVE, 0.0) for i in range(9)]
-    slow = [("c", 61 * i, True, "1", APPROVE, 0.0) for i in range(12)]
-    table = hindsight.bursts(scores(*rows, *few, *slow), {0: 0.5})
+    rows = [("a", 5 * i, True, None, REVIEW if i == 4 else APPROVE, False) for i in range(10)]
+    few = [("b", 5 * i, True, "1", APPROVE, False) for i in range(9)]
+    slow = [("c", 61 * i, True, "1", APPROVE, False) for i in range(12)]
+    table = hindsight.bursts(scores(*rows, *few, *slow))
     assert table[["customer_id", "transactions", "let_through"]].to_numpy().tolist() == [
         ["a", 10, 4]
     ]
 
 
 def test_without_bursts_the_table_is_empty_and_the_sentence_says_so() -> None:
-    table = hindsight.bursts(scores(("a", 1, False, None, APPROVE, 0.0)), {0: 0.5})
+    table = hindsight.bursts(scores(("a", 1, False, None, APPROVE, False)))
     assert table.empty
     assert "There is no burst" in hindsight.burst_summary(table)
-    never = hindsight.bursts(scores(("a", 1, True, "burst", APPROVE, 0.0)), {0: 0.5})
+    never = hindsight.bursts(scores(("a", 1, True, "burst", APPROVE, False)))
     assert "0 of 1 bursts (0%)" in hindsight.burst_summary(never)
 
 
@@ -204,7 +207,8 @@ def test_synthetic_bursts_are_found_soon(found: Evaluation) -> None:
     truth = found.scores[found.scores.is_fraud & (found.scores.scenario == "burst")]
     assert table.transactions.sum() == len(truth)
     assert table.detected.all()
-    assert (table.let_through < table.transactions).all()
+    assert (table.let_through <= 5).all()
+    assert (table.counter_let_through <= 5).all()
 
 
 # --- busy customers ------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from aegis_core.metrics import (
     daily_counts,
     daily_forecast,
     paired_bootstrap,
+    precision_at_recall,
     predictive_interval,
     recall_at_budget,
     recall_by_scenario,
@@ -274,6 +275,15 @@ def test_without_fraud_there_is_no_scenario(scenario: list[object]) -> None:
     table = recall_by_scenario([0, 0], pd.Series(scenario, dtype=object), [1, 0])
     assert table.empty
     assert list(table.columns) == ["scenario", "frauds", "caught", "recall"]
+
+
+def test_precision_at_the_recall_of_everything_is_that_of_the_last_fraud() -> None:
+    truth, score = [1, 0, 1, 0, 0], [0.9, 0.8, 0.7, 0.1, 0.1]
+    assert precision_at_recall(truth, score, np.array([1.0])).tolist() == [2 / 3]
+
+
+def test_transactions_with_one_score_are_looked_at_together() -> None:
+    assert precision_at_recall([1, 0, 0, 0], [0.5] * 4, np.array([0.1, 1.0])).tolist() == [0.25] * 2
 
 
 # --- undefined -----------------------------------------------------------------------------------

@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 
 from aegis_core.detector import Detector
 from aegis_core.errors import InputError, NotReady
-from aegis_core.policy import Policy, reasons
+from aegis_core.policy import (
+    BURST_CUSTOMERS,
+    FEWEST_CUSTOMERS,
+    FEWEST_IN_A_BURST,
+    NO_LIMITS,
+    Counter,
+    Policy,
+    burst_limits,
+    counted,
+    reasons,
+)
 from aegis_core.profiles import FACTS, RING, SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import Scorer
@@ -134,7 +144,7 @@ def test_a_stored_policy_is_readable_text(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "policy.json").read_text())
     assert written == {
         **{"review_above": 0.6, "block_above": math.inf},
-        **{"alert_budget": 0.005, "audit_share": 0.001},
+        **{"alert_budget": 0.005, "audit_share": 0.001, "burst_limits": list(NO_LIMITS)},
     }
 
 
@@ -331,3 +341,60 @@ def test_every_alert_of_a_history_has_a_reason_without_nan(
             for reason in told_:
                 assert "nan" not in reason["text"].lower()
                 assert "inf" not in reason["text"].lower()
+
+
+# ---- the exact counter
+
+
+def test_a_limit_of_the_counter_is_reached_by_few_customers(payments: Payments) -> None:
+    frame = payments[0]
+    counts = Scorer().run(frame, signals=True).counts
+    limits = burst_limits(counts, frame.customer_id)
+    most = pd.DataFrame(counts).groupby(frame.customer_id.to_numpy()).max()
+    allowed = max(FEWEST_CUSTOMERS, BURST_CUSTOMERS * len(most))
+    assert ((most >= np.array(limits)).sum() <= allowed).all()
+    assert min(limits) >= FEWEST_IN_A_BURST
+    assert list(limits) == sorted(limits), "a longer window holds what a shorter one holds"
+
+
+def test_one_burst_among_many_customers_does_not_move_the_limits() -> None:
+    calm = np.ones((2_000, 4), np.int64)
+    burst = np.repeat(np.arange(1, 61)[:, None], 4, axis=1)
+    customers = pd.Series([f"c{i}" for i in range(2_000)] + ["hit"] * 60)
+    assert burst_limits(np.concatenate([calm, burst]), customers) == (3, 3, 3, 3)
+
+
+def test_a_limit_beyond_the_ring_is_none_and_so_is_one_without_history() -> None:
+    beyond = np.full((10, 4), RING + 1)
+    assert burst_limits(beyond, pd.Series(["a"] * 10)) == NO_LIMITS
+    assert burst_limits(np.empty((0, 4), np.int64), pd.Series([], dtype="str")) == NO_LIMITS
+
+
+def test_the_counter_adds_reviews_and_takes_no_block_back() -> None:
+    policy = Policy(0.6, 0.8, 0.01, burst_limits=(3, 4, 5, 6))
+    score = np.array([0.5, 0.5, 0.5, 0.7, 0.9])
+    counts = np.array([[2, 3, 4, 5], [3, 3, 4, 5], [1, 1, 1, 6], [9] * 4, [9] * 4])
+    assert policy.decide(score, counts).tolist() == [0, 1, 1, 1, 2]
+    assert policy.decide(score).tolist() == [0, 0, 0, 1, 2]
+    assert counted(counts[1], policy.burst_limits)["text"] == (
+        "3 transactions in 10 s; from 3 on somebody looks"
+    )
+
+
+@given(
+    score=st.lists(st.sampled_from([0.2, 0.3, 0.4, 0.5, 0.6, 0.9]), min_size=40, max_size=80),
+    burst=st.integers(0, 30),
+    budget=st.sampled_from([0.01, 0.1, 0.3]),
+)
+def test_score_and_counter_together_keep_the_budget(
+    score: list[float], burst: int, budget: float
+) -> None:
+    counts = np.ones((len(score), 4), np.int64)
+    counts[:burst] = 9
+    counter = Counter.beside((5, 5, 5, 5), counts, np.array(score))
+    model = Counter.beside(NO_LIMITS, counts, np.array(score))  # the score alone
+    policy = Policy.from_budget(model, budget, 0.2, counter=counter)
+    alerts = policy.decide(np.array(score), counts) > 0
+    assert alerts.mean() <= budget
+    assert (policy.burst_limits == counter.limits) == counter.fits(budget)
+    assert policy.block_above >= policy.review_above

@@ -108,7 +108,7 @@ def asked(profiles: Profiles, probe: pd.DataFrame) -> tuple[Floats, Floats]:
     columns = profiles.columns(probe)
     seen, told = np.empty((len(probe), len(SIGNALS))), np.empty((len(probe), len(FACTS)))
     for i, row in enumerate(zip(*columns, strict=True)):
-        observe(profiles.state, *row, seen[i], told[i])
+        observe(profiles.state, *row, seen[i], told[i], np.empty(0, np.int64))
     return seen, told
 
 

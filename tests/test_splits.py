@@ -1,46 +1,23 @@
-"""Which folds a history has room for, and an evaluation and a training told to people."""
+"""Which folds a history has room for, and who was known as compromised."""
 
 from __future__ import annotations
 
-import numpy as np
+import itertools
+
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aegis_core import config, evaluation, models, runs, splits
-from aegis_core.detector import Detector
+from aegis_core import splits
 from aegis_core.errors import InputError, NotReady
-from aegis_core.evaluation import DETECTORS, Evaluation
-from aegis_core.metrics import precision_at_recall
-from aegis_core.models import Training
-from aegis_core.store import Store, connect
-from aegis_core.training import Training, train
+from aegis_core.splits import default_train_from, known_compromised, prequential
 
+DAY = pd.Timedelta(days=1)
 FIRST, LAST = pd.Timestamp("2026-01-01 08:00"), pd.Timestamp("2026-02-09 21:00")
-Payments = tuple[pd.DataFrame, pd.DataFrame]
 
 
-@pytest.fixture(scope="module")
-def found(payments: Payments) -> Evaluation:
-    frame, labels = payments
-    folds, _ = splits.plan(frame.ts.min(), frame.ts.max(), folds=2)
-    return evaluation.evaluate(frame, labels, folds, alert_budget=0.02)
-
-
-@pytest.fixture(scope="module")
-def unlabelled(payments: Payments) -> Evaluation:
-    frame, labels = payments
-    folds, _ = splits.plan(frame.ts.min(), frame.ts.max(), folds=2)
-    return evaluation.evaluate(frame, labels.head(0), folds, exclude_known=True)
-
-
-@pytest.fixture(scope="module")
-def untested(payments: Payments) -> Evaluation:
-    return evaluation.evaluate(payments[0], payments[1], [])
-
-
-# ---- folds
+# ---- folds of a history
 
 
 @given(
@@ -87,136 +64,110 @@ def test_no_transactions_are_no_history() -> None:
         splits.plan(pd.NaT, pd.NaT)  # type: ignore[arg-type]
 
 
-# ---- an evaluation, told
+# --- folds ---------------------------------------------------------------------------------------
 
 
-def test_each_fold_is_told_with_what_it_holds(found: Evaluation) -> None:
-    told = found.windows()
-    assert told.index.tolist() == [0, 1]
-    assert told["test transactions"].sum() == len(found.scores)
-    assert told["frauds"].sum() == found.scores.is_fraud.sum()
-    assert told["training transactions"].tolist() == found.n_train
+@settings(deadline=None)
+@given(
+    train=st.floats(0.01, 40),
+    delay=st.floats(0, 40),
+    test=st.floats(0.01, 40),
+    n=st.integers(1, 6),
+)
+def test_a_fold_trains_waits_and_tests(train: float, delay: float, test: float, n: int) -> None:
+    start = pd.Timestamp("2018-07-25")
+    folds = prequential(start, train_days=train, delay_days=delay, test_days=test, folds=n)
+    assert [f.number for f in folds] == list(range(n))
+    assert folds[0].train_from == start
+    second = pd.Timedelta(seconds=1)
+    for f in folds:
+        assert abs(f.train_to - f.train_from - train * DAY) < second
+        assert abs(f.test_from - f.train_to - delay * DAY) < second
+        assert abs(f.test_to - f.test_from - test * DAY) < second
+    for earlier, later in itertools.pairwise(folds):
+        assert abs(later.test_from - earlier.test_to) < second
+        assert abs(later.train_from - earlier.train_from - test * DAY) < second
 
 
-def test_precision_at_the_recall_of_everything_is_that_of_the_last_fraud() -> None:
-    truth, score = [1, 0, 1, 0, 0], [0.9, 0.8, 0.7, 0.1, 0.1]
-    assert precision_at_recall(truth, score, np.array([1.0])).tolist() == [2 / 3]
+def test_the_handbooks_weeks() -> None:
+    folds = prequential("2018-07-25", train_days=7, delay_days=7, test_days=7, folds=4)
+    first, *_, last = ([f"{t:%m-%d}" for t in vars(f).values() if t != f.number] for f in folds)
+    assert first == ["07-25", "08-01", "08-08", "08-15"]
+    assert last == ["08-15", "08-22", "08-29", "09-05"]
 
 
-def test_transactions_with_one_score_are_looked_at_together() -> None:
-    assert precision_at_recall([1, 0, 0, 0], [0.5] * 4, np.array([0.1, 1.0])).tolist() == [0.25] * 2
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"train_days": 0}, {"train_days": -1}, {"test_days": 0}, {"delay_days": -1}, {"folds": 0},
+        {"train_days": float("nan")}, {"delay_days": float("nan")},
+    ],
+)  # fmt: skip
+def test_a_length_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="must be positive"):
+        prequential("2018-07-25", **wrong)  # type: ignore[arg-type]
 
 
-def test_curves_stay_within_bounds_and_random_on_its_floor(found: Evaluation) -> None:
-    curves = found.curves()
-    assert curves.precision.between(0, 1).all()
-    assert curves.groupby("detector").size().to_dict() == dict.fromkeys(DETECTORS, 100)
-    share = found.scores.is_fraud.mean()
-    whole = curves[curves.recall == 1].set_index("detector").precision
-    assert (whole >= share / 2).all()
+@pytest.mark.parametrize("date", ["", "never", "2018-13-45", "nan", "2018-07-25T00:00+02:00"])
+def test_a_start_that_is_no_date_is_refused(date: str) -> None:
+    with pytest.raises(InputError, match="must be a date"):
+        prequential(date)
 
 
-def test_cases_are_what_their_outcome_says(found: Evaluation) -> None:
-    cases = found.cases(4).merge(found.scores, on="transaction_id", suffixes=("", "_"))
-    alerted = cases.decision > 0
-    said = np.select([cases.is_fraud & alerted, cases.is_fraud], ["caught", "missed"], "")
-    assert (cases.outcome.where(cases.outcome != "false alarm", "") == said).all()
-    assert cases[cases.outcome == "false alarm"].decision.gt(0).all()
-    assert cases.outcome.value_counts().max() == 4
-
-
-def test_price_and_accuracy_agree_with_the_days(found: Evaluation) -> None:
-    days = found.alerts_per_day()
-    assert f"{days.alerts.mean():.1f} alerts a day" in found.price()
-    assert f"caught {days.caught.sum():,} of {days.frauds.sum():,}" in found.price()
-    assert f"right for {1 - found.scores.is_fraud.mean():.2%}" in found.accuracy()
-
-
-def test_side_by_side_has_a_row_for_each_detector_and_the_bounds(found: Evaluation) -> None:
-    shown = evaluation.side_by_side(found.table(20))
-    assert shown.index.tolist() == [*DETECTORS, "by chance", "at best"]
-    assert "card precision at 20" in shown.columns
-    assert shown.map(lambda text: "nan" not in text).all(axis=None)
-
-
-def test_one_fold_has_no_spread(found: Evaluation) -> None:
-    table = found.table()
-    several, one = (evaluation.side_by_side(t) for t in (table, table[table.fold == 0]))
-    assert several.loc["forest"].str.contains("±").all()
-    assert not one.loc["forest"].str.contains("±").any()
-
-
-def test_without_labels_figures_are_dashes_and_sentences(unlabelled: Evaluation) -> None:
-    shown = evaluation.side_by_side(unlabelled.table())
-    assert (shown == "–").all(axis=None)
-    assert "No fraud is labelled" in unlabelled.summary()
-    assert "none of them a known fraud" in unlabelled.price()
-    assert unlabelled.curves().empty
-    assert unlabelled.recall().empty
-    assert unlabelled.metrics()["value"].notna().all()
-    assert set(unlabelled.cases().outcome) <= {"false alarm"}
-    assert len(unlabelled.notes) == 2
-
-
-def test_without_folds_everything_is_empty_and_nothing_breaks(untested: Evaluation) -> None:
-    tables = ("windows", "table", "curves", "cases", "recall", "alerts_per_day", "metrics")
-    assert all(getattr(untested, name)().empty for name in (*tables, "long_scores"))
-    assert evaluation.side_by_side(untested.table()).empty
-    assert untested.summary() == untested.accuracy() == "Nothing was tested."
-    assert "no alert" in untested.price()
-
-
-# ---- kept in the database
-
-
-def test_labels_come_oldest_first_so_that_the_newest_word_counts(store: Store) -> None:
-    with store.writing() as session:
-        session.execute(
-            "INSERT INTO labels VALUES ('t', true, 'night', '2026-02-01', 'b', -1),"
-            " ('t', false, NULL, '2026-01-01', 'a', -1)"
-        )
-    assert models.labels(store).is_fraud.tolist() == [False, True]
-
-
-def test_scores_of_a_run_are_kept_once_and_those_of_others_stay(
-    store: Store, found: Evaluation
+@settings(deadline=None)
+@given(
+    hours=st.integers(24 * 30, 24 * 300),
+    lengths=st.tuples(st.integers(1, 10), st.integers(0, 10), st.integers(1, 10)),
+    folds=st.integers(1, 4),
+)
+def test_folds_by_default_end_with_the_last_day_of_the_history(
+    hours: int, lengths: tuple[int, int, int], folds: int
 ) -> None:
-    scores = found.long_scores().head(10)
-    for run_id in ("a", "b", "a", ""):
-        runs.record_scores(store, run_id, scores)
-    kept = store.query("SELECT run_id, count(*) AS n FROM evaluation_scores GROUP BY 1 ORDER BY 1")
-    assert dict(zip(kept.run_id, kept.n, strict=True)) == {"a": 10, "b": 10}
+    first = pd.Timestamp("2026-01-01 00:30")
+    last = first + pd.Timedelta(hours=hours)
+    named = dict(zip(("train_days", "delay_days", "test_days"), lengths, strict=True))
+    needed = lengths[0] + lengths[1] + folds * lengths[2]
+    room = (last.floor("D") - first.floor("D")).days + 1
+    if needed > room:
+        with pytest.raises(InputError, match="Use fewer folds or shorter windows"):
+            default_train_from(first, last, **named, folds=folds)
+        return
+    start = default_train_from(first, last, **named, folds=folds)
+    assert start == start.floor("D")
+    (*_, final) = prequential(start, **named, folds=folds)
+    assert final.test_to == last.floor("D") + DAY
 
 
-# ---- a training, told
+# --- known as compromised ------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def training(payments: Payments, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    settings = config.load(home=tmp_path_factory.mktemp("home"))
-    store = connect(settings.db)
-    with store.writing() as session:
-        session.append("transactions", payments[0])
-    return train(store, settings, train_days=20, alert_budget=0.02, n_trees=20)
-
-
-def test_flagged_are_the_best_of_each_factor_and_one_a_customer(
-    training: Training, payments: Payments
-) -> None:
-    flagged = training.flagged(2)
-    evidence = flagged[[f"{f} (nats)" for f in ("amount", "travel", "hour", "burst")]]
-    assert (evidence.idxmax(axis=1).str.removesuffix(" (nats)") == flagged.strongest).all()
-    assert flagged.strongest.value_counts().max() <= 2
-    assert flagged.customer_id.is_unique
-    paid = payments[0].set_index("transaction_id").amount
-    assert (paid[flagged.transaction_id].to_numpy() == flagged.amount).all()
-    highest = training.window.sort_values("score").transaction_id.iloc[-1]
-    assert highest in set(flagged.transaction_id)
-
-
-def test_the_training_tells_its_budget_and_what_it_saw(training: Training) -> None:
-    told = training.summary()
-    assert f"{len(training.window):,} transactions" in told
-    assert "2.00%" in told
-    assert training.version in told
-    assert isinstance(training.detector, Detector)
+def test_a_customer_is_known_from_the_midnight_after_the_label_came() -> None:
+    labels = pd.DataFrame(
+        [
+            # customer, ts, is_fraud, known_at
+            ("early", "2026-01-01 10:00", True, "2026-01-04 10:00"),
+            ("early", "2026-01-08 10:00", True, "2026-01-11 10:00"),
+            ("midnight", "2026-01-03 00:00", True, "2026-01-06 00:00"),
+            ("honest", "2026-01-01 10:00", False, "2026-01-04 10:00"),
+            ("before", "2025-12-31 10:00", True, "2026-01-02 10:00"),
+            ("late", "2026-01-05 10:00", True, "2026-01-08 10:00"),
+        ],
+        columns=["customer_id", "ts", "is_fraud", "known_at"],
+    ).astype({"ts": "datetime64[us]", "known_at": "datetime64[us]"})
+    test = pd.DataFrame(
+        [
+            ("early", "2026-01-04 23:59", False),  # the label came during this day
+            ("early", "2026-01-05 00:00", True),
+            ("midnight", "2026-01-06 12:00", False),  # known at midnight itself: not before
+            ("midnight", "2026-01-07 00:00", True),
+            ("honest", "2026-01-07 00:00", False),
+            ("before", "2026-01-07 00:00", False),
+            ("late", "2026-01-08 11:00", False),
+            ("late", "2026-01-09 11:00", True),
+            ("unknown", "2026-01-07 00:00", False),
+        ],
+        columns=["customer_id", "ts", "expected"],
+    ).astype({"ts": "datetime64[us]"})
+    out = known_compromised(test, labels, pd.Timestamp("2026-01-01"))
+    assert out.tolist() == test.expected.tolist()
+    assert not known_compromised(test, labels.head(0), pd.Timestamp("2026-01-01")).any()

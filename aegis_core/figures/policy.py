@@ -101,9 +101,9 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
 def reliability(frame: pd.DataFrame) -> go.Figure:
     """Whether a risk is the percentile it claims to be, on later weeks.
 
-    On the dotted line, as many came above a risk as it promised. Above the line there were more:
-    the tail has grown heavier since the training window. Where none came, an open triangle stands
-    at the lower edge.
+    On the dotted line, as much ordinary traffic came above a risk as it promised. Above the line
+    there was more: the tail has grown heavier since the training window. Below it there was less,
+    be it that fraud took the place. Where none came, an open triangle stands at the lower edge.
 
     Parameters
     ----------

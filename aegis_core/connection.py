@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
@@ -90,6 +92,61 @@ def opened(path: Path, *, read_only: bool, wait_s: float) -> Connection:
                 ) from e
         time.sleep(pause_s * random.uniform(0.5, 1.5))
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def load_quack(connection: Connection) -> None:
+    """Load DuckDB's client-server protocol from the installed packages, downloading nothing."""
+    for name in ("httpfs", "quack"):
+        spec = find_spec(f"duckdb_extension_{name}")
+        if spec is None or spec.origin is None:
+            raise StoreError(f"The package duckdb-extension-{name} is missing; install it.")
+        file = f"extensions/v{duckdb.__version__}/{name}.duckdb_extension"
+        with translated():
+            connection.execute(f"LOAD {literal(Path(spec.origin).parent / file)}")
+
+
+def empty(settings: dict[str, Any]) -> Connection:
+    """A database in memory that has nothing but these settings."""
+    return duckdb.connect(":memory:", config=settings)
+
+
+def with_values(sql: str, params: Sequence[object] | Mapping[str, object] | None) -> str:
+    """`sql` with a literal for each `?`, or for each `$name`.
+
+    >>> with_values("SELECT ? AS a, '?' AS b -- ?", [1])
+    "SELECT 1 AS a, '?' AS b -- ?"
+    >>> with_values("SELECT $a, $b, $a", {"a": 1, "b": "x"})
+    "SELECT 1, 'x', 1"
+
+    Raises
+    ------
+    InputError
+        The values are not those that the text asks for.
+    """
+    if not params:
+        return sql
+    given = params if isinstance(params, Mapping) else dict(enumerate(params, 1))
+    text = sql.encode()
+    starts = [start for start, _ in duckdb.tokenize(sql)]
+    parts = [text[a:b].decode() for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+    told, used = [], set()
+    number = 0
+    while parts:
+        part = parts.pop(0)
+        if part == "$" and parts:
+            part += parts.pop(0)
+        if asked := re.match(r"\?|\$(\w+)", part):
+            number += asked[0] == "?"
+            name: Any = asked[1] or number
+            name = int(name) if str(name).isdigit() else name
+            if name not in given:
+                raise InputError(f"The query asks for {asked[0]!r}; given are {list(given)}.")
+            used.add(name)
+            part = literal(given[name]) + part[asked.end() :]
+        told.append(part)
+    if unused := given.keys() - used:
+        raise InputError(f"The query does not ask for {sorted(map(str, unused))}.")
+    return "".join(told)
 
 
 def only_reads(connection: Connection, sql: str) -> None:

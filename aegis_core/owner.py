@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aegis_core.connection import Connection, translated
+from aegis_core.connection import Connection, load_quack, translated
 from aegis_core.errors import StoreError
+from aegis_core.gate import Gate, Limits
 from aegis_core.session import PROGRESS_WITHOUT_BAR
 
 _LAST_READINGS_S = 5.0
@@ -26,11 +27,17 @@ class Held:
     Parameters
     ----------
     connection
-        The first one; it belongs to this object from now on and runs nothing.
+        The first one; it belongs to this object from now on.
+    limits
+        What those who attach may use; None lets nobody attach.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, limits: Limits | None = None) -> None:
         self._root = connection
+        self.gate: Gate | None = None
+        if limits is not None:
+            load_quack(connection)
+            self.gate = Gate(connection, limits)
         self.writer: Connection = connection.cursor()
         self.writer.execute(PROGRESS_WITHOUT_BAR)
         self.writer.execute(_SETTINGS)
@@ -58,6 +65,8 @@ class Held:
 
     def close(self) -> None:
         """End readings that go on, fold the log into the file and let go of it."""
+        if self.gate is not None:
+            self.gate.close()
         deadline = time.monotonic() + _LAST_READINGS_S
         with self._changed:
             self._closing = True

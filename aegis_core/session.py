@@ -124,14 +124,11 @@ class Session:
         arrow = (
             rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
         )
-        names = ", ".join(map(quoted, arrow.column_names))
-        insert = f"INSERT INTO {quoted(table)} ({names}) SELECT {names} FROM aegis_appended"
-        with self.lent("aegis_appended", arrow):
-            try:
-                self.execute(insert)
-            except InputError:
-                self._check_columns(table, arrow.column_names)
-                raise
+        try:
+            self._insert(table, arrow.column_names, arrow)
+        except InputError:
+            self._check_columns(table, arrow.column_names)
+            raise
         return int(arrow.num_rows)
 
     @contextmanager
@@ -173,6 +170,13 @@ class Session:
         """The `seq` of the next transaction that arrives; 0 in an empty database."""
         found = self.execute("SELECT coalesce(max(seq) + 1, 0) FROM transactions").fetchone()
         return int(found[0]) if found else 0
+
+    def _insert(self, table: str, names: Sequence[str], rows: pa.Table) -> None:
+        columns = ", ".join(map(quoted, names))
+        with self.lent("aegis_appended", rows):
+            self.execute(
+                f"INSERT INTO {quoted(table)} ({columns}) SELECT {columns} FROM aegis_appended"
+            )
 
     def _check_columns(self, table: str, names: Sequence[str]) -> None:
         known = self.columns(table)

@@ -9,6 +9,7 @@ writes all the time holds it inside of `owned()` instead.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aegis_core import config
+from aegis_core.attached import Attached
 from aegis_core.connection import opened
+from aegis_core.endpoint import Endpoint, find, publish, started, withdraw
 from aegis_core.errors import (
     ColumnError,
     NotReady,
@@ -25,6 +28,7 @@ from aegis_core.errors import (
     StoreVersion,
     did_you_mean,
 )
+from aegis_core.gate import Limits
 from aegis_core.owner import Held
 from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
 from aegis_core.session import Params, Session
@@ -70,6 +74,7 @@ class Store:
         self._turn = threading.RLock()
         self._of_this_thread = threading.local()
         self._held: Held | None = None
+        self._attached: Attached | None = None
 
     @property
     def _session(self) -> Session | None:
@@ -103,6 +108,10 @@ class Store:
                 self._held.reading() as connection,
                 self._as_session(Session(connection, writable=False, owned=True)) as session,
             ):
+                yield session
+            return
+        if (attached := self._owner()) is not None:
+            with attached.session(writable=False) as session, self._as_session(session):
                 yield session
             return
         with self._in_turn():
@@ -153,6 +162,10 @@ class Store:
                 with self._as_session(owned) as session, session.transaction():
                     yield session
                 return
+            if (attached := self._owner()) is not None:
+                with attached.session(writable=True) as session, self._as_session(session):
+                    yield session
+                return
             self._make_folder()
             with self._opened(read_only=False) as session:
                 if not checkpoint:
@@ -163,7 +176,9 @@ class Store:
                     yield session
 
     @contextmanager
-    def owned(self, *, wait_s: float = 1.0) -> Iterator[None]:
+    def owned(
+        self, *, wait_s: float = 1.0, limits: Limits | None = None
+    ) -> Iterator[Endpoint | None]:
         """Hold the file for the length of the block, as the one process that may.
 
         Inside, `reading()` and `writing()` of this store use connections to the file that stays
@@ -172,10 +187,20 @@ class Store:
         network, settings are locked, and `checkpoint` has no meaning: the log is folded into the
         file now and then, and at the end of the block.
 
+        Parameters
+        ----------
+        wait_s
+            How long to wait while others hold the file, in seconds.
+        limits
+            Given, other processes attach through DuckDB's own client-server protocol, on the
+            loopback interface: `connect` finds the addresses in a file beside the database, and
+            another file beside it may be handed to those who shall only read. The block gets
+            them too.
+
         Raises
         ------
         StoreBusy
-            Another process held the file for `wait_s`.
+            Another process held the file for `wait_s`, or owns it.
         """
         with self._in_turn():
             if self._held is not None:
@@ -186,14 +211,17 @@ class Store:
                 session = Session(connection, writable=True)
                 with session.transaction():
                     self._create_tables(session)
-                held = Held(connection)
+                held = Held(connection, limits)
             except BaseException:
                 connection.close()
                 raise
             self._held = held
+        endpoint = self._published(held)
         try:
-            yield
+            yield endpoint
         finally:
+            if endpoint is not None:
+                withdraw(self.path, endpoint)
             with self._turn:  # a writing in the middle ends first
                 self._held = None
                 held.close()
@@ -268,6 +296,38 @@ class Store:
             )
         told = "|".join(f"{part['n']}:{part['total']}" for part in parts)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def _published(self, held: Held) -> Endpoint | None:
+        gate = held.gate
+        if gate is None:
+            return None
+        endpoint = Endpoint(
+            pid=os.getpid(),
+            started=started(os.getpid()),
+            schema_version=SCHEMA_VERSION,
+            writers=gate.addresses[True],
+            writers_token=gate.tokens[True],
+            readers=gate.addresses[False],
+            readers_token=gate.tokens[False],
+        )
+        publish(self.path, endpoint)
+        return endpoint
+
+    def _owner(self) -> Attached | None:
+        """Connections to the process that owns the file; None if none does."""
+        endpoint = find(self.path)
+        if endpoint is None:
+            self._attached = None
+            return None
+        if endpoint.schema_version != SCHEMA_VERSION:
+            raise StoreVersion(
+                f"{self.path} is owned by a service of another version of Aegis (tables "
+                f"{endpoint.schema_version}, here {SCHEMA_VERSION}). Start both from the same one."
+            )
+        attached = self._attached
+        if attached is None or attached.endpoint != endpoint:
+            attached = self._attached = Attached(endpoint)
+        return attached
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:

@@ -1,0 +1,205 @@
+"""The database through its owner: whole statements run there, and their answers come back.
+
+A reading asks the readers' listener: each statement sees the newest commit. A writing is one
+transaction of the owner's, on one connection of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from aegis_core.connection import (
+    Connection,
+    empty,
+    literal,
+    load_quack,
+    quoted,
+    translated,
+    with_values,
+)
+from aegis_core.endpoint import Endpoint
+from aegis_core.errors import AegisError, InputError, StoreBusy, StoreError
+from aegis_core.session import Params, Session
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SETTINGS = {
+    # A statement that was sent again could be run twice, so nothing is.
+    "threads": 2,
+    "autoinstall_known_extensions": "false",
+    "python_enable_replacements": "false",
+}
+_SIGNS_OF_AN_END = ("Could not connect", "Connection refused", "connect to server", "HTTP", "curl")
+_SIGNS_OF_A_STATE = (
+    *("Constraint", "constraint", "Duplicate key", "Out of Memory", "No space", "aborted"),
+    *("ended; it ran", "was busy", "Conflict", "conflict"),
+)
+
+
+class AttachedSession(Session):
+    """One block on a connection of the owner's."""
+
+    def __init__(self, connection: Connection, name: str, *, writable: bool) -> None:
+        super().__init__(connection, writable=writable)
+        self._name = name
+        self._failed = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit at the end of the block; roll back on an error."""
+        self._failed = False
+        self.execute("BEGIN")
+        try:
+            yield
+            if self._failed:  # a commit of what failed would say nothing
+                self.execute("SELECT 1")
+            self.execute("COMMIT")
+        except BaseException:
+            with suppress(AegisError):
+                self.execute("ROLLBACK")
+            raise
+
+    def watched(self, sql: str, params: Params, tell: Callable[[float], None]) -> None:
+        """Run a statement; how far it is, the owner does not say until it is done."""
+        self.execute(sql, params)
+        tell(1.0)
+
+    @contextmanager
+    def lent(self, name: str, rows: pa.Table) -> Iterator[None]:
+        """Let SQL see an Arrow table under `name`: it is sent into a temporary table."""
+        if not self.writable:
+            raise InputError("A reading of an owned database cannot take rows along.")
+        with self._local(name, rows):
+            described = self._connection.execute(f"DESCRIBE FROM {quoted(name)}").fetchall()
+            columns = ", ".join(f"{quoted(column)} {kind}" for column, kind, *_ in described)
+            self.execute(f"CREATE TEMP TABLE {quoted(name)} ({columns})")
+            with self._noted():
+                self._connection.execute("CALL quack_clear_cache()")
+                self._connection.execute(
+                    f"INSERT INTO {self._name}.{quoted(name)} FROM {quoted(name)}"
+                )
+        try:
+            yield
+        finally:
+            with suppress(AegisError):
+                self.execute(f"DROP TABLE IF EXISTS temp.{quoted(name)}")
+
+    def _insert(self, table: str, names: Sequence[str], rows: pa.Table) -> None:
+        columns = ", ".join(map(quoted, names))
+        with self._local("aegis_appended", rows), self._noted():
+            self._connection.execute(
+                f"INSERT INTO {self._name}.{quoted(table)} ({columns}) "
+                f"SELECT {columns} FROM aegis_appended"
+            )
+
+    @contextmanager
+    def _local(self, name: str, rows: pa.Table) -> Iterator[None]:
+        with translated():
+            self._connection.register(name, rows)
+        try:
+            yield
+        finally:
+            self._connection.unregister(name)
+
+    def _run(self, sql: str, params: Params) -> Connection:
+        return self._ran(sql, params)
+
+    def _ran(self, sql: str, params: Params = None) -> Connection:
+        text = with_values(sql, params)
+        if not text.strip(" \n\t;"):
+            raise InputError("There is no statement to run; it is empty.")
+        with self._noted():
+            return self._connection.execute(f"FROM {self._name}.query({literal(text)})")
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            with translated():
+                yield
+        except InputError as e:
+            self._failed = True
+            told = str(e).removeprefix("Invalid Input Error: ")
+            kind = StoreError if any(sign in told for sign in _SIGNS_OF_A_STATE) else InputError
+            raise kind(told) from e
+        except AegisError:
+            self._failed = True
+            raise
+
+
+class Attached:
+    """Connections to an owner, kept for the next block.
+
+    Parameters
+    ----------
+    endpoint
+        Where the owner answers.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._root = empty(_SETTINGS)
+        load_quack(self._root)
+        with translated():
+            self._root.execute("SET http_retries = 0; SET http_timeout = 3600")
+            self._root.execute("SET TimeZone = 'UTC'")
+        self._free: dict[bool, list[tuple[Connection, str]]] = {True: [], False: []}
+        self._made = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def session(self, *, writable: bool) -> Iterator[Session]:
+        """A block on one connection of the owner's, in a transaction if it is writable.
+
+        Raises
+        ------
+        StoreBusy
+            The owner is gone.
+        """
+        connection, name = self._connection(writable)
+        session = AttachedSession(connection, name, writable=writable)
+        whole = False
+        try:
+            if writable:
+                with session.transaction():
+                    yield session
+            else:
+                yield session
+            whole = True
+        except InputError:
+            whole = not writable
+            raise
+        except StoreError as e:
+            if any(sign in str(e) for sign in _SIGNS_OF_AN_END):
+                raise StoreBusy(
+                    "The service that owned the database ended in the middle. Run it again: "
+                    "what was not committed is not there."
+                ) from e
+            raise
+        finally:
+            with self._lock:
+                if whole:
+                    self._free[writable].append((connection, name))
+            if not whole:
+                with suppress(AegisError), translated():
+                    connection.execute(f"DETACH {name}")
+
+    def _connection(self, writable: bool) -> tuple[Connection, str]:
+        with self._lock:
+            if self._free[writable]:
+                return self._free[writable].pop()
+            self._made += 1
+            name = f"aegis_{self._made}"
+            connection = self._root.cursor()
+        found = self.endpoint
+        address, token = (
+            (found.writers, found.writers_token)
+            if writable
+            else (found.readers, found.readers_token)
+        )
+        with translated():
+            connection.execute(f"ATTACH {literal(address)} AS {name} (TOKEN {literal(token)})")
+        return connection, name

@@ -1,0 +1,86 @@
+"""Where the owner of a database answers: a file beside it, for those who may know."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The addresses of an owner and the tokens that open them.
+
+    Attributes
+    ----------
+    pid, started
+        The process, and what tells it from a later one of the same number; None where the
+        system does not say.
+    schema_version
+        The version of the tables.
+    writers, readers
+        Addresses for DuckDB's ATTACH, such as `quack:127.0.0.1:40123`.
+    """
+
+    pid: int
+    started: str | None
+    schema_version: int
+    writers: str
+    writers_token: str
+    readers: str
+    readers_token: str
+
+
+def files_of(database: Path) -> tuple[Path, Path]:
+    """The owner's file, which opens everything, and the one that may be handed to readers."""
+    return (
+        database.with_name(database.name + ".endpoint"),
+        database.with_name(database.name + ".readers"),
+    )
+
+
+def publish(database: Path, endpoint: Endpoint) -> None:
+    """Write both files, each at once and readable by this user only."""
+    attach = f"ATTACH '{endpoint.readers}' AS aegis (TOKEN '{endpoint.readers_token}')"
+    for_readers = {
+        "address": endpoint.readers,
+        "token": endpoint.readers_token,
+        "sql": f"LOAD httpfs; LOAD quack; {attach}; FROM aegis.query('SELECT 1')",
+    }
+    for path, content in zip(files_of(database), (asdict(endpoint), for_readers), strict=True):
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.unlink(missing_ok=True)
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(content, file, indent=1)
+        new.replace(path)
+
+
+def withdraw(database: Path, endpoint: Endpoint) -> None:
+    """Remove both files, unless another owner has written them since."""
+    if _read(database) == endpoint:
+        for path in files_of(database):
+            path.unlink(missing_ok=True)
+
+
+def find(database: Path) -> Endpoint | None:
+    """The owner of a database; None if there is none, or it is known to have died."""
+    endpoint = _read(database)
+    if endpoint is None or started(endpoint.pid) != endpoint.started:
+        return None
+    return endpoint
+
+
+def started(pid: int) -> str | None:
+    """When a process started, in the system's ticks; None if it is gone or nothing says."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
+    return None
+
+
+def _read(database: Path) -> Endpoint | None:
+    try:
+        return Endpoint(**json.loads(files_of(database)[0].read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

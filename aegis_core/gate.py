@@ -1,0 +1,393 @@
+"""The owner's gate: what those who attach may ask, and how long an answer may take.
+
+DuckDB's server asks a function of ours before it runs anything. Writers' statements pass. A
+reader's must parse as one SELECT, name nothing but the tables of the database, and call no
+function that reaches beyond them. A plain look at one table passes; everything else is run here,
+where it can be interrupted, and the reader gets the finished answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import http.client
+import itertools
+import json
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from aegis_core.connection import Connection, literal, quoted, translated
+from aegis_core.errors import AegisError, InputError, StoreError
+
+_TABLE_FUNCTIONS = {
+    *("range", "generate_series", "unnest"),
+    *("duckdb_tables", "duckdb_views", "duckdb_columns", "duckdb_schemas"),
+}
+_SYSTEM_TABLES = {"tables", "columns", "schemata", "duckdb_tables", "duckdb_views"}
+_SHOWN = {"tables", "__show_tables_expanded"}
+_SCALARS_REFUSED = (
+    *("aegis_", "quack_", "current_setting", "nextval", "currval", "write_log", "getvariable"),
+    *("setseed", "query", "add_parquet_key", "json_execute", "getenv"),
+)
+_LINEAR = {"count", "count_star", "sum", "avg", "min", "max", "any_value", "first", "last"}
+_FROM_REFUSED = {"COLUMN_DATA", "DELIM_GET", "BOUND_TABLE_REF"}
+# What DuckDB's client asks for when it attaches, exactly.
+_SCHEMAS = """
+SELECT catalog_name, schema_name
+FROM information_schema.schemata
+WHERE catalog_name NOT IN ('system', 'temp')
+ORDER BY ALL
+\t"""
+_TABLES = """
+SELECT schema_name, sql, 'table'
+FROM duckdb_tables()
+UNION ALL
+SELECT schema_name, view_name, 'view'
+FROM duckdb_views()
+\t"""
+_SEEN_BY_CLIENTS = {
+    _SCHEMAS: "SELECT current_database() AS catalog_name, 'main' AS schema_name",
+    _TABLES: "SELECT schema_name, sql, 'table' FROM duckdb_tables() "
+    "WHERE database_name IN (current_database(), 'temp') UNION ALL SELECT schema_name, "
+    "view_name, 'view' FROM duckdb_views() WHERE database_name = current_database()",
+}
+_ONLY_READS = "A query cannot change the database; it is opened for reading only."
+_BETWEEN_LOOKS_S = 0.05
+_GOODBYE = b"\x01\x00\x0b\x02\x00\x20%s\x03\x00" + b"\xff" * 9 + b"\x01" + b"\xff" * 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What those who attach may use.
+
+    Attributes
+    ----------
+    longest_s
+        How long a reader's query may run, in seconds.
+    rows
+        How many rows an answer may have that is more than a plain look at one table.
+    at_once
+        How many such queries run at the same time; others wait for their turn.
+    idle_s
+        After how long without a statement a writer's open transaction is rolled back, in seconds.
+    """
+
+    longest_s: float = 60.0
+    rows: int = 1_000_000
+    at_once: int = 2
+    idle_s: float = 120.0
+
+
+@dataclass
+class Caller:
+    """A connection of somebody who attached."""
+
+    writes: bool
+    last_at: float = field(default_factory=time.monotonic)
+    in_transaction: bool = False
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names in lower case: tables and views of the database, and views of DuckDB's own."""
+
+    tables: frozenset[str]
+    views: frozenset[str]
+    system: frozenset[str]
+
+
+class Gate:
+    """The two listeners of an owner.
+
+    Parameters
+    ----------
+    root
+        A connection to the open database; its settings must not be locked yet. It stays the
+        caller's.
+    """
+
+    def __init__(self, root: Connection, limits: Limits) -> None:
+        self._root = root
+        self._limits = limits
+        self._tokens = {True: secrets.token_hex(32), False: secrets.token_hex(32)}
+        self._callers: dict[str, Caller] = {}
+        self._lock = threading.Lock()
+        self._turns = threading.BoundedSemaphore(limits.at_once)
+        self._running: dict[Connection, float] = {}
+        self._numbers = itertools.count()
+        self._closing = threading.Event()
+        with translated():
+            root.execute("ATTACH ':memory:' AS aegis_answers")
+            root.create_function("aegis_knows", self._knows, side_effects=True)
+            root.create_function("aegis_admits", self._admits, side_effects=True)
+            root.execute("SET GLOBAL quack_authentication_function = 'aegis_knows'")
+            root.execute("SET GLOBAL quack_authorization_function = 'aegis_admits'")
+            self.addresses = {writes: self._listening(writes) for writes in (True, False)}
+        self._watch = threading.Thread(target=self._watching, name="aegis-gate", daemon=True)
+        self._watch.start()
+
+    @property
+    def tokens(self) -> dict[bool, str]:
+        """The tokens of the listeners, by whether it is the writers'."""
+        return self._tokens
+
+    def close(self) -> None:
+        """Stop listening, ending what still runs."""
+        self._closing.set()
+        self._watch.join()
+        with self._lock:
+            for connection in self._running:
+                connection.interrupt()
+        for address in self.addresses.values():
+            with translated():
+                self._root.execute(f"FROM quack_stop({literal(address)})").fetchall()
+
+    def _listening(self, writes: bool) -> str:
+        for attempt in itertools.count():
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                address = f"quack:127.0.0.1:{free.getsockname()[1]}"
+            token = literal(self._tokens[writes])
+            try:
+                with translated():
+                    self._root.execute(f"FROM quack_serve('{address}', token := {token})")
+                    self._root.fetchall()
+                return address
+            except AegisError:
+                if attempt == 3:
+                    raise
+        raise AssertionError
+
+    # --- what DuckDB's server asks, in threads of its own ---------------------------------
+
+    def _knows(self, caller: str, token: str, listener: str) -> str:
+        """Whether a token opens a listener; None refuses."""
+        if not hmac.compare_digest(token.encode(), listener.encode()):
+            return None
+        with self._lock:
+            self._callers[caller] = Caller(writes=listener == self._tokens[True])
+        return "known"
+
+    def _admits(self, caller: str, sql: str) -> str | None:
+        """The statement to run for a caller's; None refuses."""
+        with self._lock:
+            known = self._callers.get(caller)
+            if known is None:
+                return None
+            known.last_at = time.monotonic()
+        if sql in _SEEN_BY_CLIENTS:
+            return _SEEN_BY_CLIENTS[sql]
+        if known.writes:
+            word = sql.strip(" \n\t;").upper()
+            if word.startswith("BEGIN"):
+                known.in_transaction = True
+            elif word in ("COMMIT", "ROLLBACK"):
+                known.in_transaction = False
+            return sql
+        try:
+            return self._for_reader(known, sql)
+        except Exception as e:
+            return f"SELECT error({literal(str(e))})"
+
+    def _for_reader(self, known: Caller, sql: str) -> str:
+        connection = self._root.cursor()
+        try:
+            with translated():
+                self._forget(connection, known)
+                checked, plain = self._checked(connection, sql)
+                if plain:
+                    return checked
+                # Everybody can list the columns of answers, so they do not have their names there.
+                described = connection.execute(f"DESCRIBE FROM ({checked})").fetchall()
+                names = {f"c{i}": name for i, (name, *_) in enumerate(described)}
+                table = f"aegis_answers.main.a{next(self._numbers)}"
+                with self._turn(connection):
+                    found = connection.execute(
+                        f"CREATE TABLE {table} ({', '.join(names)}) AS "
+                        f"FROM ({checked}) LIMIT {self._limits.rows + 1}"
+                    ).fetchone()
+                known.answer = table
+                if found and found[0] > self._limits.rows:
+                    raise InputError(
+                        f"The answer has more than {self._limits.rows:,} rows; add a LIMIT."
+                    )
+                shown = ", ".join(f"{c} AS {quoted(name)}" for c, name in names.items())
+                return f"SELECT {shown} FROM {table}"
+        finally:
+            connection.close()
+
+    @contextlib.contextmanager
+    def _turn(self, connection: Connection) -> Iterator[None]:
+        """Run what may take long: one of a few, and interrupted when its time is over."""
+        longest_s = self._limits.longest_s
+        if not self._turns.acquire(timeout=longest_s):
+            raise StoreError(f"The database was busy with other queries for {longest_s:g} s.")
+        try:
+            with self._lock:
+                deadline = self._running[connection] = time.monotonic() + longest_s
+            try:
+                yield
+            except Exception as e:
+                if time.monotonic() >= deadline:
+                    raise StoreError(f"The query was ended; it ran for {longest_s:g} s.") from e
+                raise
+            finally:
+                with self._lock:
+                    del self._running[connection]
+        finally:
+            self._turns.release()
+
+    def _forget(self, connection: Connection, known: Caller) -> None:
+        table, known.answer = known.answer, None
+        if table is not None:
+            connection.execute(f"DROP TABLE IF EXISTS {table}")
+
+    def _checked(self, connection: Connection, sql: str) -> tuple[str, bool]:
+        """The statement as it was understood, and whether it only looks at one table."""
+        tree_text = connection.execute(
+            f"SELECT json_serialize_sql({literal(sql)}::VARCHAR)"
+        ).fetchall()[0][0]
+        tree = json.loads(tree_text)
+        if tree["error"]:
+            kind = tree.get("error_type", "")
+            told = tree.get("error_message", "")
+            raise InputError(_ONLY_READS if kind == "not implemented" else told)
+        if len(tree["statements"]) != 1:
+            raise InputError("One SELECT at a time, please." if tree["statements"] else "Empty.")
+        names = self._names(connection)
+        check(tree["statements"], names)
+        text = connection.execute(f"SELECT json_deserialize_sql({literal(tree_text)})").fetchall()
+        return text[0][0].rstrip("; \n"), is_plain(tree["statements"][0]["node"], names)
+
+    def _names(self, connection: Connection) -> Names:
+        found = connection.execute(
+            "SELECT lower(table_name), 'table' FROM duckdb_tables() "
+            "WHERE database_name = current_database() UNION ALL "
+            "SELECT lower(view_name), if(internal, 'system', 'view') FROM duckdb_views() "
+            "WHERE internal OR database_name = current_database()"
+        ).fetchall()
+        return Names(
+            *(
+                frozenset(name for name, its in found if its == kind)
+                for kind in ("table", "view", "system")
+            )
+        )
+
+    # --- what the owner looks after --------------------------------------------------------
+
+    def _watching(self) -> None:
+        looked_at = 0.0
+        while not self._closing.wait(_BETWEEN_LOOKS_S):
+            now = time.monotonic()
+            with self._lock:
+                for connection, deadline in self._running.items():
+                    if now >= deadline:
+                        connection.interrupt()
+            if now - looked_at > 2:
+                looked_at = now
+                self._look_after_callers(now)
+
+    def _look_after_callers(self, now: float) -> None:
+        connection = self._root.cursor()
+        try:
+            found = connection.execute("SELECT connection_id FROM quack_active_connections()")
+            active = {caller for (caller,) in found.fetchall()}
+            with self._lock:
+                callers = dict(self._callers)
+            for caller, known in callers.items():
+                idle_s = now - known.last_at
+                if caller not in active and idle_s > 5:
+                    self._forget(connection, known)
+                    with self._lock:
+                        self._callers.pop(caller, None)
+                elif idle_s > (self._limits.idle_s if known.in_transaction else 3600):
+                    self._part(caller, known)
+        finally:
+            connection.close()
+
+    def _part(self, caller: str, known: Caller) -> None:
+        """Say goodbye in a caller's name, which rolls its transaction back."""
+        address = self.addresses[known.writes].removeprefix("quack:")
+        sender = http.client.HTTPConnection(address, timeout=5)
+        try:
+            sender.request("POST", "/quack", _GOODBYE % caller.encode())
+            sender.getresponse().read()
+        finally:
+            sender.close()
+
+
+def check(statements: Any, names: Names) -> None:
+    """Refuse a parse tree that names or calls what is not for readers.
+
+    Raises
+    ------
+    InputError
+        It does.
+    """
+    own = {
+        str(entry["key"]).lower()
+        for node in _nodes(statements)
+        if isinstance(node.get("cte_map"), dict)
+        for entry in node["cte_map"].get("map", [])
+    }
+    if clash := own & (names.system | _SYSTEM_TABLES):
+        raise InputError(f"{sorted(clash)[0]} is a name of DuckDB's own; choose another.")
+    tables = names.tables | names.views
+    for node in _nodes(statements):
+        kind, of_class = str(node.get("type")), node.get("class")
+        if kind == "TABLE_FUNCTION":
+            name = str(node["function"].get("function_name")).lower()
+            if name not in _TABLE_FUNCTIONS:
+                raise InputError(f"A reader's query cannot use {name}().")
+        elif kind == "BASE_TABLE":
+            name, schema = str(node["table_name"]).lower(), str(node["schema_name"]).lower()
+            if schema in ("", "main") and not node["catalog_name"]:
+                allowed = name in tables or (not schema and name in own)
+            else:
+                allowed = schema == "information_schema" and name in _SYSTEM_TABLES
+            if not allowed and not (name in _SYSTEM_TABLES and name.startswith("duckdb_")):
+                raise InputError(f"Table with name {node['table_name']} does not exist.")
+        elif kind == "SHOW_REF":
+            name = str(node.get("table_name", "")).strip('"').lower()
+            if name and name not in tables | _SHOWN:
+                raise InputError(f"Table with name {name} does not exist.")
+        elif kind in _FROM_REFUSED:
+            raise InputError(_ONLY_READS)
+        elif of_class == "FUNCTION" and not node.get("is_operator"):
+            name = str(node.get("function_name")).lower()
+            if name.startswith(_SCALARS_REFUSED):
+                raise InputError(f"A reader's query cannot use {name}().")
+
+
+def is_plain(node: Any, names: Names) -> bool:
+    """Whether a checked query looks at one table only, in time that grows with its rows."""
+    source = node.get("from_table", {})
+    if node["type"] != "SELECT_NODE" or source.get("type") != "BASE_TABLE":
+        return False
+    if node["cte_map"]["map"] or source["table_name"].lower() not in names.tables:
+        return False
+    return all(
+        part.get("class") not in ("SUBQUERY", "WINDOW", "LAMBDA")
+        and (
+            part.get("class") != "FUNCTION"
+            or part.get("is_operator")
+            or part.get("function_name") in _LINEAR
+        )
+        for part in _nodes(node)
+    )
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+        for value in tree.values():
+            yield from _nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _nodes(value)

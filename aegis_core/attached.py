@@ -7,6 +7,7 @@ transaction of the owner's, on one connection of its own.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ _SETTINGS = {
     "autoinstall_known_extensions": "false",
     "python_enable_replacements": "false",
 }
+_KEPT_S = 600.0  # the owner parts from whom it has not heard of for an hour
 _SIGNS_OF_AN_END = ("Could not connect", "Connection refused", "connect to server", "HTTP", "curl")
 _SIGNS_OF_A_STATE = (
     *("Constraint", "constraint", "Duplicate key", "Out of Memory", "No space", "aborted"),
@@ -123,6 +125,15 @@ class AttachedSession(Session):
         except InputError as e:
             self._failed = True
             told = str(e).removeprefix("Invalid Input Error: ")
+            if told == "Authorization failed":
+                raise InputError(
+                    "A query cannot change the database; it is opened for reading only."
+                ) from e
+            if "Invalid connection id" in told:
+                raise StoreError(
+                    "The owner of the database gave this block up because nothing was asked for "
+                    "a while; what it had not committed is not there."
+                ) from e
             kind = StoreError if any(sign in told for sign in _SIGNS_OF_A_STATE) else InputError
             raise kind(told) from e
         except AegisError:
@@ -137,6 +148,11 @@ class Attached:
     ----------
     endpoint
         Where the owner answers.
+
+    Attributes
+    ----------
+    answers
+        False once the owner did not answer.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -146,9 +162,20 @@ class Attached:
         with translated():
             self._root.execute("SET http_retries = 0; SET http_timeout = 3600")
             self._root.execute("SET TimeZone = 'UTC'")
-        self._free: dict[bool, list[tuple[Connection, str]]] = {True: [], False: []}
+        self._free: dict[bool, list[tuple[Connection, str, float]]] = {True: [], False: []}
         self._made = 0
         self._lock = threading.Lock()
+        self.answers = True
+
+    def reached(self) -> bool:
+        """Whether the owner answers; what it left behind may outlive it."""
+        try:
+            connection, name = self._connection(writable=False)
+        except StoreError:
+            self.answers = False
+        else:
+            self._free[False].append((connection, name, time.monotonic()))
+        return self.answers
 
     @contextmanager
     def session(self, *, writable: bool) -> Iterator[Session]:
@@ -174,6 +201,7 @@ class Attached:
             raise
         except StoreError as e:
             if any(sign in str(e) for sign in _SIGNS_OF_AN_END):
+                self.answers = False
                 raise StoreBusy(
                     "The service that owned the database ended in the middle. Run it again: "
                     "what was not committed is not there."
@@ -182,15 +210,17 @@ class Attached:
         finally:
             with self._lock:
                 if whole:
-                    self._free[writable].append((connection, name))
+                    self._free[writable].append((connection, name, time.monotonic()))
             if not whole:
                 with suppress(AegisError), translated():
                     connection.execute(f"DETACH {name}")
 
     def _connection(self, writable: bool) -> tuple[Connection, str]:
         with self._lock:
-            if self._free[writable]:
-                return self._free[writable].pop()
+            while self._free[writable]:
+                connection, name, since = self._free[writable].pop()
+                if time.monotonic() - since < _KEPT_S:
+                    return connection, name
             self._made += 1
             name = f"aegis_{self._made}"
             connection = self._root.cursor()

@@ -325,9 +325,10 @@ class Store:
                 f"{endpoint.schema_version}, here {SCHEMA_VERSION}). Start both from the same one."
             )
         attached = self._attached
-        if attached is None or attached.endpoint != endpoint:
-            attached = self._attached = Attached(endpoint)
-        return attached
+        if attached is None or attached.endpoint != endpoint or not attached.answers:
+            attached = Attached(endpoint)
+            self._attached = attached if attached.reached() else None
+        return self._attached
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:

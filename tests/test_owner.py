@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
+from importlib.resources import files
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
-from aegis_core.errors import ColumnError, InputError, StoreBusy, StoreError
+from aegis_core.endpoint import Endpoint, files_of, find, publish, started
+from aegis_core.errors import ColumnError, InputError, StoreBusy, StoreError, StoreVersion
+from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.store import Store, connect
 
 NOON = datetime(2026, 3, 1, 12)
@@ -202,3 +211,444 @@ def test_an_owner_that_ends_ends_the_readings_that_go_on(store: Store) -> None:
     thread.join(5)
     assert len(raised) == 1
     assert store.rows("SELECT 1 AS a") == [{"a": 1}]
+
+
+# --- others attach ---------------------------------------------------------------------------
+
+OWN = """
+import json, sys
+from aegis_core.gate import Limits
+from aegis_core.store import connect
+with connect(sys.argv[1]).owned(limits=Limits(**json.loads(sys.argv[2]))) as endpoint:
+    print(endpoint.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+class Owner:
+    """Another process that owns a database of six transactions."""
+
+    def __init__(self, path: Path, **limits: float) -> None:
+        self.path = path
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OWN, str(path), json.dumps(limits)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == str(self.process.pid)
+
+    @property
+    def for_readers(self) -> dict[str, str]:
+        """What the operator hands to those who shall only read."""
+        found: dict[str, str] = json.loads(files_of(self.path)[1].read_text("utf-8"))
+        return found
+
+    def end(self, *, kill: bool = False) -> None:
+        if kill:
+            self.process.kill()
+        with self.process:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            self.process.wait(10)
+
+
+@contextmanager
+def owner_of(path: Path, **limits: float) -> Iterator[Owner]:
+    with connect(path).writing() as session:
+        session.append("transactions", rows(6))
+    owner = Owner(path, **limits)
+    try:
+        yield owner
+    finally:
+        owner.end(kill=True)
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owner]:
+    with owner_of(
+        tmp_path_factory.mktemp("owned") / "a.duckdb", longest_s=1, rows=1000, idle_s=1
+    ) as owner:
+        yield owner
+
+
+@pytest.fixture
+def attached(owner: Owner) -> Iterator[Store]:
+    """A store of this process on the database that the other one owns; changes are undone."""
+    store = connect(owner.path)
+    yield store
+    with store.writing() as session:
+        session.execute("DELETE FROM transactions WHERE seq > 5")
+        session.execute("DELETE FROM labels")
+    assert owner.process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def shell(owner: Owner) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB alone, attached as a reader by what the operator handed out."""
+    with plain_duckdb() as connection:
+        found = owner.for_readers
+        connection.execute(f"ATTACH '{found['address']}' AS aegis (TOKEN '{found['token']}')")
+        yield connection
+    assert owner.process.poll() is None
+
+
+@contextmanager
+def plain_duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect(":memory:") as connection:
+        for name in ("httpfs", "quack"):
+            (file,) = files(f"duckdb_extension_{name}").glob("extensions/*/*.duckdb_extension")
+            connection.execute(f"LOAD '{file}'")
+        yield connection
+
+
+def test_an_attached_store_gives_the_same_answers(attached: Store) -> None:
+    sql = "SELECT seq, ts, amount, category FROM transactions WHERE seq >= $from ORDER BY seq"
+    with attached.reading() as session:
+        table = session.arrow(sql, {"from": 2})
+        assert session.query(sql, {"from": 2}).equals(table.to_pandas())
+        assert session.rows(sql, {"from": 2}) == table.to_pylist()
+        assert session.numpy(sql, {"from": 2})["seq"].tolist() == [2, 3, 4, 5]
+        names, streamed = session.stream(sql.replace("$from", "2"))
+        assert [dict(zip(names, row, strict=True)) for row in streamed] == table.to_pylist()
+        assert session.columns("labels")[:2] == ["transaction_id", "is_fraud"]
+        assert session.next_seq() == 6
+    assert table["ts"].to_pylist()[0] == NOON + timedelta(minutes=2)
+    assert attached.rows("SELECT ? AS a, ? AS b", ["it's; -- ?", None]) == [
+        {"a": "it's; -- ?", "b": None}
+    ]
+    assert attached.rows("SELECT 1 AS a, 2 AS A, sum(seq) AS s FROM transactions")[0]["s"] == 15
+    assert attached.transactions("customer_id = ?", ["c1"], ["seq"])["seq"].tolist() == [1, 4]
+    assert len(attached.data_hash()) == 16
+    with pytest.raises(InputError, match="amount"):
+        attached.query("SELECT amout FROM transactions")
+    with pytest.raises(InputError, match="empty"):
+        attached.query(" ; ")
+
+
+def test_an_attached_writing_is_one_transaction(attached: Store) -> None:
+    other = connect(attached.path)
+    with attached.writing() as session:
+        assert session.append("transactions", rows(2, first=session.next_seq())) == 2
+        session.execute("INSERT INTO labels VALUES (?, true, NULL, now(), NULL, -1)", ["t6"])
+        assert attached.rows("SELECT count(*) AS n FROM transactions") == [{"n": 8}]
+        assert count(other) == 6
+    assert count(other) == 8
+    assert other.rows("SELECT transaction_id FROM labels") == [{"transaction_id": "t6"}]
+
+    def fails() -> None:
+        with attached.writing() as session:
+            session.append("transactions", rows(1, first=8))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert count(attached) == 8
+
+
+def test_an_attached_writing_that_broke_is_never_half_there(attached: Store) -> None:
+    bad = rows(1, first=7).set_column(4, "amount", pa.array([None], pa.float64()))
+
+    def broken() -> None:
+        with attached.writing() as session:
+            session.append("transactions", rows(1, first=6))
+            with pytest.raises(StoreError, match="amount"):
+                session.append("transactions", bad)
+
+    with pytest.raises(StoreError, match="aborted"):
+        broken()
+    assert count(attached) == 6
+    with attached.writing() as session, pytest.raises(ColumnError, match="Did you mean amount"):
+        session.append("transactions", pa.table({"amout": [1.0]}))
+
+
+def test_rows_can_be_lent_to_an_attached_writing(attached: Store) -> None:
+    with attached.writing() as session:
+        with session.lent("mine", rows(3)):
+            found = session.rows("SELECT count(*) AS n, max(ts) AS last FROM mine")
+        assert found == [{"n": 3, "last": NOON + timedelta(minutes=2)}]
+        told: list[float] = []
+        session.watched("CREATE TEMP TABLE x AS SELECT 1", None, told.append)
+        assert told == [1.0]
+
+
+def test_a_writer_that_hangs_loses_its_transaction_not_its_owner(attached: Store) -> None:
+    def hang() -> None:
+        with attached.writing() as session:
+            session.append("transactions", rows(1, first=6))
+            time.sleep(2.5)
+
+    with pytest.raises(StoreError):
+        hang()
+    assert count(attached) == 6
+    with attached.writing() as session:
+        session.append("transactions", rows(1, first=6))
+    assert count(attached) == 7
+
+
+def test_many_read_while_others_write(attached: Store) -> None:
+    failed: list[Exception] = []
+
+    def read() -> None:
+        try:
+            mine = connect(attached.path)
+            for _ in range(10):
+                assert count(mine) >= 6
+                mine.rows("SELECT count(*) AS n FROM transactions a JOIN transactions b USING (ts)")
+        except Exception as e:
+            failed.append(e)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for i in range(10):
+        with attached.writing() as session:
+            session.append("transactions", rows(1, first=6 + i))
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert count(attached) == 16
+
+
+def test_duckdb_alone_reads_the_database(shell: duckdb.DuckDBPyConnection) -> None:
+    assert shell.execute("FROM aegis.query('SELECT count(*) FROM transactions')").fetchall() == [
+        (6,)
+    ]
+    found = shell.execute(
+        "SELECT customer_id, sum(amount) FROM aegis.transactions WHERE seq > 1 GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    assert found == [("c0", 4.0), ("c1", 5.0), ("c2", 9.0)]
+
+
+READS = [
+    "SELECT count(*) FROM transactions",
+    "WITH a AS (SELECT * FROM transactions) SELECT a.seq FROM a JOIN labels USING (transaction_id)",
+    "SELECT date_trunc('hour', ts) AS hour, median(amount) FROM transactions GROUP BY ALL",
+    "SELECT *, row_number() OVER (ORDER BY ts) FROM transactions QUALIFY seq > 1",
+    "SELECT unnest([1, 2, 3])",
+    "FROM range(3)",
+    "DESCRIBE transactions",
+    "SHOW TABLES",
+    "SELECT table_name FROM information_schema.tables",
+    "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 9) FROM n",
+    "SELECT 1 AS a, 2 AS a",
+    "SELECT seq FROM main.transactions -- the end",
+]
+
+
+@pytest.mark.parametrize("sql", READS)
+def test_a_reader_may_ask_what_only_reads(shell: duckdb.DuckDBPyConnection, sql: str) -> None:
+    quoted = sql.replace("'", "''")
+    assert shell.execute(f"FROM aegis.query('{quoted}')").fetchall() is not None
+
+
+ATTACKS = [
+    "INSERT INTO labels VALUES ('t1', true, NULL, now(), NULL, -1)",
+    "WITH a AS (SELECT 1) INSERT INTO metrics SELECT 'r', 'n', 's', 1 FROM a",
+    "DELETE FROM transactions",
+    "UPDATE transactions SET amount = 1",
+    "TRUNCATE transactions",
+    "DROP TABLE transactions",
+    "CREATE TABLE x AS SELECT 1",
+    "CREATE MACRO aegis_admits(a, b) AS b",
+    "COPY transactions TO '/tmp/aegis-stolen.csv'",
+    "COPY (SELECT 1) TO '/tmp/aegis-stolen.csv'",
+    "EXPORT DATABASE '/tmp/aegis-stolen'",
+    "ATTACH ':memory:' AS mine",
+    "DETACH aegis_answers",
+    "SET threads = 1",
+    "RESET quack_authorization_function",
+    "SET VARIABLE a = 1",
+    "PRAGMA database_list",
+    "CALL quack_server_list()",
+    "CHECKPOINT",
+    "BEGIN",
+    "LOAD httpfs",
+    "EXPLAIN ANALYZE DELETE FROM transactions",
+    "PREPARE a AS DELETE FROM transactions",
+    "EXECUTE a",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; DELETE FROM transactions",
+    "FROM quack_stop('{address}')",
+    "SELECT * FROM quack_serve('quack:127.0.0.1:1')",
+    "FROM QUACK_QUERY('{address}', 'SELECT 1')",
+    'FROM main."quack_active_connections"()',
+    "SELECT (SELECT max(query) FROM quack_active_connections())",
+    "SELECT 1 WHERE EXISTS (FROM quack_stop('{address}'))",
+    "WITH a AS (FROM quack_server_list()) FROM a",
+    "SELECT 1 UNION ALL SELECT 2 FROM quack_server_list()",
+    "SELECT 1 ORDER BY (SELECT count(*) FROM quack_server_list())",
+    "SELECT 1 LIMIT (SELECT count(*) FROM quack_server_list())",
+    "SELECT list_transform([1], lambda x: (SELECT count(*) FROM quack_server_list()))",
+    "SELECT sum(1) OVER (ORDER BY (SELECT count(*) FROM quack_server_list()))",
+    "SELECT 1 FROM transactions JOIN quack_server_list() ON true",
+    "FROM query('SELECT 1')",
+    "FROM query_table('transactions')",
+    "FROM json_execute_serialized_sql(json_serialize_sql('SELECT 1'))",
+    "FROM duckdb_settings()",
+    "FROM duckdb_logs()",
+    "FROM duckdb_logs",
+    "FROM duckdb_secrets()",
+    "FROM pg_settings",
+    "FROM pg_catalog.pg_settings",
+    "FROM system.pg_catalog.pg_settings",
+    "SELECT * FROM (WITH pg_settings AS (SELECT 1) FROM pg_settings) a, pg_settings",
+    "SELECT current_setting('temp_directory')",
+    "SELECT getvariable('a')",
+    "SELECT aegis_admits('a', 'b')",
+    "SELECT quack_check_token('a', 'b', 'c')",
+    "FROM aegis_answers.main.a0",
+    "FROM aegis_answers.a0",
+    "FROM read_text('/etc/hostname')",
+    "FROM read_csv('/etc/hostname')",
+    "FROM glob('/*')",
+    "FROM '/etc/hostname'",
+    "FROM '/tmp/x.csv'",
+    "DESCRIBE '/tmp/x.csv'",
+    "SUMMARIZE '/tmp/x.csv'",
+    "SELECT * FROM transactions AT (VERSION => 1)",
+    "FROM nowhere",
+    "",
+    ";",
+    "SELECT",
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("sql", ATTACKS)
+def test_a_reader_cannot_do_anything_but_read(
+    shell: duckdb.DuckDBPyConnection, owner: Owner, sql: str
+) -> None:
+    attack = sql.format(address=owner.for_readers["address"]).replace("'", "''")
+    with pytest.raises(duckdb.Error):
+        shell.execute(f"FROM aegis.query('{attack}')").fetchall()
+    assert shell.execute("FROM aegis.query('SELECT count(*) FROM transactions')").fetchall() == [
+        (6,)
+    ]
+    assert not Path("/tmp/aegis-stolen.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO aegis.labels VALUES ('t1', true, NULL, now()::TIMESTAMP, NULL, -1)",
+        "CREATE TABLE aegis.x (a INT)",
+        "DROP TABLE aegis.labels",
+        "DELETE FROM aegis.labels",
+        "UPDATE aegis.labels SET is_fraud = true",
+    ],
+)
+def test_a_reader_cannot_write_through_the_attached_catalog(
+    shell: duckdb.DuckDBPyConnection, attached: Store, sql: str
+) -> None:
+    with pytest.raises(duckdb.Error):
+        shell.execute(sql).fetchall()
+    assert attached.rows("SELECT count(*) AS n FROM labels") == [{"n": 0}]
+    assert attached.rows("SELECT count(*) AS n FROM transactions") == [{"n": 6}]
+
+
+def test_a_query_that_is_long_or_large_is_ended(
+    shell: duckdb.DuckDBPyConnection, attached: Store
+) -> None:
+    ten = ", ".join(f"range(1000000) t{i}" for i in range(10))
+    for sql in (
+        f"SELECT count(*) FROM {ten}",
+        f"FROM {ten} LIMIT 10 OFFSET 100000000000",
+        "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",
+    ):
+        began = time.monotonic()
+        with pytest.raises(duckdb.Error, match="ran for 1 s"):
+            shell.execute(f"FROM aegis.query('{sql}')").fetchall()
+        assert time.monotonic() - began < 5
+    with pytest.raises(duckdb.Error, match="more than 1,000 rows"):
+        shell.execute("FROM aegis.query('FROM range(1001)')").fetchall()
+    assert len(shell.execute("FROM aegis.query('FROM range(1000)')").fetchall()) == 1000
+    with pytest.raises(StoreError, match="ran for 1 s"):
+        attached.query(f"SELECT count(*) FROM {ten}")
+
+
+def test_a_wrong_token_opens_nothing(owner: Owner) -> None:
+    endpoint = find(owner.path)
+    assert endpoint is not None
+    with plain_duckdb() as connection:
+        for address, token in (
+            (endpoint.readers, "guessed"),
+            (endpoint.writers, endpoint.readers_token),
+            (endpoint.readers, endpoint.writers_token),
+        ):
+            with pytest.raises(duckdb.Error, match="Authentication"):
+                connection.execute(f"ATTACH '{address}' AS aegis (TOKEN '{token}')")
+
+
+def test_only_this_user_can_read_the_tokens(owner: Owner) -> None:
+    for path in files_of(owner.path):
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert set(owner.for_readers) == {"address", "token", "sql"}
+    endpoint = find(owner.path)
+    assert endpoint is not None
+    assert endpoint.writers_token not in files_of(owner.path)[1].read_text("utf-8")
+
+
+# --- the owner goes away ---------------------------------------------------------------------
+
+
+def test_what_a_killed_owner_committed_is_there_for_the_next(tmp_path: Path) -> None:
+    with owner_of(tmp_path / "a.duckdb") as owner:
+        store = connect(owner.path)
+        with store.writing() as session:
+            session.append("transactions", rows(1, first=6))
+
+        def cut_off() -> None:
+            with store.writing() as session:
+                session.append("transactions", rows(1, first=7))
+                owner.process.kill()
+                owner.process.wait()
+                session.rows("SELECT 1")
+
+        with pytest.raises(StoreBusy, match="ended in the middle"):
+            cut_off()
+        assert files_of(owner.path)[0].exists()
+        assert count(store) == 7
+        with store.writing() as session:
+            session.append("transactions", rows(1, first=7))
+        assert count(store) == 8
+
+
+def test_an_owner_that_ends_takes_its_files_along_and_the_next_statement_works(
+    tmp_path: Path,
+) -> None:
+    with owner_of(tmp_path / "a.duckdb") as owner:
+        store = connect(owner.path)
+        assert count(store) == 6
+        owner.end()
+        assert owner.process.returncode == 0
+        assert not any(path.exists() for path in files_of(owner.path))
+        assert not store.path.with_name(store.path.name + ".wal").exists()
+        assert count(store) == 6
+        again = Owner(owner.path)
+        try:
+            assert count(store) == 6
+        finally:
+            again.end()
+
+
+def test_what_a_dead_owner_left_is_ignored(store: Store) -> None:
+    with store.writing() as session:
+        session.append("transactions", rows(6))
+    port = "quack:127.0.0.1:9"
+    dead = {"schema_version": SCHEMA_VERSION, "writers": port, "writers_token": "abcd"}
+    dead |= {"readers": port, "readers_token": "abcd"}
+    for pid, since in ((2**22 + 1, "5"), (os.getpid(), "5"), (os.getpid(), started(os.getpid()))):
+        publish(store.path, Endpoint(pid=pid, started=since, **dead))  # type: ignore[arg-type]
+        assert count(store) == 6
+    files_of(store.path)[0].write_text("{")
+    assert count(store) == 6
+
+
+def test_an_owner_of_another_version_is_named(owner: Owner, store: Store) -> None:
+    endpoint = find(owner.path)
+    assert endpoint is not None
+    publish(store.path, replace(endpoint, schema_version=99))
+    with pytest.raises(StoreVersion, match="99"):
+        store.query("SELECT 1")

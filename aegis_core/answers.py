@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.arrays import Floats, Ints
+from aegis_core.arrays import Floats, Ints, Rows
 from aegis_core.arrays import encode as _encode
 from aegis_core.arrays import grown as _grown
 from aegis_core.arrays import packed as _packed
@@ -240,13 +240,13 @@ class Answers:
             events=Events(*(part[order] for part in joined)), folded=np.zeros(1, np.int64)
         )
 
-    def codes(self, frame: pd.DataFrame) -> tuple[Ints, Ints]:
+    def codes(self, frame: Rows) -> tuple[Ints, Ints]:
         """Customer and merchant codes of `frame`, with room made for whoever is new in it."""
         customer = _encode(frame["customer_id"], self.customer_codes)
         merchant = (
             _encode(frame["merchant_id"], self.merchant_codes)
             if "merchant_id" in frame
-            else np.full(len(frame), -1, np.int64)
+            else np.full(len(customer), -1, np.int64)
         )
         self.memory = self.memory._replace(
             customers=_grown(self.memory.customers, len(self.customer_codes)),

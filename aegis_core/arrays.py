@@ -17,6 +17,8 @@ from aegis_core.errors import NotReady
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Rows = pd.DataFrame | Mapping[str, Any]
+"""Transactions by column: a frame, or for a few live rows lists of texts and arrays of numbers."""
 Table = TypeVar("Table", Floats, Ints)
 
 
@@ -28,8 +30,16 @@ def grown(table: Table, n_rows: int) -> Table:
     return np.concatenate([table, more])
 
 
-def encode(ids: pd.Series, codes: dict[str, int]) -> Ints:
-    """Codes of `ids`, new ones appended to `codes` in order of appearance; −1 for missing."""
+def encode(ids: pd.Series | list[str | None], codes: dict[str, int]) -> Ints:
+    """Codes of `ids`, new ones appended to `codes` in order of appearance; −1 for missing.
+
+    >>> codes: dict[str, int] = {}
+    >>> encode(["b", None, "a", "b"], codes).tolist(), codes
+    ([0, -1, 1, 0], {'b': 0, 'a': 1})
+    """
+    if isinstance(ids, list):  # a few live rows, for which pandas costs more than it saves
+        some = (-1 if u is None else codes.setdefault(u, len(codes)) for u in ids)
+        return np.fromiter(some, np.int64, len(ids))
     local, uniques = pd.factorize(ids)
     known = np.empty(len(uniques) + 1, np.int64)
     known[-1] = -1

@@ -21,16 +21,33 @@ import pyarrow as pa
 
 from aegis_core import lists
 from aegis_core.answers import Answers
+from aegis_core.arrays import Rows
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, did_you_mean
 from aegis_core.intake import admit
 from aegis_core.learner import Learner
 from aegis_core.models import ModelVersion, history, load, recorded, roles, told
-from aegis_core.schema import ANSWERS, FACTORS
-from aegis_core.scoring import Scorer
+from aegis_core.profiles import Profiles
+from aegis_core.schema import ANSWERS, FACTORS, TOLD_FACTORS
+from aegis_core.scoring import Scored, Scorer
 from aegis_core.store import Session, Store
 from aegis_core.synthetic import SyntheticConfig, history_config, stream
 
+_NATS = pa.struct([(f, pa.float64()) for f in FACTORS])
+_PARTS = pa.struct([(f, pa.float64()) for f in TOLD_FACTORS])
+_REASON = pa.struct(
+    [*((f, pa.string()) for f in ("factor", "code", "text")), ("contribution", pa.float64())]
+)
+VERDICTS = pa.schema(
+    {
+        **{"seq": pa.int64(), "transaction_id": pa.string(), "model_version": pa.string()},
+        **{"score": pa.float64(), "risk": pa.float64(), "decision": pa.string()},
+        **{"reasons": pa.list_(_REASON), "contributions": _PARTS, "evidence": _NATS},
+        **{"distance_km": pa.float64(), "scored_at": pa.timestamp("us"), "cleared": pa.string()},
+        **{"inclusion": pa.float64(), "list_entry": pa.string()},
+    }
+)
+"""The table `verdicts` as Arrow has it."""
 TICK_S = 0.5
 """Length of a micro-batch of a paced stream, in seconds."""
 UNPACED_ROWS = 2_000
@@ -91,9 +108,7 @@ class Stream:
                 scored = self.scorer.run(frame, rulings=rulings, signals=True, explain=True)
                 verdicts = self.scorer.tell(frame, scored, self.champion.version, listed)
                 if len(frame):
-                    session.append("verdicts", verdicts)
-                    for challenger in self.shadows:
-                        session.append("shadow_scores", challenger.judge(frame, scored))
+                    self._keep(session, frame, scored, verdicts)
                     self.next_seq = int(frame.seq.iloc[-1]) + 1
                 if labels is not None and labels.num_rows:
                     last = pa.array([self.next_seq - 1] * labels.num_rows)
@@ -101,10 +116,18 @@ class Stream:
         except BaseException:
             self._forget()
             raise
-        told_of: pd.DataFrame = verdicts.assign(
+        told_of: pd.DataFrame = pd.DataFrame(verdicts).assign(
             **{c: frame[c].to_numpy() for c in ("customer_id", "ts", "amount", "currency")}
         )
         return told_of
+
+    def _keep(
+        self, session: Session, rows: Rows, scored: Scored, verdicts: Mapping[str, Any]
+    ) -> None:
+        """Write the verdicts, and what the challengers say."""
+        session.append("verdicts", pa.table(dict(verdicts), schema=VERDICTS))
+        for challenger in self.shadows:
+            session.append("shadow_scores", challenger.judge(rows, scored))
 
     def _forget(self) -> None:
         self._roles, self.next_seq, self._n_told = None, 0, 0
@@ -129,13 +152,17 @@ class Stream:
         self.champion = load(session, champion, self.settings)
         self.shadows = [load(session, version, self.settings) for version in shadows]
         learns = any(isinstance(m.model, Learner) for m in (self.champion, *self.shadows))
-        profiles = answers = None
         if self._roles is not None and (not learns or self.scorer.answers is not None):
-            profiles, answers = self.scorer.profiles, self.scorer.answers
+            profiles: Profiles | None = self.scorer.profiles
+            answers = self.scorer.answers
         else:
             self.next_seq = self._n_told = 0
-            answers = Answers() if learns else None
+            profiles, answers = self._begin(session, learns)
         self.scorer = Scorer(self.champion.model, self.champion.policy, profiles, answers)
+
+    def _begin(self, session: Session, learns: bool) -> tuple[Profiles | None, Answers | None]:
+        """The state to fold the history onto: none."""
+        return None, Answers() if learns else None
 
 
 def answer(

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from aegis_core.arrays import Rows
 from aegis_core.config import Settings
 from aegis_core.detector import Detector
 from aegis_core.errors import InputError, NotReady, did_you_mean
@@ -99,7 +100,7 @@ class ModelVersion:
     model: Detector | Learner
     policy: Policy
 
-    def judge(self, frame: pd.DataFrame, scored: Scored) -> pd.DataFrame:
+    def judge(self, frame: Rows, scored: Scored) -> pd.DataFrame:
         """What this model says of transactions that another one took through the pass.
 
         Parameters
@@ -111,14 +112,14 @@ class ModelVersion:
         DataFrame with the columns of the table `shadow_scores`.
         """
         if isinstance(self.model, Learner):
-            money = frame["amount"].to_numpy(float)
+            money = np.asarray(frame["amount"], float)
             score = self.model.score(scored.signals, money, scored.history)
         else:
             score = self.model.score(self.model.weigh(scored.signals)[1])
         return pd.DataFrame(
             {
-                "seq": frame["seq"].to_numpy(),
-                "transaction_id": frame["transaction_id"].to_numpy(),
+                "seq": np.asarray(frame["seq"]),
+                "transaction_id": list(frame["transaction_id"]),
                 "model_version": self.version,
                 "score": score,
                 "risk": self.model.risk(score),

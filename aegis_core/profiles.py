@@ -21,11 +21,19 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from aegis_core.arrays import Floats as Floats
 from aegis_core.arrays import Ints as Ints
-from aegis_core.arrays import encode, grown, packed, read_arrays, reading, unpacked, write_arrays
+from aegis_core.arrays import (
+    Rows,
+    encode,
+    grown,
+    packed,
+    read_arrays,
+    reading,
+    unpacked,
+    write_arrays,
+)
 from aegis_core.errors import InputError
 from aegis_core.geo import haversine_km
 from aegis_core.kernels import kernel
@@ -364,13 +372,13 @@ class Profiles:
         """Customers seen so far."""
         return len(self.customer_codes)
 
-    def columns(self, frame: pd.DataFrame) -> Columns:
+    def columns(self, frame: Rows) -> Columns:
         """Arrays of `frame`, with room made in the state for whoever is new in it.
 
         `frame` has the columns of `schema.TRANSACTION_COLUMNS` in order of arrival, checked at
         the door; `category`, `lat` and `lon` may be missing altogether.
         """
-        n = len(frame)
+        n = len(frame["customer_id"])
         customer = encode(frame["customer_id"], self.customer_codes)
         nothing = np.full(n, np.nan)
         category = (
@@ -385,7 +393,7 @@ class Profiles:
             np.ascontiguousarray(frame[c], np.float64) if c in frame else nothing
             for c in ("lat", "lon")
         ]
-        ts_us = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
+        ts_us = np.asarray(frame["ts"], "datetime64[us]").astype(np.int64)
         amount = np.ascontiguousarray(frame["amount"], np.float64)
         return Columns(customer, category, ts_us, amount, place[0], place[1])
 

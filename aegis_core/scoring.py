@@ -8,9 +8,10 @@ the result does not depend on how a stream is cut into batches.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from aegis_core.profiles import (
     Floats,
     Ints,
     Profiles,
+    Rows,
     State,
     learn,
     observe,
@@ -227,7 +229,7 @@ class Scorer:
 
     def run(
         self,
-        frame: pd.DataFrame,
+        frame: Rows,
         *,
         recorded: Decisions | None = None,
         rulings: Decisions | None = None,
@@ -252,7 +254,7 @@ class Scorer:
         progress :
             Called with the number of rows done since the last call.
         """
-        n = len(frame)
+        n = len(frame["customer_id"])
         for given, what in ((recorded, "recorded decisions"), (rulings, "rulings")):
             if given is not None and len(given) != n:
                 raise ValueError(f"{len(given)} {what} for {n} transactions.")
@@ -282,12 +284,14 @@ class Scorer:
             np.empty(0, np.int8) if given is None else given.astype(np.int8)
             for given in (recorded, rulings)
         )
-        for start in range(0, n, CHUNK_ROWS):
-            part = slice(start, min(start + CHUNK_ROWS, n))
-            columns = self.profiles.columns(frame.iloc[part])
+        step = CHUNK_ROWS if isinstance(frame, pd.DataFrame) else max(n, 1)
+        for start in range(0, n, step):
+            part = slice(start, min(start + step, n))
+            here = frame.iloc[part] if isinstance(frame, pd.DataFrame) else frame
+            columns = self.profiles.columns(here)
             payer = payee = NOBODY
             if self.answers is not None:
-                payer, payee = self.answers.codes(frame.iloc[part])
+                payer, payee = self.answers.codes(here)
             _advance(
                 self.profiles.state, columns, model, trees, *thresholds, limits, decides,
                 asked[part], ruled[part], out.signals[part], out.strength[part],
@@ -348,17 +352,19 @@ class Scorer:
         return Scored(*(np.concatenate(arrays) for arrays in joined))
 
     def verdicts(self, frame: pd.DataFrame, model_version: str) -> pd.DataFrame:
-        """Score `frame` live: `run`, then `tell`."""
-        return self.tell(frame, self.run(frame, signals=True, explain=True), model_version)
+        """Score `frame` live: `run`, then `tell`, as a frame."""
+        scored = self.run(frame, signals=True, explain=True)
+        told = pd.DataFrame(self.tell(frame, scored, model_version))
+        return told.astype({"cleared": "str", "list_entry": "str"})
 
     def tell(
         self,
-        frame: pd.DataFrame,
+        frame: Rows,
         scored: Scored,
         model_version: str,
         listed: Mapping[int, tuple[str, str]] | None = None,
-    ) -> pd.DataFrame:
-        """What `run` said of `frame` with `signals` and `explain`, as rows of `verdicts`.
+    ) -> dict[str, Any]:
+        """What `run` said of `frame` with `signals` and `explain`, as columns of `verdicts`.
 
         Reasons, and what would have cleared it, are told for alerts; evidence and contributions
         are kept for all. What goes to review only as a part of the audit sample has neither.
@@ -371,11 +377,11 @@ class Scorer:
         """
         if self.detector is None or self.policy is None:
             raise ValueError("Verdicts need a model.")
-        n, listed = len(frame), listed or {}
+        n, listed = len(scored.score), listed or {}
         told: list[list[dict[str, object]]] = [[] for _ in range(n)]
         cleared: list[str | None] = [None] * n
-        amount = frame["amount"].to_numpy()
-        currency = frame["currency"].tolist() if "currency" in frame else [None] * n
+        amount = np.asarray(frame["amount"])
+        currency = list(frame["currency"]) if "currency" in frame else [None] * n
         high = scored.score > self.policy.review_above
         alerts = np.flatnonzero(high | self.policy.counts_as_burst(scored.counts))
         by_signal = self.detector.spread(scored.signals[alerts])
@@ -398,25 +404,23 @@ class Scorer:
             entries[k] = entry_id
             reason = {"factor": "list", "code": "LIST", "text": sentence, "contribution": 0.0}
             told[k] = [reason, *told[k]]
-        ids = frame["transaction_id"].to_numpy()
-        return pd.DataFrame(
-            {
-                "seq": frame["seq"].to_numpy(),
-                "transaction_id": ids,
-                "model_version": model_version,
-                "score": scored.score,
-                "risk": scored.risk,
-                "decision": [Decision(d).label for d in scored.decision],
-                "reasons": told,
-                "contributions": _structs(TOLD_FACTORS, scored.contributions),
-                "evidence": _structs(FACTORS, scored.evidence),
-                "distance_km": scored.facts[:, FACTS.index("distance_km")],
-                "scored_at": pd.Timestamp.now("UTC").tz_localize(None).as_unit("us"),
-                "cleared": pd.array(cleared, dtype="str"),
-                "inclusion": inclusion(scored.decision, ids, self.policy.audit_share),
-                "list_entry": pd.array(entries, dtype="str"),
-            }
-        )
+        ids = list(frame["transaction_id"])
+        return {
+            "seq": np.asarray(frame["seq"]),
+            "transaction_id": ids,
+            "model_version": [model_version] * n,
+            "score": scored.score,
+            "risk": scored.risk,
+            "decision": [Decision(d).label for d in scored.decision],
+            "reasons": told,
+            "contributions": _structs(TOLD_FACTORS, scored.contributions),
+            "evidence": _structs(FACTORS, scored.evidence),
+            "distance_km": scored.facts[:, FACTS.index("distance_km")],
+            "scored_at": np.full(n, np.datetime64(time.time_ns() // 1000, "us")),
+            "cleared": cleared,
+            "inclusion": inclusion(scored.decision, ids, self.policy.audit_share),
+            "list_entry": entries,
+        }
 
 
 def _structs(names: Sequence[str], table: Floats) -> list[dict[str, float]]:

@@ -1,0 +1,412 @@
+"""The service: committed before it is answered, once, and never hurt by what comes in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from aegis_core import config, live, models, service
+from aegis_core.config import Settings
+from aegis_core.engine import Engine
+from aegis_core.errors import InputError, StoreError
+from aegis_core.session import Session
+from aegis_core.store import Store, connect
+from aegis_core.synthetic import SyntheticConfig, write_history
+from aegis_core.training import train
+
+TOKEN = "a-token-for-the-tests"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small history with a champion, to be copied."""
+    folder = tmp_path_factory.mktemp("service")
+    settings = config.load(home=folder)
+    store = connect(settings.db)
+    some = SyntheticConfig(n_transactions=5_000, n_customers=80, days=15)
+    write_history(store, some, progress=False)
+    train(store, settings, n_trees=20, max_samples=64)
+    return folder
+
+
+@pytest.fixture
+def settings(home: Path, tmp_path: Path) -> Settings:
+    import shutil
+
+    shutil.copytree(home, tmp_path / "home")
+    return config.load(home=tmp_path / "home")
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    return connect(settings.db)
+
+
+@pytest.fixture
+def client(store: Store, settings: Settings) -> Iterator[TestClient]:
+    with (
+        store.owned(),
+        TestClient(service.create_app(store, settings, TOKEN), headers=HEADERS) as client,
+    ):
+        yield client
+
+
+def payment(i: int = 0, **change: Any) -> dict[str, Any]:
+    return {
+        "transaction_id": f"n{i}",
+        "customer_id": f"c{i % 7}",
+        "timestamp": f"2026-02-01T10:{i // 60 % 60:02d}:{i % 60:02d}Z",
+        "amount": 12.5 + i,
+        "currency": "EUR",
+        "merchant_id": "m1",
+        "category": "grocery",
+        **change,
+    }
+
+
+# ---- score
+
+
+def test_a_verdict_is_answered_and_kept(client: TestClient, store: Store) -> None:
+    answered = client.post("/v1/transactions", json=payment())
+    assert answered.status_code == 200
+    told = answered.json()
+    service.Verdict.model_validate(told)
+    (kept,) = store.rows("SELECT * FROM verdicts WHERE transaction_id = 'n0'")
+    assert (kept["score"], kept["risk"], kept["decision"]) == (
+        *(told["score"], told["risk"], told["decision"]),
+    )
+    (row,) = store.rows("SELECT * FROM transactions WHERE transaction_id = 'n0'")
+    assert row["seq"] == told["seq"] == 5_000
+    assert row["ts"].isoformat() == "2026-02-01T10:00:00"
+    assert row["source"] == "api"
+
+
+def test_the_same_again_gets_the_first_verdict(client: TestClient, store: Store) -> None:
+    first = client.post("/v1/transactions", json=payment()).json()
+    again = client.post("/v1/transactions", json=payment())
+    assert again.status_code == 200
+    assert again.json() == first | {"repeat": True}
+    zone = client.post("/v1/transactions", json=payment(timestamp="2026-02-01T11:00:00+01:00"))
+    assert zone.json()["repeat"], "the same moment in another zone"
+    assert store.rows("SELECT count(*) AS n FROM verdicts") == [{"n": 1}]
+
+
+def test_the_same_id_with_other_content_is_told_both(client: TestClient) -> None:
+    first = client.post("/v1/transactions", json=payment()).json()
+    other = client.post("/v1/transactions", json=payment(amount=99.0))
+    assert other.status_code == 409
+    told = other.json()
+    assert told["stored"]["amount"] == 12.5
+    assert told["verdict"]["score"] == first["score"]
+
+
+def test_one_id_sent_by_many_at_once_is_scored_once(client: TestClient, store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(client.post, "/v1/transactions", json=payment()) for _ in range(24)]
+        told = [answer.result().json() for answer in sent]
+    assert sorted(answer["repeat"] for answer in told) == [False] + [True] * 23
+    assert len({answer["score"] for answer in told}) == 1
+    assert store.rows("SELECT count(*) AS n FROM transactions WHERE transaction_id = 'n0'") == [
+        {"n": 1}
+    ]
+
+
+def test_a_batch_answers_row_by_row_and_a_bad_row_spoils_nothing(
+    client: TestClient, store: Store
+) -> None:
+    rows = [payment(i) for i in range(6)]
+    rows[2] = payment(2, amount=-5.0)
+    rows[4] = rows[3]
+    for kind, body in (
+        ("application/json", json.dumps(rows)),
+        ("application/x-ndjson", "\n".join(map(json.dumps, rows))),
+    ):
+        answered = client.post(
+            "/v1/transactions:batch", content=body, headers={"content-type": kind}
+        )
+        assert answered.status_code == 200
+        told = answered.json()
+        assert [a.get("transaction_id") for a in told] == ["n0", "n1", None, "n3", "n3", "n5"]
+        assert "amount" in told[2]["error"]
+    assert all(a["repeat"] for a in told if "repeat" in a)
+    assert store.rows("SELECT count(*) AS n FROM verdicts") == [{"n": 4}]
+    assert {row["reason"].partition(":")[0] for row in store.rows("FROM rejected")} == {"amount"}
+
+
+def test_live_verdicts_of_the_service_replay_bit_for_bit(
+    client: TestClient, store: Store, settings: Settings
+) -> None:
+    client.post("/v1/transactions:batch", json=[payment(i) for i in range(300)])
+    late = payment(900, timestamp="2026-01-10T00:00:00Z")
+    client.post("/v1/transactions:batch", json=[late, payment(901, customer_id="new")])
+    client.post("/v1/reviews", json={"transaction_id": "n3", "answer": "fraud", "analyst": "anna"})
+    client.post("/v1/transactions", json=payment(902, lat=52.5, lon=13.4))
+    parity = live.parity(store, settings)
+    assert (parity.checked, parity.different) == (303, 0)
+
+
+# ---- look up, answer, watch
+
+
+def test_a_transaction_is_looked_up_with_its_verdict(client: TestClient) -> None:
+    told = client.post("/v1/transactions", json=payment()).json()
+    found = client.get("/v1/transactions/n0").json()
+    assert found["verdict"]["score"] == told["score"]
+    assert found["transaction"]["timestamp"] == "2026-02-01T10:00:00+00:00"
+    assert client.get("/v1/transactions/nobody").status_code == 404
+
+
+def test_an_imported_transaction_has_no_verdict_and_gets_none(
+    client: TestClient, store: Store
+) -> None:
+    (row,) = store.rows("SELECT * FROM transactions WHERE seq = 7")
+    found = client.get(f"/v1/transactions/{row['transaction_id']}").json()
+    assert found["verdict"] is None
+    sent = {n: row[n] for n in ("transaction_id", "customer_id", "amount", "currency")}
+    sent |= {n: row[n] for n in ("merchant_id", "category", "channel", "lat", "lon")}
+    sent["timestamp"] = row["ts"].isoformat()
+    answered = client.post("/v1/transactions", json=sent)
+    assert answered.status_code == 409
+    assert "never scored" in answered.json()["detail"]
+
+
+def test_the_queue_holds_alerts_until_they_are_answered(client: TestClient) -> None:
+    rows = [payment(i, amount=9_000.0 + i, timestamp="2026-02-01T02:00:00Z") for i in range(5)]
+    client.post("/v1/transactions:batch", json=rows)
+    queue = client.get("/v1/reviews/queue").json()
+    assert queue
+    assert [item["risk"] for item in queue] == sorted((q["risk"] for q in queue), reverse=True)
+    first = queue[0]["transaction_id"]
+    review = {"transaction_id": first, "answer": "fraud", "analyst": "anna", "note": "phoned"}
+    assert client.post("/v1/reviews", json=review).status_code == 201
+    assert first not in {item["transaction_id"] for item in client.get("/v1/reviews/queue").json()}
+    assert client.post("/v1/reviews", json=review | {"answer": "maybe"}).status_code == 422
+    assert client.post("/v1/reviews", json=review | {"transaction_id": "no"}).status_code == 404
+
+
+def test_health_and_metrics_tell_how_it_is(client: TestClient) -> None:
+    client.post("/v1/transactions", json=payment())
+    client.post("/v1/transactions", json=payment(1, amount=0))
+    health = client.get("/v1/health", headers={"Authorization": ""}).json()
+    assert health["live"]
+    assert health["ready"]
+    assert health["transactions"] == 5_001
+    text = client.get("/v1/metrics").text
+    assert "aegis_refused_total 1.0" in text
+    assert (
+        sum(
+            float(line.split()[-1])
+            for line in text.splitlines()
+            if line.startswith("aegis_decisions_total")
+        )
+        == 1
+    )
+
+
+def test_without_the_token_nothing_is_told(client: TestClient) -> None:
+    for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong-wrong-wrong-wrong"}):
+        for method, path in (
+            ("POST", "/v1/transactions"),
+            ("POST", "/v1/transactions:batch"),
+            ("GET", "/v1/transactions/n0"),
+            ("POST", "/v1/reviews"),
+            ("GET", "/v1/reviews/queue"),
+            ("GET", "/v1/metrics"),
+        ):
+            assert client.request(method, path, headers=headers, json={}).status_code == 401
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"amount": "12"}, "amount"),
+        ({"amount": True}, "amount"),
+        ({"amount": 0}, "amount"),
+        ({"amount": 1e308}, "amount"),
+        ({"amount": None}, "amount"),
+        ({"timestamp": "1900-01-01T00:00:00Z"}, "timestamp"),
+        ({"timestamp": "2200-01-01T00:00:00Z"}, "timestamp"),
+        ({"timestamp": "0001-01-01T00:00:00+14:00"}, "timestamp"),
+        ({"timestamp": 1}, "timestamp"),
+        ({"timestamp": "soon"}, "timestamp"),
+        ({"customer_id": ""}, "customer_id"),
+        ({"customer_id": "a\u0000b"}, "customer_id"),
+        ({"customer_id": "x" * 201}, "customer_id"),
+        ({"customer_id": 5}, "customer_id"),
+        ({"transaction_id": "\n"}, "transaction_id"),
+        ({"lat": 91, "lon": 0}, "lat"),
+        ({"lat": 1.0}, "lat without lon"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_field_and_kept(
+    client: TestClient, store: Store, change: dict[str, Any], field: str
+) -> None:
+    answered = client.post("/v1/transactions", json=payment(**change))
+    assert answered.status_code == 422
+    assert field in answered.json()["detail"]
+    (kept,) = store.rows("FROM rejected")
+    assert kept["reason"] == answered.json()["detail"]
+    assert store.rows("FROM verdicts") == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[1]", b"nul", b'{"amount": NaN}', b"\xff\xfe", b"[" * 100_000]
+)
+def test_what_is_not_json_is_refused_and_kept(
+    client: TestClient, store: Store, body: bytes
+) -> None:
+    kind = {"content-type": "application/json"}
+    answered = client.post("/v1/transactions", content=body, headers=kind)
+    assert answered.status_code == 422
+    assert len(store.rows("FROM rejected")) == 1
+    many = client.post("/v1/transactions:batch", content=body, headers=kind)
+    assert many.status_code in (200, 400)
+
+
+def test_bodies_of_other_kinds_or_too_large_are_refused(client: TestClient) -> None:
+    text = {"content-type": "text/plain"}
+    assert client.post("/v1/transactions", content=b"{}", headers=text).status_code == 415
+    large = b" " * (service.LARGEST_BODY + 1)
+    kind = {"content-type": "application/json"}
+    assert client.post("/v1/transactions", content=large, headers=kind).status_code == 413
+    many = json.dumps([{}] * (service.LARGEST_BATCH + 1)).encode()
+    assert client.post("/v1/transactions:batch", content=many, headers=kind).status_code == 413
+    assert client.post("/v1/transactions:batch", content=b"{}", headers=kind).status_code == 400
+
+
+def test_a_hostile_name_is_a_name(client: TestClient, store: Store) -> None:
+    name = "'; DROP TABLE verdicts; -- <script>\u202e"
+    told = client.post("/v1/transactions", json=payment(transaction_id=name, merchant_id=name))
+    assert told.json()["transaction_id"] == name
+    assert client.post(
+        "/v1/transactions", json=payment(transaction_id=name, merchant_id=name)
+    ).json()["repeat"]
+    assert store.rows("SELECT merchant_id AS m FROM transactions ORDER BY seq DESC LIMIT 1") == [
+        {"m": name}
+    ]
+
+
+# ---- when the disk is full, when too much comes, when it starts again
+
+
+def test_a_full_disk_is_a_503_that_loses_nothing_and_passes(
+    client: TestClient, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.post("/v1/transactions", json=payment())
+    append = Session.append
+
+    def full(self: Session, table: str, rows: Any) -> int:
+        if table == "verdicts":
+            raise StoreError("No space left on device")
+        return append(self, table, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "append", full)
+        refused = client.post("/v1/transactions", json=payment(1))
+        assert refused.status_code == 503
+        assert "No space" in refused.json()["detail"]
+        assert refused.headers["retry-after"]
+        assert client.get("/v1/health").status_code == 503
+    told = client.post("/v1/transactions", json=payment(1)).json()
+    assert not told["repeat"]
+    assert client.get("/v1/health").status_code == 200
+    assert live.parity(store, settings) == live.Parity(2, 0, None)
+
+
+def test_beyond_capacity_it_says_when_to_come_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "QUEUE_ROWS", 10)
+    answered = client.post("/v1/transactions:batch", json=[payment(i) for i in range(11)])
+    assert answered.status_code == 429
+    assert answered.headers["retry-after"] == "1"
+    assert client.post("/v1/transactions", json=payment()).status_code == 200
+
+
+def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
+    store: Store, settings: Settings
+) -> None:
+    def run(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        app = service.create_app(store, settings, TOKEN)
+        with store.owned(), TestClient(app, headers=HEADERS) as client:
+            told: list[dict[str, Any]] = client.post("/v1/transactions:batch", json=rows).json()
+            return told
+
+    first = run([payment(i) for i in range(50)])
+    again = run([payment(i) for i in range(60)])
+    assert [a["repeat"] for a in again] == [True] * 50 + [False] * 10
+    assert [a["score"] for a in again[:50]] == [a["score"] for a in first]
+    assert live.parity(store, settings) == live.Parity(60, 0, None)
+    folded: list[int] = []
+    with store.owned():
+        engine = Engine(store, settings, progress=folded.append)
+        whole = live.Stream(store, settings)
+        for one, other in zip(
+            engine.scorer.profiles.state, whole.scorer.profiles.state, strict=True
+        ):
+            rows = min(len(one), len(other))
+            assert one[:rows].tobytes() == other[:rows].tobytes()
+    assert sum(folded) == 0, "the snapshot holds all of it"
+
+
+@pytest.mark.parametrize("harm", ["truncated", "foreign", "none"])
+def test_a_broken_snapshot_is_ignored(store: Store, settings: Settings, harm: str) -> None:
+    with store.owned():
+        engine = Engine(store, settings)
+        engine.score([service._ROW.validate_python(payment()).row()])
+        engine.save()
+        for part in engine.snapshot.glob("*.profiles.npz"):
+            if harm == "truncated":
+                part.write_bytes(part.read_bytes()[:100])
+    if harm == "foreign":
+        with store.writing() as session:
+            session.execute("UPDATE transactions SET amount = 1 WHERE transaction_id = 'n0'")
+    folded: list[int] = []
+    with store.owned():
+        Engine(store, settings, progress=folded.append)
+    assert (sum(folded) > 0) == (harm != "none")
+
+
+def test_a_promotion_is_followed_within_a_moment(
+    client: TestClient, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core.engine.LOOK_S", 0.0)
+    before = client.post("/v1/transactions", json=payment()).json()["model_version"]
+    other = train(store, settings, n_trees=10, max_samples=32, role="none").version
+    models.promote(store, other, who="anna")
+    after = client.post("/v1/transactions", json=payment(1)).json()["model_version"]
+    assert (before == other, after) == (False, other)
+    assert live.parity(store, settings).different == 0
+
+
+# ---- the token
+
+
+def test_the_token_is_made_once_and_readable_by_its_owner_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AEGIS_TOKEN", raising=False)
+    token = service.token_of(store)
+    path = service.token_file(store)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert service.token_of(store) == token
+    path.chmod(0o644)
+    with pytest.raises(InputError, match="can be read by others"):
+        service.token_of(store)
+    monkeypatch.setenv("AEGIS_TOKEN", "given-by-the-operator")
+    assert service.token_of(store) == "given-by-the-operator"
+    monkeypatch.setenv("AEGIS_TOKEN", "short")
+    with pytest.raises(InputError, match="too short"):
+        service.token_of(store)

@@ -12,6 +12,8 @@ FOR ?=
 N ?= 500000
 PORT ?= 8866
 DATA ?= data/public
+# of benchmarks/detection.py, such as OPTIONS='--only synthetic --seeds 1'
+OPTIONS ?=
 # JupyterLab refuses to run as root, as one does in a container, unless told
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -67,8 +69,24 @@ bench: setup ## Measure speed and memory
 	@$(BIN)/python benchmarks/throughput.py
 
 .PHONY: bench-detection
-bench-detection: setup ## Measure detection without labels (DATA=folder of handbook.parquet, sparkov.parquet)
-	@$(BIN)/python benchmarks/detection.py --data $(DATA)
+bench-detection: setup ## Measure detection without labels (DATA=folder of handbook.parquet, sparkov.parquet; OPTIONS=--help)
+	@$(BIN)/python benchmarks/detection.py --data $(DATA) $(OPTIONS)
+
+.PHONY: bench-peers
+bench-peers: .venv-bench/.installed ## The same with other people's detectors and the learner, in an environment of their own
+	@PYTHONPATH=. .venv-bench/bin/python benchmarks/detection.py --data $(DATA) --peers --learner $(OPTIONS)
+
+.venv-bench/.installed: benchmarks/requirements.lock
+	@echo "Installing into .venv-bench (a few minutes with an empty cache) …"
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+	@touch $@
+
+.PHONY: bench-lock
+bench-lock: ## Resolve other people's detectors anew, beside requirements.lock (needs uv)
+	uv pip compile pyproject.toml --extra bench --constraints requirements.lock --universal \
+	  --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	  --quiet --output-file benchmarks/requirements.lock
 
 .PHONY: notebooks-strip
 notebooks-strip: setup ## Remove outputs from the notebooks, except the kept ones
@@ -81,5 +99,5 @@ lock: ## Resolve the dependencies anew (needs uv)
 
 .PHONY: clean
 clean: ## Remove the environment and the caches; data and reports stay
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find aegis_core tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

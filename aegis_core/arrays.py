@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.errors import NotReady
+from aegis_core.kernels import kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -28,6 +29,25 @@ def grown(table: Table, n_rows: int) -> Table:
         return table
     more = np.zeros((max(n_rows, 2 * len(table)) - len(table), table.shape[1]), table.dtype)
     return np.concatenate([table, more])
+
+
+@kernel
+def slot_of(keys: Ints, key: int) -> int:
+    """Slot of `key`, or of the free place where it belongs (linear probing)."""
+    mask = len(keys) - 1
+    slot = (key * 0x9E3779B97F4A7C1 >> 17) & mask
+    while keys[slot] != key and keys[slot] != -1:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@kernel
+def rehash(old_keys: Ints, old_pairs: Floats, keys: Ints, pairs: Floats) -> None:
+    """Put all of an open-addressing table into a larger one."""
+    for i in range(len(old_keys)):
+        slot = slot_of(keys, old_keys[i])
+        keys[slot] = old_keys[i]
+        pairs[slot] = old_pairs[i]
 
 
 def encode(ids: pd.Series | list[str | None], codes: dict[str, int]) -> Ints:

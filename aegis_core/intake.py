@@ -18,7 +18,8 @@ from aegis_core.connection import quoted
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
 from aegis_core.files import find_files, relation_of
 from aegis_core.schema import REQUIRED
-from aegis_core.store import Session, Store
+from aegis_core.session import Session
+from aegis_core.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

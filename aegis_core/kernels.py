@@ -34,6 +34,7 @@ _MODULES = (
     "detector",
     "learner",
     "scoring",
+    "engine",
 )
 
 

@@ -80,18 +80,12 @@ def _as_type(key: str, value: object, kind: str) -> object:
     (1000, 1000, 2.0)
     >>> _as_type("live", "no", "bool"), _as_type("since", "2026-01-01", "str")
     (False, '2026-01-01')
-    >>> _as_type("share", "0.5", "float | None"), _as_type("share", "None", "float | None")
-    (0.5, None)
     >>> _as_type("n", "many", "int")
     Traceback (most recent call last):
         ...
     aegis_core.errors.InputError: The parameter n must be int, not 'many'.
     """
     wrong = InputError(f"The parameter {key} must be {kind}, not {value!r}.")
-    if kind.endswith(" | None"):
-        if value is None or str(value).lower() in ("", "none"):
-            return None
-        kind = kind.removesuffix(" | None")
     try:
         if kind == "bool":
             return value if isinstance(value, bool) else _TRUTH[str(value).lower()]

@@ -31,6 +31,8 @@ from aegis_core.arrays import (
     packed,
     read_arrays,
     reading,
+    rehash,
+    slot_of,
     unpacked,
     write_arrays,
 )
@@ -130,16 +132,6 @@ class State(NamedTuple):
 
 
 @kernel
-def _pair_slot(keys: Ints, key: int) -> int:
-    """Slot of `key`, or of the free place where it belongs (linear probing)."""
-    mask = len(keys) - 1
-    slot = (key * 0x9E3779B97F4A7C1 >> 17) & mask
-    while keys[slot] != key and keys[slot] != -1:
-        slot = (slot + 1) & mask
-    return slot
-
-
-@kernel
 def _publish(state: State, from_row: int) -> None:
     """Turn the whole-number sums into the figures that the next day is judged by."""
     for r in range(from_row, len(state.sums)):
@@ -206,7 +198,7 @@ def observe(
         c = state.published[1 + category]
         c_mean = c[_P_MEAN]
         signals[2] = surprise((x - c_mean) / math.sqrt(c[_P_VAR]))
-        slot = _pair_slot(state.pair_keys, (customer << 20) | category)
+        slot = slot_of(state.pair_keys, (customer << 20) | category)
         pair = state.pairs[slot]
         h_mean, h_sd = expected(pair[_N], pair[_MEAN], pair[_M2], c_mean, c[_P_WITHIN])
         signals[1] = surprise(normal_score((x - h_mean) / h_sd, PRIOR_VARIANCE + pair[_N]))
@@ -300,16 +292,20 @@ def learn(
         s[_LAT], s[_LON], s[_PLACE_TS] = lat, lon, now
     p_known = population[_P_N] > 0
     mean, sd = _usual(s, population, population[_P_MEAN] if p_known else x)
-    _teach(s, sums[0], x, mean, sd)
+    xw = min(max(x, mean - WINSOR * sd), mean + WINSOR * sd)
+    _add(sums[0], x, xw - mean)
+    s[_N], s[_MEAN], s[_M2] = welford(s[_N], s[_MEAN], s[_M2], xw)
     if category >= 0:
         key = (customer << 20) | category
-        slot = _pair_slot(state.pair_keys, key)
+        slot = slot_of(state.pair_keys, key)
         pair, c = state.pairs[slot], state.published[1 + category]
         state.pair_keys[slot] = key
         mean, sd = expected(
             pair[_N], pair[_MEAN], pair[_M2], c[_P_MEAN] if p_known else x, c[_P_WITHIN]
         )
-        _teach(pair, sums[1 + category], x, mean, sd)
+        xw = min(max(x, mean - WINSOR * sd), mean + WINSOR * sd)
+        _add(sums[1 + category], x, xw - mean)
+        pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     h = int(ts / _HOUR_US % 24.0)
     s[_HOURS + h] += 1.0
     sums[0, _S_HOURS + h] += 1
@@ -330,14 +326,11 @@ def _usual(s: Floats, population: Floats, p_mean: float) -> tuple[float, float]:
 
 
 @kernel
-def _teach(row: Floats, sums: Ints, x: float, mean: float, sd: float) -> None:
-    """Fold a log amount into a row and the sums around it; what is far off teaches only so much."""
-    xw = min(max(x, mean - WINSOR * sd), mean + WINSOR * sd)
+def _add(sums: Ints, x: float, deviation: float) -> None:
     sums[_S_N] += 1
     sums[_S_X] += round(x * _UNIT)
     sums[_S_XX] += round(x * x * _UNIT)
-    sums[_S_WITHIN] += round((xw - mean) * (xw - mean) * _UNIT)
-    row[_N], row[_MEAN], row[_M2] = welford(row[_N], row[_MEAN], row[_M2], xw)
+    sums[_S_WITHIN] += round(deviation * deviation * _UNIT)
 
 
 class Columns(NamedTuple):
@@ -451,13 +444,5 @@ class Profiles:
             if size > len(keys):
                 old_keys, old_pairs = keys[used], pairs[used]
                 keys, pairs = np.full(size, -1, np.int64), np.zeros((size, 3))
-                _rehash(old_keys, old_pairs, keys, pairs)
+                rehash(old_keys, old_pairs, keys, pairs)
         self.state = State(customers, keys, pairs, sums, published)
-
-
-@kernel
-def _rehash(old_keys: Ints, old_pairs: Floats, keys: Ints, pairs: Floats) -> None:
-    for i in range(len(old_keys)):
-        slot = _pair_slot(keys, old_keys[i])
-        keys[slot] = old_keys[i]
-        pairs[slot] = old_pairs[i]

@@ -17,6 +17,8 @@ import logging
 import math
 import os
 import secrets
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,8 +45,9 @@ from aegis_core.config import Settings
 from aegis_core.engine import Engine, Outcome
 from aegis_core.errors import AegisError, InputError, StoreError
 from aegis_core.live import answer
+from aegis_core.models import roles
 from aegis_core.staging import HIGHEST_AMOUNT, LONGEST_TEXT
-from aegis_core.store import Store
+from aegis_core.store import Store, connect
 
 _LOG: Final = logging.getLogger("aegis.service")
 LARGEST_BATCH: Final = 10_000
@@ -692,3 +695,56 @@ def _takes_many() -> dict[str, Any]:
             },
         }
     }
+
+
+def serve(
+    settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, for_s: float | None = None
+) -> None:
+    """Own the database and serve until a signal ends it, or `for_s` seconds are over.
+
+    Raises
+    ------
+    NotReady
+        There is no champion model yet.
+    StoreBusy
+        Another process holds the database.
+    InputError
+        The port is taken, or the token is not safe.
+    """
+    import uvicorn
+
+    store = connect(settings.db)
+    roles(store)
+    token = token_of(store)
+    listener = _listener(host, port)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with store.owned():
+        app = create_app(store, settings, token)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", access_log=False, timeout_graceful_shutdown=10,
+                limit_concurrency=1_000, h11_max_incomplete_event_size=65_536,
+            )
+        )  # fmt: skip
+        address = "http://{}:{}".format(*listener.getsockname()[:2])
+        print(f"Scoring on {address}/v1/transactions, described at {address}/docs", flush=True)
+        print(f"The token is in {token_file(store)}" if "AEGIS_TOKEN" not in os.environ else
+              "The token is that of AEGIS_TOKEN", flush=True)  # fmt: skip
+        if for_s is not None:
+            timer = threading.Timer(for_s, lambda: setattr(server, "should_exit", True))
+            timer.daemon = True
+            timer.start()
+        server.run(sockets=[listener])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as e:
+        listener.close()
+        raise InputError(
+            f"{host}:{port} cannot be used ({e.strerror}); choose another with --port."
+        ) from None
+    return listener

@@ -40,7 +40,8 @@ from aegis_core.population import (
 )
 from aegis_core.scenarios import BURST_SIZES, DEFAULT_RATES, TAKEOVER_SIZE
 from aegis_core.schema import SCENARIOS
-from aegis_core.store import Session, Store
+from aegis_core.session import Session
+from aegis_core.store import Store
 
 CHANNELS: Final = (("chip", 0.50), ("contactless", 0.40), ("wallet", 0.10))
 """How the card was read, and how often. The same for fraud: it tells nothing."""

@@ -1,197 +1,197 @@
-"""How well the detector does without labels, beside single factors and the usual forest.
+"""How well the detector does without labels, beside single factors and other people's detectors.
 
 Three data sets, one configuration. The public ones are read from `--data FOLDER` (handbook.parquet,
 sparkov.parquet, as `aegis import` takes them) and left out where they are not there. Chosen on
 (handbook: weeks from 2018-06-13 to 07-17; sparkov: 2020-01-15 to 06-21), reported on what follows.
-The usual forest is scikit-learn's IsolationForest with its defaults on eight raw features: amount,
-z-score, hour rarity, distance, speed, counts in 10 s, 1 h and 24 h, from a plain pandas pipeline.
-
-    python benchmarks/detection.py --data ~/fraud-data --seeds 5
+The usual forest is scikit-learn's IsolationForest with its defaults on eight raw features from a
+plain pandas pipeline; `peers.py` says how the others are used. One core.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import time
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
-import pyarrow as pa
-from sklearn.ensemble import IsolationForest
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from aegis_core.evaluation import Evaluation, evaluate, mean_and_spread
-from aegis_core.geo import haversine_km
-from aegis_core.intake import import_files
+import learned
+import numpy as np
+import pandas as pd
+import peers
+from protocols import VIEWS, Task, View, mean_and_spread, say, show, tasks
+
+from aegis_core.cases import named_summary
+from aegis_core.detector import Detector
+from aegis_core.evaluation import Evaluation, evaluate
+from aegis_core.hindsight import burst_summary, forecast_summary
 from aegis_core.metrics import auc_roc, average_precision, recall_at_budget
-from aegis_core.models import history
-from aegis_core.splits import Fold, prequential
-from aegis_core.store import connect
-from aegis_core.synthetic import SyntheticConfig, generate
+from aegis_core.policy import Policy
+from aegis_core.schema import FACTORS, Decision
+from aegis_core.scoring import Scorer
 
 BUDGET = 0.005
 """Share of transactions that may become alerts, where recall is reported."""
+OURS = {
+    "forest": "Aegis",
+    "amount": "amount alone",
+    **{f"factor:{f}": f"factor {f}" for f in FACTORS},
+}
+LEARNER_SEEDS = 3
+TITLES = "\n  ".join(v.title for views in VIEWS.values() for v in views)
+EXAMPLES = f"""
+titles of the tables:
+  {TITLES}
+
+examples:
+  python benchmarks/detection.py --data ~/fraud-data
+  python benchmarks/detection.py --only synthetic --seeds 1
+  python benchmarks/detection.py --data ~/fraud-data --only "4 test weeks" --peers --learner
+"""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A data set with its folds."""
-
-    name: str
-    frame: pd.DataFrame
-    labels: pd.DataFrame
-    folds: list[Fold]
-    exclude_known: bool = False
-    only: tuple[str, ...] | None = None
-
-
-def tasks(folder: Path) -> Iterator[Task]:
-    """The protocols, each on the data it needs."""
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in ("handbook", "sparkov"):
-            file = folder / f"{name}.parquet"
-            if not file.exists():
-                print(f"{name}: left out, there is no {file}")
-                continue
-            store = connect(Path(scratch) / f"{name}.duckdb")
-            import_files([file], store, preset=name, progress=False)
-            frame = history(store)
-            labels = store.query("SELECT transaction_id, is_fraud, scenario, known_at FROM labels")
-            if name == "handbook":
-                week = prequential("2018-07-25", folds=4)
-                yield Task("handbook, test 08-08", frame, labels, week[:1], True)
-                yield Task("handbook, 4 folds", frame, labels, week, True)
-                yield Task("handbook, 4 folds, scenarios 1 + 3", frame, labels, week, True, ("2",))
-            else:
-                cut, end = pd.Timestamp("2020-06-21 12:14:25"), pd.Timestamp("2021-01-01")
-                single = [Fold(0, pd.Timestamp("2019-01-01"), cut, cut, end)]
-                yield Task("sparkov, test from 2020-06-21", frame, labels, single)
-    parts = list(generate(SyntheticConfig()))
-    frame = pa.concat_tables([t.unify_dictionaries() for t, _ in parts]).to_pandas()
-    frame.insert(0, "seq", np.arange(len(frame)))
-    labels = pa.concat_tables([known for _, known in parts]).to_pandas()
-    yield Task("synthetic default", frame, labels, prequential("2026-01-29", train_days=28))
+def figures(scores: pd.DataFrame, view: View, columns: list[str], seed: int) -> pd.DataFrame:
+    """One row a fold and detector: `auc`, `ap`, `recall`; the detector `by chance` too."""
+    rows = []
+    for fold, part in view.of(scores).groupby("fold"):
+        for column in columns:
+            told = (
+                auc_roc(part.is_fraud, part[column]),
+                average_precision(part.is_fraud, part[column]),
+                recall_at_budget(part.is_fraud, part[column], BUDGET),
+            )
+            rows.append((seed, fold, column, *(f.value for f in told)))
+        rows.append((seed, fold, "by chance", *(f.floor for f in told)))
+    kinds = {"auc": float, "ap": float, "recall": float}
+    return pd.DataFrame(rows, columns=["seed", "fold", "detector", *kinds]).astype(kinds)
 
 
-def raw_features(frame: pd.DataFrame) -> npt.NDArray[np.float32]:
-    """Eight features as most people make them, of shape (n, 8), in the order of `frame`."""
-    rows = frame[["customer_id", "ts", "amount"]].copy()
-    for c in ("lat", "lon"):
-        rows[c] = frame.get(c, np.nan)
-    rows["place"] = np.arange(len(rows))
-    rows = rows.sort_values(["customer_id", "ts", "place"])
-    groups = rows.groupby("customer_id", observed=True)
-    n = groups.cumcount()
-    past = (groups.amount.cumsum() - rows.amount) / n.clip(lower=1)
-    square = (rows.amount**2).groupby(rows.customer_id, observed=True).cumsum() - rows.amount**2
-    spread = np.sqrt((square / n.clip(lower=1) - past**2).clip(lower=1e-4))
-    hour = rows.ts.dt.hour
-    rarity = -np.log(hour.map(hour.value_counts(normalize=True)))
-    before = groups[["ts", "lat", "lon"]].shift()
-    km = haversine_km(*(np.asarray(c, float) for c in (before.lat, before.lon, rows.lat, rows.lon)))
-    hours = (rows.ts - before.ts).dt.total_seconds().to_numpy() / 3600
-    counts = [
-        rows.set_index("ts").groupby("customer_id", observed=True).amount.rolling(w).count()
-        for w in ("10s", "1h", "24h")
-    ]
-    features = np.column_stack(
-        [
-            rows.amount,
-            np.where(n > 1, (rows.amount - past) / spread, 0.0),
-            rarity,
-            np.nan_to_num(km),
-            np.nan_to_num(km / (hours + 1 / 60)),
-            *(c.to_numpy() for c in counts),
-        ]
-    ).astype(np.float32)
-    out = np.empty_like(features)
-    out[rows.place.to_numpy()] = features
-    return out
+def own_times(task: Task) -> tuple[float, float, str]:
+    """Seconds to fit the detector and to score a million rows; a sentence on the pass before."""
+    frame, window = task.frame, task.folds[0]
+    first = Scorer().run(frame.head(5000), signals=True).signals
+    warm = Detector().fit(first)  # what is compiled or loaded once is not timed
+    warm.score(warm.weigh(first)[1])
+    Scorer(warm, Policy.from_budget(warm, BUDGET)).run(frame.head(5000))
+    began = time.perf_counter()
+    signals = Scorer().run(frame, signals=True).signals
+    passed = time.perf_counter() - began
+    inside = ((frame.ts >= window.train_from) & (frame.ts < window.train_to)).to_numpy()
+    began = time.perf_counter()
+    detector = Detector().fit(signals[inside])
+    fit = time.perf_counter() - began
+    began = time.perf_counter()
+    detector.score(detector.weigh(signals)[1])
+    score = time.perf_counter() - began
+    whole = Scorer(detector, Policy.from_budget(detector, BUDGET))
+    began = time.perf_counter()
+    whole.run(frame)
+    live = time.perf_counter() - began
+    million = 1e6 / len(frame)
+    return fit, score * million, (
+        f"Seconds a million rows: Aegis' profiles and signals {passed * million:.1f}, with score "
+        f"and decision in one pass {live * million:.1f}"
+    )  # fmt: skip
 
 
-def usual_forest(task: Task, tested: pd.DataFrame, features: np.ndarray, seed: int) -> pd.Series:
-    """Scores of scikit-learn's forest with its defaults for the rows of `tested`."""
-    row = pd.Series(np.arange(len(task.frame)), index=task.frame.seq)
-    score = pd.Series(np.nan, index=tested.index)
-    for fold, part in tested.groupby("fold"):
-        window = task.folds[int(str(fold))]
-        train = (
-            (task.frame.ts >= window.train_from) & (task.frame.ts < window.train_to)
-        ).to_numpy()
-        forest = IsolationForest(random_state=seed).fit(features[train])
-        score[part.index] = -forest.score_samples(features[row[part.seq].to_numpy()])
-    return score
-
-
-def restricted(evaluation: Evaluation, without: tuple[str, ...]) -> Evaluation:
-    """The same evaluation without the transactions of some scenarios."""
-    keep = ~evaluation.scores.scenario.isin(without)
-    return Evaluation(
-        evaluation.folds,
-        evaluation.scores[keep],
-        evaluation.detectors,
-        evaluation.n_train,
-        evaluation.alert_budget,
+def policy_lines(done: list[Evaluation]) -> None:
+    """Print what the policy's own decisions gave, all folds and seeds together."""
+    parts = [e.recall().set_index("scenario").recall for e in done]
+    recall = pd.concat(parts, axis=1)
+    share = pd.Series([(e.scores.decision != Decision.APPROVE).mean() for e in done])
+    caught = pd.Series(
+        [(e.scores.decision[e.scores.is_fraud] != Decision.APPROVE).mean() for e in done]
     )
+    percent = mean_and_spread(100 * share, 2)
+    print(
+        f"policy: {percent} % of the transactions become alerts, recall {mean_and_spread(caught)}"
+    )
+    told = ", ".join(f"{s} {mean_and_spread(r)}" for s, r in recall.iterrows())
+    if told:
+        print(f"policy, recall by scenario: {told}")
+    print(f"policy, forecast: {forecast_summary(pd.concat([e.forecast() for e in done]))}")
+    bursts = pd.concat([e.bursts() for e in done])
+    if len(bursts):
+        print(f"policy, time to detect: {burst_summary(bursts)}")
+    named = pd.concat([e.named() for e in done]).groupby("scenario", sort=False).sum().reset_index()
+    if len(named):
+        print(f"policy, reasons: {named_summary(named.assign(share=named.named / named.caught))}")
 
 
-def report(task: Task, seeds: int, features: np.ndarray) -> None:
-    """Print one data set's table: mean over folds and seeds, spread over seeds."""
-    rows, recalls = [], []
+def label_free(task: Task, seeds: int, compared: list[peers.Peer]) -> None:
+    """Print a table a view: mean over folds and seeds, spread over seeds; then the policy's."""
+    began = time.perf_counter()
+    features = peers.raw_features(task.frame)
+    made = (time.perf_counter() - began) / len(task.frame) * 1e6
+    fit, score, sentence = own_times(task)
+    times = [("forest", fit, score)]
+    done: list[Evaluation] = []
+    rows: dict[View, list[pd.DataFrame]] = {view: [] for view in task.views}
     for seed in range(seeds):
-        done = evaluate(
+        say(f"{task.name}: Aegis, seed {seed}")
+        result = evaluate(
             task.frame, task.labels, task.folds,
             alert_budget=BUDGET, exclude_known=task.exclude_known, seed=seed,
         )  # fmt: skip
-        if task.only:
-            done = restricted(done, task.only)
-        table = done.table()
-        usual = usual_forest(task, done.scores, features, seed)
-        for fold, part in done.scores.groupby("fold"):
-            for name, figure in (
-                ("auc_roc", auc_roc(part.is_fraud, usual[part.index])),
-                ("average_precision", average_precision(part.is_fraud, usual[part.index])),
-                ("recall_at_budget", recall_at_budget(part.is_fraud, usual[part.index], BUDGET)),
-            ):
-                row = (fold, "usual forest", name, figure.value, figure.floor, figure.ceiling)
-                table.loc[len(table)] = row
-        rows.append(mean_and_spread(table).assign(seed=seed))
-        top = done.scores.groupby("fold").forest.rank(pct=True) > 1 - BUDGET
-        recalls.append(top[done.scores.is_fraud].groupby(done.scores.scenario).mean())
-    all_rows = pd.concat(rows)
-    by_seed = all_rows.groupby(["detector", "name"]).value.agg(["mean", lambda v: v.std(ddof=0)])
-    by_seed.columns = ["mean", "spread"]
-    names = ["auc_roc", "average_precision", "recall_at_budget"]
-    print(f"\n{task.name}: {len(task.folds)} test window(s), {seeds} seed(s)")
-    print(f"{'':<16}" + "".join(f"{n:>24}" for n in names))
-    for detector in ("forest", "usual forest", "amount", *done_factors(all_rows)):
-        cells = [by_seed.loc[(detector, n)] for n in names]
-        print(f"{detector:<16}" + "".join(f"{c['mean']:>16.3f} ± {c['spread']:.3f}" for c in cells))
-    if task.frame.columns.isin(["channel"]).any():
-        mean = pd.concat(recalls, axis=1)
-        told = (f"{s} {v.mean():.2f} ± {v.std(ddof=0):.2f}" for s, v in mean.iterrows())
-        print(f"recall of the forest at {BUDGET:.1%} of the transactions: " + ", ".join(told))
-
-
-def done_factors(rows: pd.DataFrame) -> list[str]:
-    """The single factors in `rows`, in order of appearance."""
-    return [d for d in rows.detector.unique() if str(d).startswith("factor:")]
+        scores = result.scores.copy()
+        columns = ["forest", "amount", *(f"factor:{f}" for f in FACTORS)]
+        for peer in compared:
+            if peer.seeded or seed == 0:
+                ran = peers.run(peer, task, scores, features, seed)
+                scores[peer.name] = ran.score
+                times.append((peer.name, ran.fit_s, ran.score_s))
+                columns.append(peer.name)
+        for view in task.views:
+            rows[view].append(figures(scores, view, columns, seed))
+        done.append(result)
+    took = pd.DataFrame(times, columns=["detector", "fit", "score"]).groupby("detector").mean()
+    for view, parts in rows.items():
+        table = pd.concat(parts)
+        table = table[~table.detector.isin(["by chance", "amount"]) | (table.seed == 0)]
+        by_seed = table.groupby(["detector", "seed"], sort=False)[["auc", "ap", "recall"]].mean()
+        order = ["by chance", "amount", *(f"factor:{f}" for f in FACTORS)]
+        order += [p.name for p in compared] + ["forest"]
+        text = by_seed.groupby(level="detector").agg(mean_and_spread).loc[order]
+        text.columns = ["AUC", "average precision", f"recall at {BUDGET:.1%}"]
+        seconds = took.reindex(order).map(
+            lambda s: "–" if np.isnan(s) else f"{s:.{1 + 2 * (s < 0.1)}f}"
+        )
+        text["fit, s"], text["score 1 M rows, s"] = seconds.fit, seconds.score
+        print(f"\n{view.title}: {len(parts[0].fold.unique())} test window(s), {seeds} seed(s)")
+        show(text.rename(index=lambda i: OURS.get(str(i), str(i))))
+    print(f"{sentence}; the peers' raw features with pandas {made:.1f}.")
+    for peer in compared:
+        if peer.note:
+            print(f"{peer.name} {peer.note}.")
+    policy_lines(done)
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    switch = argparse.BooleanOptionalAction
     parser.add_argument("--data", type=Path, default=Path("data/public"), help="the public files")
     parser.add_argument("--seeds", type=int, default=5, help="forests fitted on each (default 5)")
+    parser.add_argument("--only", default="", metavar="NAME", help="tables whose title has NAME")
+    parser.add_argument("--peers", action=switch, default=False, help="other people's detectors")
+    parser.add_argument(
+        "--learner", action=switch, default=False,
+        help=f"learning from labels and answers, with at most {LEARNER_SEEDS} seeds",
+    )  # fmt: skip
     given = parser.parse_args()
-    features: tuple[int, np.ndarray] = (0, np.empty(0))
-    for task in tasks(given.data):
-        if features[0] != id(task.frame):
-            features = (id(task.frame), raw_features(task.frame))
-        report(task, given.seeds, features[1])
+    if given.seeds < 1:
+        parser.error("--seeds must be at least 1")
+    if not any(given.only.lower() in v.title.lower() for views in VIEWS.values() for v in views):
+        parser.error(f"no table's title has {given.only!r}; see --help for the titles")
+    compared = peers.present(given.peers)
+    for task in tasks(given.data, given.only):
+        label_free(task, given.seeds, compared)
+        if given.learner:
+            learned.tables(task, min(given.seeds, LEARNER_SEEDS), BUDGET)
+            learned.curve(task, min(given.seeds, LEARNER_SEEDS))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from aegis_core.arrays import (
     packed,
     read_arrays,
     reading,
+    rehash,
+    slot_of,
     unpacked,
     write_arrays,
 )
@@ -29,6 +31,21 @@ def test_a_grown_table_keeps_its_rows_and_adds_zeros() -> None:
     assert np.array_equal(more[:3], table)
     assert not more[3:].any()
     assert grown(more, 6) is more
+
+
+def test_every_key_keeps_its_row_in_a_larger_table() -> None:
+    rng = np.random.default_rng(0)
+    wanted = rng.choice(1 << 40, 100, replace=False)
+    keys, rows = np.full(256, -1, np.int64), np.zeros((256, 3))
+    for i, key in enumerate(wanted):
+        slot = slot_of(keys, key)
+        keys[slot], rows[slot] = key, i
+    used = np.flatnonzero(keys >= 0)
+    larger, more = np.full(1024, -1, np.int64), np.zeros((1024, 3))
+    rehash(keys[used], rows[used], larger, more)
+    for i, key in enumerate(wanted):
+        assert keys[slot_of(keys, key)] == key
+        assert more[slot_of(larger, key)].tolist() == [i, i, i]
 
 
 def test_codes_are_given_in_order_of_appearance_and_stay() -> None:

@@ -109,6 +109,12 @@ def test_each_contribution_begins_where_the_last_one_ended() -> None:
     assert np.isclose(ends[-2], bar.x[-1])
 
 
+def test_what_was_answered_is_drawn_where_it_counts() -> None:
+    row = verdict(amount=0.2)
+    row["contributions"] |= {"merchant": 0.1, "customer": 0.0}
+    assert list(figures.contributions([row]).data[0].y)[-2:] == ["merchant", "score"]
+
+
 def test_a_scenario_named_by_strangers_is_text() -> None:
     row = {"scenario": [HOSTILE], "frauds": [2], "caught": [0], "recall": [0.0]}
     figure = figures.recall_bars(pd.DataFrame(row))

@@ -42,6 +42,8 @@ ORDER = (
         "training",
         "lists",
         "live",
+        "engine",
+        "service",
         "reports",
         "notebooks",
         "runs",

@@ -416,7 +416,8 @@ def test_duckdb_alone_reads_the_database(shell: duckdb.DuckDBPyConnection) -> No
         (6,)
     ]
     found = shell.execute(
-        "SELECT customer_id, sum(amount) FROM aegis.transactions WHERE seq > 1 GROUP BY 1 ORDER BY 1"
+        "SELECT customer_id, sum(amount) FROM aegis.transactions WHERE seq > 1 "
+        "GROUP BY 1 ORDER BY 1"
     ).fetchall()
     assert found == [("c0", 4.0), ("c1", 5.0), ("c2", 9.0)]
 

@@ -361,7 +361,7 @@ def test_the_counter_counts_exactly_and_is_told_as_a_reason(
     by_count = (out.counts >= np.array(limits)).any(axis=1)
     low = out.score <= policy.review_above
     assert (out.decision[by_count & low] == Decision.REVIEW).all()
-    told = scorer.tell(stream, out, "v1")[by_count & low]
+    told = pd.DataFrame(scorer.tell(stream, out, "v1"))[by_count & low]
     assert len(told)
     assert all(reasons[0]["code"] == "BURST-LIMIT" for reasons in told.reasons)
     assert (told.cleared == "It would have passed without the transactions just before.").all()

@@ -222,6 +222,19 @@ def dashboard(port: Port = 8866, for_s: Seconds = None, db: Database = None) -> 
     serve(settings_for(db), port=port, for_s=for_s)
 
 
+@app.command(epilog=example("aegis serve", "aegis serve --port 9000", "AEGIS_TOKEN=… aegis serve"))
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    for_s: Seconds = None,
+    db: Database = None,
+) -> None:
+    """Score transactions over REST; this process owns the database meanwhile."""
+    from aegis_core.service import serve as run_service
+
+    run_service(settings_for(db), host=host, port=port, for_s=for_s)
+
+
 @app.command(epilog=example("aegis up", "aegis up --transactions 50000 --for 30"))
 def up(
     transactions: Annotated[

@@ -29,6 +29,7 @@ COLOURS: Final = {
     "spike": "#E69F00",
     "night": "#CC79A7",
     "merchant": "#D55E00",
+    "customer": "#0072B2",
     "takeover": "#000000",
 }
 """What a colour stands for, in every figure. Okabe and Ito, Color Universal Design (2008)."""

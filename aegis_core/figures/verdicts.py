@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from aegis_core.figures.house import COLOURS, LAYOUT, figure, nothing, plain, thresholds
-from aegis_core.schema import FACTORS
+from aegis_core.schema import FACTORS, TOLD_FACTORS
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -33,7 +33,8 @@ def contributions(
     Parameters
     ----------
     verdicts
-        Rows of the table `verdicts`: score, decision and contributions.
+        Rows of the table `verdicts`: score, decision and contributions; merchant and customer
+        are drawn where a learner let them speak.
 
     >>> given = dict.fromkeys(FACTORS, 0.0) | {"amount": 0.3}
     >>> row = {"score": 0.7, "decision": "review", "contributions": given}
@@ -43,12 +44,14 @@ def contributions(
     if not verdicts:
         return nothing("No transaction was scored, so there is no verdict to explain.")
     verdict = verdicts[0]
-    parts = [verdict["contributions"][f] for f in FACTORS]
+    given = verdict["contributions"]
+    told = [f for f in TOLD_FACTORS if f in FACTORS or given.get(f)]
+    parts = [given[f] for f in told]
     base = verdict["score"] - sum(parts)
     trace = {
         "type": "bar",
         "orientation": "h",
-        "y": ["no evidence", *FACTORS, "score"],
+        "y": ["no evidence", *told, "score"],
         "base": [0, *(base + np.cumsum([0, *parts[:-1]])), 0],
         "x": [base, *parts, verdict["score"]],
         "text": [f"{base:.3f}", *(f"{part:+.3f}" for part in parts), f"{verdict['score']:.3f}"],
@@ -57,7 +60,7 @@ def contributions(
         "marker": {
             "color": [
                 COLOURS["random"],
-                *(COLOURS[f] for f in FACTORS),
+                *(COLOURS[f] for f in told),
                 COLOURS[verdict["decision"]],
             ]
         },

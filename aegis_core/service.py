@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -734,6 +735,8 @@ def serve(
             timer = threading.Timer(for_s, lambda: setattr(server, "should_exit", True))
             timer.daemon = True
             timer.start()
+        for end in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
+            signal.signal(end, lambda *_: None)
         server.run(sockets=[listener])
 
 

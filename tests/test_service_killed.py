@@ -1,0 +1,201 @@
+"""An answered verdict is never lost: the service is killed at any moment, again and again."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aegis_core import config, live
+from aegis_core.engine import Engine
+from aegis_core.store import connect
+from aegis_core.synthetic import SyntheticConfig, write_history
+from aegis_core.training import train
+
+TOKEN = "a-token-for-the-tests"
+ROUNDS = int(os.environ.get("AEGIS_TEST_KILLS", "30"))
+CLIENTS = 4
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    settings = config.load(home=tmp_path / "home")
+    store = connect(settings.db)
+    some = SyntheticConfig(n_transactions=3_000, n_customers=50, days=10)
+    write_history(store, some, progress=False)
+    train(store, settings, n_trees=10, max_samples=64)
+    return settings.home
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def started(home: Path, port: int) -> subprocess.Popen[bytes]:
+    """The service as a process of its own, once it is ready."""
+    log = home / "service.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aegis_core.cli", "serve", "--port", str(port)],
+            env={**os.environ, "AEGIS_HOME": str(home), "AEGIS_TOKEN": TOKEN},
+            stdout=out,
+            stderr=out,
+        )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        try:
+            connection.request("GET", "/v1/health")
+            if connection.getresponse().status == 200:
+                return process
+        except OSError:
+            time.sleep(0.02)
+        finally:
+            connection.close()
+    raise AssertionError("the service did not get ready")
+
+
+class Client(threading.Thread):
+    """Sends payments until the service dies, and keeps what was answered and what was not."""
+
+    def __init__(self, port: int, name: str, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.port, self.prefix, self.random = port, name, random.Random(seed)
+        self.answered: dict[str, dict[str, Any]] = {}
+        self.sent: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> None:
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            for i in range(100_000):
+                row = {
+                    "transaction_id": f"{self.prefix}-{i}",
+                    "customer_id": f"c{self.random.randrange(60)}",
+                    "timestamp": f"2026-02-{1 + i % 28:02d}T{self.random.randrange(24):02d}:00:00Z",
+                    "amount": round(self.random.lognormvariate(3, 1.5), 2) + 0.01,
+                    "merchant_id": f"m{self.random.randrange(30)}",
+                }
+                self.sent[row["transaction_id"]] = row
+                connection.request("POST", "/v1/transactions", json.dumps(row), headers)
+                response = connection.getresponse()
+                body = response.read()
+                if response.status != 200:
+                    return
+                self.answered[row["transaction_id"]] = json.loads(body)
+        except (OSError, http.client.HTTPException, ValueError):
+            return
+        finally:
+            connection.close()
+
+
+def test_what_was_answered_before_a_kill_is_there_with_the_same_verdict_and_once(
+    home: Path,
+) -> None:
+    settings = config.load(home=home)
+    chance = random.Random(7)
+    answered: dict[str, dict[str, Any]] = {}
+    sent: dict[str, dict[str, Any]] = {}
+    for round_ in range(ROUNDS):
+        port = free_port()
+        process = started(home, port)
+        clients = [Client(port, f"r{round_}c{k}", 100 * round_ + k) for k in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        time.sleep(chance.uniform(0.0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for client in clients:
+            client.join(15)
+            answered |= client.answered
+            sent |= client.sent
+    store = connect(settings.db)
+    kept = store.query(
+        "SELECT v.transaction_id, v.score, v.risk, v.decision, v.seq FROM verdicts v "
+        "JOIN transactions USING (seq)"
+    ).set_index("transaction_id")
+    assert len(answered) > ROUNDS
+    assert kept.index.is_unique
+    assert kept.seq.is_unique
+    for transaction_id, verdict in answered.items():
+        row = kept.loc[transaction_id]
+        assert (row.score, row.risk, row.decision, row.seq) == (
+            *(verdict["score"], verdict["risk"], verdict["decision"], verdict["seq"]),
+        )
+    assert set(kept.index) <= set(sent), "nothing is there that nobody sent"
+    n = store.rows("SELECT count(*) AS n, max(seq) + 1 AS next FROM transactions")[0]
+    assert n["n"] == n["next"] == 3_000 + len(kept)
+    assert live.parity(store, settings).different == 0
+    with store.owned():  # a fold of the log and what a restart makes of it are one
+        engine, whole = Engine(store, settings), live.Stream(store, settings)
+        for one, other in zip(
+            engine.scorer.profiles.state, whole.scorer.profiles.state, strict=True
+        ):
+            rows = min(len(one), len(other))
+            assert one[:rows].tobytes() == other[:rows].tobytes()
+
+
+def test_a_graceful_end_answers_all_and_leaves_a_snapshot(home: Path, tmp_path: Path) -> None:
+    settings = config.load(home=home)
+    port = free_port()
+    process = started(home, port)
+    clients = [Client(port, f"c{k}", k) for k in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    for client in clients:
+        client.join(15)
+    assert (settings.db.with_name(settings.db.name + ".state") / "state.json").exists()
+    kept = {r["t"] for r in connect(settings.db).rows("SELECT transaction_id AS t FROM verdicts")}
+    assert {t for client in clients for t in client.answered} <= kept
+
+
+def test_a_second_owner_a_taken_port_and_no_model_are_one_clear_sentence_each(
+    home: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    process = started(home, port)
+
+    def refused(folder: Path, at: int) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "aegis_core.cli", "serve", "--port", str(at)],
+            env={**os.environ, "AEGIS_HOME": str(folder), "AEGIS_TOKEN": TOKEN},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    try:
+        other = tmp_path / "other"
+        shutil.copytree(home / "data" / "models", other / "data" / "models")
+        assert "in use" in refused(home, free_port())
+        assert "no database" in refused(other, free_port())
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "choose another with --port" in refused(home, taken.getsockname()[1])

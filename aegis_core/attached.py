@@ -38,7 +38,7 @@ _KEPT_S = 600.0  # the owner parts from whom it has not heard of for an hour
 _SIGNS_OF_AN_END = ("Could not connect", "Connection refused", "connect to server", "HTTP", "curl")
 _SIGNS_OF_A_STATE = (
     *("Constraint", "constraint", "Duplicate key", "Out of Memory", "No space", "aborted"),
-    *("ended; it ran", "was busy", "Conflict", "conflict"),
+    *("The query was ended", "was busy", "Conflict", "conflict"),
 )
 
 

@@ -194,6 +194,15 @@ def translated() -> Iterator[None]:
         raise kind(told) from e
 
 
+def rolled_back(connection: Connection) -> bool:
+    """Roll back; whether DuckDB could: out of memory it cannot, and the connection is lost."""
+    try:
+        connection.rollback()
+    except duckdb.Error:
+        return False
+    return True
+
+
 def watched(
     connection: Connection, statement: Callable[[], object], tell: Callable[[float], None]
 ) -> None:

@@ -21,23 +21,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
+from aegis_core.admission import Names, check, is_plain
 from aegis_core.connection import Connection, literal, quoted, translated
 from aegis_core.errors import AegisError, InputError, StoreError
 
-_TABLE_FUNCTIONS = {
-    *("range", "generate_series", "unnest"),
-    *("duckdb_tables", "duckdb_views", "duckdb_columns", "duckdb_schemas"),
-}
-_SYSTEM_TABLES = {"tables", "columns", "schemata", "duckdb_tables", "duckdb_views"}
-_SHOWN = {"tables", "__show_tables_expanded"}
-_SCALARS_REFUSED = (
-    *("aegis_", "quack_", "current_setting", "nextval", "currval", "write_log", "getvariable"),
-    *("setseed", "query", "add_parquet_key", "json_execute", "getenv"),
-)
-_LINEAR = {"count", "count_star", "sum", "avg", "min", "max", "any_value", "first", "last"}
-_FROM_REFUSED = {"COLUMN_DATA", "DELIM_GET", "BOUND_TABLE_REF"}
 # What DuckDB's client asks for when it attaches, exactly.
 _SCHEMAS = """
 SELECT catalog_name, schema_name
@@ -58,7 +46,15 @@ _SEEN_BY_CLIENTS = {
     "WHERE database_name IN (current_database(), 'temp') UNION ALL SELECT schema_name, "
     "view_name, 'view' FROM duckdb_views() WHERE database_name = current_database()",
 }
-_NICE = int(os.environ.get("N", "10"))
+_NICE = 10
+# What queries hold; pages of the file that are kept give way. At the limit itself DuckDB refuses
+# memory to whoever asks, also to a commit, so readers' queries end well before.
+_USED = (
+    "SELECT coalesce(sum(memory_usage_bytes + temporary_storage_bytes), 0)::BIGINT "
+    "FROM duckdb_memory() WHERE tag NOT IN ('BASE_TABLE', 'METADATA')"
+)
+_READERS_SHARE = 0.5
+_ANSWER_KEPT_S = 60.0
 _BETWEEN_LOOKS_S = 0.05
 _GOODBYE = b"\x01\x00\x0b\x02\x00\x20%s\x03\x00" + b"\xff" * 9 + b"\x01" + b"\xff" * 4
 
@@ -77,12 +73,20 @@ class Limits:
         How many such queries run at the same time; others wait for their turn.
     idle_s
         After how long without a statement a writer's open transaction is rolled back, in seconds.
+    threads
+        How many threads a query may use; one leaves the others to those who write.
+    memory, disk
+        What all queries and writings together may use in memory, and on disk beyond it, in
+        DuckDB's words, such as `"2GB"`; None leaves DuckDB's own limits.
     """
 
     longest_s: float = 60.0
     rows: int = 1_000_000
     at_once: int = 2
     idle_s: float = 120.0
+    threads: int = 1
+    memory: str | None = None
+    disk: str | None = None
 
 
 @dataclass
@@ -95,13 +99,12 @@ class Caller:
     answer: str | None = None
 
 
-@dataclass(frozen=True)
-class Names:
-    """Names in lower case: tables and views of the database, and views of DuckDB's own."""
+@dataclass
+class Running:
+    """A query that runs for a reader, and why it was ended, if it was."""
 
-    tables: frozenset[str]
-    views: frozenset[str]
-    system: frozenset[str]
+    deadline: float
+    ended: str = ""
 
 
 class _NoSelect(Exception):
@@ -125,10 +128,15 @@ class Gate:
         self._callers: dict[str, Caller] = {}
         self._lock = threading.Lock()
         self._turns = threading.BoundedSemaphore(limits.at_once)
-        self._running: dict[Connection, float] = {}
+        self._running: dict[Connection, Running] = {}
         self._numbers = itertools.count()
         self._closing = threading.Event()
         with translated():
+            root.execute(f"SET threads = {limits.threads}")
+            if limits.memory is not None:
+                root.execute(f"SET memory_limit = {literal(limits.memory)}")
+            if limits.disk is not None:
+                root.execute(f"SET max_temp_directory_size = {literal(limits.disk)}")
             root.execute("ATTACH ':memory:' AS aegis_answers")
             root.create_function("aegis_knows", self._knows, side_effects=True)
             root.create_function("aegis_admits", self._admits, side_effects=True)
@@ -172,7 +180,7 @@ class Gate:
 
     # --- what DuckDB's server asks, in threads of its own ---------------------------------
 
-    def _knows(self, caller: str, token: str, listener: str) -> str:
+    def _knows(self, caller: str, token: str, listener: str) -> str | None:
         """Whether a token opens a listener; None refuses."""
         if not hmac.compare_digest(token.encode(), listener.encode()):
             return None
@@ -242,13 +250,14 @@ class Gate:
         if not self._turns.acquire(timeout=longest_s):
             raise StoreError(f"The database was busy with other queries for {longest_s:g} s.")
         try:
+            running = Running(time.monotonic() + longest_s)
             with self._lock:
-                deadline = self._running[connection] = time.monotonic() + longest_s
+                self._running[connection] = running
             try:
                 yield
             except Exception as e:
-                if time.monotonic() >= deadline:
-                    raise StoreError(f"The query was ended; it ran for {longest_s:g} s.") from e
+                if running.ended:
+                    raise StoreError(f"The query was ended; {running.ended}.") from e
                 raise
             finally:
                 with self._lock:
@@ -296,15 +305,33 @@ class Gate:
 
     def _watching(self) -> None:
         looked_at = 0.0
+        memory = self._root.cursor()
+        limit = memory.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
+        room = in_bytes(limit) * _READERS_SHARE
         while not self._closing.wait(_BETWEEN_LOOKS_S):
             now = time.monotonic()
             with self._lock:
-                for connection, deadline in self._running.items():
-                    if now >= deadline:
+                queries = list(self._running.items())
+            full = bool(queries) and self._is_full(memory, room)
+            with self._lock:
+                for connection, running in queries:
+                    if full:
+                        running.ended = "it needed too much memory"
+                    elif now >= running.deadline:
+                        running.ended = f"it ran for {self._limits.longest_s:g} s"
+                    if running.ended and connection in self._running:
                         connection.interrupt()
             if now - looked_at > 1:
                 looked_at = now
                 self._look_after_callers(now)
+
+    def _is_full(self, memory: Connection, room: float) -> bool:
+        try:
+            with translated():
+                used: int = memory.execute(_USED).fetchall()[0][0]
+        except AegisError:  # not even enough to look
+            return True
+        return used > room
 
     def _look_after_callers(self, now: float) -> None:
         connection = self._root.cursor()
@@ -315,6 +342,8 @@ class Gate:
                 callers = dict(self._callers)
             for caller, known in callers.items():
                 idle_s = now - known.last_at
+                if idle_s > _ANSWER_KEPT_S:
+                    self._forget(connection, known)
                 if caller not in active and idle_s > 5:
                     self._forget(connection, known)
                     with self._lock:
@@ -335,79 +364,19 @@ class Gate:
             sender.close()
 
 
+def in_bytes(told: str) -> float:
+    """A size as DuckDB tells it.
+
+    >>> in_bytes("1.5 GiB"), in_bytes("12 bytes")
+    (1610612736.0, 12.0)
+    """
+    number, unit = told.split()
+    factor: float = 1024.0 ** ("bytes", "KiB", "MiB", "GiB", "TiB").index(unit)
+    return float(number) * factor
+
+
 def yield_to_writers() -> None:
     """Give this thread, one of DuckDB's server, the processor after all others of the process."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-
-
-def check(statements: Any, names: Names) -> None:
-    """Refuse a parse tree that names or calls what is not for readers.
-
-    Raises
-    ------
-    InputError
-        It does.
-    """
-    own = {
-        str(entry["key"]).lower()
-        for node in _nodes(statements)
-        if isinstance(node.get("cte_map"), dict)
-        for entry in node["cte_map"].get("map", [])
-    }
-    if clash := own & (names.system | _SYSTEM_TABLES):
-        raise InputError(f"{sorted(clash)[0]} is a name of DuckDB's own; choose another.")
-    tables = names.tables | names.views
-    for node in _nodes(statements):
-        kind, of_class = str(node.get("type")), node.get("class")
-        if kind == "TABLE_FUNCTION":
-            name = str(node["function"].get("function_name")).lower()
-            if name not in _TABLE_FUNCTIONS:
-                raise InputError(f"A reader's query cannot use {name}().")
-        elif kind == "BASE_TABLE":
-            name, schema = str(node["table_name"]).lower(), str(node["schema_name"]).lower()
-            if schema in ("", "main") and not node["catalog_name"]:
-                allowed = name in tables or (not schema and name in own)
-            else:
-                allowed = schema == "information_schema" and name in _SYSTEM_TABLES
-            if not allowed and not (name in _SYSTEM_TABLES and name.startswith("duckdb_")):
-                raise InputError(f"Table with name {node['table_name']} does not exist.")
-        elif kind == "SHOW_REF":
-            name = str(node.get("table_name", "")).strip('"').lower()
-            if name and name not in tables | _SHOWN:
-                raise InputError(f"Table with name {name} does not exist.")
-        elif kind in _FROM_REFUSED:
-            raise InputError(f"A reader's query cannot use {kind}.")
-        elif of_class == "FUNCTION" and not node.get("is_operator"):
-            name = str(node.get("function_name")).lower()
-            if name.startswith(_SCALARS_REFUSED):
-                raise InputError(f"A reader's query cannot use {name}().")
-
-
-def is_plain(node: Any, names: Names) -> bool:
-    """Whether a checked query looks at one table only, in time that grows with its rows."""
-    source = node.get("from_table", {})
-    if node["type"] != "SELECT_NODE" or source.get("type") != "BASE_TABLE":
-        return False
-    if node["cte_map"]["map"] or source["table_name"].lower() not in names.tables:
-        return False
-    return all(
-        part.get("class") not in ("SUBQUERY", "WINDOW", "LAMBDA")
-        and (
-            part.get("class") != "FUNCTION"
-            or part.get("is_operator")
-            or part.get("function_name") in _LINEAR
-        )
-        for part in _nodes(node)
-    )
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(tree, dict):
-        yield tree
-        for value in tree.values():
-            yield from _nodes(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _nodes(value)

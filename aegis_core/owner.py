@@ -67,6 +67,14 @@ class Held:
                 self._readings.remove(connection)
                 self._changed.notify_all()
 
+    def replace_writer(self) -> None:
+        """Take a new connection to write with, after a transaction that failed.
+
+        The old one may be left inside of it: out of memory, DuckDB cannot roll back either.
+        """
+        self.writer.close()
+        self.writer = self._root.cursor()
+
     def close(self) -> None:
         """End readings that go on, fold the log into the file and let go of it."""
         if self.gate is not None:

@@ -11,6 +11,7 @@ from aegis_core.connection import (
     literal,
     only_reads,
     quoted,
+    rolled_back,
     translated,
     watched,
     without_decimals,
@@ -67,7 +68,7 @@ class Session:
             yield
             self.execute("COMMIT")
         except BaseException:
-            self._connection.rollback()
+            rolled_back(self._connection)
             raise
 
     def query(self, sql: str, params: Params = None) -> pd.DataFrame:

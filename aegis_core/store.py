@@ -159,8 +159,12 @@ class Store:
         with self._in_turn():
             if self._held is not None:
                 owned = Session(self._held.writer, writable=True, owned=True)
-                with self._as_session(owned) as session, session.transaction():
-                    yield session
+                try:
+                    with self._as_session(owned) as session, session.transaction():
+                        yield session
+                except BaseException:
+                    self._held.replace_writer()
+                    raise
                 return
             if (attached := self._owner()) is not None:
                 with attached.session(writable=True) as session, self._as_session(session):

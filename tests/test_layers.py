@@ -26,6 +26,7 @@ ORDER = (
         "connection",
         "session",
         "endpoint",
+        "admission",
         "gate",
         "owner",
         "attached",

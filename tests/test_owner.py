@@ -498,6 +498,7 @@ ATTACKS = [
     "SELECT current_setting('temp_directory')",
     "SELECT getvariable('a')",
     "SELECT aegis_admits('a', 'b')",
+    "SELECT repeat('x', 1000000000)",
     "SELECT quack_check_token('a', 'b', 'c')",
     "FROM aegis_answers.main.a0",
     "FROM aegis_answers.a0",
@@ -567,6 +568,30 @@ def test_a_query_that_is_long_or_large_is_ended(
     assert len(shell.execute("FROM aegis.query('FROM range(1000)')").fetchall()) == 1000
     with pytest.raises(StoreError, match="ran for 1 s"):
         attached.query(f"SELECT count(*) FROM {ten}")
+
+
+def test_a_query_that_needs_much_memory_is_ended_before_a_commit_could_fail(
+    tmp_path: Path,
+) -> None:
+    with owner_of(tmp_path / "a.duckdb", longest_s=20, memory="400MB") as owner:
+        writer = connect(owner.path)
+        raised: list[Exception] = []
+
+        def read() -> None:
+            try:
+                connect(owner.path).query("SELECT len(list(range)) FROM range(1000000000)")
+            except StoreError as e:
+                raised.append(e)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        n = 6
+        while thread.is_alive():
+            with writer.writing() as session:
+                session.append("transactions", rows(50, first=n))
+            n += 50
+        assert "too much memory" in str(raised[0])
+        assert count(writer) == n
 
 
 def test_a_wrong_token_opens_nothing(owner: Owner) -> None:

@@ -14,6 +14,8 @@ from aegis_core.answers import N_HISTORY, Answers, of
 from aegis_core.detector import N_SIGNALS, Detector
 from aegis_core.errors import InputError, NotReady
 from aegis_core.evaluation import evaluate
+from aegis_core.evaluation.learning import answered, learning_curve
+from aegis_core.evaluation.splits import prequential
 from aegis_core.learner import (
     FEATURES,
     MIN_FRAUDS,
@@ -25,12 +27,10 @@ from aegis_core.learner import (
     Learner,
     thinned,
 )
-from aegis_core.learning import answered, learning_curve
 from aegis_core.metrics import average_precision
 from aegis_core.policy import Policy
 from aegis_core.profiles import Floats
 from aegis_core.scoring import Scorer
-from aegis_core.splits import prequential
 
 DAY = pd.Timedelta(days=1)
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from aegis_core.columns import FILE_COLUMNS, LABEL_COLUMNS
 from aegis_core.connection import literal, quoted
+from aegis_core.intake.columns import FILE_COLUMNS, LABEL_COLUMNS
 from aegis_core.schema import TRANSACTION_COLUMNS
 from aegis_core.store import Session
 

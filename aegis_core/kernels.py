@@ -31,8 +31,8 @@ _MODULES = (
     "surprise",
     "profiles",
     "answers",
-    "detector",
-    "learner",
+    "forest",
+    "trees",
     "scoring",
 )
 

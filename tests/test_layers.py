@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
     *("errors", "schema", "config", "kernels", "arrays", "geo"),
     *("surprise", "profiles", "answers"),
-    *("detector", "learner", "policy", "scoring", "metrics", "evaluation"),
+    *("forest", "detector", "trees", "learner", "policy", "scoring", "metrics", "evaluation"),
     *("connection", "store", "intake", "synthetic"),
     *("models", "training", "lists", "live", "reports", "notebooks", "runs", "figures"),
     *("board", "dashboard", "up", "cli"),

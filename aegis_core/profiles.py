@@ -23,9 +23,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from aegis_core.arrays import Floats as Floats
-from aegis_core.arrays import Ints as Ints
 from aegis_core.arrays import (
+    Floats,
+    Ints,
     encode,
     grown,
     packed,

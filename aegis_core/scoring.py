@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.answers import N_HISTORY, Answers, Recall, fold, recall, witness
+from aegis_core.arrays import Floats, Ints
 from aegis_core.detector import Detector
 from aegis_core.forest import LANES, N_FACTORS, N_SIGNALS, NO_MODEL, Model, weigh
 from aegis_core.kernels import kernel
@@ -26,8 +27,6 @@ from aegis_core.profiles import (
     FACTS,
     N_WINDOWS,
     Columns,
-    Floats,
-    Ints,
     Profiles,
     State,
     learn,

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from aegis_core import answers
+from aegis_core.arrays import Floats, Ints
 from aegis_core.detector import MIN_TRAIN, Detector
 from aegis_core.errors import NotReady
 from aegis_core.evaluation import cases, hindsight
@@ -36,7 +37,6 @@ from aegis_core.evaluation.splits import (
 )
 from aegis_core.learner import MIN_FRAUDS, Learner
 from aegis_core.policy import Counter, Policy, burst_limits
-from aegis_core.profiles import Floats, Ints
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import CHUNK_ROWS, Decisions, Scored, Scorer
 

@@ -14,7 +14,6 @@ transaction of the year 2099) makes the labels up to its time known to all that 
 from __future__ import annotations
 
 import math
-import zipfile
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,12 +21,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.arrays import Floats, Ints, Rows
-from aegis_core.arrays import encode as _encode
-from aegis_core.arrays import grown as _grown
-from aegis_core.arrays import packed as _packed
-from aegis_core.arrays import unpacked as _unpacked
-from aegis_core.errors import NotReady
+from aegis_core.arrays import (
+    Floats,
+    Ints,
+    Rows,
+    encode,
+    grown,
+    packed,
+    read_arrays,
+    reading,
+    unpacked,
+    write_arrays,
+)
 from aegis_core.kernels import kernel
 
 _OF_EACH: Final = (
@@ -242,15 +247,15 @@ class Answers:
 
     def codes(self, frame: Rows) -> tuple[Ints, Ints]:
         """Customer and merchant codes of `frame`, with room made for whoever is new in it."""
-        customer = _encode(frame["customer_id"], self.customer_codes)
+        customer = encode(frame["customer_id"], self.customer_codes)
         merchant = (
-            _encode(frame["merchant_id"], self.merchant_codes)
+            encode(frame["merchant_id"], self.merchant_codes)
             if "merchant_id" in frame
             else np.full(len(customer), -1, np.int64)
         )
         self.memory = self.memory._replace(
-            customers=_grown(self.memory.customers, len(self.customer_codes)),
-            merchants=_grown(self.memory.merchants, len(self.merchant_codes)),
+            customers=grown(self.memory.customers, len(self.customer_codes)),
+            merchants=grown(self.memory.merchants, len(self.merchant_codes)),
         )
         return customer, merchant
 
@@ -267,15 +272,10 @@ class Answers:
         """Write the state as plain arrays; loading it runs no code."""
         merchants, customers, events, folded = self.memory
         waiting = slice(int(folded[0]), None)
-        with path.open("wb") as f:
-            np.savez(
-                f,
-                customer_ids=_packed(self.customer_codes),
-                merchant_ids=_packed(self.merchant_codes),
-                merchants=merchants,
-                customers=customers,
-                **{name: part[waiting] for name, part in events._asdict().items()},
-            )
+        codes = {"customer_ids": self.customer_codes, "merchant_ids": self.merchant_codes}
+        tables = {"merchants": merchants, "customers": customers}
+        pending = {name: part[waiting] for name, part in events._asdict().items()}
+        write_arrays(path, {name: packed(of) for name, of in codes.items()} | tables | pending)
 
     @classmethod
     def load(cls, path: Path) -> Answers:
@@ -287,18 +287,14 @@ class Answers:
             The file is not there, broken, or of another layout.
         """
         self = cls()
-        try:
-            with path.open("rb") as f, np.load(f, allow_pickle=False) as z:
-                self.customer_codes = _unpacked(z["customer_ids"])
-                self.merchant_codes = _unpacked(z["merchant_ids"])
-                events = Events(*(z[name] for name in Events._fields))
-                merchants, customers = z["merchants"], z["customers"]
+        with reading(f"The answers in {path}", "Replay the history instead."):
+            arrays = read_arrays(path)
+            self.customer_codes = unpacked(arrays["customer_ids"])
+            self.merchant_codes = unpacked(arrays["merchant_ids"])
+            events = Events(*(arrays[name] for name in Events._fields))
+            merchants, customers = arrays["merchants"], arrays["customers"]
             if merchants.shape[1:] != (_WIDTH,) or customers.shape[1:] != (_WIDTH,):
                 raise ValueError("it has another layout")
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
-            raise NotReady(
-                f"The answers in {path} cannot be read ({e}). Replay the history instead."
-            ) from None
         self.memory = Recall(merchants, customers, events, np.zeros(1, np.int64))
         return self
 

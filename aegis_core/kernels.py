@@ -31,10 +31,9 @@ _MODULES = (
     "surprise",
     "profiles",
     "answers",
-    "detector",
-    "learner",
+    "forest",
+    "trees",
     "scoring",
-    "engine",
 )
 
 

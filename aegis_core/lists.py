@@ -16,8 +16,8 @@ import pandas as pd
 from aegis_core.errors import InputError, did_you_mean
 from aegis_core.schema import LIST_KINDS
 from aegis_core.scoring import Decisions
-from aegis_core.session import Session
 from aegis_core.store import Store
+from aegis_core.store.session import Session
 
 FIELDS = {"customer": "customer_id", "merchant": "merchant_id"}
 """What an entry may speak of, and the column that holds it."""

@@ -30,8 +30,8 @@ from aegis_core.models import ModelVersion, history, load, recorded, roles, told
 from aegis_core.profiles import Profiles
 from aegis_core.schema import ANSWERS, FACTORS, TOLD_FACTORS
 from aegis_core.scoring import Scored, Scorer
-from aegis_core.session import Session
 from aegis_core.store import Store
+from aegis_core.store.session import Session
 from aegis_core.synthetic import SyntheticConfig, history_config, stream
 
 _NATS = pa.struct([(f, pa.float64()) for f in FACTORS])

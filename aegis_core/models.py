@@ -22,8 +22,8 @@ from aegis_core.metrics import average_precision, paired_bootstrap
 from aegis_core.policy import Policy
 from aegis_core.schema import Decision
 from aegis_core.scoring import UNDECIDED, Decisions, Scored
-from aegis_core.session import Session
 from aegis_core.store import Store
+from aegis_core.store.session import Session
 
 KINDS: Final[dict[str, type[Detector] | type[Learner]]] = {
     "forest": Detector,

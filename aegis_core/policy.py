@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.answers import HISTORY
+from aegis_core.arrays import Floats, Ints
 from aegis_core.errors import InputError, NotReady
 from aegis_core.profiles import (
     FACTS,
@@ -22,8 +23,6 @@ from aegis_core.profiles import (
     SIGNAL_FACTOR,
     SIGNALS,
     WINDOWS_S,
-    Floats,
-    Ints,
 )
 from aegis_core.schema import FACTORS, TOLD_FACTORS, Decision
 

@@ -22,9 +22,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from aegis_core.arrays import Floats as Floats
-from aegis_core.arrays import Ints as Ints
 from aegis_core.arrays import (
+    Floats,
+    Ints,
     Rows,
     encode,
     grown,

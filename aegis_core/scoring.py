@@ -18,23 +18,23 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.answers import N_HISTORY, Answers, Recall, fold, recall, witness
-from aegis_core.detector import LANES, N_FACTORS, N_SIGNALS, NO_MODEL, Detector, Model, weigh
+from aegis_core.arrays import Floats, Ints, Rows
+from aegis_core.detector import Detector
+from aegis_core.forest import LANES, N_FACTORS, N_SIGNALS, NO_MODEL, Model, weigh
 from aegis_core.kernels import kernel
-from aegis_core.learner import N_FEATURES, N_TOLD, NO_TREES, Learner, Trees, rate, without
+from aegis_core.learner import Learner
 from aegis_core.policy import NO_LIMITS, Policy, clearance, counted, inclusion, reasons
 from aegis_core.profiles import (
     FACTS,
     N_WINDOWS,
     Columns,
-    Floats,
-    Ints,
     Profiles,
-    Rows,
     State,
     learn,
     observe,
 )
 from aegis_core.schema import FACTORS, LIST_KINDS, TOLD_FACTORS, Decision
+from aegis_core.trees import N_FEATURES, N_TOLD, NO_TREES, Trees, rate, without
 
 CHUNK_ROWS = 200_000
 """Rows taken through the pass at once; bounds memory, changes no result."""

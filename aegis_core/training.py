@@ -11,15 +11,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core import answers
+from aegis_core.arrays import Floats
 from aegis_core.config import Settings
 from aegis_core.detector import MIN_TRAIN, Detector
 from aegis_core.errors import InputError, NotReady
+from aegis_core.evaluation.learning import answered
 from aegis_core.learner import MIN_FRAUDS, Learner
-from aegis_core.learning import answered
 from aegis_core.metrics import daily_forecast
 from aegis_core.models import KINDS, ROLES, history, labels, recorded, register, roles
 from aegis_core.policy import Counter, Policy, burst_limits
-from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS, Floats
+from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import Scorer
 from aegis_core.store import Store

@@ -22,10 +22,10 @@ import pandas as pd
 import peers
 from protocols import VIEWS, Task, View, mean_and_spread, say, show, tasks
 
-from aegis_core.cases import named_summary
 from aegis_core.detector import Detector
 from aegis_core.evaluation import Evaluation, evaluate
-from aegis_core.hindsight import burst_summary, forecast_summary
+from aegis_core.evaluation.cases import named_summary
+from aegis_core.evaluation.hindsight import burst_summary, forecast_summary
 from aegis_core.metrics import auc_roc, average_precision, recall_at_budget
 from aegis_core.policy import Policy
 from aegis_core.schema import FACTORS, Decision
@@ -97,6 +97,7 @@ def own_times(task: Task) -> tuple[float, float, str]:
 
 def policy_lines(done: list[Evaluation]) -> None:
     """Print what the policy's own decisions gave, all folds and seeds together."""
+    print(f"The policy over all test windows, {len(done)} seed(s) together:")
     parts = [e.recall().set_index("scenario").recall for e in done]
     recall = pd.concat(parts, axis=1)
     share = pd.Series([(e.scores.decision != Decision.APPROVE).mean() for e in done])
@@ -105,18 +106,18 @@ def policy_lines(done: list[Evaluation]) -> None:
     )
     percent = mean_and_spread(100 * share, 2)
     print(
-        f"policy: {percent} % of the transactions become alerts, recall {mean_and_spread(caught)}"
+        f"  alerts: {percent} % of the transactions become alerts, recall {mean_and_spread(caught)}"
     )
     told = ", ".join(f"{s} {mean_and_spread(r)}" for s, r in recall.iterrows())
     if told:
-        print(f"policy, recall by scenario: {told}")
-    print(f"policy, forecast: {forecast_summary(pd.concat([e.forecast() for e in done]))}")
+        print(f"  recall by scenario: {told}")
+    print(f"  forecast: {forecast_summary(pd.concat([e.forecast() for e in done]))}")
     bursts = pd.concat([e.bursts() for e in done])
     if len(bursts):
-        print(f"policy, time to detect: {burst_summary(bursts)}")
+        print(f"  time to detect: {burst_summary(bursts)}")
     named = pd.concat([e.named() for e in done]).groupby("scenario", sort=False).sum().reset_index()
     if len(named):
-        print(f"policy, reasons: {named_summary(named.assign(share=named.named / named.caught))}")
+        print(f"  reasons: {named_summary(named.assign(share=named.named / named.caught))}")
 
 
 def label_free(task: Task, seeds: int, compared: list[peers.Peer]) -> None:

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from aegis_core.answers import HISTORY, N_HISTORY, Answers, of
+from aegis_core.arrays import Floats
 from aegis_core.errors import NotReady
-from aegis_core.profiles import Floats
 from aegis_core.scoring import Scorer
 
 DAY = pd.Timedelta(days=1)

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aegis_core import cases
-from aegis_core.evaluation import Evaluation, evaluate
+from aegis_core.evaluation import Evaluation, cases, evaluate
+from aegis_core.evaluation.splits import prequential
 from aegis_core.schema import Decision
-from aegis_core.splits import prequential
 
 Payments = tuple[pd.DataFrame, pd.DataFrame]
 FOLDS = prequential("2026-01-09", train_days=10, delay_days=3, test_days=7, folds=2)

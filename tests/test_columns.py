@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from aegis_core.columns import PRESETS, choose_columns
 from aegis_core.errors import InputError
+from aegis_core.intake.columns import PRESETS, choose_columns
 
 
 def test_a_map_goes_before_every_guess() -> None:

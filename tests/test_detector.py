@@ -14,17 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aegis_core.detector import (
-    BULK,
-    KNEE,
-    LANES,
-    MIN_TRAIN,
-    N_FACTORS,
-    N_SIGNALS,
-    Detector,
-    average_path_length,
-)
+from aegis_core.detector import MIN_TRAIN, Detector
 from aegis_core.errors import InputError, NotReady
+from aegis_core.forest import BULK, KNEE, LANES, N_FACTORS, N_SIGNALS, average_path_length
 from aegis_core.policy import Policy
 from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS

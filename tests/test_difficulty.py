@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aegis_core.difficulty import audit, rule_scores
 from aegis_core.geo import haversine_km
+from aegis_core.synthetic.difficulty import audit, rule_scores
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from aegis_core.evaluation import (
     evaluate,
     mean_and_spread,
 )
+from aegis_core.evaluation.splits import Fold, prequential
 from aegis_core.metrics import average_precision, recall_at_budget
 from aegis_core.policy import Policy
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import UNDECIDED, Scorer
-from aegis_core.splits import Fold, prequential
 
 Payments = tuple[pd.DataFrame, pd.DataFrame]
 DAY = pd.Timedelta(days=1)

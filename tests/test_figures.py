@@ -13,10 +13,10 @@ import pytest
 
 from aegis_core import figures
 from aegis_core.evaluation import DETECTORS, evaluate
+from aegis_core.evaluation.splits import plan
 from aegis_core.figures import COLOURS
 from aegis_core.figures.training import _tail
 from aegis_core.schema import FACTORS
-from aegis_core.splits import plan
 
 Payments = tuple[pd.DataFrame, pd.DataFrame]
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from aegis_core.errors import ColumnError, FileUnreadable, InputError
 from aegis_core.intake import ImportSummary, admit, import_files
-from aegis_core.staging import CHECKS
+from aegis_core.intake.staging import CHECKS
 from aegis_core.store import Store, connect
 
 HEADER = "transaction_id,customer_id,ts,amount,merchant_id,category,lat,lon,is_fraud"

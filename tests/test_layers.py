@@ -11,50 +11,32 @@ PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
     *("errors", "schema", "config", "kernels", "arrays", "geo"),
     *("surprise", "profiles", "answers"),
-    *(
-        "detector",
-        "learner",
-        "policy",
-        "scoring",
-        "metrics",
-        "splits",
-        "learning",
-        "hindsight",
-        "cases",
-        "outcome",
-        "evaluation",
-        "connection",
-        "session",
-        "endpoint",
-        "admission",
-        "gate",
-        "owner",
-        "attached",
-        "store",
-        "columns",
-        "files",
-        "staging",
-        "intake",
-        "population",
-        "scenarios",
-        "synthetic",
-        "difficulty",
-        "models",
-        "training",
-        "lists",
-        "live",
-        "engine",
-        "service",
-        "reports",
-        "notebooks",
-        "runs",
-        "figures",
-    ),
+    *("forest", "detector", "trees", "learner", "policy", "scoring", "metrics", "evaluation"),
+    *("store", "intake", "synthetic"),
+    *("models", "training", "lists", "live", "service", "reports", "notebooks", "runs", "figures"),
     *("board", "dashboard", "up", "cli"),
 )
+INSIDE = {
+    "evaluation": ("splits", "learning", "hindsight", "cases", "outcome", "__init__"),
+    "intake": ("columns", "files", "staging", "__init__"),
+    "synthetic": ("population", "scenarios", "difficulty", "__init__"),
+    "figures": (
+        *("house", "answers", "data", "evaluation", "policy", "training", "verdicts"),
+        "__init__",
+    ),
+    "store": (
+        *("connection", "session", "endpoint", "admission", "gate", "owner", "attached"),
+        "__init__",
+    ),
+    "service": ("engine", "messages", "committer", "app", "__init__"),
+    "board": ("feed", "launcher", "pictures", "__init__"),
+    "cli": ("common", "output", "register", "__init__", "__main__"),
+}
+"""The modules of a package, in their order; none imports the package that imports it."""
 ONLY_IN = {
-    "duckdb": {"connection"},
+    "duckdb": {"store"},
     "plotly": {"figures"},
+    "fastapi": {"service"},
     "papermill": {"notebooks"},
     "nbconvert": {"reports"},
     "typer": {"cli"},
@@ -67,6 +49,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 def layer(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module(path: Path) -> str:
+    """The name that a module is imported by."""
+    parts = (PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
 
 
 def imported(path: Path) -> list[str]:
@@ -83,6 +71,10 @@ def imported(path: Path) -> list[str]:
 
 def test_every_module_has_its_place_in_the_order() -> None:
     assert {layer(path) for path in FILES} - {"__init__"} <= set(ORDER)
+    packages = {path.parent for path in FILES} - {PACKAGE}
+    assert {p.name: {m.stem for m in p.glob("*.py")} for p in packages} == {
+        package: set(modules) for package, modules in INSIDE.items()
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -92,6 +84,17 @@ def test_a_module_imports_only_from_those_above_it(path: Path) -> None:
         target = rest.split(".")[0]
         if first == "aegis_core" and target in ORDER and target != layer(path):
             assert ORDER.index(target) < ORDER.index(layer(path)), f"{layer(path)} imports {name}"
+
+
+@pytest.mark.parametrize("package", INSIDE)
+def test_a_module_of_a_package_imports_only_from_those_above_it(package: str) -> None:
+    order = INSIDE[package]
+    for path in (PACKAGE / package).glob("*.py"):
+        for name in imported(path):
+            if name.split(".")[:2] == [PACKAGE.name, package]:
+                part = [*name.split("."), "__init__"][2]
+                target = part if part in order else "__init__"
+                assert order.index(target) < order.index(path.stem), f"{path.name}: {name}"
 
 
 @pytest.mark.parametrize("package", ONLY_IN)
@@ -107,11 +110,11 @@ def test_the_package_itself_imports_nothing() -> None:
 def test_every_module_is_used() -> None:
     """A module that nothing imports goes; `cli` is what people call."""
     notebooks = "".join(p.read_text("utf-8") for p in PACKAGE.parent.glob("notebooks/*.ipynb"))
-    used = {
-        name.split(".")[1]
-        for path in FILES
-        for name in imported(path)
-        if name.startswith("aegis_core.") and name.split(".")[1] != layer(path)
-    }
-    for module in {layer(path) for path in FILES} - used - {"__init__", "cli"}:
-        assert f"aegis_core.{module}" in notebooks or f" {module}" in notebooks, module
+    names = {path: imported(path) for path in FILES}
+    for path in FILES:
+        if path.parent == PACKAGE / "cli" or path == PACKAGE / "__init__.py":
+            continue
+        own = path.parent if path.stem == "__init__" else path
+        others = [name for p, of in names.items() if not p.is_relative_to(own) for name in of]
+        used = any(f"{name}.".startswith(f"{module(path)}.") for name in others)
+        assert used or f" {module(path).split('.')[-1]}" in notebooks, module(path)

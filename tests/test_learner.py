@@ -11,26 +11,19 @@ import pandas as pd
 import pytest
 
 from aegis_core.answers import N_HISTORY, Answers, of
-from aegis_core.detector import N_SIGNALS, Detector
+from aegis_core.arrays import Floats
+from aegis_core.detector import Detector
 from aegis_core.errors import InputError, NotReady
 from aegis_core.evaluation import evaluate
-from aegis_core.learner import (
-    FEATURES,
-    MIN_FRAUDS,
-    N_FEATURES,
-    N_TOLD,
-    TOLD_FACTORS,
-    UNKNOWN,
-    Answer,
-    Learner,
-    thinned,
-)
-from aegis_core.learning import answered, learning_curve
+from aegis_core.evaluation.learning import answered, learning_curve
+from aegis_core.evaluation.splits import prequential
+from aegis_core.forest import N_SIGNALS
+from aegis_core.learner import MIN_FRAUDS, UNKNOWN, Answer, Learner, thinned
 from aegis_core.metrics import average_precision
 from aegis_core.policy import Policy
-from aegis_core.profiles import Floats
+from aegis_core.schema import TOLD_FACTORS
 from aegis_core.scoring import Scorer
-from aegis_core.splits import prequential
+from aegis_core.trees import FEATURES, N_FEATURES, N_TOLD
 
 DAY = pd.Timedelta(days=1)
 

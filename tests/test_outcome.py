@@ -8,7 +8,7 @@ import pytest
 
 from aegis_core import runs
 from aegis_core.evaluation import DETECTORS, Evaluation, evaluate, side_by_side
-from aegis_core.splits import plan, prequential
+from aegis_core.evaluation.splits import plan, prequential
 from aegis_core.store import Store
 
 Payments = tuple[pd.DataFrame, pd.DataFrame]

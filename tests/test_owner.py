@@ -19,10 +19,10 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from aegis_core.endpoint import Endpoint, files_of, find, publish, started
 from aegis_core.errors import ColumnError, InputError, StoreBusy, StoreError, StoreVersion
 from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.store import Store, connect
+from aegis_core.store.endpoint import Endpoint, files_of, find, publish, started
 
 NOON = datetime(2026, 3, 1, 12)
 
@@ -217,7 +217,7 @@ def test_an_owner_that_ends_ends_the_readings_that_go_on(store: Store) -> None:
 
 OWN = """
 import json, sys
-from aegis_core.gate import Limits
+from aegis_core.store.gate import Limits
 from aegis_core.store import connect
 with connect(sys.argv[1]).owned(limits=Limits(**json.loads(sys.argv[2]))) as endpoint:
     print(endpoint.pid, flush=True)

@@ -75,8 +75,14 @@ def test_the_tree_shown_is_the_tree() -> None:
         folder = name if not line.startswith(" ") else folder
     missing = [name for name in sorted(shown) if not (ROOT / name).exists()]
     modules = {f"aegis_core/{path.name}" for path in (ROOT / "aegis_core").glob("[a-z]*.py")}
+    packages = {f"aegis_core/{p.parent.name}/" for p in (ROOT / "aegis_core").glob("*/__init__.py")}
     assert missing == []
-    assert modules <= shown
+    assert modules | packages <= shown
+    for line in TREE.group(1).splitlines():
+        package = ROOT / "aegis_core" / line.split()[0]
+        if f"{package.name}/" in line and package.is_dir() and ": " in line:
+            told = set(line.split(": ")[-1].split(", "))
+            assert told == {path.stem for path in package.glob("[a-z]*.py")}, line
 
 
 def test_the_notebooks_shown_are_the_notebooks() -> None:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from aegis_core import scoring
 from aegis_core.answers import Answers, of
-from aegis_core.detector import N_FACTORS, N_SIGNALS
-from aegis_core.learner import N_TOLD, Learner
+from aegis_core.forest import N_FACTORS, N_SIGNALS
+from aegis_core.learner import Learner
 from aegis_core.policy import Policy, burst_limits
 from aegis_core.profiles import FACTS
 from aegis_core.schema import FACTORS, TABLES, TOLD_FACTORS, Decision
 from aegis_core.scoring import ALLOWED, DENIED, SNOOZED, UNDECIDED, Scored, Scorer
+from aegis_core.trees import N_TOLD
 
 Trained = tuple[Any, Policy]
 Payments = tuple[pd.DataFrame, pd.DataFrame]

@@ -13,10 +13,11 @@ from fastapi.testclient import TestClient
 
 from aegis_core import config, live, models, service
 from aegis_core.config import Settings
-from aegis_core.engine import Engine
 from aegis_core.errors import InputError, StoreError
-from aegis_core.session import Session
+from aegis_core.service import app, committer, messages
+from aegis_core.service.engine import Engine
 from aegis_core.store import Store, connect
+from aegis_core.store.session import Session
 from aegis_core.synthetic import SyntheticConfig, write_history
 from aegis_core.training import train
 
@@ -78,7 +79,7 @@ def test_a_verdict_is_answered_and_kept(client: TestClient, store: Store) -> Non
     answered = client.post("/v1/transactions", json=payment())
     assert answered.status_code == 200
     told = answered.json()
-    service.Verdict.model_validate(told)
+    messages.Verdict.model_validate(told)
     (kept,) = store.rows("SELECT * FROM verdicts WHERE transaction_id = 'n0'")
     assert (kept["score"], kept["risk"], kept["decision"]) == (
         *(told["score"], told["risk"], told["decision"]),
@@ -278,10 +279,10 @@ def test_what_is_not_json_is_refused_and_kept(
 def test_bodies_of_other_kinds_or_too_large_are_refused(client: TestClient) -> None:
     text = {"content-type": "text/plain"}
     assert client.post("/v1/transactions", content=b"{}", headers=text).status_code == 415
-    large = b" " * (service.LARGEST_BODY + 1)
+    large = b" " * (app.LARGEST_BODY + 1)
     kind = {"content-type": "application/json"}
     assert client.post("/v1/transactions", content=large, headers=kind).status_code == 413
-    many = json.dumps([{}] * (service.LARGEST_BATCH + 1)).encode()
+    many = json.dumps([{}] * (messages.LARGEST_BATCH + 1)).encode()
     assert client.post("/v1/transactions:batch", content=many, headers=kind).status_code == 413
     assert client.post("/v1/transactions:batch", content=b"{}", headers=kind).status_code == 400
 
@@ -328,7 +329,7 @@ def test_a_full_disk_is_a_503_that_loses_nothing_and_passes(
 def test_beyond_capacity_it_says_when_to_come_again(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "QUEUE_ROWS", 10)
+    monkeypatch.setattr(committer, "QUEUE_ROWS", 10)
     answered = client.post("/v1/transactions:batch", json=[payment(i) for i in range(11)])
     assert answered.status_code == 429
     assert answered.headers["retry-after"] == "1"
@@ -339,8 +340,8 @@ def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
     store: Store, settings: Settings
 ) -> None:
     def run(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        app = service.create_app(store, settings, TOKEN)
-        with store.owned(), TestClient(app, headers=HEADERS) as client:
+        made = service.create_app(store, settings, TOKEN)
+        with store.owned(), TestClient(made, headers=HEADERS) as client:
             told: list[dict[str, Any]] = client.post("/v1/transactions:batch", json=rows).json()
             return told
 
@@ -365,7 +366,7 @@ def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
 def test_a_broken_snapshot_is_ignored(store: Store, settings: Settings, harm: str) -> None:
     with store.owned():
         engine = Engine(store, settings)
-        engine.score([service._ROW.validate_python(payment()).row()])
+        engine.score([messages.Transaction(**payment()).row()])
         engine.save()
         for part in engine.snapshot.glob("*.profiles.npz"):
             if harm == "truncated":
@@ -382,7 +383,7 @@ def test_a_broken_snapshot_is_ignored(store: Store, settings: Settings, harm: st
 def test_a_promotion_is_followed_within_a_moment(
     client: TestClient, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis_core.engine.LOOK_S", 0.0)
+    monkeypatch.setattr("aegis_core.service.engine.LOOK_S", 0.0)
     before = client.post("/v1/transactions", json=payment()).json()["model_version"]
     other = train(store, settings, n_trees=10, max_samples=32, role="none").version
     models.promote(store, other, who="anna")

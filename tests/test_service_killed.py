@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from aegis_core import config, live
-from aegis_core.engine import Engine
+from aegis_core.service.engine import Engine
 from aegis_core.store import connect
 from aegis_core.synthetic import SyntheticConfig, write_history
 from aegis_core.training import train

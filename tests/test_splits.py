@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aegis_core import splits
 from aegis_core.errors import InputError, NotReady
-from aegis_core.splits import default_train_from, known_compromised, prequential
+from aegis_core.evaluation import splits
+from aegis_core.evaluation.splits import default_train_from, known_compromised, prequential
 
 DAY = pd.Timedelta(days=1)
 FIRST, LAST = pd.Timestamp("2026-01-01 08:00"), pd.Timestamp("2026-02-09 21:00")

@@ -18,7 +18,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aegis_core.connection import literal
 from aegis_core.errors import (
     ColumnError,
     FileUnreadable,
@@ -30,6 +29,7 @@ from aegis_core.errors import (
 )
 from aegis_core.schema import SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
 from aegis_core.store import Store, connect
+from aegis_core.store.connection import literal
 
 NOON = datetime(2026, 3, 1, 12)
 PREAMBLE = "import os, sys\nfrom aegis_core.store import connect"

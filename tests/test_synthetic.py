@@ -12,12 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from aegis_core import scenarios, schema, store, synthetic
-from aegis_core.difficulty import audit, rule_scores
+from aegis_core import schema, store, synthetic
 from aegis_core.errors import InputError
 from aegis_core.geo import haversine_km
-from aegis_core.population import CITIES
-from aegis_core.synthetic import SyntheticConfig, generate, stream
+from aegis_core.synthetic import SyntheticConfig, generate, scenarios, stream
+from aegis_core.synthetic.difficulty import audit, rule_scores
+from aegis_core.synthetic.population import CITIES
 
 SMALL = SyntheticConfig(n_transactions=4_000, n_customers=60, n_merchants=80, days=12)
 Chunks = Iterable[tuple[pa.Table, pa.Table]]

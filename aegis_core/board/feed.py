@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from aegis_core.schema import Decision
-from aegis_core.store import Session, Store
+from aegis_core.store import Store
+from aegis_core.store.session import Session
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -127,7 +128,7 @@ class Feed:
             There is no database yet.
         """
         with self.store.reading() as session:
-            session.execute("SET threads = 1")  # leave the machine to those who write
+            session.with_one_thread()
             return self._read(session, filters)
 
     def _read(self, session: Session, filters: Filters) -> Snapshot:

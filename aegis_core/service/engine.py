@@ -25,13 +25,12 @@ import pyarrow as pa
 
 from aegis_core import lists
 from aegis_core.answers import Answers
-from aegis_core.arrays import Ints, read_arrays, slot_of, write_arrays
+from aegis_core.arrays import Ids, read_arrays, write_arrays
 from aegis_core.config import Settings
-from aegis_core.kernels import kernel
 from aegis_core.live import Stream
 from aegis_core.profiles import Profiles
-from aegis_core.session import Session
 from aegis_core.store import Store
+from aegis_core.store.session import Session
 
 _LOG: Final = logging.getLogger("aegis.engine")
 CONTENT: Final = (
@@ -41,7 +40,6 @@ CONTENT: Final = (
 """What makes two transactions of one id the same."""
 LOOK_S: Final = 0.25
 """How often the engine looks for promotions, lists and answers of others."""
-_KEY: Final = "aegis:index:ids."  # of the hash of an id, 16 bytes
 _TYPES: Final = {
     **{"seq": pa.int64(), "transaction_id": pa.string(), "customer_id": pa.string()},
     **{"ts": pa.timestamp("us"), "amount": pa.float64(), "currency": pa.string()},
@@ -62,64 +60,6 @@ class Outcome:
     repeat: bool = False
     conflict: bool = False
     stored: Mapping[str, Any] | None = None
-
-
-@kernel
-def _find(keys: Ints, places: Ints, wanted: Ints, out: Ints) -> None:
-    """Write for each hash the number stored with it, or −1."""
-    for i in range(len(wanted)):
-        at = slot_of(keys, wanted[i])
-        out[i] = places[at] if keys[at] == wanted[i] else -1
-
-
-@kernel
-def _put(keys: Ints, places: Ints, new: Ints, numbers: Ints) -> None:
-    """Store each hash with its number; a hash that is there keeps the first."""
-    for i in range(len(new)):
-        at = slot_of(keys, new[i])
-        if keys[at] == -1:
-            keys[at], places[at] = new[i], numbers[i]
-
-
-class Ids:
-    """Where each `transaction_id` stands in the order of arrival, by a hash of 63 bits.
-
-    Two ids may share a hash, in about one of five thousand histories of 60 million transactions;
-    what is found is therefore compared by its text.
-
-    >>> ids = Ids()
-    >>> ids.add(["a", "b"], np.array([7, 8]))
-    >>> ids.find(["b", "c"]).tolist()
-    [8, -1]
-    """
-
-    def __init__(self) -> None:
-        self.keys, self.places = np.full(1024, -1, np.int64), np.zeros(1024, np.int64)
-        self.n = 0
-
-    def find(self, ids: Sequence[str]) -> Ints:
-        """The `seq` of each id, −1 where there is none."""
-        out = np.empty(len(ids), np.int64)
-        _find(self.keys, self.places, _hashed(ids), out)
-        return out
-
-    def add(self, ids: Sequence[str], seq: Ints) -> None:
-        """Remember where these ids stand."""
-        self.n += len(ids)
-        if 2 * self.n > len(self.keys):
-            keys, places = self.keys, self.places
-            size = 1 << (2 * self.n).bit_length()
-            self.keys, self.places = np.full(size, -1, np.int64), np.zeros(size, np.int64)
-            used = keys != -1
-            _put(self.keys, self.places, keys[used], places[used])
-        _put(self.keys, self.places, _hashed(ids), np.asarray(seq, np.int64))
-
-
-def _hashed(ids: Sequence[str]) -> Ints:
-    values = np.empty(len(ids), object)
-    values[:] = ids
-    hashed = pd.util.hash_array(values, hash_key=_KEY, categorize=False)
-    return hashed.view(np.int64) & np.int64(2**63 - 1)  # −1 marks what is free
 
 
 class Engine(Stream):

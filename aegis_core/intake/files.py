@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from aegis_core.connection import literal
 from aegis_core.errors import FileUnreadable, did_you_mean
+from aegis_core.store.connection import literal
 
 _SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": ",", ".parquet": "", ".pq": ""}
 _DELIMITERS = (",", ";", "\t", "|")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aegis_core.geo import haversine_km
-from aegis_core.scenarios import NIGHT
 from aegis_core.schema import SCENARIOS
+from aegis_core.synthetic.scenarios import NIGHT
 
 if TYPE_CHECKING:
     import pandas as pd

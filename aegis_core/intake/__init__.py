@@ -12,14 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aegis_core import staging
-from aegis_core.columns import FILE_COLUMNS, LABEL_COLUMNS, ROUNDED_DOWN, choose_columns
-from aegis_core.connection import quoted
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
-from aegis_core.files import find_files, relation_of
+from aegis_core.intake import staging
+from aegis_core.intake.columns import FILE_COLUMNS, LABEL_COLUMNS, ROUNDED_DOWN, choose_columns
+from aegis_core.intake.files import find_files, relation_of
 from aegis_core.schema import REQUIRED
-from aegis_core.session import Session
 from aegis_core.store import Store
+from aegis_core.store.connection import quoted
+from aegis_core.store.session import Session
 
 if TYPE_CHECKING:
     import pandas as pd

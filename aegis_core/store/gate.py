@@ -22,9 +22,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from aegis_core.admission import Names, check, is_plain
-from aegis_core.connection import Connection, literal, quoted, translated
 from aegis_core.errors import AegisError, InputError, StoreError
+from aegis_core.store.admission import Names, check, is_plain
+from aegis_core.store.connection import Connection, literal, quoted, translated
 
 # What DuckDB's client asks for when it attaches, exactly.
 _SCHEMAS = """

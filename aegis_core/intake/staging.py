@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from aegis_core.columns import FILE_COLUMNS, LABEL_COLUMNS
-from aegis_core.connection import literal, quoted
+from aegis_core.intake.columns import FILE_COLUMNS, LABEL_COLUMNS
 from aegis_core.schema import TRANSACTION_COLUMNS
-from aegis_core.session import Session
+from aegis_core.store.connection import literal, quoted
+from aegis_core.store.session import Session
 
 HIGHEST_AMOUNT: Final = 1e12
 LONGEST_TEXT: Final = 200

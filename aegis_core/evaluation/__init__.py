@@ -14,17 +14,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aegis_core import answers, cases, hindsight
+from aegis_core import answers
+from aegis_core.arrays import Floats, Ints
 from aegis_core.detector import MIN_TRAIN, Detector
 from aegis_core.errors import NotReady
+from aegis_core.evaluation import cases, hindsight
+from aegis_core.evaluation.learning import answered
+from aegis_core.evaluation.outcome import (
+    DETECTORS,
+    LEARNER,
+    Evaluation,
+    mean_and_spread,
+    side_by_side,
+)
+from aegis_core.evaluation.splits import (
+    Fold,
+    clipped,
+    cut_at,
+    cuts,
+    known_compromised,
+    microseconds,
+)
 from aegis_core.learner import MIN_FRAUDS, Learner
-from aegis_core.learning import answered
-from aegis_core.outcome import DETECTORS, LEARNER, Evaluation, mean_and_spread, side_by_side
 from aegis_core.policy import Counter, Policy, burst_limits
-from aegis_core.profiles import Floats, Ints
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import CHUNK_ROWS, Decisions, Scored, Scorer
-from aegis_core.splits import Fold, clipped, cut_at, cuts, known_compromised, microseconds
 
 __all__ = ["DETECTORS", "LEARNER", "Evaluation", "evaluate", "mean_and_spread", "side_by_side"]
 

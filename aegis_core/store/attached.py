@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from aegis_core.connection import (
+from aegis_core.errors import AegisError, InputError, StoreBusy, StoreError
+from aegis_core.store.connection import (
     Connection,
     empty,
     literal,
@@ -21,9 +22,8 @@ from aegis_core.connection import (
     translated,
     with_values,
 )
-from aegis_core.endpoint import Endpoint
-from aegis_core.errors import AegisError, InputError, StoreBusy, StoreError
-from aegis_core.session import Params, Session
+from aegis_core.store.endpoint import Endpoint
+from aegis_core.store.session import Params, Session
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,6 +64,9 @@ class AttachedSession(Session):
             with suppress(AegisError):
                 self.execute("ROLLBACK")
             raise
+
+    def with_one_thread(self) -> None:
+        """The owner limits what a reading may use."""
 
     def watched(self, sql: str, params: Params, tell: Callable[[float], None]) -> None:
         """Run a statement; how far it is, the owner does not say until it is done."""

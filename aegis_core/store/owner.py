@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aegis_core.connection import Connection, load_quack, translated
 from aegis_core.errors import StoreError
-from aegis_core.gate import Gate, Limits
-from aegis_core.session import PROGRESS_WITHOUT_BAR
+from aegis_core.store.connection import Connection, load_quack, translated
+from aegis_core.store.gate import Gate, Limits
+from aegis_core.store.session import PROGRESS_WITHOUT_BAR
 
 _LAST_READINGS_S = 5.0
 _SETTINGS = """

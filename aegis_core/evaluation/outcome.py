@@ -13,8 +13,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from aegis_core import cases, hindsight
 from aegis_core.detector import Detector
+from aegis_core.evaluation import cases, hindsight
+from aegis_core.evaluation.splits import Fold
 from aegis_core.learner import Learner
 from aegis_core.metrics import (
     auc_roc,
@@ -27,7 +28,6 @@ from aegis_core.metrics import (
 )
 from aegis_core.policy import Counter, Ranked
 from aegis_core.schema import FACTORS, Decision
-from aegis_core.splits import Fold
 
 DETECTORS = ("forest", "amount", *(f"factor:{f}" for f in FACTORS), "random")
 """What is compared on every fold: the forest, and what it has to beat."""

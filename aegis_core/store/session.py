@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from aegis_core.connection import (
+from aegis_core.errors import ColumnError, InputError, did_you_mean
+from aegis_core.schema import TABLES
+from aegis_core.store.connection import (
     Connection,
     literal,
     only_reads,
@@ -17,8 +19,6 @@ from aegis_core.connection import (
     without_decimals,
     without_mask,
 )
-from aegis_core.errors import ColumnError, InputError, did_you_mean
-from aegis_core.schema import TABLES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,6 +166,11 @@ class Session:
         if not found:
             raise ColumnError(f"There is no table {table!r}." + did_you_mean(table, TABLES))
         return [name for (name,) in found]
+
+    def with_one_thread(self) -> None:
+        """Leave the machine to those who write; an owner sees to that by itself."""
+        if not self._owned:
+            self.execute("SET threads = 1")
 
     def next_seq(self) -> int:
         """The `seq` of the next transaction that arrives; 0 in an empty database."""

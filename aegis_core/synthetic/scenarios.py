@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from aegis_core.population import (
+from aegis_core.synthetic.population import (
     DAY,
     MINUTE,
     OFFSET_H,

@@ -9,10 +9,10 @@ import pandas as pd
 
 from aegis_core import answers
 from aegis_core.detector import Detector
+from aegis_core.evaluation.splits import cut_at
 from aegis_core.learner import UNKNOWN, Answer, Learner
 from aegis_core.metrics import average_precision
 from aegis_core.scoring import Scorer
-from aegis_core.splits import cut_at
 
 
 def answered(rows: pd.DataFrame, labels: pd.DataFrame, at: pd.Timestamp) -> Answer:

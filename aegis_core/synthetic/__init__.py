@@ -19,9 +19,12 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from aegis_core import scenarios
 from aegis_core.errors import InputError, did_you_mean
-from aegis_core.population import (
+from aegis_core.schema import SCENARIOS
+from aegis_core.store import Store
+from aegis_core.store.session import Session
+from aegis_core.synthetic import scenarios
+from aegis_core.synthetic.population import (
     CATEGORIES,
     CITY_LAT,
     CITY_LON,
@@ -38,10 +41,7 @@ from aegis_core.population import (
     rng_of,
     settle,
 )
-from aegis_core.scenarios import BURST_SIZES, DEFAULT_RATES, TAKEOVER_SIZE
-from aegis_core.schema import SCENARIOS
-from aegis_core.session import Session
-from aegis_core.store import Store
+from aegis_core.synthetic.scenarios import BURST_SIZES, DEFAULT_RATES, TAKEOVER_SIZE
 
 CHANNELS: Final = (("chip", 0.50), ("contactless", 0.40), ("wallet", 0.10))
 """How the card was read, and how often. The same for fraud: it tells nothing."""

@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aegis_core import config
-from aegis_core.attached import Attached
-from aegis_core.connection import opened
-from aegis_core.endpoint import Endpoint, find, publish, started, withdraw
 from aegis_core.errors import (
     ColumnError,
     NotReady,
@@ -28,10 +25,13 @@ from aegis_core.errors import (
     StoreVersion,
     did_you_mean,
 )
-from aegis_core.gate import Limits
-from aegis_core.owner import Held
 from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
-from aegis_core.session import Params, Session
+from aegis_core.store.attached import Attached
+from aegis_core.store.connection import opened
+from aegis_core.store.endpoint import Endpoint, find, publish, started, withdraw
+from aegis_core.store.gate import Limits
+from aegis_core.store.owner import Held
+from aegis_core.store.session import Params, Session
 
 if TYPE_CHECKING:
     import numpy as np

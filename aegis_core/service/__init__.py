@@ -1,0 +1,101 @@
+"""The service: the process that owns the database, scores over REST and serves readers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from pathlib import Path
+
+from aegis_core.config import Settings
+from aegis_core.errors import InputError
+from aegis_core.models import roles
+from aegis_core.service.app import create_app
+from aegis_core.store import Store, connect
+from aegis_core.store.gate import Limits
+
+
+def token_of(store: Store) -> str:
+    """The token that requests must bring: of `AEGIS_TOKEN`, or of a file made on the first start.
+
+    Raises
+    ------
+    InputError
+        The file can be read by others, or is too short.
+    """
+    given = os.environ.get("AEGIS_TOKEN", "")
+    path = token_file(store)
+    if not given and path.exists():
+        if path.stat().st_mode & 0o077:
+            raise InputError(f"{path} can be read by others; `chmod 600` it or delete it.")
+        given = path.read_text().strip()
+    if not given:
+        given = secrets.token_urlsafe(32)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
+            f.write(given + "\n")
+    if len(given) < 16:
+        raise InputError("The token is too short to be safe; use 16 characters or more.")
+    return given
+
+
+def token_file(store: Store) -> Path:
+    """Where `token_of` keeps the token: beside the database, readable by its owner alone."""
+    return store.path.with_name(store.path.name + ".token")
+
+
+def serve(
+    settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, for_s: float | None = None
+) -> None:
+    """Own the database and serve until a signal ends it, or `for_s` seconds are over.
+
+    Raises
+    ------
+    NotReady
+        There is no champion model yet.
+    StoreBusy
+        Another process holds the database.
+    InputError
+        The port is taken, or the token is not safe.
+    """
+    import uvicorn
+
+    store = connect(settings.db)
+    roles(store)
+    token = token_of(store)
+    listener = _listener(host, port)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with store.owned(limits=Limits()):
+        app = create_app(store, settings, token)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", access_log=False, timeout_graceful_shutdown=10,
+                limit_concurrency=1_000, h11_max_incomplete_event_size=65_536,
+            )
+        )  # fmt: skip
+        address = "http://{}:{}".format(*listener.getsockname()[:2])
+        print(f"Scoring on {address}/v1/transactions, described at {address}/docs", flush=True)
+        print(f"The token is in {token_file(store)}" if "AEGIS_TOKEN" not in os.environ else
+              "The token is that of AEGIS_TOKEN", flush=True)  # fmt: skip
+        if for_s is not None:
+            timer = threading.Timer(for_s, lambda: setattr(server, "should_exit", True))
+            timer.daemon = True
+            timer.start()
+        for end in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
+            signal.signal(end, lambda *_: None)
+        server.run(sockets=[listener])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as e:
+        listener.close()
+        raise InputError(
+            f"{host}:{port} cannot be used ({e.strerror}); choose another with --port."
+        ) from None
+    return listener

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from aegis_core import config, errors, schema
 from aegis_core.config import Settings, load
 from aegis_core.errors import AegisError, InputError, did_you_mean
-from aegis_core.schema import FACTORS, TABLES, Decision
+from aegis_core.schema import FACTORS, TABLES, TOLD_FACTORS, Decision
 
 ERRORS = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, AegisError)]
 
@@ -86,9 +86,9 @@ def test_the_table_of_transactions_has_the_columns_that_are_promised() -> None:
 
 
 def test_every_factor_has_its_place_in_a_verdict() -> None:
-    struct = f"STRUCT({', '.join(f'{f} DOUBLE' for f in FACTORS)})"
-    assert f"evidence {struct}" in TABLES["verdicts"]
-    assert f"contributions {struct}" in TABLES["verdicts"]
+    for column, factors in (("evidence", FACTORS), ("contributions", TOLD_FACTORS)):
+        struct = f"STRUCT({', '.join(f'{f} DOUBLE' for f in factors)})"
+        assert f"{column} {struct}" in TABLES["verdicts"]
 
 
 # --- settings ------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ JUDGE = """
            CASE WHEN seq % 3 > 0
                 THEN {'amount': 0.0, 'travel': seq % 3 * 1.0, 'hour': 0.0, 'burst': 0.0} END,
            CASE WHEN seq % 3 > 0 THEN seq % 90 * 1.0 END,
-           $scored_at::TIMESTAMP + INTERVAL (seq - $first) MILLISECOND
+           $scored_at::TIMESTAMP + INTERVAL (seq - $first) MILLISECOND,
+           NULL, NULL, NULL
     FROM transactions WHERE seq >= $first AND seq < $first + $n"""
 
 
@@ -151,8 +152,8 @@ def test_a_label_counts_only_once_it_is_known(store: Store, feed: Feed) -> None:
     with store.writing() as session:
         session.execute(
             "INSERT INTO labels VALUES ('t1', true, NULL, '2026-03-31 00:00:01', NULL, -1),"
-            " ('t2', false, NULL, '2026-03-31 00:00:01', NULL),"
-            " ('t3', true, NULL, '2030-01-01', NULL)"
+            " ('t2', false, NULL, '2026-03-31 00:00:01', NULL, -1),"
+            " ('t3', true, NULL, '2030-01-01', NULL, -1)"
         )
     read = feed.read(Filters())
     assert (read.n_labelled, read.n_known_fraud) == (2, 1)

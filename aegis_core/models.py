@@ -18,7 +18,7 @@ from aegis_core.config import Settings
 from aegis_core.detector import Detector
 from aegis_core.errors import InputError, NotReady, did_you_mean
 from aegis_core.learner import Learner
-from aegis_core.metrics import average_precision, paired_bootstrap
+from aegis_core.metrics import average_precision, paired_bootstrap, weighted_share
 from aegis_core.policy import Policy
 from aegis_core.schema import Decision
 from aegis_core.scoring import UNDECIDED, Decisions, Scored
@@ -320,6 +320,38 @@ def compared(store: Store, challenger: str = "", days: float = 30.0) -> tuple[pd
         f"({found.low:+.3f} to {found.high:+.3f} in nine of ten draws of the customers). What "
         "nobody answered counts as ordinary, which favours the champion: its alerts were answered."
     )
+
+
+def audited(source: Store | Session) -> str:
+    """How much of the live traffic is fraud, and how much of that was alerted, from the answers.
+
+    Only alerts and the audit sample are answered; each answer counts for 1 / `inclusion`
+    transactions. When it fails: where analysts answer the easy ones first.
+    """
+    found = source.query(
+        """
+        SELECT v.inclusion, v.decision, arg_max(l.is_fraud, l.rowid) AS is_fraud
+        FROM verdicts v JOIN labels l USING (transaction_id)
+        WHERE v.inclusion IS NOT NULL AND l.source = 'review'
+        GROUP BY v.seq, v.inclusion, v.decision ORDER BY v.seq
+        """
+    )
+    fraud = found["is_fraud"].to_numpy(bool)
+    weight = 1 / found["inclusion"].to_numpy(float)
+    share = weighted_share(fraud, found["inclusion"])
+    if share.value is None or share.low is None or share.high is None:
+        return "No alert and no transaction of the audit sample was answered yet."
+    n_audit = int((found["inclusion"] < 1).sum())
+    told = (
+        f"{len(found):,} answers, {n_audit:,} of them of the audit sample, each weighted by the "
+        f"chance that it was asked for: {share.value:.2%} of what was answered for is fraud "
+        f"({share.low:.2%} to {share.high:.2%} in nine of ten such samples)"
+    )
+    if not fraud.any():
+        return told + "."
+    alerted = (found["decision"] != "approve").to_numpy(bool)
+    caught = weight[fraud & alerted].sum() / weight[fraud].sum()
+    return f"{told}; the alerts hold {caught:.0%} of it."
 
 
 def register(

@@ -377,3 +377,25 @@ def test_champion_and_challenger_are_compared_on_what_both_scored(taught: Taught
     assert "nine of ten" in told
     with pytest.raises(NotReady, match="other scored nothing"):
         models.compared(db, "other")
+
+
+def test_answers_of_the_audit_sample_count_for_those_nobody_was_asked_about(
+    db: Store, settings: Settings
+) -> None:
+    champion = models.champion(db, settings)
+    some = dataclasses.replace(champion.policy, audit_share=0.25)
+    some.save(settings.home / db.rows("SELECT path FROM models")[0]["path"])
+    verdicts = live.Stream(db, settings).take(arrivals(400)[0], "test")
+    assert "was answered yet" in models.audited(db)
+    asked = verdicts[verdicts.inclusion.notna()]
+    frauds = 0
+    for i, row in enumerate(asked.itertuples()):
+        fraud = row.decision != "approve" or i % 7 == 0
+        frauds += int(fraud) / row.inclusion
+        live.answer(db, row.transaction_id, "fraud" if fraud else "legitimate", analyst="anna")
+    told = models.audited(db)
+    share = frauds / (1 / asked.inclusion).sum()
+    assert f"{share:.2%} of what was answered for is fraud" in told
+    assert f"{len(asked):,} answers" in told
+    alerts = (asked.decision != "approve").sum()
+    assert f"the alerts hold {alerts / frauds:.0%} of it" in told

@@ -27,6 +27,7 @@ from aegis_core import lists
 from aegis_core.answers import Answers
 from aegis_core.arrays import Ids, read_arrays, write_arrays
 from aegis_core.config import Settings
+from aegis_core.errors import StoreError
 from aegis_core.live import Stream
 from aegis_core.profiles import Profiles
 from aegis_core.store import Store
@@ -117,6 +118,8 @@ class Engine(Stream):
                     self._take(session, [rows[i] for i in fresh], fresh, outcomes, source)
                 if refused:
                     session.append("rejected", pa.Table.from_pylist(list(refused)))
+            if fresh:
+                self._must_be_there()
         except BaseException:
             self._forget()
             raise
@@ -125,6 +128,12 @@ class Engine(Stream):
                 first = next(k for k in fresh if rows[k]["transaction_id"] == row["transaction_id"])
                 outcomes[i] = _again(row, rows[first], outcomes[first])
         return [o for o in outcomes if o is not None]
+
+    def _must_be_there(self) -> None:
+        """Look for what was committed: at its memory limit DuckDB was seen to say so in vain."""
+        with self.store.reading() as session:
+            if session.next_seq() < self.next_seq:
+                raise StoreError("The commit did not keep what it was given.")
 
     def find(self, transaction_id: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
         """A transaction and its verdict, or None where it never arrived."""

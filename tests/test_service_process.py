@@ -1,4 +1,4 @@
-"""An answered verdict is never lost: the service is killed at any moment, again and again."""
+"""The service as a process: killed at any moment, ended, started wrongly, sent anything."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 
 from aegis_core import config, live
 from aegis_core.service.engine import Engine
@@ -29,14 +33,21 @@ ROUNDS = int(os.environ.get("AEGIS_TEST_KILLS", "30"))
 CLIENTS = 4
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    settings = config.load(home=tmp_path / "home")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small history with a champion, to be copied."""
+    settings = config.load(home=tmp_path_factory.mktemp("process"))
     store = connect(settings.db)
     some = SyntheticConfig(n_transactions=3_000, n_customers=50, days=10)
     write_history(store, some, progress=False)
     train(store, settings, n_trees=10, max_samples=64)
     return settings.home
+
+
+@pytest.fixture
+def home(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "home")
+    return tmp_path / "home"
 
 
 def free_port() -> int:
@@ -199,3 +210,42 @@ def test_a_second_owner_a_taken_port_and_no_model_are_one_clear_sentence_each(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert "choose another with --port" in refused(home, taken.getsockname()[1])
+
+
+# ---- anything at all, after the service's own description
+
+
+@pytest.fixture(scope="module")
+def described(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[schemathesis.BaseSchema]:
+    """What a running service says of itself."""
+    home = tmp_path_factory.mktemp("described") / "home"
+    shutil.copytree(trained, home)
+    port = free_port()
+    process = started(home, port)
+    try:
+        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_nothing_that_is_sent_is_a_fault_of_the_service(
+    described: schemathesis.BaseSchema,
+) -> None:
+    tried = []
+    for found in described.get_all_operations():
+        operation = found.ok()
+
+        @given(case=operation.as_strategy())
+        @examples(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+        def send(case: schemathesis.Case) -> None:
+            for headers in ({"Authorization": f"Bearer {TOKEN}"}, {}):
+                response = case.call(headers=headers)
+                assert response.status_code < 500, response.text
+
+        send()
+        tried.append(operation.label)
+    assert "POST /v1/transactions" in tried
+    assert len(tried) == 7

@@ -53,6 +53,15 @@ def test_the_planted_factor_is_that_of_the_scenario(found: Evaluation) -> None:
     assert set(planted.values()) <= {*cases.PLANTED.values(), ""}
 
 
+def test_a_customer_comes_twice_only_where_there_are_too_few(found: Evaluation) -> None:
+    s = found.scores
+    missed = s[s.is_fraud & (s.decision == Decision.APPROVE)]
+    for n in (3, 10, 50):
+        shown = found.cases(n).query("outcome == 'missed'")
+        assert len(shown) == min(n, len(missed))
+        assert shown.customer_id.nunique() == min(n, missed.customer_id.nunique())
+
+
 def test_cases_are_drawn_by_their_seed(found: Evaluation) -> None:
     pd.testing.assert_frame_equal(found.cases(5, 1), found.cases(5, 1))
     assert not found.cases(5, 1).equals(found.cases(5, 2))

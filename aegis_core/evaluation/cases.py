@@ -68,8 +68,16 @@ def strongest(told: pd.DataFrame) -> pd.Series:
     return pd.Series(np.array(TOLD_FACTORS)[at], index=told.index, dtype="str")
 
 
+def _one_a_customer(rows: pd.DataFrame) -> pd.DataFrame:
+    """The first row of every customer, then their second ones, and so on."""
+    turn = rows.groupby("customer_id").cumcount()
+    return rows.loc[turn.sort_values(kind="stable").index]
+
+
 def drawn(scores: pd.DataFrame, told: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
     """`n` frauds that were caught, `n` that were missed and `n` false alarms, by chance.
+
+    A second one of a customer is drawn only where there are fewer than `n` customers.
 
     Returns
     -------
@@ -85,8 +93,8 @@ def drawn(scores: pd.DataFrame, told: pd.DataFrame, n: int, seed: int) -> pd.Dat
         "false alarm": ~scores.is_fraud & alert,
     }
     shown = pd.concat(
-        scores[chosen].sample(min(n, int(chosen.sum())), random_state=seed).assign(outcome=name)
-        for name, chosen in kinds.items()
+        _one_a_customer(scores[chosen].sample(frac=1, random_state=seed)).head(n).assign(outcome=o)
+        for o, chosen in kinds.items()
     )
     scenario = shown.scenario.astype("str").where(shown.scenario.notna(), "")
     own = told.loc[shown.seq]

@@ -244,6 +244,8 @@ def literal(value: object) -> str:
 
     >>> literal("O'Hara"), literal(None), literal([1, 2.5])
     ("'O''Hara'", 'NULL', "[1, '2.5'::DOUBLE]")
+    >>> literal({"amount": 0.5})
+    "{'amount': '0.5'::DOUBLE}"
 
     Raises
     ------
@@ -269,6 +271,8 @@ def literal(value: object) -> str:
         return f"('{text}')" if "\0" in str(value) else f"'{text}'"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(literal, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{literal(str(k))}: {literal(v)}" for k, v in value.items()) + "}"
     raise InputError(f"A query's parameter cannot be of type {type(value).__name__}.")
 
 

@@ -30,6 +30,9 @@ Params = Sequence[object] | Mapping[str, object] | None
 PROGRESS_WITHOUT_BAR = "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
 
 
+_FEW_ROWS = 32
+
+
 class Session:
     """One opening of the database, for the length of a `reading()` or `writing()` block.
 
@@ -179,6 +182,11 @@ class Session:
 
     def _insert(self, table: str, names: Sequence[str], rows: pa.Table) -> None:
         columns = ", ".join(map(quoted, names))
+        if self._owned and 0 < rows.num_rows <= _FEW_ROWS:  # half the time of the way round Arrow
+            values = zip(*(column.to_pylist() for column in rows.columns), strict=True)
+            told = ", ".join("(" + ", ".join(map(literal, row)) + ")" for row in values)
+            self.execute(f"INSERT INTO {quoted(table)} ({columns}) VALUES {told}")
+            return
         with self.lent("aegis_appended", rows):
             self.execute(
                 f"INSERT INTO {quoted(table)} ({columns}) SELECT {columns} FROM aegis_appended"

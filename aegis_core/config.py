@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         0.001, ge=0, le=1, description="Share of approved transactions drawn for review as well."
     )
     label_delay_days: float = Field(7.0, ge=0, description="Days until a fraud is known.")
+    token: SecretStr = Field(
+        SecretStr(""), description="What requests to the service bring; else of a file it makes."
+    )
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
 
     @field_validator("home", mode="after")

@@ -22,6 +22,7 @@ import pyarrow as pa
 from aegis_core import lists
 from aegis_core.answers import Answers
 from aegis_core.arrays import Rows
+from aegis_core.client import Client, kept_token
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, did_you_mean
 from aegis_core.intake import admit
@@ -121,6 +122,9 @@ class Stream:
             **{c: frame[c].to_numpy() for c in ("customer_id", "ts", "amount", "currency")}
         )
         return told_of
+
+    def close(self) -> None:
+        """Nothing to hang up: the database is held for each batch alone."""
 
     def _keep(
         self, session: Session, rows: Rows, scored: Scored, verdicts: Mapping[str, Any]
@@ -246,6 +250,7 @@ def simulate(
     seconds: float = 0.0,
     rate: float = 0.0,
     fraud_multiplier: float = 3.0,
+    target: str = "",
     say: Callable[[str], object] = print,
     max_lines: int = 40,
     progress: bool = True,
@@ -265,6 +270,8 @@ def simulate(
         Transactions a second; 0 means as fast as they can be scored.
     fraud_multiplier :
         Fraud rates of the population times this, so that a short stream has something to show.
+    target :
+        Address of a running service, which scores them; "" scores them in this process.
     say, max_lines :
         Called with a line for each alert, and now and then for an approval, at most so often.
 
@@ -281,14 +288,18 @@ def simulate(
         raise InputError("Give n_transactions or seconds, or the stream would never end.")
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    live = Stream(store, settings)
+    live: Stream | Client = (
+        Client(target, settings.token.get_secret_value() or kept_token(store))
+        if target
+        else Stream(store, settings)
+    )
     tally, lines = Tally(), 0
     began = time.monotonic()
     size = max(1, round(rate * TICK_S)) if rate else UNPACED_ROWS
     total = n_transactions or (int(rate * seconds) if rate else None)
     expected_s = seconds or (n_transactions / rate if rate else 0)
     bar = tqdm(total=total, unit="tx", disable=not progress, mininterval=max(0.5, expected_s / 100))
-    with bar, contextlib.suppress(KeyboardInterrupt):
+    with bar, contextlib.closing(live), contextlib.suppress(KeyboardInterrupt):
         for i, (rows, labels) in enumerate(
             _arrivals(store, size, n_transactions, fraud_multiplier)
         ):

@@ -13,7 +13,18 @@ ORDER = (
     *("surprise", "profiles", "answers"),
     *("forest", "detector", "trees", "learner", "policy", "scoring", "metrics", "evaluation"),
     *("store", "intake", "synthetic"),
-    *("models", "training", "lists", "live", "service", "reports", "notebooks", "runs", "figures"),
+    *(
+        "models",
+        "training",
+        "lists",
+        "client",
+        "live",
+        "service",
+        "reports",
+        "notebooks",
+        "runs",
+        "figures",
+    ),
     *("board", "dashboard", "up", "cli"),
 )
 INSIDE = {

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from aegis_core import config, live, models, service
+from aegis_core.client import token_file
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreError
 from aegis_core.service import app, committer, messages
@@ -396,18 +397,17 @@ def test_a_promotion_is_followed_within_a_moment(
 
 
 def test_the_token_is_made_once_and_readable_by_its_owner_alone(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, settings: Settings
 ) -> None:
-    monkeypatch.delenv("AEGIS_TOKEN", raising=False)
-    token = service.token_of(store)
-    path = service.token_file(store)
+    token = service.token_of(store, settings)
+    path = token_file(store)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert service.token_of(store) == token
+    assert service.token_of(store, settings) == token
     path.chmod(0o644)
     with pytest.raises(InputError, match="can be read by others"):
-        service.token_of(store)
-    monkeypatch.setenv("AEGIS_TOKEN", "given-by-the-operator")
-    assert service.token_of(store) == "given-by-the-operator"
-    monkeypatch.setenv("AEGIS_TOKEN", "short")
+        service.token_of(store, settings)
+    given = config.load(home=settings.home, token="given-by-the-operator")
+    assert service.token_of(store, given) == "given-by-the-operator"
+    assert "operator" not in repr(given)
     with pytest.raises(InputError, match="too short"):
-        service.token_of(store)
+        service.token_of(store, config.load(home=settings.home, token="short"))

@@ -22,7 +22,9 @@ import schemathesis
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 
-from aegis_core import config, live
+from aegis_core import config, live, runs
+from aegis_core.board.feed import Feed, Filters
+from aegis_core.errors import InputError, StoreBusy
 from aegis_core.service.engine import Engine
 from aegis_core.store import connect
 from aegis_core.synthetic import SyntheticConfig, write_history
@@ -210,6 +212,47 @@ def test_a_second_owner_a_taken_port_and_no_model_are_one_clear_sentence_each(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert "choose another with --port" in refused(home, taken.getsockname()[1])
+
+
+# ---- others beside the owner
+
+
+def test_while_it_scores_others_read_simulate_and_write_all_but_transactions(home: Path) -> None:
+    settings = config.load(home=home, token=TOKEN)
+    store = connect(settings.db)
+    port = free_port()
+    process = started(home, port)
+    try:
+        before = store.rows("SELECT count(*) AS n FROM transactions")[0]["n"]
+        tally = live.simulate(
+            store, settings, n_transactions=150, fraud_multiplier=20.0, progress=False,
+            target=f"http://127.0.0.1:{port}", say=lambda _: None,
+        )  # fmt: skip
+        assert tally.transactions == 150
+        assert store.rows("SELECT count(*) AS n FROM transactions")[0]["n"] == before + 150
+        board = Feed(store).read(Filters())
+        assert board.n_transactions == before + 150
+        assert sum(board.tally.values()) == 150
+        result = runs.run_notebook("start", {}, settings, progress=False)
+        assert result.status == "done"
+        assert live.parity(store, settings) == live.Parity(150, 0, None)
+        with pytest.raises(StoreBusy, match="alone writes"):
+            live.simulate(store, settings, n_transactions=5, progress=False, say=lambda _: None)
+        wrong = config.load(home=home, token="another-token-altogether")
+        with pytest.raises(InputError, match="refuses the token"):
+            live.simulate(
+                store, wrong, n_transactions=5, progress=False,
+                target=f"http://127.0.0.1:{port}", say=lambda _: None,
+            )  # fmt: skip
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert store.rows("SELECT count(*) AS n FROM verdicts") == [{"n": 150}]
+    with pytest.raises(StoreBusy, match="does not answer"):
+        live.simulate(
+            store, settings, n_transactions=5, progress=False,
+            target=f"http://127.0.0.1:{port}", say=lambda _: None,
+        )  # fmt: skip
 
 
 # ---- anything at all, after the service's own description

@@ -217,7 +217,7 @@ _ROWS = """
     FROM verdicts v JOIN transactions t USING (seq, transaction_id)
     WHERE v.seq >= ? AND t.seq >= ? AND seq IN (SELECT unnest(?)) ORDER BY seq DESC"""
 _ORIGIN = """
-    SELECT v.model_version, m.detector, format('{:,}', m.n_train) AS n_train, m.run_id,
+    SELECT v.model_version, m.detector, m.n_train, m.run_id,
            m.data_hash, r.report_path,
            strftime(m.trained_from, '%Y-%m-%d') AS first_day,
            strftime(m.trained_to, '%Y-%m-%d') AS last_day
@@ -250,7 +250,7 @@ def _origin(session: Session, newest: int) -> list[tuple[str, str]]:
         return [*line, ("that is", "not in the table of models")]
     if model["n_train"]:
         days = f" of {model['first_day']} to {model['last_day']}" if model["first_day"] else ""
-        line.append(("trained on", f"{model['n_train']} transactions{days}"))
+        line.append(("trained on", f"{model['n_train']:,.0f} transactions{days}"))
     line += [
         (label, str(model[name]))
         for label, name in (("in run", "run_id"), ("data", "data_hash"), ("report", "report_path"))

@@ -8,8 +8,8 @@ import secrets
 import signal
 import socket
 import threading
-from pathlib import Path
 
+from aegis_core.client import kept_token, token_file
 from aegis_core.config import Settings
 from aegis_core.errors import InputError
 from aegis_core.models import roles
@@ -18,32 +18,23 @@ from aegis_core.store import Store, connect
 from aegis_core.store.gate import Limits
 
 
-def token_of(store: Store) -> str:
-    """The token that requests must bring: of `AEGIS_TOKEN`, or of a file made on the first start.
+def token_of(store: Store, settings: Settings) -> str:
+    """The token that requests must bring: of the settings, or of a file made on the first start.
 
     Raises
     ------
     InputError
-        The file can be read by others, or is too short.
+        The file can be read by others, or the token is too short.
     """
-    given = os.environ.get("AEGIS_TOKEN", "")
-    path = token_file(store)
-    if not given and path.exists():
-        if path.stat().st_mode & 0o077:
-            raise InputError(f"{path} can be read by others; `chmod 600` it or delete it.")
-        given = path.read_text().strip()
-    if not given:
-        given = secrets.token_urlsafe(32)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
-            f.write(given + "\n")
-    if len(given) < 16:
+    token = settings.token.get_secret_value() or kept_token(store)
+    if not token:
+        token = secrets.token_urlsafe(32)
+        new = os.open(token_file(store), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(new, "w") as f:
+            f.write(token + "\n")
+    if len(token) < 16:
         raise InputError("The token is too short to be safe; use 16 characters or more.")
-    return given
-
-
-def token_file(store: Store) -> Path:
-    """Where `token_of` keeps the token: beside the database, readable by its owner alone."""
-    return store.path.with_name(store.path.name + ".token")
+    return token
 
 
 def serve(
@@ -64,7 +55,7 @@ def serve(
 
     store = connect(settings.db)
     roles(store)
-    token = token_of(store)
+    token = token_of(store, settings)
     listener = _listener(host, port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with store.owned(limits=Limits()):
@@ -77,7 +68,7 @@ def serve(
         )  # fmt: skip
         address = "http://{}:{}".format(*listener.getsockname()[:2])
         print(f"Scoring on {address}/v1/transactions, described at {address}/docs", flush=True)
-        print(f"The token is in {token_file(store)}" if "AEGIS_TOKEN" not in os.environ else
+        print(f"The token is in {token_file(store)}" if not settings.token.get_secret_value() else
               "The token is that of AEGIS_TOKEN", flush=True)  # fmt: skip
         if for_s is not None:
             timer = threading.Timer(for_s, lambda: setattr(server, "should_exit", True))

@@ -131,7 +131,7 @@ class Engine(Stream):
 
     def _must_be_there(self) -> None:
         """Look for what was committed: at its memory limit DuckDB was seen to say so in vain."""
-        with self.store.reading() as session:
+        with self.store.writing() as session:  # a reading would open a connection
             if session.next_seq() < self.next_seq:
                 raise StoreError("The commit did not keep what it was given.")
 

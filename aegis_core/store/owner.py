@@ -37,10 +37,6 @@ class Held:
         self.gate: Gate | None = None
         if limits is not None:
             load_quack(connection)
-            import os
-
-            if os.environ.get("T"):
-                connection.execute(f"SET threads = {os.environ['T']}")
             self.gate = Gate(connection, limits)
         self.writer: Connection = connection.cursor()
         self.writer.execute(PROGRESS_WITHOUT_BAR)

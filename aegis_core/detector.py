@@ -61,7 +61,30 @@ _EXPECTED_EXCESS: Final = (0.75, 1.5)  # silent below the first, in full above t
 _EXPECTED_COMPANY: Final = (1.25, 2.0)
 
 
-class Detector:
+class Calibrated:
+    """A model that knows how the scores of ordinary traffic are spread.
+
+    Attributes
+    ----------
+    score_quantiles_ : scores at the shares `score_levels` of that traffic.
+    """
+
+    score_quantiles_: Floats
+
+    def risk(self, score: Floats) -> Floats:
+        """Percentile of `score` among the traffic it was calibrated on, in [0, 100]."""
+        q = self.score_quantiles_
+        rising = np.concatenate([[True], np.diff(q) > 0])
+        risk: Floats = np.interp(score, q[rising], score_levels()[rising], left=0.0, right=1.0)
+        return 100.0 * risk
+
+    def threshold(self, share: float) -> float:
+        """Score that at most `share` of the traffic it was calibrated on lies strictly above."""
+        level = np.searchsorted(score_levels(), 1 - share)  # the next one up keeps the promise
+        return float(self.score_quantiles_[level])
+
+
+class Detector(Calibrated):
     """Isolation Forest on the evidence of the risk factors.
 
     Parameters
@@ -90,7 +113,6 @@ class Detector:
 
     model_: Model
     base_: float
-    score_quantiles_: Floats
 
     def __init__(self, n_trees: int = 100, max_samples: int = 256, seed: int = 0) -> None:
         if not 2 <= max_samples <= 4096:
@@ -161,18 +183,6 @@ class Detector:
         out = np.empty((len(evidence), N_FACTORS))
         attribute_all(self.model_, np.ascontiguousarray(evidence, np.float64), out)
         return out
-
-    def risk(self, score: Floats) -> Floats:
-        """Percentile of `score` among the training window's traffic, in [0, 100]."""
-        q, levels = self.score_quantiles_, _QUANTILE_LEVELS
-        rising = np.concatenate([[True], np.diff(q) > 0])
-        risk: Floats = np.interp(score, q[rising], levels[rising], left=0.0, right=1.0)
-        return 100.0 * risk
-
-    def threshold(self, share: float) -> float:
-        """Score that at most `share` of the training window's traffic lies strictly above."""
-        level = np.searchsorted(_QUANTILE_LEVELS, 1 - share)  # the next one up keeps the promise
-        return float(self.score_quantiles_[level])
 
     def save(self, folder: Path) -> None:
         """Write arrays and JSON into `folder`; loading them runs no code."""

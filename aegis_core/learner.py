@@ -26,7 +26,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 from aegis_core.answers import N_HISTORY
 from aegis_core.arrays import Floats, Ints, read_arrays, reading, write_arrays
-from aegis_core.detector import Detector, score_levels
+from aegis_core.detector import Calibrated, Detector, score_levels
 from aegis_core.errors import InputError
 from aegis_core.forest import N_SIGNALS
 from aegis_core.schema import TOLD_FACTORS
@@ -55,7 +55,7 @@ UNKNOWN: Final = -1
 Answer = npt.NDArray[np.int8]
 
 
-class Learner:
+class Learner(Calibrated):
     """Extremely randomised trees on evidence and answers (Geurts et al. 2006).
 
     Parameters
@@ -89,7 +89,6 @@ class Learner:
     base_: float
     n_frauds_: int
     n_answers_: int
-    score_quantiles_: Floats
 
     def __init__(self, detector: Detector, n_trees: int = 100, seed: int = 0) -> None:
         if n_trees < 1:
@@ -160,17 +159,6 @@ class Learner:
         out = np.empty((len(amount), N_TOLD))
         attribute_all(self.detector.model_, self.trees_, *_rows(signals, amount, history), out)
         return out
-
-    def risk(self, score: Floats) -> Floats:
-        """Percentile of `score` among the traffic of `calibrate`, in [0, 100]."""
-        q = self.score_quantiles_
-        rising = np.concatenate([[True], np.diff(q) > 0])
-        risk: Floats = np.interp(score, q[rising], score_levels()[rising], left=0.0, right=1.0)
-        return 100.0 * risk
-
-    def threshold(self, share: float) -> float:
-        """Score that at most `share` of the traffic of `calibrate` lies strictly above."""
-        return float(self.score_quantiles_[np.searchsorted(score_levels(), 1 - share)])
 
     def save(self, folder: Path) -> None:
         """Write arrays and JSON into `folder`, the detector's too; loading them runs no code."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,8 @@ import pyarrow as pa
 from aegis_core.errors import AegisError, InputError, StoreBusy
 from aegis_core.store import Store
 
+PATIENCE_S = 15.0
+"""How long a service that is away or busy is asked again."""
 SENT = (
     *("transaction_id", "customer_id", "amount", "currency", "merchant_id", "category"),
     *("channel", "lat", "lon"),
@@ -83,10 +86,24 @@ class Client:
         self._connection.close()
 
     def _post(self, path: str, content: object) -> list[dict[str, Any]]:
+        """The answer to one request; a service that is away or busy is asked again for a while.
+
+        Asking again is safe: a transaction that was kept gets the verdict it has.
+        """
+        body, patient_until = json.dumps(content), time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._once(path, body)
+            except StoreBusy:
+                if time.monotonic() > patient_until:
+                    raise
+                time.sleep(min(0.5, PATIENCE_S))
+
+    def _once(self, path: str, body: str) -> list[dict[str, Any]]:
         try:
-            self._connection.request("POST", path, json.dumps(content), self._headers)
+            self._connection.request("POST", path, body, self._headers)
             response = self._connection.getresponse()
-            body = response.read()
+            said = response.read()
         except (OSError, http.client.HTTPException) as e:
             self._connection.close()
             raise StoreBusy(
@@ -94,9 +111,9 @@ class Client:
                 "it with `aegis serve`."
             ) from e
         if response.status == 200:
-            told: list[dict[str, Any]] = json.loads(body)
+            told: list[dict[str, Any]] = json.loads(said)
             return told
-        detail = _detail(body)
+        detail = _detail(said)
         if response.status == 401:
             raise InputError(f"The service at {self.address} refuses the token: {detail}")
         kind: type[AegisError] = StoreBusy if response.status in (429, 503) else InputError

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.process
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -26,6 +29,10 @@ STREAM_RATE = 50.0
 STREAM_FRAUD = 5.0
 """Its fraud rates, as a multiple of the history's, so that the board has something to show."""
 REPORT_WITHIN_S = 60.0
+READY_WITHIN_S = 300.0
+"""How long the service may take to fold the history before it is ready."""
+OFTEN = 3
+"""So many ends of the service within a minute, and it is not started again."""
 
 
 def first_light(
@@ -33,11 +40,14 @@ def first_light(
     *,
     transactions: int = 500_000,
     port: int = 8866,
+    api_port: int = 8000,
     for_s: float | None = None,
 ) -> None:
-    """Generate, train and evaluate what is not there yet; then stream and serve the dashboard.
+    """Generate, train and evaluate what is not there yet; then start what lives.
 
-    Each step is a notebook run. Ends with Ctrl-C, or after `for_s` seconds of serving.
+    Each step is a notebook run. What lives are the service, which owns the database and scores over
+    REST, a simulated stream that sends transactions to it, and the dashboard. Ends with Ctrl-C, or
+    after `for_s` seconds of serving.
 
     Parameters
     ----------
@@ -45,6 +55,8 @@ def first_light(
         How many to generate in an empty database.
     port : int
         Of the dashboard, on the loopback interface; 0 takes any free one.
+    api_port : int
+        Of the service; where it is taken, any free one.
 
     Raises
     ------
@@ -66,7 +78,7 @@ def first_light(
     else:
         _run("evaluate", {}, settings)
     print(f"Reports: {settings.reports / 'index.html'}", flush=True)
-    with _stream(settings, for_s):
+    with _service(settings, api_port) as address, _stream(settings, for_s, address):
         serve(settings, port, for_s=for_s)
 
 
@@ -92,13 +104,93 @@ def _run(name: str, parameters: dict[str, object], settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _stream(settings: Settings, for_s: float | None) -> Iterator[None]:
-    """New transactions arrive and are scored in a process of their own, while the block runs.
+def _service(settings: Settings, port: int) -> Iterator[str]:
+    """The service in a process of its own, started again where it dies; its address."""
+    port = _free(port)
+    ended, ends = threading.Event(), []
+    running = [_started(settings, port)]
+
+    def watch() -> None:
+        while not ended.is_set():
+            running[0].join(0.2)
+            if running[0].is_alive() or ended.is_set():
+                continue
+            ends.append(time.monotonic())
+            if len(ends) >= OFTEN and ends[-1] - ends[-OFTEN] < 60:
+                print("The service ends again and again and is not started any more.", flush=True)
+                return
+            print("The service ended and is started again.", flush=True)
+            running[0] = _started(settings, port)
+
+    try:
+        _wait_for(running[0], port)
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        yield f"http://127.0.0.1:{port}"
+        ended.set()
+        watcher.join()
+    finally:
+        ended.set()
+        running[0].terminate()
+        running[0].join()
+
+
+def _started(settings: Settings, port: int) -> multiprocessing.process.BaseProcess:
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=_serve, args=(settings, port), name="service")
+    process.start()
+    return process
+
+
+def _serve(settings: Settings, port: int) -> None:
+    os.setsid()  # Ctrl-C reaches the parent, which ends the stream before it ends us
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    from aegis_core.service import serve as run_service
+
+    try:
+        run_service(settings, port=port)
+    except AegisError as e:
+        sys.exit(f"The service failed. {e}")
+
+
+def _wait_for(process: multiprocessing.process.BaseProcess, port: int) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while process.is_alive() and time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/v1/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            time.sleep(0.1)
+        finally:
+            connection.close()
+    raise RunFailed("The service did not get ready; see above.")
+
+
+def _free(port: int) -> int:
+    """`port`, or any other one where it is taken."""
+    for wanted in (port, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    return 0
+
+
+@contextlib.contextmanager
+def _stream(settings: Settings, for_s: float | None, target: str = "") -> Iterator[None]:
+    """New transactions arrive at `target` from a process of their own, while the block runs.
 
     A stream that ends by itself is given the time to write its report.
     """
     spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=_simulate, args=(settings, for_s or STREAM_S), name="stream")
+    process = spawn.Process(
+        target=_simulate, args=(settings, for_s or STREAM_S, target), name="stream"
+    )
     process.start()
     began = time.monotonic()
     try:
@@ -113,7 +205,7 @@ def _stream(settings: Settings, for_s: float | None) -> Iterator[None]:
         raise RunFailed("The dashboard was served, but the stream failed; see above.")
 
 
-def _simulate(settings: Settings, seconds: float) -> None:
+def _simulate(settings: Settings, seconds: float, target: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which terminates us
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     stream = {
@@ -121,6 +213,7 @@ def _simulate(settings: Settings, seconds: float) -> None:
         "seconds": seconds,
         "rate": STREAM_RATE,
         "fraud_multiplier": STREAM_FRAUD,
+        "target": target,
     }
     try:
         run_notebook("simulate", stream, settings, progress=False)

@@ -217,7 +217,10 @@ def test_a_second_owner_a_taken_port_and_no_model_are_one_clear_sentence_each(
 # ---- others beside the owner
 
 
-def test_while_it_scores_others_read_simulate_and_write_all_but_transactions(home: Path) -> None:
+def test_while_it_scores_others_read_simulate_and_write_all_but_transactions(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core.client.PATIENCE_S", 0.0)
     settings = config.load(home=home, token=TOKEN)
     store = connect(settings.db)
     port = free_port()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,18 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
         return runs.RunResult("id", "done", settings.home, settings.home, 1.0)
 
     @contextlib.contextmanager
-    def stream(settings: config.Settings, for_s: float | None) -> Iterator[None]:
-        done.append(("stream", {"for_s": for_s}))
+    def stream(settings: config.Settings, for_s: float | None, target: str) -> Iterator[None]:
+        done.append(("stream", {"for_s": for_s, "target": target}))
         yield
+
+    @contextlib.contextmanager
+    def service(settings: config.Settings, port: int) -> Iterator[str]:
+        done.append(("service", {"port": port}))
+        yield "http://there"
 
     monkeypatch.setattr(up, "run_notebook", run)
     monkeypatch.setattr(up, "_stream", stream)
+    monkeypatch.setattr(up, "_service", service)
     monkeypatch.setattr(
         up, "serve", lambda _, port, for_s: done.append(("serve", {"port": port, "for_s": for_s}))
     )
@@ -43,12 +51,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 def test_an_empty_place_gets_every_step_in_order(
     steps: list[tuple[str, dict[str, Any]]], tmp_path: Path
 ) -> None:
-    up.first_light(config.load(home=tmp_path), transactions=99, port=1, for_s=30)
+    up.first_light(config.load(home=tmp_path), transactions=99, port=1, api_port=2, for_s=30)
     assert steps == [
         ("generate", {"n_transactions": 99}),
         ("train", {}),
         ("evaluate", {}),
-        ("stream", {"for_s": 30}),
+        ("service", {"port": 2}),
+        ("stream", {"for_s": 30, "target": "http://there"}),
         ("serve", {"port": 1, "for_s": 30}),
     ]
 
@@ -72,7 +81,7 @@ def test_what_is_there_is_used_again(
             "VALUES ('e1', 'evaluate', 'done', now()), ('e2', 'evaluate', 'failed', now())"
         )
     up.first_light(settings)
-    assert [name for name, _ in steps] == ["stream", "serve"]
+    assert [name for name, _ in steps] == ["service", "stream", "serve"]
     told = capsys.readouterr().out
     assert "Using the 1 transactions" in told
     assert "champion model new" in told
@@ -131,5 +140,32 @@ def test_a_new_machine_gets_to_the_dashboard_and_ends_by_itself(time: str, home:
     assert ("generate took" in process.stdout) == (time == "first")
     assert ("Using the champion" in process.stdout) == (time == "second")
     assert "simulate" in (home / "reports" / "index.html").read_text("utf-8")
+    assert "Scoring on http://127.0.0.1:" in process.stdout
     streamed = connect(home / "data" / "aegis.duckdb").rows("SELECT count(*) AS n FROM verdicts")
     assert streamed[0]["n"] > 0
+
+
+def test_a_service_that_dies_is_started_again_with_all_that_it_answered(home: Path) -> None:
+    settings = config.load(home=home)
+    store = connect(settings.db)
+    with up._service(settings, 0) as address, up._stream(settings, 20, address):
+        deadline = time.monotonic() + 60
+        before = store.rows("SELECT count(*) AS n FROM verdicts")[0]["n"]
+        (service,) = (p for p in multiprocessing.active_children() if p.name == "service")
+        while store.rows("SELECT count(*) AS n FROM verdicts")[0]["n"] == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        service.kill()
+        service.join()
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=2)
+                connection.request("GET", "/v1/health")
+                assert connection.getresponse().status == 200
+                connection.close()
+                break
+            time.sleep(0.2)
+        (again,) = (p for p in multiprocessing.active_children() if p.name == "service")
+        assert again.pid != service.pid
+        again_there = store.rows("SELECT count(*) AS n FROM verdicts")[0]["n"]
+        assert again_there > before

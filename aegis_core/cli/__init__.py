@@ -241,13 +241,18 @@ def up(
         int, typer.Option(min=1, help="How many to generate in an empty database.")
     ] = 500_000,
     port: Port = 8866,
+    api_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the service; else any free one.")
+    ] = 8000,
     for_s: Seconds = None,
     db: Database = None,
 ) -> None:
     """Go from nothing to the live dashboard; what is there is used again."""
     from aegis_core.up import first_light
 
-    first_light(settings_for(db), transactions=transactions, port=port, for_s=for_s)
+    first_light(
+        settings_for(db), transactions=transactions, port=port, api_port=api_port, for_s=for_s
+    )
 
 
 _STATUS = {

@@ -58,7 +58,7 @@ def serve(
     token = token_of(store, settings)
     listener = _listener(host, port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with store.owned(limits=Limits()):
+    with store.owned(limits=Limits(rows=10_000_000)):
         app = create_app(store, settings, token)
         server = uvicorn.Server(
             uvicorn.Config(

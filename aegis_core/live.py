@@ -101,6 +101,7 @@ class Stream:
             The columns of `verdicts` for the rows accepted, and `customer_id`, `ts`, `amount`,
             `currency`.
         """
+        self.store.require_no_service()
         try:
             with self.store.writing(checkpoint=False) as session:
                 self._catch_up(session)

@@ -25,6 +25,7 @@ from hypothesis import settings as examples
 from aegis_core import config, live, runs
 from aegis_core.board.feed import Feed, Filters
 from aegis_core.errors import InputError, StoreBusy
+from aegis_core.intake import import_files
 from aegis_core.service.engine import Engine
 from aegis_core.store import connect
 from aegis_core.synthetic import SyntheticConfig, write_history
@@ -241,6 +242,9 @@ def test_while_it_scores_others_read_simulate_and_write_all_but_transactions(
         assert live.parity(store, settings) == live.Parity(150, 0, None)
         with pytest.raises(StoreBusy, match="alone writes"):
             live.simulate(store, settings, n_transactions=5, progress=False, say=lambda _: None)
+        (home / "more.csv").write_text("customer_id,ts,amount\nc1,2026-02-01,5\n")
+        with pytest.raises(StoreBusy, match="alone writes"):
+            import_files([home / "more.csv"], store, progress=False)
         wrong = config.load(home=home, token="another-token-altogether")
         with pytest.raises(InputError, match="refuses the token"):
             live.simulate(

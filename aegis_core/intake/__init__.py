@@ -119,6 +119,7 @@ def import_files(
         summary.columns |= columns
         summary.guessed |= guessed
         summary.preset = recognised or summary.preset
+    store.require_no_service()
     with store.writing() as session, _Bar(len(paths) + 1, progress) as bar:
         session.execute(f"SET memory_limit = '{_MEMORY}'")
         for path, (relation, names), columns in zip(paths, relations, chosen, strict=True):

@@ -230,6 +230,20 @@ class Store:
                 self._held = None
                 held.close()
 
+    def require_no_service(self) -> None:
+        """Refuse to write transactions beside a process that owns the database.
+
+        Raises
+        ------
+        StoreBusy
+            There is one: its memory would not know of them.
+        """
+        if self._held is None and self._owner() is not None:
+            raise StoreBusy(
+                f"A service owns {self.path} and alone writes transactions. Send them to it "
+                "(`aegis run simulate -p target http://…`), or end it first."
+            )
+
     def query(self, sql: str, params: Params = None) -> pd.DataFrame:
         """One read-only query as a pandas frame."""
         with self.reading() as session:

@@ -42,9 +42,6 @@ _SIGNS_OF_A_STATE = (
 )
 
 
-_OF_THE_SERVICE = ("transactions", "verdicts", "shadow_scores")
-
-
 class AttachedSession(Session):
     """One block on a connection of the owner's."""
 
@@ -97,11 +94,6 @@ class AttachedSession(Session):
                 self.execute(f"DROP TABLE IF EXISTS temp.{quoted(name)}")
 
     def _insert(self, table: str, names: Sequence[str], rows: pa.Table) -> None:
-        if table in _OF_THE_SERVICE:
-            raise StoreBusy(
-                f"A service owns this database and alone writes {table}. Send transactions to it "
-                "(`aegis run simulate -p target http://…`), or end it first."
-            )
         columns = ", ".join(map(quoted, names))
         with self._local("aegis_appended", rows), self._noted():
             self._connection.execute(

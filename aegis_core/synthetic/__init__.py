@@ -254,6 +254,7 @@ def write_history(store: Store, config: SyntheticConfig, *, progress: bool = Tru
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
+    store.require_no_service()
     with store.writing() as session:
         if there := session.next_seq():
             _require_same(config, _kept(session), there)

@@ -325,11 +325,15 @@ def test_a_run_that_fails_says_so_by_its_exit_code(
     assert capsys.readouterr().err == ("" if code == 130 else f"aegis: {raised}\n")
 
 
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 @pytest.mark.parametrize(
     ("command", "target", "extra"),
     [
         ("dashboard", "aegis_core.board.launcher.serve", {}),
-        ("up", "aegis_core.up.first_light", {"transactions": 9}),
+        ("up", "aegis_core.up.first_light", {"transactions": 9, "api_port": 8001}),
     ],
 )
 def test_dashboard_and_up_pass_on_port_time_and_database(
@@ -345,7 +349,7 @@ def test_dashboard_and_up_pass_on_port_time_and_database(
         seen.update(options, db=settings.db)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(target, called)
-    more = [word for key, value in extra.items() for word in (f"--{key}", str(value))]
+    more = [word for key, value in extra.items() for word in (_option(key), str(value))]
     assert main([command, "--port", "0", "--for", "30", "--db", "a.duckdb", *more]) == 0
     assert seen == {"port": 0, "for_s": 30.0, "db": folder / "a.duckdb", **extra}
 

@@ -78,7 +78,7 @@ class AttachedSession(Session):
         """Let SQL see an Arrow table under `name`: it is sent into a temporary table."""
         if not self.writable:
             raise InputError("A reading of an owned database cannot take rows along.")
-        with self._local(name, rows):
+        with super().lent(name, rows):
             described = self._connection.execute(f"DESCRIBE FROM {quoted(name)}").fetchall()
             columns = ", ".join(f"{quoted(column)} {kind}" for column, kind, *_ in described)
             self.execute(f"CREATE TEMP TABLE {quoted(name)} ({columns})")
@@ -95,20 +95,11 @@ class AttachedSession(Session):
 
     def _insert(self, table: str, names: Sequence[str], rows: pa.Table) -> None:
         columns = ", ".join(map(quoted, names))
-        with self._local("aegis_appended", rows), self._noted():
+        with super().lent("aegis_appended", rows), self._noted():
             self._connection.execute(
                 f"INSERT INTO {self._name}.{quoted(table)} ({columns}) "
                 f"SELECT {columns} FROM aegis_appended"
             )
-
-    @contextmanager
-    def _local(self, name: str, rows: pa.Table) -> Iterator[None]:
-        with translated():
-            self._connection.register(name, rows)
-        try:
-            yield
-        finally:
-            self._connection.unregister(name)
 
     def _run(self, sql: str, params: Params) -> Connection:
         return self._ran(sql, params)

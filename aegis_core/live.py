@@ -32,6 +32,7 @@ from aegis_core.profiles import Profiles
 from aegis_core.schema import ANSWERS, FACTORS, TOLD_FACTORS
 from aegis_core.scoring import Scored, Scorer
 from aegis_core.store import Store
+from aegis_core.store.journal import as_table
 from aegis_core.store.session import Session
 from aegis_core.synthetic import SyntheticConfig, history_config, stream
 
@@ -131,7 +132,7 @@ class Stream:
         self, session: Session, rows: Rows, scored: Scored, verdicts: Mapping[str, Any]
     ) -> None:
         """Write the verdicts, and what the challengers say."""
-        session.append("verdicts", pa.table(dict(verdicts), schema=VERDICTS))
+        session.append("verdicts", as_table([verdicts], VERDICTS))
         for challenger in self.shadows:
             session.append("shadow_scores", challenger.judge(rows, scored))
 
@@ -144,7 +145,7 @@ class Stream:
         if now != self._roles:
             self._follow(session, *now)
             self._roles = now
-        n_labels = _count(session, "labels") if self.scorer.answers is not None else 0
+        n_labels = count(session, "labels") if self.scorer.answers is not None else 0
         if session.next_seq() == self.next_seq and n_labels == self._n_told:
             return
         said = told(session, self._n_told) if n_labels > self._n_told else None
@@ -177,7 +178,8 @@ def answer(
     """Keep an analyst's answer about a transaction, as a review and as a label; the review's id.
 
     The label is known from the time that the newest transactions bear, so that it is the clock of
-    the transactions that counts, and from the next transaction on. A later answer replaces an
+    the transactions that counts, and from the next transaction on; beside a service, from the next
+    one after it heard of it. A later answer replaces an
     earlier one; both are kept.
 
     Raises
@@ -209,14 +211,15 @@ def answer(
             "is_fraud": ANSWERS[answer],
             "known_at": max(found[0]["ts"], found[0]["newest"]),
             "source": "review",
-            "after_seq": session.next_seq() - 1,
+            "after_seq": session.last_seq(),
         }
         session.append("reviews", pa.Table.from_pylist([review]))
         session.append("labels", pa.Table.from_pylist([label]))
     return review_id
 
 
-def _count(session: Session, table: str) -> int:
+def count(session: Session, table: str) -> int:
+    """Number of rows of a table."""
     (found,) = session.rows(f"SELECT count(*) AS n FROM {table}")
     return int(found["n"])
 

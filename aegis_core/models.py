@@ -41,7 +41,7 @@ _HISTORY = """
 _TOLD = """
     WITH said AS (
       SELECT rowid AS place, transaction_id, is_fraud, known_at,
-        coalesce(after_seq, -1) AS after_seq,
+        coalesce(after_seq, (SELECT max(seq) FROM transactions), -1) AS after_seq,
         lag(is_fraud) OVER (PARTITION BY transaction_id ORDER BY rowid) AS before
       FROM labels
       WHERE transaction_id IN (SELECT transaction_id FROM labels WHERE rowid >= ?)

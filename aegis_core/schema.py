@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 class Decision(IntEnum):
@@ -113,13 +113,18 @@ TABLES: Final = {
         score DOUBLE NOT NULL""",
     "rejected": """
         received_at TIMESTAMP NOT NULL, source VARCHAR, raw VARCHAR, reason VARCHAR NOT NULL""",
+    "service_stats": """
+        noted_at TIMESTAMP NOT NULL, seconds DOUBLE NOT NULL, transactions BIGINT NOT NULL,
+        p50_ms DOUBLE, p99_ms DOUBLE, waiting BIGINT NOT NULL""",
 }
 """Every table of the database: its name and the body of its CREATE TABLE.
 
 `labels.after_seq` is the last transaction that had arrived before the label: with `known_at`, it
-says which transactions could know it. `verdicts.inclusion` is the probability with which the
-transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
-what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off.
+says which transactions could know it; null until the service heard of the label.
+`verdicts.inclusion` is the probability with which the transaction went to review: 1 for an alert,
+the audit share for a sample of the approved, null for what nobody was asked about. In `lists` a
+row with `ends` takes the entry of that id off.
+`service_stats` tells of the seconds before `noted_at`.
 """
 
 MIGRATIONS: Final = {
@@ -133,6 +138,10 @@ MIGRATIONS: Final = {
         "ALTER TABLE models ADD COLUMN shadow_since TIMESTAMP",
         "INSERT INTO promotions SELECT version, 'champion', 'train', promoted_at FROM models"
         " WHERE promoted_at IS NOT NULL",
+    ),
+    2: (
+        "UPDATE verdicts SET inclusion = NULL WHERE isnan(inclusion)",
+        "UPDATE verdicts SET distance_km = NULL WHERE isnan(distance_km)",
     ),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

@@ -36,10 +36,11 @@ INSIDE = {
         "__init__",
     ),
     "store": (
-        *("connection", "session", "endpoint", "admission", "gate", "owner", "attached"),
+        *("connection", "session", "journal", "endpoint", "admission", "gate", "owner"),
+        "attached",
         "__init__",
     ),
-    "service": ("engine", "messages", "committer", "app", "__init__"),
+    "service": ("keeper", "engine", "messages", "committer", "app", "__init__"),
     "board": ("feed", "launcher", "pictures", "__init__"),
     "cli": ("common", "output", "register", "__init__", "__main__"),
 }

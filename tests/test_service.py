@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,8 @@ from aegis_core.client import token_file
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreError
 from aegis_core.service import app, committer, messages
-from aegis_core.service.engine import Engine
+from aegis_core.service.engine import LOOK_S, Engine
+from aegis_core.service.keeper import EVERY_S
 from aegis_core.store import Store, connect
 from aegis_core.store.session import Session
 from aegis_core.synthetic import SyntheticConfig, write_history
@@ -181,10 +186,14 @@ def test_an_imported_transaction_has_no_verdict_and_gets_none(
 
 
 def test_the_queue_holds_alerts_until_they_are_answered(client: TestClient) -> None:
-    rows = [payment(i, amount=9_000.0 + i, timestamp="2026-02-01T02:00:00Z") for i in range(5)]
-    client.post("/v1/transactions:batch", json=rows)
+    burst = {"customer_id": "c1", "timestamp": "2026-02-01T02:00:00Z"}
+    rows = [payment(i, amount=9_000.0 + i, **burst) for i in range(30)]
+    told = client.post("/v1/transactions:batch", json=rows).json()
+    alerts = {t["transaction_id"] for t in told if t["decision"] != "approve"}
     queue = client.get("/v1/reviews/queue").json()
-    assert queue
+    assert 0 < len(alerts) < 30
+    assert alerts <= {item["transaction_id"] for item in queue}, "and of the others a sample"
+    assert all(item["inclusion"] for item in queue)
     assert [item["risk"] for item in queue] == sorted((q["risk"] for q in queue), reverse=True)
     first = queue[0]["transaction_id"]
     review = {"transaction_id": first, "answer": "fraud", "analyst": "anna", "note": "phoned"}
@@ -307,6 +316,32 @@ def test_a_full_disk_is_a_503_that_loses_nothing_and_passes(
     client: TestClient, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.post("/v1/transactions", json=payment())
+    write = os.write
+
+    def full(file: int, line: bytes) -> int:
+        if bytes(line[9:12]) != b'{"n':  # of the journal
+            return write(file, line)
+        write(file, line[:40])  # a part still fits
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for _ in range(2):
+            refused = client.post("/v1/transactions", json=payment(1))
+            assert refused.status_code == 503
+            assert "No space" in refused.json()["detail"]
+            assert refused.headers["retry-after"]
+        assert client.get("/v1/health").status_code == 503
+    told = client.post("/v1/transactions", json=payment(1))
+    assert told.status_code == 200
+    assert client.get("/v1/health").status_code == 200
+    assert client.post("/v1/transactions", json=payment(1)).json()["score"] == told.json()["score"]
+    assert live.parity(store, settings) == live.Parity(2, 0, None)
+
+
+def test_while_the_tables_cannot_be_written_verdicts_are_answered_and_get_there_later(
+    client: TestClient, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     append = Session.append
 
     def full(self: Session, table: str, rows: Any) -> int:
@@ -316,15 +351,17 @@ def test_a_full_disk_is_a_503_that_loses_nothing_and_passes(
 
     with monkeypatch.context() as patch:
         patch.setattr(Session, "append", full)
-        refused = client.post("/v1/transactions", json=payment(1))
-        assert refused.status_code == 503
-        assert "No space" in refused.json()["detail"]
-        assert refused.headers["retry-after"]
-        assert client.get("/v1/health").status_code == 503
-    told = client.post("/v1/transactions", json=payment(1)).json()
-    assert not told["repeat"]
-    assert client.get("/v1/health").status_code == 200
-    assert live.parity(store, settings) == live.Parity(2, 0, None)
+        told = [client.post("/v1/transactions", json=payment(i)).json() for i in range(3)]
+        time.sleep(3 * EVERY_S)
+        assert "No space" in client.get("/v1/health").json()["detail"]
+        patch.setattr("aegis_core.service.engine.MOST_WAITING", 2)
+        refused = client.post("/v1/transactions", json=payment(3))
+        assert (refused.status_code, "No space" in refused.json()["detail"]) == (503, True)
+    time.sleep(1.0)
+    assert "detail" not in client.get("/v1/health").json()
+    kept = store.rows("SELECT transaction_id, score FROM verdicts ORDER BY seq")
+    assert [tuple(k.values()) for k in kept] == [(t["transaction_id"], t["score"]) for t in told]
+    assert live.parity(store, settings) == live.Parity(3, 0, None)
 
 
 def test_beyond_capacity_it_says_when_to_come_again(
@@ -352,8 +389,7 @@ def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
     assert [a["score"] for a in again[:50]] == [a["score"] for a in first]
     assert live.parity(store, settings) == live.Parity(60, 0, None)
     folded: list[int] = []
-    with store.owned():
-        engine = Engine(store, settings, progress=folded.append)
+    with store.owned(), closing(Engine(store, settings, progress=folded.append)) as engine:
         whole = live.Stream(store, settings)
         for one, other in zip(
             engine.scorer.profiles.state, whole.scorer.profiles.state, strict=True
@@ -365,8 +401,7 @@ def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
 
 @pytest.mark.parametrize("harm", ["truncated", "foreign", "none"])
 def test_a_broken_snapshot_is_ignored(store: Store, settings: Settings, harm: str) -> None:
-    with store.owned():
-        engine = Engine(store, settings)
+    with store.owned(), closing(Engine(store, settings)) as engine:
         engine.score([messages.Transaction(**payment()).row()])
         engine.save()
         for part in engine.snapshot.glob("*.profiles.npz"):
@@ -377,17 +412,17 @@ def test_a_broken_snapshot_is_ignored(store: Store, settings: Settings, harm: st
             session.execute("UPDATE transactions SET amount = 1 WHERE transaction_id = 'n0'")
     folded: list[int] = []
     with store.owned():
-        Engine(store, settings, progress=folded.append)
+        Engine(store, settings, progress=folded.append).close()
     assert (sum(folded) > 0) == (harm != "none")
 
 
 def test_a_promotion_is_followed_within_a_moment(
-    client: TestClient, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, store: Store, settings: Settings
 ) -> None:
-    monkeypatch.setattr("aegis_core.service.engine.LOOK_S", 0.0)
     before = client.post("/v1/transactions", json=payment()).json()["model_version"]
     other = train(store, settings, n_trees=10, max_samples=32, role="none").version
     models.promote(store, other, who="anna")
+    time.sleep(LOOK_S + 2 * EVERY_S)
     after = client.post("/v1/transactions", json=payment(1)).json()["model_version"]
     assert (before == other, after) == (False, other)
     assert live.parity(store, settings).different == 0

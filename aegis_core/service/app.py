@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final
 
 import prometheus_client as prometheus
 from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request, Response
-from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
+from starlette.types import Receive, Scope, Send
 
 from aegis_core import __version__
 from aegis_core.config import Settings
@@ -30,6 +30,7 @@ from aegis_core.service.messages import (
     in_batch,
     parts,
     plain,
+    problem,
     public,
     refusal,
     shown,
@@ -41,9 +42,65 @@ from aegis_core.store import Store
 
 LARGEST_BODY: Final = 8 * 2**20
 _BEARER: Final = HTTPBearer(auto_error=False)
+_STRANGER: Final = as_json(
+    {"detail": "A bearer token is required."}, 401, {"WWW-Authenticate": "Bearer"}
+)
 
 
-def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
+class Door:
+    """What every request comes through: it asks for the token and notes the time taken.
+
+    The one request that comes by the thousand is handed to its handler, past FastAPI's layers.
+
+    Parameters
+    ----------
+    app : everything else.
+    score : the handler of `POST /v1/transactions`.
+    """
+
+    def __init__(
+        self, app: FastAPI, score: Callable[[Request], Awaitable[Response]], token: str,
+        meters: Meters,
+    ) -> None:  # fmt: skip
+        self.app, self._score, self._meters = app, score, meters
+        self._expected = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, path = time.perf_counter(), scope["path"]
+        if path.startswith("/v1/") and path != "/v1/health" and not self._knows(scope["headers"]):
+            await _STRANGER(scope, receive, send)
+        elif path == "/v1/transactions" and scope["method"] == "POST":
+            response = await answered(self._score, Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+            path = getattr(scope.get("route"), "path", "other")
+        self._meters.took(path, time.perf_counter() - began)
+
+    def _knows(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        given = next((value for name, value in headers if name == b"authorization"), b"")
+        return given[:7].lower() == b"bearer " and hmac.compare_digest(given[7:], self._expected)
+
+
+async def answered(
+    handler: Callable[[Request], Awaitable[Response]], request: Request
+) -> Response:  # fmt: skip
+    """What `handler` answers; of what it raises, the same that FastAPI makes of it."""
+    try:
+        return await handler(request)
+    except HTTPException as e:
+        return problem(e)
+    except InputError as e:
+        return as_json({"detail": str(e)}, 422)
+    except StoreError as e:
+        return as_json({"detail": str(e)}, 503, {"Retry-After": "5"})
+
+
+def create_app(store: Store, settings: Settings, token: str) -> Door:
     """The service on a database that this process owns.
 
     Parameters
@@ -60,11 +117,14 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
         place["committer"] = committer = Committer(engine, meters)
         running = asyncio.create_task(committer.run())
         log("ready", transactions=engine.next_seq, model=engine.champion.version)
+        telling = asyncio.create_task(committer.tell())
         yield
+        telling.cancel()
         committer.end()
         await running
         with contextlib.suppress(OSError, AegisError):
             await asyncio.to_thread(engine.save)
+        await asyncio.to_thread(engine.close)
         log("ended", transactions=engine.next_seq)
 
     app = FastAPI(
@@ -73,29 +133,13 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
         "cleared it. A verdict is answered after it is committed, once for each transaction_id.",
     )  # fmt: skip
 
-    def admitted(
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
-    ) -> None:
-        given = credentials.credentials if credentials is not None else ""
-        if not hmac.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(401, "A bearer token is required.", {"WWW-Authenticate": "Bearer"})
-
     def committer() -> Committer:
         return place["committer"]
 
-    Admitted = [Depends(admitted)]
+    Admitted = [Depends(_BEARER)]  # for the description; `Door` asks for it
     Problems: dict[int | str, dict[str, Any]] = {
         code: {"model": Problem} for code in (400, 401, 413, 415, 422, 429, 503)
     }
-
-    @app.middleware("http")
-    async def timed(request: Request, call_next: Any) -> Response:
-        began = time.perf_counter()
-        response: Response = await call_next(request)
-        route = request.scope.get("route")
-        path = getattr(route, "path", "other")
-        meters.latency.labels(path).observe(time.perf_counter() - began)
-        return response
 
     async def body_of(request: Request, kinds: Sequence[str]) -> bytes:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -115,10 +159,10 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
     async def score(request: Request) -> Response:
         """Score one transaction; the same one again returns the verdict it has."""
         body = await body_of(request, ["application/json"])
-        row, problem = checked(body)
+        row, wrong = checked(body)
         if row is None:
-            await committer().put([], [refusal(body.decode("utf-8", "replace"), problem)])
-            raise HTTPException(422, problem)
+            await committer().put([], [refusal(body.decode("utf-8", "replace"), wrong)])
+            raise HTTPException(422, wrong)
         (outcome,) = await committer().put([row])
         return told(outcome)
 
@@ -134,11 +178,11 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
         answers: list[dict[str, Any] | None] = []
         refused = []
         for raw in parts(body, request.headers.get("content-type", "")):
-            row, problem = checked(raw)
+            row, wrong = checked(raw)
             if row is None:
                 text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else plain(raw)
-                refused.append(refusal(text, problem))
-                answers.append({"error": problem, "status": 422})
+                refused.append(refusal(text, wrong))
+                answers.append({"error": wrong, "status": 422})
             else:
                 rows.append(row)
                 answers.append(None)
@@ -152,7 +196,7 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
     )  # fmt: skip
     async def look_up(transaction_id: str) -> Response:
         """A transaction and its verdict."""
-        found = await asyncio.to_thread(committer().engine.find, transaction_id)
+        found = await committer().do(lambda: committer().engine.find(transaction_id))
         if found is None:
             raise HTTPException(404, f"There is no transaction {transaction_id!r}.")
         transaction, verdict = found
@@ -164,15 +208,18 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
     )  # fmt: skip
     async def review(given: Annotated[Review, Body()]) -> Response:
         """Keep an analyst's answer; it teaches the next learner."""
-        if await asyncio.to_thread(committer().engine.find, given.transaction_id) is None:
-            raise HTTPException(404, f"There is no transaction {given.transaction_id!r}.")
+        engine = committer().engine
 
-        def keep() -> str:
+        def keep() -> str | None:
+            if engine.find(given.transaction_id) is None:
+                return None
             return answer(
                 store, given.transaction_id, given.answer, analyst=given.analyst, note=given.note
             )
 
-        review_id = await committer().do(keep)
+        review_id = await committer().do(lambda: engine.do(keep))
+        if review_id is None:
+            raise HTTPException(404, f"There is no transaction {given.transaction_id!r}.")
         return as_json({"review_id": review_id}, 201)
 
     @app.get("/v1/reviews/queue", dependencies=Admitted, responses=Problems)
@@ -185,17 +232,20 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
     async def health() -> Response:
         """Whether it lives, can commit, and how long ago the last commit was."""
         now = committer()
+        failed = await now.check()
         told = {
             "live": True,
-            "ready": now.failed is None,
+            "ready": failed is None,
             "seconds_since_commit": round(time.time() - now.committed_at, 3),
             "waiting": now.waiting,
             "transactions": now.engine.next_seq,
             "model_version": now.engine.champion.version,
         }
-        if now.failed:
-            told["detail"] = now.failed
-        return as_json(told, 200 if now.failed is None else 503)
+        if (behind := now.engine.keeper.failed) is not None:
+            told["detail"] = f"The tables cannot be written: {behind}"
+        if failed is not None:
+            told["detail"] = failed
+        return as_json(told, 200 if failed is None else 503)
 
     @app.get("/v1/metrics", dependencies=Admitted, responses={401: {"model": Problem}})
     async def metrics() -> Response:
@@ -209,9 +259,9 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
 
     @app.exception_handler(StoreError)
     async def unavailable(request: Request, e: StoreError) -> Response:
-        return JSONResponse({"detail": str(e)}, 503, {"Retry-After": "5"})
+        return as_json({"detail": str(e)}, 503, {"Retry-After": "5"})
 
-    return app
+    return Door(app, score, token, meters)
 
 
 _QUEUE = """

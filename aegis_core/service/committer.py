@@ -1,21 +1,25 @@
 """The one who writes: takes what waits, lets the engine score and commit it, answers.
 
-What arrives while a group is committed is the next group. So one commit serves many requests, and a
-busy service commits larger groups and not more of them. Where the queue is full the answer is 429
-at once, and where the disk is, 503.
+What arrives while a group is forced to the disk is the next group. So one wait for the disk serves
+many requests, and a busy service makes larger groups and not more of them. Where the queue is full
+the answer is 429 at once, and where the disk is, 503.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import logging
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import prometheus_client as prometheus
 from fastapi import HTTPException
 
@@ -27,6 +31,8 @@ QUEUE_ROWS: Final = 20_000
 """Rows that may wait for a commit; beyond that the answer is 429."""
 GROUP_ROWS: Final = 10_000
 """Rows of one commit at most."""
+STATS_S: Final = 5.0
+"""How often rate and latency are noted in the table `service_stats`."""
 SNAPSHOT_S: Final = 600.0
 """How often the state is saved while transactions arrive."""
 
@@ -46,6 +52,7 @@ class Meters:
     """What `/v1/metrics` tells, in a registry of its own."""
 
     registry: prometheus.CollectorRegistry = field(default_factory=prometheus.CollectorRegistry)
+    lately: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         steps = (0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -68,6 +75,17 @@ class Meters:
             registry=registry,
         )  # fmt: skip
 
+    def took(self, path: str, seconds: float) -> None:
+        """Note how long one request took."""
+        self.latency.labels(path).observe(seconds)
+        if path.startswith("/v1/transactions"):
+            self.lately.append(seconds)
+
+    def drained(self) -> list[float]:
+        """How long the scoring requests took since the last call, in seconds."""
+        lately, self.lately = self.lately, []
+        return lately
+
 
 class Committer:
     """The one who writes: takes what waits, lets the engine score and commit it, answers."""
@@ -76,11 +94,12 @@ class Committer:
         self.engine, self.meters = engine, meters
         self.committed_at = time.time()
         self.failed: str | None = None
-        self._queue: list[_Waiting] = []
+        self._queue: deque[_Waiting] = deque()
         self._rows = 0
         self._some = asyncio.Event()
         self._ended = False
         self._saved = (time.monotonic(), engine.next_seq)
+        self._thread = ThreadPoolExecutor(1, "aegis-engine")
 
     @property
     def waiting(self) -> int:
@@ -109,7 +128,7 @@ class Committer:
         return await waiting.outcomes
 
     async def do(self, work: Callable[[], Any]) -> Any:
-        """The result of `work`, done between two commits."""
+        """The result of `work`, done between two groups, in the engine's thread."""
         if self._ended:
             raise HTTPException(503, "The service is ending.", {"Retry-After": "5"})
         waiting = _Waiting((), (), asyncio.get_running_loop().create_future(), work)
@@ -131,6 +150,30 @@ class Committer:
                 await self._commit(group)
             if not self._queue and not self._ended:
                 self._some.clear()
+        self._thread.shutdown()
+
+    async def check(self) -> str | None:
+        """Why nothing can be taken at the moment, or None; after a failure it is tried again."""
+        if self.failed is not None:
+            with contextlib.suppress(HTTPException):
+                await self.do(self.engine.check)
+                self.failed = None
+        return self.failed
+
+    async def tell(self) -> None:
+        """Note rate and latency every `STATS_S` in `service_stats`, until it is cancelled."""
+        seq, began = self.engine.next_seq, time.monotonic()
+        while True:
+            await asyncio.sleep(STATS_S)
+            now, took = time.monotonic(), np.array(self.meters.drained())
+            p50, p99 = np.quantile(took, [0.5, 0.99]) * 1e3 if len(took) else (None, None)
+            stats = {
+                **{"noted_at": time.time_ns() // 1_000, "seconds": now - began},
+                **{"transactions": self.engine.next_seq - seq, "p50_ms": p50, "p99_ms": p99},
+                "waiting": self._rows,
+            }
+            self.engine.keeper.note({"service_stats": {k: [v] for k, v in stats.items()}})
+            seq, began = self.engine.next_seq, now
 
     def end(self) -> None:
         """Take nothing more."""
@@ -144,7 +187,7 @@ class Committer:
             first = self._queue[0]
             if group and (first.work or group[0].work or n + len(first.rows) > GROUP_ROWS):
                 break
-            group.append(self._queue.pop(0))
+            group.append(self._queue.popleft())
             n += len(first.rows)
         self._rows -= sum(len(w.rows) + len(w.refused) for w in group)
         self.meters.waiting.set(self._rows)
@@ -154,13 +197,12 @@ class Committer:
         work = group[0].work
         rows = [row for waiting in group for row in waiting.rows]
         refused = [row for waiting in group for row in waiting.refused]
-        began = time.perf_counter()
+        began, loop = time.perf_counter(), asyncio.get_running_loop()
         try:
             if work is not None:
-                found = await asyncio.to_thread(work)
-                _answer(group[0].outcomes, found)
+                _answer(group[0].outcomes, await loop.run_in_executor(self._thread, work))
                 return
-            outcomes = await asyncio.to_thread(self.engine.score, rows, refused)
+            outcomes = await loop.run_in_executor(self._thread, self.engine.score, rows, refused)
         except Exception as e:
             told = e if isinstance(e, InputError) else _unavailable(e)
             if work is None:
@@ -177,9 +219,9 @@ class Committer:
             part = outcomes[at : at + len(waiting.rows)]
             at += len(waiting.rows)
             _answer(waiting.outcomes, part)
-        for outcome in outcomes:
-            if outcome.verdict is not None and not outcome.repeat:
-                self.meters.decisions.labels(outcome.verdict["decision"]).inc()
+        made = (o.verdict["decision"] for o in outcomes if o.verdict is not None and not o.repeat)
+        for decision, n in Counter(made).items():
+            self.meters.decisions.labels(decision).inc(n)
         if refused:
             self.meters.refused.inc(len(refused))
         await self._save_now_and_then()
@@ -189,7 +231,7 @@ class Committer:
         if time.monotonic() - when < SNAPSHOT_S or seq == self.engine.next_seq:
             return
         try:
-            await asyncio.to_thread(self.engine.save)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.save)
         except (OSError, AegisError) as e:
             log("snapshot_failed", error=str(e))
         self._saved = (time.monotonic(), self.engine.next_seq)

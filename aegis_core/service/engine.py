@@ -1,10 +1,11 @@
-"""The engine of the service: what arrives is scored, committed in groups, and answered after that.
+"""The engine of the service: what arrives is scored, forced to the disk in groups, then answered.
 
-One thread calls `Engine.score`. Each call is one transaction of the database: the transactions, the
-verdicts and what was refused are there together or not at all. A transaction that is sent again
-gets the verdict it already has, and one with other content than the first is told both.
+One thread calls `Engine.score`. Each call is one group of the journal: the transactions, the
+verdicts and what was refused are there together or not at all, and the keeper brings them into the
+tables soon after. A transaction that is sent again gets the verdict it already has, and one with
+other content than the first is told both.
 
-State in memory is a fold of what was committed. A snapshot of it, with the place in the order of
+State in memory is a fold of what was answered. A snapshot of it, with the place in the order of
 arrival that it stands for, makes a restart quick; one that is broken or of another history is
 ignored, and the history is folded anew.
 """
@@ -17,20 +18,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from aegis_core import lists
 from aegis_core.answers import Answers
 from aegis_core.arrays import Ids, read_arrays, write_arrays
 from aegis_core.config import Settings
-from aegis_core.errors import StoreError
-from aegis_core.live import Stream
+from aegis_core.errors import StoreBusy, StoreError
+from aegis_core.live import Stream, count
+from aegis_core.models import roles
 from aegis_core.profiles import Profiles
-from aegis_core.store import Store
+from aegis_core.service.keeper import Keeper
+from aegis_core.store import Store, journal
+from aegis_core.store.journal import Journal
 from aegis_core.store.session import Session
 
 _LOG: Final = logging.getLogger("aegis.engine")
@@ -40,21 +43,19 @@ CONTENT: Final = (
 )
 """What makes two transactions of one id the same."""
 LOOK_S: Final = 0.25
-"""How often the engine looks for promotions, lists and answers of others."""
-_TYPES: Final = {
-    **{"seq": pa.int64(), "transaction_id": pa.string(), "customer_id": pa.string()},
-    **{"ts": pa.timestamp("us"), "amount": pa.float64(), "currency": pa.string()},
-    **{"merchant_id": pa.string(), "category": pa.string(), "channel": pa.string()},
-    **{"lat": pa.float64(), "lon": pa.float64(), "source": pa.string()},
-}
+"""How often promotions, lists and answers of others are looked for."""
+MOST_WAITING: Final = 200_000
+"""Rows that the tables may lack; beyond, nothing more is taken."""
+_TOLD: Final = ("transaction_id", "decision", "risk", "score", "cleared", "model_version", "seq")
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one transaction.
 
-    `verdict` is a row of the table `verdicts`. `repeat` says that it was there before; with
-    `conflict`, what is there has other content, which `stored` holds.
+    `verdict` is a row of the table `verdicts`, or the part of it that is told. `repeat` says that
+    it was there before; with `conflict`, what is there has other content, which `stored` holds.
     """
 
     verdict: Mapping[str, Any] | None
@@ -68,7 +69,7 @@ class Engine(Stream):
 
     Parameters
     ----------
-    store : inside of its `owned()` block.
+    store : inside of its `owned()` block, which `close` comes before the end of.
     progress : called with the number of past transactions folded since the last call.
     """
 
@@ -80,13 +81,29 @@ class Engine(Stream):
         progress: Callable[[int], object] | None = None,
     ) -> None:
         self.entries: list[lists.Entry] = []
-        self.ids, self._indexed, self._looked = Ids(), 0, 0.0
+        self.ids, self._indexed = Ids(), 0
         super().__init__(store, settings, progress=progress)
+        with store.reading() as session:
+            self.entries = lists.current(session)
+            reached, n_labels = journal.reached(session), count(session, "labels")
+        self.journal = Journal(journal.folder_of(store.path), reached)
+        self.keeper = Keeper(store, self.journal, self._look)
+        self._looked = 0.0
+        told = self._n_told if self.scorer.answers is not None else n_labels
+        self._news = self._heard = (self._roles, told)
+        store.settle_with(self.keeper.settle)
+        self.keeper.start()
 
     @property
     def snapshot(self) -> Path:
         """The folder of the snapshot, beside the database."""
         return self.store.path.with_name(self.store.path.name + ".state")
+
+    def close(self) -> None:
+        """Bring into the tables what was answered; what they refuse stays in the journal."""
+        self.keeper.end()
+        self.journal.close()
+        self.store.settle_with(None)
 
     def score(
         self,
@@ -94,7 +111,7 @@ class Engine(Stream):
         refused: Sequence[Mapping[str, Any]] = (),
         source: str = "api",
     ) -> list[Outcome]:
-        """Score, commit, and say what became of each row, in their order.
+        """Score, force to the disk, and say what became of each row, in their order.
 
         Parameters
         ----------
@@ -102,52 +119,74 @@ class Engine(Stream):
             Transactions that passed the check, by the names of `schema.TRANSACTION_COLUMNS`; `ts`
             in microseconds since 1970, missing values None.
         refused :
-            Rows of the table `rejected`, kept in the same commit.
+            Rows of the table `rejected`, kept in the same group; times likewise.
 
         Raises
         ------
         StoreError
-            The database cannot be written. Nothing was kept, and nothing was answered; the state
-            is folded anew by the next call.
+            The disk does not take it, or the tables are too far behind. What was scored already
+            is kept with the next group that the disk takes.
         """
-        try:
-            with self.store.writing() as session:
-                self._look(session)
-                outcomes, fresh = self._sorted(session, rows)
-                if fresh:
-                    self._take(session, [rows[i] for i in fresh], fresh, outcomes, source)
-                if refused:
-                    session.append("rejected", pa.Table.from_pylist(list(refused)))
-            if fresh:
-                self._must_be_there()
-        except BaseException:
-            self._forget()
-            raise
+        self.check()
+        if self._news != self._heard:
+            self._hear()
+        outcomes, fresh = self._sorted(rows)
+        group: dict[str, Any] = {}
+        if fresh:
+            group = self._take([rows[i] for i in fresh], fresh, outcomes, source)
+        if refused:
+            group["rejected"] = {name: [row[name] for row in refused] for name in refused[0]}
+        if group:
+            self.journal.append(group)
         for i, row in enumerate(rows):  # repeats of what came first in this very group
             if outcomes[i] is None:
                 first = next(k for k in fresh if rows[k]["transaction_id"] == row["transaction_id"])
                 outcomes[i] = _again(row, rows[first], outcomes[first])
         return [o for o in outcomes if o is not None]
 
-    def _must_be_there(self) -> None:
-        """Look for what was committed: at its memory limit DuckDB was seen to say so in vain."""
-        with self.store.writing() as session:  # a reading would open a connection
-            if session.next_seq() < self.next_seq:
-                raise StoreError("The commit did not keep what it was given.")
+    def check(self) -> None:
+        """Whether anything can be taken.
+
+        Raises
+        ------
+        StoreError
+            Neither the disk nor, by far, the tables keep up.
+        """
+        self.journal.flush()
+        if self.keeper.failed and self.journal.n_waiting > MOST_WAITING:
+            raise StoreError(self.keeper.failed)
+
+    def do(self, work: Callable[[], Result]) -> Result:
+        """The result of `work`, which sees all that was answered, between two groups."""
+        self.settled()
+        result = work()
+        self._hear()  # an answer is heard before the next transaction
+        return result
+
+    def settled(self) -> None:
+        """Return once the tables hold all that was answered.
+
+        Raises
+        ------
+        StoreBusy
+            They do not within some seconds.
+        """
+        if not self.keeper.settle():
+            raise StoreBusy(self.keeper.failed or "The tables are busy; try again.")
 
     def find(self, transaction_id: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
         """A transaction and its verdict, or None where it never arrived."""
         seq = int(self.ids.find([transaction_id])[0])
         if seq < 0:
             return None
-        with self.store.reading() as session:
-            found = self._stored(session, [seq]).get(seq)
+        found = self._stored([seq]).get(seq)
         return found if found and found[0]["transaction_id"] == transaction_id else None
 
     def save(self) -> None:
         """Write a snapshot of the state, all or nothing."""
         if self._roles is None:
             return
+        self.settled()
         self.snapshot.mkdir(mode=0o700, exist_ok=True)
         name = f"{self.next_seq}-{time.time_ns()}"
         self.scorer.profiles.save(self.snapshot / f"{name}.profiles.npz")
@@ -165,17 +204,15 @@ class Engine(Stream):
             if not old.name.startswith(name):
                 old.unlink()
 
-    def _sorted(
-        self, session: Session, rows: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[Outcome | None], list[int]]:
+    def _sorted(self, rows: Sequence[Mapping[str, Any]]) -> tuple[list[Outcome | None], list[int]]:
         """Outcomes of what is there already, and the places of what is new."""
         outcomes: list[Outcome | None] = [None] * len(rows)
         places = self.ids.find([row["transaction_id"] for row in rows])
         known = np.flatnonzero(places >= 0)
-        stored = self._stored(session, places[known].tolist()) if len(known) else {}
+        stored = self._stored(places[known].tolist()) if len(known) else {}
         fresh, here = [], set()
         for i, row in enumerate(rows):
-            found = stored.get(int(places[i]))
+            found = stored.get(int(places[i])) if stored else None
             if found is not None and found[0]["transaction_id"] == row["transaction_id"]:
                 outcomes[i] = _again(row, found[0], Outcome(found[1]))
             elif row["transaction_id"] not in here:
@@ -184,32 +221,34 @@ class Engine(Stream):
         return outcomes, fresh
 
     def _stored(
-        self, session: Session, seqs: Sequence[int]
+        self, seqs: Sequence[int]
     ) -> dict[int, tuple[dict[str, Any], dict[str, Any] | None]]:
+        self.settled()
         given = ", ".join(map(str, sorted({int(s) for s in seqs})))
         names = ", ".join(CONTENT)
-        rows = session.rows(
-            f"SELECT seq, transaction_id, {names.replace('ts', 'epoch_us(ts) AS ts')} "
-            f"FROM transactions WHERE seq IN ({given})"
-        )
-        verdicts = {
-            v["seq"]: v for v in session.rows(f"SELECT * FROM verdicts WHERE seq IN ({given})")
-        }
+        with self.store.reading() as session:
+            rows = session.rows(
+                f"SELECT seq, transaction_id, {names.replace('ts', 'epoch_us(ts) AS ts')} "
+                f"FROM transactions WHERE seq IN ({given})"
+            )
+            found = session.rows(f"SELECT * FROM verdicts WHERE seq IN ({given})")
+        verdicts = {v["seq"]: v for v in found}
         return {row["seq"]: (row, verdicts.get(row["seq"])) for row in rows}
 
     def _take(
         self,
-        session: Session,
         rows: Sequence[Mapping[str, Any]],
         places: Sequence[int],
         outcomes: list[Outcome | None],
         source: str,
-    ) -> None:
+    ) -> dict[str, Any]:
+        """Score rows that are new; what the tables are to hold of it."""
         n = len(rows)
         batch: dict[str, Any] = {name: [row.get(name) for row in rows] for name in CONTENT}
         batch["transaction_id"] = [row["transaction_id"] for row in rows]
         batch["seq"] = np.arange(self.next_seq, self.next_seq + n)
-        batch["ts"] = np.array(batch["ts"], "datetime64[us]")
+        moments = np.array(batch["ts"], np.int64)
+        batch["ts"] = moments.view("datetime64[us]")
         batch["amount"] = np.array(batch["amount"], float)
         for name in ("lat", "lon"):
             batch[name] = np.array(batch[name], float)  # None becomes NaN
@@ -221,28 +260,40 @@ class Engine(Stream):
             )
         scored = self.scorer.run(batch, rulings=rulings, signals=True, explain=True)
         verdicts = self.scorer.tell(batch, scored, self.champion.version, listed)
-        columns = {
-            name: pa.array(
-                [source] * n if name == "source" else batch[name], kind,
-                from_pandas=name in ("lat", "lon"),
-            )
-            for name, kind in _TYPES.items()
-        }  # fmt: skip
-        session.append("transactions", pa.table(columns))
-        self._keep(session, batch, scored, verdicts)
         self.ids.add(batch["transaction_id"], batch["seq"])
         self.next_seq = self._indexed = self.next_seq + n
-        for k, i in enumerate(places):
-            outcomes[i] = Outcome({name: column[k] for name, column in verdicts.items()})
+        told = zip(*(_plain(verdicts[name]) for name in (*_TOLD, "reasons")), strict=True)
+        for i, values in zip(places, told, strict=True):
+            outcomes[i] = Outcome(dict(zip((*_TOLD, "reasons"), values, strict=True)))
+        group = {
+            "transactions": batch | {"ts": moments, "source": [source] * n},
+            "verdicts": verdicts | {"scored_at": verdicts["scored_at"].astype(np.int64)},
+        }
+        if self.shadows:
+            told_by = pd.concat([other.judge(batch, scored) for other in self.shadows])
+            group["shadow_scores"] = {str(c): told_by[c].tolist() for c in told_by}
+        return group
 
     def _look(self, session: Session) -> None:
-        """Catch up with others: at once where transactions came in, else now and then."""
+        """What others may have changed: the keeper looks, and `score` hears of it."""
         now = time.monotonic()
-        if now - self._looked < LOOK_S and session.next_seq() == self.next_seq:
+        if now - self._looked < LOOK_S:
             return
-        self._catch_up(session)
-        self.entries = lists.current(session)
         self._looked = now
+        self.entries = lists.current(session)
+        self._news = (roles(session), count(session, "labels"))
+
+    def _hear(self) -> None:
+        """Follow the models and hear the answers, between two groups."""
+        self.settled()
+        heard = self._news
+        with self.store.writing() as session:
+            session.execute(
+                "UPDATE labels SET after_seq = ? WHERE after_seq IS NULL", [self.next_seq - 1]
+            )
+            self._catch_up(session)
+            self.entries = lists.current(session)
+        self._heard = heard
 
     def _catch_up(self, session: Session) -> None:
         super()._catch_up(session)
@@ -253,10 +304,6 @@ class Engine(Stream):
             )
             self.ids.add(there["id"].tolist(), there["seq"])
             self._indexed = self.next_seq
-
-    def _forget(self) -> None:
-        super()._forget()
-        self.ids, self._indexed, self._looked = Ids(), 0, 0.0
 
     def _begin(self, session: Session, learns: bool) -> tuple[Profiles | None, Answers | None]:
         """The state of the snapshot, where it is whole and of this history."""
@@ -281,6 +328,12 @@ class Engine(Stream):
         self._indexed = next_seq
         self.ids, self.next_seq, self._n_told = ids, next_seq, n_told if learns else 0
         return profiles, answers
+
+
+def _plain(column: Any) -> Sequence[Any]:
+    """A column's values as Python has them."""
+    values: Sequence[Any] = column.tolist() if isinstance(column, np.ndarray) else column
+    return values
 
 
 def _again(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
+import orjson
 from fastapi import HTTPException, Response
 from pydantic import (
     AfterValidator,
@@ -19,6 +21,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import from_json
 
 from aegis_core.intake.staging import HIGHEST_AMOUNT, LONGEST_TEXT
 from aegis_core.service.engine import Outcome
@@ -30,9 +33,7 @@ _END: Final = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
 
 def _text(value: str) -> str:
-    if any(
-        not c.isprintable() and ord(c) < 0xA0 and (ord(c) < 0x20 or ord(c) >= 0x7F) for c in value
-    ):
+    if not value.isprintable() and any(c < " " or "\x7f" <= c < "\xa0" for c in value):
         raise ValueError("has a control character")
     return value
 
@@ -145,6 +146,10 @@ class Problem(BaseModel):
 
 
 _ROW: Final = TypeAdapter(Transaction)
+_PUBLIC: Final = (
+    *("transaction_id", "decision", "risk", "score", "reasons", "cleared", "model_version"),
+    "seq",
+)
 
 
 def checked(raw: bytes | object) -> tuple[dict[str, Any] | None, str]:
@@ -166,8 +171,8 @@ def parts(body: bytes, kind: str) -> Sequence[bytes | object]:
         parts: Sequence[bytes | object] = [line for line in body.split(b"\n") if line.strip()]
     else:
         try:
-            parsed = json.loads(body)
-        except (ValueError, RecursionError) as e:
+            parsed = from_json(body)
+        except ValueError as e:
             raise HTTPException(400, f"The body is not JSON: {e}") from None
         if not isinstance(parsed, list):
             raise HTTPException(400, "A batch is a JSON array, or NDJSON with one row a line.")
@@ -180,7 +185,7 @@ def parts(body: bytes, kind: str) -> Sequence[bytes | object]:
 def refusal(raw: str, problem: str) -> dict[str, Any]:
     """A row of the table `rejected`."""
     return {
-        "received_at": dt.datetime.now(dt.UTC).replace(tzinfo=None),
+        "received_at": time.time_ns() // 1_000,
         "source": "api",
         "raw": raw[:_LONGEST_RAW].replace("\0", "\\u0000"),
         "reason": problem,
@@ -218,15 +223,7 @@ def public(verdict: Mapping[str, Any] | None, repeat: bool = False) -> dict[str,
     """A row of `verdicts` as `Verdict` has it."""
     if verdict is None:
         return None
-    names = ("transaction_id", "decision", "risk", "score", "reasons", "cleared", "model_version")
-    return {n: _plain_number(verdict[n]) for n in names} | {
-        "seq": int(verdict["seq"]),
-        "repeat": repeat,
-    }
-
-
-def _plain_number(value: object) -> object:
-    return value.item() if hasattr(value, "item") else value
+    return {name: verdict[name] for name in _PUBLIC} | {"repeat": repeat}
 
 
 def shown(row: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -250,12 +247,16 @@ def plain(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def as_json(content: object, status: int = 200) -> Response:
+def as_json(
+    content: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """An answer in JSON."""
-    return Response(
-        json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"),
-        status, media_type="application/json",
-    )  # fmt: skip
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+def problem(e: HTTPException) -> Response:
+    """An answer that says why not."""
+    return as_json({"detail": e.detail}, e.status_code, e.headers)
 
 
 def takes(model: type[BaseModel]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from aegis_core.errors import (
     did_you_mean,
 )
 from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
+from aegis_core.store import journal
 from aegis_core.store.attached import Attached
 from aegis_core.store.connection import opened
 from aegis_core.store.endpoint import Endpoint, find, publish, started, withdraw
@@ -122,7 +123,7 @@ class Store:
                 )
             with self._opened(read_only=True) as session:
                 older = self._version(session, self._tables(session)) < SCHEMA_VERSION
-                if not older:
+                if not older and not journal.is_left(self.path):
                     yield session
                     return
             with self.writing():
@@ -176,8 +177,9 @@ class Store:
                     session.execute("PRAGMA disable_checkpoint_on_shutdown")
                     session.execute(f"SET checkpoint_threshold = '{_LONGEST_WAL}'")
                 with session.transaction():
-                    self._create_tables(session)
+                    self._bring_up_to_date(session)
                     yield session
+                journal.remove(self.path)  # while nobody else can have begun a new one
 
     @contextmanager
     def owned(
@@ -214,7 +216,8 @@ class Store:
             try:
                 session = Session(connection, writable=True)
                 with session.transaction():
-                    self._create_tables(session)
+                    self._bring_up_to_date(session)
+                journal.remove(self.path)
                 held = Held(connection, limits)
             except BaseException:
                 connection.close()
@@ -229,6 +232,15 @@ class Store:
             with self._turn:  # a writing in the middle ends first
                 self._held = None
                 held.close()
+
+    def settle_with(self, settle: Callable[[], object] | None) -> None:
+        """Inside of `owned()`: call `settle` before anybody reads, here or attached.
+
+        The owner has it bring what was answered into the tables, so that all see it.
+        """
+        if self._held is None:
+            raise StoreError(f"{self.path} is not owned by this store.")
+        self._held.settle_with(settle)
 
     def require_no_service(self) -> None:
         """Refuse to write transactions beside a process that owns the database.
@@ -409,6 +421,11 @@ class Store:
                 "Use the Aegis that wrote it, or name another database with --db."
             )
         return known[found[0]]
+
+    def _bring_up_to_date(self, session: Session) -> None:
+        """Tables of this version, and what a killed owner had answered."""
+        self._create_tables(session)
+        journal.recover(session, self.path)
 
     def _create_tables(self, session: Session) -> None:
         tables = self._tables(session)

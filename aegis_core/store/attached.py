@@ -93,6 +93,10 @@ class AttachedSession(Session):
             with suppress(AegisError):
                 self.execute(f"DROP TABLE IF EXISTS temp.{quoted(name)}")
 
+    def last_seq(self) -> int | None:
+        """Unknown: more may have arrived than the tables hold."""
+        return None
+
     def _insert(self, table: str, names: Sequence[str], rows: pa.Table) -> None:
         columns = ", ".join(map(quoted, names))
         with super().lent("aegis_appended", rows), self._noted():

@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from aegis_core.errors import AegisError, InputError, StoreError
@@ -131,6 +131,7 @@ class Gate:
         self._running: dict[Connection, Running] = {}
         self._numbers = itertools.count()
         self._closing = threading.Event()
+        self.settle: Callable[[], object] | None = None
         with translated():
             root.execute(f"SET threads = {limits.threads}")
             if limits.memory is not None:
@@ -205,11 +206,15 @@ class Gate:
             word = sql.strip(" \n\t;").upper()
             if word.startswith("BEGIN"):
                 known.in_transaction = True
+                if self.settle is not None:
+                    self.settle()
             elif word in ("COMMIT", "ROLLBACK"):
                 known.in_transaction = False
             return sql
         yield_to_writers()
         try:
+            if self.settle is not None:
+                self.settle()
             return self._for_reader(known, sql)
         except _NoSelect:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from aegis_core.errors import StoreError
@@ -44,10 +44,19 @@ class Held:
         self._readings: set[Connection] = set()
         self._changed = threading.Condition()
         self._closing = False
+        self._settle: Callable[[], object] | None = None
+
+    def settle_with(self, settle: Callable[[], object] | None) -> None:
+        """Call `settle` before each reading, and before what those who attached ask."""
+        self._settle = settle
+        if self.gate is not None:
+            self.gate.settle = settle
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection in a read-only transaction of its own."""
+        if self._settle is not None:
+            self._settle()
         with self._changed:
             if self._closing:
                 raise StoreError("The database was closed by its owner.")

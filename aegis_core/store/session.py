@@ -180,6 +180,10 @@ class Session:
         found = self.execute("SELECT coalesce(max(seq) + 1, 0) FROM transactions").fetchone()
         return int(found[0]) if found else 0
 
+    def last_seq(self) -> int | None:
+        """The `seq` of the last transaction; None where the owner of the database says it later."""
+        return self.next_seq() - 1
+
     def _insert(self, table: str, names: Sequence[str], rows: pa.Table) -> None:
         columns = ", ".join(map(quoted, names))
         if self._owned and 0 < rows.num_rows <= _FEW_ROWS:  # half the time of the way round Arrow

@@ -1,0 +1,311 @@
+"""The journal beside the database: what was answered and is not in its tables yet.
+
+A group of rows is one line, a checksum and JSON, forced to the disk before anybody is told of it;
+that costs a fraction of what a transaction of the database does. Groups are numbered without gaps.
+The table `meta` says which number the tables have reached, in the same transaction that brings the
+groups in, so whatever dies in between, each group gets there once. Whoever opens the database next
+brings in what a killed process left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import orjson
+
+from aegis_core.errors import StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from aegis_core.store.session import Session
+
+Columns = Mapping[str, Any]
+"""Rows of a table by column: lists or numpy arrays; times as whole microseconds since 1970; of a
+column of structs either a list of dictionaries or a dictionary of its fields' columns."""
+Group = Mapping[str, Columns]
+"""Rows that belong together, by table."""
+SEGMENT_BYTES: Final = 32 * 2**20
+"""A file of the journal is followed by the next one beyond this size."""
+_REACHED: Final = "journal"
+_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
+
+
+def folder_of(database: Path) -> Path:
+    """Where the journal of a database lies."""
+    return database.with_name(database.name + ".journal")
+
+
+def is_left(database: Path) -> bool:
+    """Whether a journal lies there: its owner is at work, or was killed."""
+    folder = folder_of(database)
+    return folder.is_dir() and any(folder.glob("*.log"))
+
+
+class Journal:
+    """Groups on the disk, in their order.
+
+    One thread writes; another brings into the tables what `waiting` gives and says so by `done`.
+
+    Parameters
+    ----------
+    folder : made where it is missing; left empty by `done` once nothing waits.
+    reached : number of the last group that the tables hold.
+    """
+
+    def __init__(self, folder: Path, reached: int) -> None:
+        self.folder = folder
+        self.written = self.reached = reached
+        self._groups: list[tuple[int, Group]] = []
+        self._unwritten: list[tuple[int, Group, bytes]] = []
+        self._segments: list[tuple[int, Path]] = []
+        self._file: int | None = None
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def append(self, group: Group) -> int:
+        """Force a group to the disk; its number.
+
+        Raises
+        ------
+        StoreError
+            The disk does not take it. It is kept, and goes before the next one.
+        """
+        number = self.written + len(self._unwritten) + 1
+        line = orjson.dumps({"number": number, "tables": group}, _listed, _OPTIONS)
+        self._unwritten.append((number, group, b"%08x %s\n" % (zlib.crc32(line), line)))
+        self.flush()
+        return number
+
+    def flush(self) -> None:
+        """Force to the disk what it did not take before.
+
+        Raises
+        ------
+        StoreError
+            It still does not.
+        """
+        if not self._unwritten:
+            return
+        try:
+            file = self._open()
+            for _, _, line in self._unwritten:
+                _write(file, line)
+                self._size += len(line)
+            os.fdatasync(file)
+        except OSError as e:
+            self._leave()  # what was half written ends its file; all of it goes into the next
+            raise StoreError(f"The journal {self.folder} cannot be written: {e.strerror}.") from e
+        with self._lock:
+            self._groups += [(number, group) for number, group, _ in self._unwritten]
+            self.written = self._unwritten[-1][0]
+        self._unwritten = []
+        if self._size > SEGMENT_BYTES:
+            self._leave()
+
+    def waiting(self, most_rows: int = 50_000) -> tuple[int, list[Group]]:
+        """Groups that the tables lack, the oldest first, and the number of the last of them."""
+        number, groups, rows = self.reached, [], 0
+        with self._lock:
+            for at, group in self._groups:
+                number, rows = at, rows + _n_rows(group)
+                groups.append(group)
+                if rows >= most_rows:
+                    break
+        return number, groups
+
+    @property
+    def n_waiting(self) -> int:
+        """How many rows the tables lack."""
+        with self._lock:
+            return sum(_n_rows(group) for _, group in self._groups)
+
+    def done(self, number: int) -> None:
+        """Forget the groups up to `number`: the tables hold them."""
+        with self._lock:
+            self.reached = number
+            self._groups = [pair for pair in self._groups if pair[0] > number]
+            spent = [p for first, p in self._segments[:-1] if self._last_of(first) <= number]
+            self._segments = [pair for pair in self._segments if pair[1] not in spent]
+        for path in spent:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the file; remove it where the tables hold all of it."""
+        self._leave()
+        with self._lock:
+            if self._groups or self._unwritten:
+                return
+            segments, self._segments = self._segments, []
+        for _, path in segments:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _last_of(self, first: int) -> int:
+        """The last number of the segment that begins with `first`, which is not the newest."""
+        return min(f for f, _ in self._segments if f > first) - 1
+
+    def _open(self) -> int:
+        if self._file is None:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            first = self._unwritten[0][0]
+            tries = len(list(self.folder.glob(f"{first:020d}-*.log")))  # half written before
+            path = self.folder / f"{first:020d}-{tries:03d}.log"
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            self._size = 0
+            with self._lock:
+                self._segments.append((first, path))
+            for folder in (self.folder, self.folder.parent):
+                _sync_folder(folder)
+        return self._file
+
+    def _leave(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+
+def read(folder: Path, after: int) -> Iterator[tuple[int, Group]]:
+    """The groups beyond number `after`, in their order.
+
+    A line that is cut short ends its file: its group was never answered.
+
+    Raises
+    ------
+    StoreError
+        A group is missing or damaged in the middle, or the journal is of another history.
+    """
+    last = after
+    for path in sorted(folder.glob("*.log")):
+        broken = 0
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                group = _checked(line)
+                if group is None:
+                    broken = number
+                    continue
+                if broken:
+                    raise StoreError(
+                        f"{path} is damaged at line {broken}. Put it right from a copy, or move "
+                        "the folder away to go on without what it holds."
+                    )
+                if group["number"] > last + 1:
+                    raise StoreError(
+                        f"The journal {folder} goes on at group {group['number']}, the database "
+                        f"ends at {last}: they are not of one history. Put back the database "
+                        "that belongs to it, or move the folder away to go on without it."
+                    )
+                if group["number"] == last + 1:
+                    last += 1
+                    yield last, group["tables"]
+
+
+def remove(database: Path) -> None:
+    """Remove a journal whose groups are all in the tables."""
+    folder = folder_of(database)
+    for path in folder.glob("*.log"):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it is not there
+        folder.rmdir()
+
+
+def reached(session: Session) -> int:
+    """Number of the last group that the tables hold."""
+    found = session.execute(f"SELECT value FROM meta WHERE key = '{_REACHED}'").fetchone()
+    return int(found[0]) if found else 0
+
+
+def bring_in(session: Session, groups: Sequence[Group], number: int) -> None:
+    """Write groups into their tables, and that these have reached `number` now."""
+    for table in {name: None for group in groups for name in group}:
+        parts = [group[table] for group in groups if table in group]
+        schema = session.arrow(f'FROM "{table}" LIMIT 0').schema
+        session.append(table, as_table(parts, schema))
+    session.execute(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+        [_REACHED, str(number)],
+    )
+
+
+def recover(session: Session, database: Path) -> int:
+    """Bring in what a killed process left; how many groups. Remove the journal after the commit."""
+    if not is_left(database):
+        return 0
+    folder = folder_of(database)
+    groups, last = [], reached(session)
+    for number, group in read(folder, last):
+        groups.append(group)
+        last = number
+    if groups:
+        bring_in(session, groups, last)
+    return len(groups)
+
+
+def as_table(parts: Sequence[Columns], schema: pa.Schema) -> pa.Table:
+    """Rows of several groups as one Arrow table; columns that are missing become null."""
+    import pyarrow as pa
+
+    names = [name for name in schema.names if any(name in part for part in parts)]
+    columns = [_column([part[n] for part in parts], schema.field(n).type) for n in names]
+    return pa.table(dict(zip(names, columns, strict=True)))
+
+
+def _column(parts: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind) and isinstance(parts[0], Mapping):
+        fields = [_column([part[f.name] for part in parts], f.type) for f in kind]
+        return pa.StructArray.from_arrays(fields, fields=list(kind))
+    if isinstance(parts[0], np.ndarray):
+        values: Any = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    else:
+        values = [value for part in parts for value in part]
+    if pa.types.is_timestamp(kind) and getattr(values, "dtype", np.dtype(int)).kind != "M":
+        return pa.array(values, pa.int64()).cast(kind)
+    return pa.array(values, kind, from_pandas=pa.types.is_floating(kind))
+
+
+def _n_rows(group: Group) -> int:
+    return max((len(next(iter(columns.values()))) for columns in group.values()), default=0)
+
+
+def _listed(value: object) -> object:
+    """What orjson does not write by itself: an array whose numbers do not lie side by side."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError
+
+
+def _checked(line: bytes) -> dict[str, Any] | None:
+    if line[-1:] != b"\n" or line[8:9] != b" ":
+        return None
+    try:
+        if int(line[:8], 16) != zlib.crc32(line[9:-1]):
+            return None
+    except ValueError:
+        return None
+    group: dict[str, Any] = orjson.loads(line[9:-1])
+    return group
+
+
+def _write(file: int, line: bytes) -> None:
+    rest = memoryview(line)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _sync_folder(path: Path) -> None:
+    """Force to the disk that a file is in its folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

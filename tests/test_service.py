@@ -58,11 +58,13 @@ def store(settings: Settings) -> Store:
 
 @pytest.fixture
 def client(store: Store, settings: Settings) -> Iterator[TestClient]:
-    with (
-        store.owned(),
-        TestClient(service.create_app(store, settings, TOKEN), headers=HEADERS) as client,
-    ):
+    with store.owned(), served(store, settings) as client:
         yield client
+
+
+def served(store: Store, settings: Settings) -> TestClient:
+    """The service in this process."""
+    return TestClient(service.create_app(Engine(store, settings), TOKEN), headers=HEADERS)
 
 
 def payment(i: int = 0, **change: Any) -> dict[str, Any]:
@@ -378,8 +380,12 @@ def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
     store: Store, settings: Settings
 ) -> None:
     def run(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        made = service.create_app(store, settings, TOKEN)
-        with store.owned(), TestClient(made, headers=HEADERS) as client:
+        with (
+            store.owned(),
+            TestClient(
+                service.create_app(Engine(store, settings), TOKEN), headers=HEADERS
+            ) as client,
+        ):
             told: list[dict[str, Any]] = client.post("/v1/transactions:batch", json=rows).json()
             return told
 

@@ -14,6 +14,7 @@ from aegis_core.config import Settings
 from aegis_core.errors import InputError
 from aegis_core.models import roles
 from aegis_core.service.app import create_app
+from aegis_core.service.engine import Engine
 from aegis_core.store import Store, connect
 from aegis_core.store.gate import Limits
 
@@ -45,13 +46,14 @@ def serve(
     Raises
     ------
     NotReady
-        There is no champion model yet.
+        There is no champion model yet, or its files are broken.
     StoreBusy
         Another process holds the database.
     InputError
         The port is taken, or the token is not safe.
     """
     import uvicorn
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     store = connect(settings.db)
     roles(store)
@@ -59,7 +61,9 @@ def serve(
     listener = _listener(host, port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with store.owned(limits=Limits(rows=10_000_000)):
-        app = create_app(store, settings, token)
+        with tqdm(unit="tx", desc="Reading the history", delay=2) as bar:
+            engine = Engine(store, settings, progress=bar.update)
+        app = create_app(engine, token)
         server = uvicorn.Server(
             uvicorn.Config(
                 app, log_level="warning", access_log=False, timeout_graceful_shutdown=10,

@@ -15,7 +15,6 @@ from fastapi.security import HTTPBearer
 from starlette.types import Receive, Scope, Send
 
 from aegis_core import __version__
-from aegis_core.config import Settings
 from aegis_core.errors import AegisError, InputError, StoreError
 from aegis_core.live import answer
 from aegis_core.service.committer import Committer, Meters, log
@@ -38,7 +37,6 @@ from aegis_core.service.messages import (
     takes_many,
     told,
 )
-from aegis_core.store import Store
 
 LARGEST_BODY: Final = 8 * 2**20
 _BEARER: Final = HTTPBearer(auto_error=False)
@@ -100,20 +98,18 @@ async def answered(
         return as_json({"detail": str(e)}, 503, {"Retry-After": "5"})
 
 
-def create_app(store: Store, settings: Settings, token: str) -> Door:
-    """The service on a database that this process owns.
+def create_app(engine: Engine, token: str) -> Door:
+    """The service around an engine, which it closes when it ends.
 
     Parameters
     ----------
-    store : inside of its `owned()` block.
     token : what requests must bring as `Authorization: Bearer`.
     """
-    meters = Meters()
+    meters, store = Meters(), engine.store
     place: dict[str, Committer] = {}
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = await asyncio.to_thread(Engine, store, settings)
         place["committer"] = committer = Committer(engine, meters)
         running = asyncio.create_task(committer.run())
         log("ready", transactions=engine.next_seq, model=engine.champion.version)
@@ -196,7 +192,7 @@ def create_app(store: Store, settings: Settings, token: str) -> Door:
     )  # fmt: skip
     async def look_up(transaction_id: str) -> Response:
         """A transaction and its verdict."""
-        found = await committer().do(lambda: committer().engine.find(transaction_id))
+        found = await committer().do(lambda: engine.find(transaction_id))
         if found is None:
             raise HTTPException(404, f"There is no transaction {transaction_id!r}.")
         transaction, verdict = found
@@ -208,7 +204,6 @@ def create_app(store: Store, settings: Settings, token: str) -> Door:
     )  # fmt: skip
     async def review(given: Annotated[Review, Body()]) -> Response:
         """Keep an analyst's answer; it teaches the next learner."""
-        engine = committer().engine
 
         def keep() -> str | None:
             if engine.find(given.transaction_id) is None:

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from aegis_core.board.launcher import serve
 from aegis_core.config import Settings
@@ -21,6 +21,7 @@ from aegis_core.errors import AegisError, NotReady, RunFailed
 from aegis_core.reports import duration
 from aegis_core.runs import run_notebook
 from aegis_core.store import connect
+from aegis_core.store.endpoint import files_of
 
 STREAM_S = 8 * 3600.0
 """How long the stream goes on when nobody says when to end."""
@@ -32,7 +33,9 @@ REPORT_WITHIN_S = 60.0
 READY_WITHIN_S = 300.0
 """How long the service may take to fold the history before it is ready."""
 OFTEN = 3
-"""So many ends of the service within a minute, and it is not started again."""
+"""So many ends of a process within a minute, and it is not started again."""
+TOLD = 3
+"""Exit code of a process that says why it ends and would do so again."""
 
 
 def first_light(
@@ -41,6 +44,7 @@ def first_light(
     transactions: int = 500_000,
     port: int = 8866,
     api_port: int = 8000,
+    rate: float = STREAM_RATE,
     for_s: float | None = None,
 ) -> None:
     """Generate, train and evaluate what is not there yet; then start what lives.
@@ -57,6 +61,8 @@ def first_light(
         Of the dashboard, on the loopback interface; 0 takes any free one.
     api_port : int
         Of the service; where it is taken, any free one.
+    rate : float
+        Simulated transactions a second; 0 simulates none.
 
     Raises
     ------
@@ -78,7 +84,12 @@ def first_light(
     else:
         _run("evaluate", {}, settings)
     print(f"Reports: {settings.reports / 'index.html'}", flush=True)
-    with _service(settings, api_port) as address, _stream(settings, for_s, address):
+    with _service(settings, api_port) as address, contextlib.ExitStack() as stack:
+        readers = files_of(settings.db)[1]
+        print(f"Scoring service: {address}/docs", flush=True)
+        print(f"To read with DuckDB while it runs, use the statements in {readers}", flush=True)
+        if rate:
+            stack.enter_context(_stream(settings, for_s, address, rate))
         serve(settings, port, for_s=for_s)
 
 
@@ -107,39 +118,52 @@ def _run(name: str, parameters: dict[str, object], settings: Settings) -> None:
 def _service(settings: Settings, port: int) -> Iterator[str]:
     """The service in a process of its own, started again where it dies; its address."""
     port = _free(port)
-    ended, ends = threading.Event(), []
-    running = [_started(settings, port)]
+    with _Kept("service", _serve, settings, port) as kept:
+        _wait_for(kept.process, port)
+        yield f"http://127.0.0.1:{port}"
 
-    def watch() -> None:
-        while not ended.is_set():
-            running[0].join(0.2)
-            if running[0].is_alive() or ended.is_set():
+
+class _Kept:
+    """A process that is started again where it dies, inside of a `with` block.
+
+    One that ends by itself, done or for a reason that it told, is left in peace.
+    """
+
+    def __init__(self, name: str, work: Callable[..., None], *args: object) -> None:
+        self._name, self._work, self._args = name, work, args
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Kept:
+        self.process = self._started()
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watcher.join()
+        self.process.terminate()
+        self.process.join()
+
+    def _started(self) -> multiprocessing.process.BaseProcess:
+        spawn = multiprocessing.get_context("spawn")
+        process = spawn.Process(target=self._work, args=self._args, name=self._name)
+        process.start()
+        return process
+
+    def _watch(self) -> None:
+        ends: list[float] = []
+        while not self._ended.wait(0.1):
+            if self.process.exitcode is None:
                 continue
+            if self.process.exitcode in (0, TOLD):
+                return
             ends.append(time.monotonic())
             if len(ends) >= OFTEN and ends[-1] - ends[-OFTEN] < 60:
-                print("The service ends again and again and is not started any more.", flush=True)
+                print(f"The {self._name} ends again and again; it is not started any more.")
                 return
-            print("The service ended and is started again.", flush=True)
-            running[0] = _started(settings, port)
-
-    try:
-        _wait_for(running[0], port)
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        yield f"http://127.0.0.1:{port}"
-        ended.set()
-        watcher.join()
-    finally:
-        ended.set()
-        running[0].terminate()
-        running[0].join()
-
-
-def _started(settings: Settings, port: int) -> multiprocessing.process.BaseProcess:
-    spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=_serve, args=(settings, port), name="service")
-    process.start()
-    return process
+            print(f"The {self._name} ended and is started again.", flush=True)
+            self.process = self._started()
 
 
 def _serve(settings: Settings, port: int) -> None:
@@ -182,43 +206,38 @@ def _free(port: int) -> int:
 
 
 @contextlib.contextmanager
-def _stream(settings: Settings, for_s: float | None, target: str = "") -> Iterator[None]:
+def _stream(
+    settings: Settings, for_s: float | None, target: str = "", rate: float = STREAM_RATE
+) -> Iterator[None]:
     """New transactions arrive at `target` from a process of their own, while the block runs.
 
     A stream that ends by itself is given the time to write its report.
     """
-    spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(
-        target=_simulate, args=(settings, for_s or STREAM_S, target), name="stream"
-    )
-    process.start()
     began = time.monotonic()
-    try:
+    with _Kept("stream", _simulate, settings, for_s or STREAM_S, target, rate) as kept:
         yield
         if for_s and time.monotonic() - began >= for_s:
-            process.join(REPORT_WITHIN_S)
-    finally:
-        failed = process.exitcode
-        process.terminate()
-        process.join()
+            kept.process.join(REPORT_WITHIN_S)
+        failed = kept.process.exitcode
     if failed:
         raise RunFailed("The dashboard was served, but the stream failed; see above.")
 
 
-def _simulate(settings: Settings, seconds: float, target: str) -> None:
+def _simulate(settings: Settings, seconds: float, target: str, rate: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which terminates us
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     stream = {
         "n_transactions": 0,
         "seconds": seconds,
-        "rate": STREAM_RATE,
+        "rate": rate,
         "fraud_multiplier": STREAM_FRAUD,
         "target": target,
     }
     try:
         run_notebook("simulate", stream, settings, progress=False)
     except AegisError as e:
-        sys.exit(f"The stream failed. {e}")
+        print(f"The stream failed. {e}", file=sys.stderr)
+        sys.exit(TOLD)
     except KeyboardInterrupt:
         return
 

@@ -333,7 +333,7 @@ def _option(name: str) -> str:
     ("command", "target", "extra"),
     [
         ("dashboard", "aegis_core.board.launcher.serve", {}),
-        ("up", "aegis_core.up.first_light", {"transactions": 9, "api_port": 8001}),
+        ("up", "aegis_core.up.first_light", {"transactions": 9, "api_port": 8001, "rate": 7.0}),
     ],
 )
 def test_dashboard_and_up_pass_on_port_time_and_database(
@@ -341,7 +341,7 @@ def test_dashboard_and_up_pass_on_port_time_and_database(
     monkeypatch: pytest.MonkeyPatch,
     command: str,
     target: str,
-    extra: dict[str, int],
+    extra: dict[str, float],
 ) -> None:
     seen: dict[str, object] = {}
 

@@ -30,8 +30,10 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
         return runs.RunResult("id", "done", settings.home, settings.home, 1.0)
 
     @contextlib.contextmanager
-    def stream(settings: config.Settings, for_s: float | None, target: str) -> Iterator[None]:
-        done.append(("stream", {"for_s": for_s, "target": target}))
+    def stream(
+        settings: config.Settings, for_s: float | None, target: str, rate: float
+    ) -> Iterator[None]:
+        done.append(("stream", {"for_s": for_s, "target": target, "rate": rate}))
         yield
 
     @contextlib.contextmanager
@@ -57,7 +59,7 @@ def test_an_empty_place_gets_every_step_in_order(
         ("train", {}),
         ("evaluate", {}),
         ("service", {"port": 2}),
-        ("stream", {"for_s": 30, "target": "http://there"}),
+        ("stream", {"for_s": 30, "target": "http://there", "rate": 50.0}),
         ("serve", {"port": 1, "for_s": 30}),
     ]
 

@@ -235,7 +235,9 @@ def serve(
     run_service(settings_for(db), host=host, port=port, for_s=for_s)
 
 
-@app.command(epilog=example("aegis up", "aegis up --transactions 50000 --for 30"))
+@app.command(
+    epilog=example("aegis up", "aegis up --transactions 50000 --for 30", "aegis up --no-simulate")
+)
 def up(
     transactions: Annotated[
         int, typer.Option(min=1, help="How many to generate in an empty database.")
@@ -244,6 +246,10 @@ def up(
     api_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of the service; else any free one.")
     ] = 8000,
+    simulate: Annotated[
+        bool, typer.Option("--simulate/--no-simulate", help="Send a made-up stream.")
+    ] = True,
+    rate: Annotated[float, typer.Option(min=0.1, help="Its transactions a second.")] = 50.0,
     for_s: Seconds = None,
     db: Database = None,
 ) -> None:
@@ -251,8 +257,9 @@ def up(
     from aegis_core.up import first_light
 
     first_light(
-        settings_for(db), transactions=transactions, port=port, api_port=api_port, for_s=for_s
-    )
+        settings_for(db), transactions=transactions, port=port, api_port=api_port,
+        rate=rate if simulate else 0.0, for_s=for_s,
+    )  # fmt: skip
 
 
 _STATUS = {

@@ -11,8 +11,11 @@ from typing import Annotated, Any, Final
 
 import prometheus_client as prometheus
 from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.security import HTTPBearer
+from fastapi.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
+from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
 from aegis_core import __version__
 from aegis_core.errors import AegisError, InputError, StoreError
@@ -126,8 +129,10 @@ def create_app(engine: Engine, token: str) -> Door:
     app = FastAPI(
         title="Aegis", version=__version__, lifespan=lifespan,
         description="Scores payment transactions: a decision, its reasons, and what would have "
-        "cleared it. A verdict is answered after it is committed, once for each transaction_id.",
+        "cleared it. A verdict is answered once it is on the disk, once for each transaction_id.",
+        docs_url=None, redoc_url=None,
     )  # fmt: skip
+    app.mount("/docs/static", StaticFiles(directory=swagger_ui_path))
 
     def committer() -> Committer:
         return place["committer"]
@@ -136,6 +141,17 @@ def create_app(engine: Engine, token: str) -> Door:
     Problems: dict[int | str, dict[str, Any]] = {
         code: {"model": Problem} for code in (400, 401, 413, 415, 422, 429, 503)
     }
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """The description as a page that asks no other server for anything."""
+        static = "/docs/static"
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json", title="Aegis",
+            swagger_js_url=f"{static}/swagger-ui-bundle.js",
+            swagger_css_url=f"{static}/swagger-ui.css",
+            swagger_favicon_url=f"{static}/favicon-32x32.png",
+        )  # fmt: skip
 
     async def body_of(request: Request, kinds: Sequence[str]) -> bytes:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

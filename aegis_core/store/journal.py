@@ -254,7 +254,14 @@ def as_table(parts: Sequence[Columns], schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
     names = [name for name in schema.names if any(name in part for part in parts)]
-    columns = [_column([part[n] for part in parts], schema.field(n).type) for n in names]
+    nothing = [[None] * _n_rows({"": part}) for part in parts]
+    columns = [
+        _column(
+            [part.get(n, none) for part, none in zip(parts, nothing, strict=True)],
+            schema.field(n).type,
+        )
+        for n in names
+    ]
     return pa.table(dict(zip(names, columns, strict=True)))
 
 
@@ -264,7 +271,7 @@ def _column(parts: Sequence[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_struct(kind) and isinstance(parts[0], Mapping):
         fields = [_column([part[f.name] for part in parts], f.type) for f in kind]
         return pa.StructArray.from_arrays(fields, fields=list(kind))
-    if isinstance(parts[0], np.ndarray):
+    if all(isinstance(part, np.ndarray) for part in parts):
         values: Any = np.concatenate(parts) if len(parts) > 1 else parts[0]
     else:
         values = [value for part in parts for value in part]

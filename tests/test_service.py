@@ -408,7 +408,7 @@ def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
 @pytest.mark.parametrize("harm", ["truncated", "foreign", "none"])
 def test_a_broken_snapshot_is_ignored(store: Store, settings: Settings, harm: str) -> None:
     with store.owned(), closing(Engine(store, settings)) as engine:
-        engine.score([messages.Transaction(**payment()).row()])
+        engine.score([messages.checked(json.dumps(payment()).encode())[0] or {}])
         engine.save()
         for part in engine.snapshot.glob("*.profiles.npz"):
             if harm == "truncated":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 
 from aegis_core.client import kept_token, token_file
@@ -64,6 +66,7 @@ def serve(
         with tqdm(unit="tx", desc="Reading the history", delay=2) as bar:
             engine = Engine(store, settings, progress=bar.update)
         app = create_app(engine, token)
+        _without_long_breaths()
         server = uvicorn.Server(
             uvicorn.Config(
                 app, log_level="warning", access_log=False, timeout_graceful_shutdown=10,
@@ -81,6 +84,14 @@ def serve(
         for end in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
             signal.signal(end, lambda *_: None)
         server.run(sockets=[listener])
+
+
+def _without_long_breaths() -> None:
+    """Keep Python from stopping for long while requests wait."""
+    gc.collect()
+    gc.freeze()  # what the start left is never looked at again
+    gc.set_threshold(50_000, 20, 100)
+    sys.setswitchinterval(0.001)  # the engine's thread and the one that answers take turns
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -29,9 +29,8 @@ from aegis_core.service.messages import (
     Verdict,
     as_json,
     checked,
+    checked_all,
     in_batch,
-    parts,
-    plain,
     problem,
     public,
     refusal,
@@ -173,7 +172,7 @@ def create_app(engine: Engine, token: str) -> Door:
         body = await body_of(request, ["application/json"])
         row, wrong = checked(body)
         if row is None:
-            await committer().put([], [refusal(body.decode("utf-8", "replace"), wrong)])
+            await committer().put([], [refusal(body, wrong)])
             raise HTTPException(422, wrong)
         (outcome,) = await committer().put([row])
         return told(outcome)
@@ -189,18 +188,17 @@ def create_app(engine: Engine, token: str) -> Door:
         rows: list[dict[str, Any]] = []
         answers: list[dict[str, Any] | None] = []
         refused = []
-        for raw in parts(body, request.headers.get("content-type", "")):
-            row, wrong = checked(raw)
+        kind = request.headers.get("content-type", "")
+        for row, wrong, raw in await asyncio.to_thread(checked_all, body, kind):
             if row is None:
-                text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else plain(raw)
-                refused.append(refusal(text, wrong))
+                refused.append(refusal(raw, wrong))
                 answers.append({"error": wrong, "status": 422})
             else:
                 rows.append(row)
                 answers.append(None)
         outcomes = iter(await committer().put(rows, refused) if answers else ())
         told = [in_batch(next(outcomes)) if a is None else a for a in answers]
-        return as_json(told)
+        return await asyncio.to_thread(as_json, told)
 
     @app.get(
         "/v1/transactions/{transaction_id}", dependencies=Admitted,

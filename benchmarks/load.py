@@ -33,6 +33,8 @@ MIME = {"ndjson": "application/x-ndjson", "json": "application/json"}
 class Singles:
     """What wrk found. Times in ms, processor time in µs a request, None where nothing tells.
 
+    What was still on its way at the end counts nowhere.
+
     Attributes
     ----------
     answered, not_2xx, lost :
@@ -45,10 +47,10 @@ class Singles:
     not_2xx: int
     lost: int
     rate: float
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    max_ms: float
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
     generator_us: float | None
     server_us: float | None
     first: int
@@ -103,16 +105,16 @@ def summary(said: str, first: int, generator_s: float, server_s: float | None) -
         told = json.loads(said.strip().splitlines()[-1])
     except (IndexError, ValueError):
         raise Failed(f"wrk said nothing that can be read: {said[-500:]!r}") from None
-    answered = told["requests"] - told["not_2xx"]
-    a_request = 1e6 / max(1, told["requests"])
+    n = told["requests"]
+    answered = n - told["not_2xx"]
     return Singles(
         answered=answered,
         not_2xx=told["not_2xx"],
         lost=told["socket_errors"] + told["timeouts"],
         rate=answered / (told["duration_us"] / 1e6),
-        **{f"{p}_ms": told[f"{p}_us"] / 1e3 for p in ("p50", "p90", "p99", "max")},
-        generator_us=generator_s * a_request,
-        server_us=None if server_s is None else server_s * a_request,
+        **{f"{p}_ms": told[f"{p}_us"] / 1e3 if n else None for p in ("p50", "p90", "p99", "max")},
+        generator_us=generator_s / n * 1e6 if n else None,
+        server_us=server_s / n * 1e6 if n and server_s is not None else None,
         first=first,
         next=told["next"],
     )

@@ -25,7 +25,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -367,6 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(NO_WRK, file=sys.stderr)
         return 2
     records: list[Record] = []
+    others = servers.Others()
     try:
         with servers.ended_by_signals(), servers.scratch(given.folder) as folder:
             disk = servers.disk(folder)
@@ -387,12 +388,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (Failed, AegisError) as e:
         print(f"live.py: {e}", file=sys.stderr)
         return 1
-    found, about = medians(records), machine()
-    print(report(found, disk, about))
+    found, about, busy = medians(records), machine(), others.share()
+    print(report(found, disk, about, busy))
     if given.json:
         content = {
             "machine": about,
             "disk": disk,
+            "others": busy,
             "asked": [a._asdict() for a in ASKED],
             "medians": found,
             "records": records,

@@ -11,7 +11,6 @@ import http.client
 import json
 import os
 import queue
-import resource
 import shutil
 import subprocess
 import threading
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from servers import HERE, Failed, Server
+from servers import HERE, Failed, Server, children_s
 
 NO_WRK = (
     "wrk, which makes the load, is not there. Install it with `apt install wrk` (Debian, Ubuntu) "
@@ -207,9 +206,3 @@ def batches(
         generator_us=ours / sent * 1e6,
         server_us=None if theirs is None or after is None else (after - theirs) / sent * 1e6,
     )
-
-
-def children_s() -> float:
-    """Processor time of the children that have ended and were waited for, in seconds."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

@@ -93,8 +93,20 @@ def _together(group: Sequence[Record]) -> dict[str, Any]:
     return found
 
 
-def report(found: Sequence[Record], disk: Mapping[str, float], about: Mapping[str, str]) -> str:
-    """The table and the sentences below it, as plain text."""
+def report(
+    found: Sequence[Record],
+    disk: Mapping[str, float],
+    about: Mapping[str, str],
+    others: float | None = None,
+) -> str:
+    """The table and the sentences around it, as plain text.
+
+    Parameters
+    ----------
+    found : of `medians`.
+    disk : of `servers.disk`.
+    others : share of the machine that other processes took meanwhile, in [0, 1].
+    """
     rows = [["", "", *COLUMNS, "asked"]]
     sentences: list[str] = []
     before = ""
@@ -134,6 +146,10 @@ def report(found: Sequence[Record], disk: Mapping[str, float], about: Mapping[st
     if disk["p50_ms"] < 0.01:
         kept += " That is memory and no disk; name a folder on one with --folder."
     where = ", ".join(f"{name} {value}" for name, value in about.items())
+    if others is not None:
+        kept += f"\nOther processes took {others:.0%} of the cores meanwhile."
+        if others > 0.1:
+            kept += " Alone on the machine the figures are better, the ratios less so."
     return "\n".join([f"{where}.", kept, "", *lines, "", *sentences, *_generator(found)]).rstrip()
 
 

@@ -96,7 +96,9 @@ def main() -> None:
         for _ in range(given.dashboards)
     ]
     stores = [connect(given.db) for _ in range(given.analysts)]
-    analysts = [Reader(lambda store=store: store.query(AGGREGATION), 0.0, ended) for store in stores]  # type: ignore[misc]
+    analysts = [
+        Reader(lambda store=store: store.query(AGGREGATION), 0.0, ended) for store in stores
+    ]  # type: ignore[misc]
     for i, reader in enumerate([*dashboards, *analysts]):
         reader.start()
         if i < len(dashboards):

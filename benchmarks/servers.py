@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -264,6 +265,27 @@ def disk(folder: Path, n: int = 300, size: int = 512) -> dict[str, float]:
     return {"p50_ms": float(p50), "p99_ms": float(p99)}
 
 
+class Others:
+    """How much of the machine others took since this was made: a busy one makes figures worse."""
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._ours = time.perf_counter(), _busy_s(), _ours_s()
+
+    def share(self) -> float | None:
+        """Share of all cores in [0, 1], without us and our children that ended; None if unknown."""
+        busy, cores = _busy_s(), os.cpu_count() or 1
+        if busy is None or self._busy is None:
+            return None
+        theirs = busy - self._busy - (_ours_s() - self._ours)
+        return min(1.0, max(0.0, theirs / (time.perf_counter() - self._began) / cores))
+
+
+def children_s() -> float:
+    """Processor time of the children that have ended and were waited for, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def family(pid: int) -> list[int]:
     """A process and all that descend from it; nothing where nothing tells."""
     found, waiting = [], [pid]
@@ -280,6 +302,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _ours_s() -> float:
+    return time.process_time() + children_s()
+
+
+def _busy_s() -> float | None:
+    """Processor time of the whole machine so far, in seconds; None where nothing tells."""
+    try:
+        told = [int(part) for part in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    user, nice, system, _, _, *interrupts_and_stolen = told
+    return (user + nice + system + sum(interrupts_and_stolen)) * _TICK_S
 
 
 def _stat(pid: int) -> list[str]:

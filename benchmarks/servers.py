@@ -232,13 +232,20 @@ def scratch(parent: Path) -> Iterator[Path]:
 def ended_by_signals() -> Iterator[None]:
     """SIGTERM and a hang-up end the block as Ctrl-C does, also where a shell ignores Ctrl-C."""
 
+    asked = []
+
     def interrupt(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
         raise KeyboardInterrupt
 
     wanted = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
     before = {number: signal.signal(number, interrupt) for number in wanted}
     try:
         yield
+    except Exception:
+        if asked:  # what it interrupted, DuckDB for one, may tell of it in its own way
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

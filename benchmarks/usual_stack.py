@@ -34,7 +34,7 @@ import secrets
 import sqlite3
 import threading
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -154,11 +154,20 @@ def create_app(folder: Path, token: str, style: str = "async") -> FastAPI:
         model = pickle.load(f)
     forest: IsolationForest = model["forest"]
     of_thread = threading.local()
-    app = FastAPI(title="The usual stack")
+    opened: list[sqlite3.Connection] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        for connection in opened:
+            connection.close()
+
+    app = FastAPI(title="The usual stack", lifespan=lifespan)
 
     def database() -> sqlite3.Connection:
         if not hasattr(of_thread, "connection"):
             of_thread.connection = _connect(folder)
+            opened.append(of_thread.connection)
         connection: sqlite3.Connection = of_thread.connection
         return connection
 

@@ -13,8 +13,9 @@ Makes a scratch home (generated history, trained forest), starts `aegis serve` a
 Aegis and the usual stack take turns in each repeat; the table has medians (of `max` the largest,
 of `bad`, what was not answered with a 2xx, the sum).
 After each load the database must hold what was answered, each payment once: else this fails.
-Generator and servers share the machine's cores; `gen µs` and `srv µs` are what a request, or a row
-of a batch, cost each of them in processor time. Needs wrk and a few minutes.
+Generator, readers and servers share the machine's cores; `gen µs` and `srv µs` are what a request,
+or a row of a batch, cost the generator and the server in processor time. Needs wrk and, with the
+defaults, about ten minutes.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class Sender(threading.Thread):
         every_s: float, begin_s: float,
     ) -> None:  # fmt: skip
         super().__init__(daemon=True)
-        self._soak, self._make, self._path, self._every_s = soak, make, path, every_s
+        self._soak, self._make, self.path, self._every_s = soak, make, path, every_s
         self._begin_s = begin_s
         self._headers = {"Authorization": f"Bearer {soak.home.token}", "Content-Type": mime}
         self._connection: http.client.HTTPConnection | None = None
@@ -149,7 +149,7 @@ class Sender(threading.Thread):
                 if self._connection is None:
                     port = self._soak.server.port
                     self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-                self._connection.request("POST", self._path, body, self._headers)
+                self._connection.request("POST", self.path, body, self._headers)
                 response = self._connection.getresponse()
                 said = response.read()
                 if response.status == 200:
@@ -177,6 +177,7 @@ class Soak:
         self.samples: list[Sample] = []
         self.wrong = Differences(0, 0, 0)
         self.kills = 0
+        self.lasted_s = 0.0
         self.traffic = Traffic(self.home.population)
         self._number = itertools.count(0, max(1, given.batch_rows))
         self._store: Store = self.home.store()
@@ -240,6 +241,7 @@ class Soak:
                 time.sleep(0.05)
         finally:
             self.ended.set()
+            self.lasted_s = time.monotonic() - began
         for sender in senders:
             sender.join(PATIENCE_S + 40)
         self._sample(time.monotonic() - began)
@@ -301,14 +303,14 @@ def told(
 ) -> tuple[str, list[str], dict[str, Any]]:
     """What came of it in words, what is wrong, and the figures."""
     given = soak.given
-    singles = [s for s in senders if s.took_s and s._path.endswith("transactions")]
+    singles = [s for s in senders if s.took_s and s.path.endswith("transactions")]
     took = np.array([t for s in singles for t in s.took_s])
     p50, p99 = (
         (float(q) * 1e3 for q in np.quantile(took, (0.5, 0.99))) if len(took) else (None, None)
     )
     warm_s = min(given.warm * 60, 0.3 * given.minutes * 60)
     grown = growth(soak.samples, warm_s)
-    seconds = soak.samples[-1].at_s if soak.samples else given.minutes * 60
+    seconds = min(given.minutes * 60, soak.lasted_s)
     rate = len(took) / seconds
     refused = sum(s.refused for s in senders)
     wrong = [s.problem for s in senders if s.problem]

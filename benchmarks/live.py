@@ -11,7 +11,7 @@ Makes a scratch home (generated history, trained forest), starts `aegis serve` a
 - the embedded stream, without a service: `Stream.take` with a commit each.
 
 Aegis and the usual stack take turns in each repeat; the table has medians (of `max` the largest,
-of `bad`, what was not answered with a 2xx, the sum).
+of `bad`, what was not answered with a 2xx, the sum; beside readers the ratio of each repeat).
 After each load the database must hold what was answered, each payment once: else this fails.
 Generator, readers and servers share the machine's cores; `gen µs` and `srv µs` are what a request,
 or a row of a batch, cost the generator and the server in processor time. Needs wrk and, with the

@@ -274,7 +274,9 @@ class Soak:
         return len(stored)
 
     def _stored(self, where: str = "", parameters: list[object] | None = None) -> pd.DataFrame:
-        return self._store.query(f"SELECT {', '.join(COLUMNS)} FROM verdicts {where}", parameters)
+        sql = f"SELECT {', '.join(COLUMNS)} FROM verdicts {where}"
+        stored: pd.DataFrame = self._store.query(sql, parameters)
+        return stored
 
     def _add(self, found: Differences) -> None:
         self.wrong = Differences(*(a + b for a, b in zip(self.wrong, found, strict=True)))

@@ -135,7 +135,7 @@ def prepare(folder: Path, history: pd.DataFrame) -> None:
         connection.executemany(_INSERT, rows.itertuples(index=False, name=None))
         connection.commit()
     seen: dict[str, deque[Past]] = defaultdict(lambda: deque(maxlen=PAST))
-    made = []
+    made: list[list[float]] = []
     for _, customer, ts, amount, *_, lat, lon in rows.itertuples(index=False, name=None):
         now = (ts, amount, lat, lon)
         made.append(features(now, seen[customer]) if len(rows) - len(made) <= TRAINED_ON else [])

@@ -12,8 +12,11 @@ FOR ?=
 N ?= 500000
 PORT ?= 8866
 DATA ?= data/public
-# of benchmarks/detection.py, such as OPTIONS='--only synthetic --seeds 1'
+# of the benchmark that is run, such as OPTIONS='--only synthetic --seeds 1' for bench-detection
 OPTIONS ?=
+# make soak KILL=20 kills the service about every 20 s; 0 never
+MINUTES ?= 30
+KILL ?= 0
 # JupyterLab refuses to run as root, as one does in a container, unless told
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -67,6 +70,14 @@ format: setup ## Put code and notebooks into the agreed form
 .PHONY: bench
 bench: setup ## Measure speed and memory
 	@$(BIN)/python benchmarks/throughput.py
+
+.PHONY: bench-live
+bench-live: setup ## Measure the running service beside the usual stack, with wrk (OPTIONS=--help)
+	@$(BIN)/python benchmarks/live.py $(OPTIONS)
+
+.PHONY: soak
+soak: setup ## Load the service for MINUTES=30, look for lost verdicts and growing memory (KILL=seconds)
+	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --kill $(KILL) $(OPTIONS)
 
 .PHONY: bench-detection
 bench-detection: setup ## Measure detection without labels (DATA=folder of handbook.parquet, sparkov.parquet; OPTIONS=--help)

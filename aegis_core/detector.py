@@ -40,10 +40,13 @@ from aegis_core.forest import (
     N_SIGNALS,
     NO_MODEL,
     STEPS,
+    STORED,
+    Forest,
     Model,
     attribute_all,
     check,
     flatten,
+    indexed,
     isolate_all,
     weigh_all,
 )
@@ -98,6 +101,7 @@ class Detector(Calibrated):
     Attributes
     ----------
     model_ : what the kernel reads.
+    trees_ : the trees as they are stored.
     forest_ : the fitted IsolationForest; None after `load`.
     base_ : score of a transaction without any evidence.
     score_quantiles_ : ordinates of the training scores, for `risk` and the thresholds.
@@ -112,6 +116,7 @@ class Detector(Calibrated):
     """
 
     model_: Model
+    trees_: Forest
     base_: float
 
     def __init__(self, n_trees: int = 100, max_samples: int = 256, seed: int = 0) -> None:
@@ -154,7 +159,8 @@ class Detector(Calibrated):
             max_samples=min(self.max_samples, len(features)),
             random_state=self.seed,
         ).fit(features)
-        self.model_ = model._replace(**flatten(self.forest_))
+        self.trees_, scale = flatten(self.forest_)
+        self.model_ = model._replace(scale=scale, **indexed(self.trees_))
         self.base_ = float(self.score(np.zeros((1, N_FACTORS)))[0])
         scores = np.sort(self.score(evidence))
         self.score_quantiles_ = np.quantile(scores, _QUANTILE_LEVELS, method="higher")
@@ -187,7 +193,8 @@ class Detector(Calibrated):
     def save(self, folder: Path) -> None:
         """Write arrays and JSON into `folder`; loading them runs no code."""
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"score_quantiles": self.score_quantiles_, **self.model_._asdict()}
+        of = {**self.model_._asdict(), **self.trees_._asdict()}  # both have paths, and order counts
+        arrays = {"score_quantiles": self.score_quantiles_, **{name: of[name] for name in STORED}}
         write_arrays(folder / "detector.npz", arrays, compress=True)
         parameters = {
             "n_trees": self.n_trees,
@@ -216,8 +223,9 @@ class Detector(Calibrated):
             self = cls(parameters["n_trees"], parameters["max_samples"], parameters["seed"])
             self.base_ = float(parameters["base"])
             self.score_quantiles_ = arrays.pop("score_quantiles")
-            self.model_ = Model(**arrays)
-            check(self.model_)
+            check(arrays)
+            self.trees_ = Forest(*(arrays.pop(name) for name in Forest._fields))
+            self.model_ = NO_MODEL._replace(**arrays, **indexed(self.trees_))
             if self.score_quantiles_.shape != _QUANTILE_LEVELS.shape:
                 raise ValueError("its quantiles have another layout")
         return self

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aegis_core.detector import MIN_TRAIN, Detector
 from aegis_core.errors import InputError, NotReady
-from aegis_core.forest import BULK, KNEE, LANES, N_FACTORS, N_SIGNALS, average_path_length
+from aegis_core.forest import BULK, KNEE, PADDED, N_FACTORS, N_SIGNALS, average_path_length
 from aegis_core.policy import Policy
 from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS
@@ -113,7 +113,7 @@ def test_the_same_signals_and_seed_give_the_same_detector() -> None:
     one, other, third = (Detector(20, 64, seed).fit(exponential(500)) for seed in (3, 3, 4))
     assert all((a == b).all() for a, b in zip(one.model_, other.model_, strict=True))
     assert one.score_quantiles_.tobytes() == other.score_quantiles_.tobytes()
-    assert not np.array_equal(one.model_.threshold, third.model_.threshold)
+    assert not np.array_equal(one.trees_.threshold, third.trees_.threshold)
 
 
 def test_the_path_length_of_liu() -> None:
@@ -523,9 +523,9 @@ def test_a_model_of_other_signals_is_refused(folder: Path, what: str) -> None:
         {"slope": np.zeros(N_SIGNALS - 1)},
         {"weight": np.zeros(N_SIGNALS, np.float32)},
         {"feature": np.zeros(4, np.int8)},
-        {"shape": np.array([LANES + 1, 2, 1])},
+        {"shape": np.array([PADDED + 1, 2, 1])},
         {"shape": np.array([0, 0, 0])},
-        {"shape": np.array([LANES, 8])},
+        {"shape": np.array([PADDED, 8])},
         {"score_quantiles": np.zeros(3)},
         {"surplus": np.zeros(3)},
     ],

@@ -184,10 +184,16 @@ class Detector(Calibrated):
         isolate_all(self.model_, np.ascontiguousarray(evidence, np.float64), score)
         return score
 
-    def contributions(self, evidence: Floats) -> Floats:
-        """Shapley values of shape (n, N_FACTORS); each row sums to score − `base_`."""
+    def contributions(self, evidence: Floats, score: Floats | None = None) -> Floats:
+        """Shapley values of shape (n, N_FACTORS); each row sums to score − `base_`.
+
+        Parameters
+        ----------
+        score : of shape (n,), what `score` gives for this evidence, where it is known already.
+        """
         out = np.empty((len(evidence), N_FACTORS))
-        attribute_all(self.model_, np.ascontiguousarray(evidence, np.float64), out)
+        known = self.score(evidence) if score is None else score
+        attribute_all(self.model_, np.ascontiguousarray(evidence, np.float64), known, out)
         return out
 
     def save(self, folder: Path) -> None:

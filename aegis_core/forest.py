@@ -1,18 +1,19 @@
 """The forest in arrays: what compiled code reads and computes of a fitted `Detector`.
 
 Calibration, weights and the trees are one tuple, `Model`, so that the loop in `scoring` weighs and
-scores a transaction without leaving compiled code: equal to scikit-learn's `score_samples` to 1e-12.
+scores a transaction without leaving compiled code: equal to scikit-learn's `score_samples` to
+1e-12.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
-from numba.cpython.unsafe.numbers import trailing_zeros  # type: ignore[import-untyped]
+from numba.cpython.unsafe.numbers import trailing_zeros
 
 from aegis_core.arrays import Floats, Ints
 from aegis_core.kernels import kernel
@@ -38,6 +39,8 @@ _BLOCK: Final = 4
 _LARGEST: Final = 1 << 24
 """Bytes of `Model.before`; where trees have thousands of leaves, it gets fewer rows."""
 _SELF_CALIBRATED: Final = SIGNALS.index("burst_swarm")
+_ALL: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_first_bit: Final = cast("Callable[[np.uint64], int]", trailing_zeros)
 _SIZE: Final = np.array([subset.bit_count() for subset in range(1 << N_TOLD)])
 """Members of each subset of the factors, a subset being the bits of its number."""
 _WAYS: Final = np.array(
@@ -151,38 +154,49 @@ def room(model: Model) -> Words:
 
 
 @kernel
+def _rule_out(model: Model, feature: int, value: np.float32, left: Words) -> None:
+    """Take away the leaves that a value rules out."""
+    at, n = model.first[feature], model.first[feature + 1] - model.first[feature]
+    if not model.cut[at] < value:
+        return
+    while n > 1:  # the first cut that is not below it, without a branch that depends on the value
+        half = n >> 1
+        at += half * (model.cut[at + half - 1] < value)
+        n -= half
+    at += model.cut[at] < value
+    block = at >> model.shift[0]
+    row = model.before[block]
+    for w in range(len(left)):
+        left[w] &= row[w]
+    for c in range(block << model.shift[0], at):
+        left[model.word[c]] &= model.keep[c]
+
+
+@kernel
+def _score(model: Model, left: Words) -> float:
+    """Score of a transaction from the leaves that are left; the first of each tree is its own."""
+    length = 0.0
+    for t in range(len(model.root)):
+        w = model.root[t]
+        while left[w] == 0:
+            w += 1
+        length += model.path[(w << 6) + np.int64(_first_bit(left[w]))]
+    return math.pow(2.0, length * model.scale[0])
+
+
+@kernel
 def isolate(model: Model, evidence: Floats, left: Words) -> float:
     """Score of one transaction, in (0, 1); higher is more suspicious.
 
     The total joins the factors as the first feature; `left` is `room(model)`.
     """
+    left[:] = _ALL
     total = 0.0
     for f in range(N_FACTORS):
         total += evidence[f]
-    left[:] = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-    for feature in range(1 + N_FACTORS):
-        x = np.float32(evidence[feature - 1] if feature > 0 else total)
-        x = max(x, model.floor[feature])
-        at, n = model.first[feature], model.first[feature + 1] - model.first[feature]
-        if not model.cut[at] < x:  # it rules out nothing
-            continue
-        while n > 1:  # without a branch that depends on the value
-            half = n >> 1
-            at += half * (model.cut[at + half - 1] < x)
-            n -= half
-        at += model.cut[at] < x
-        block = at >> model.shift[0]
-        row = model.before[block]
-        for w in range(len(left)):
-            left[w] &= row[w]
-        for c in range(block << model.shift[0], at):
-            left[model.word[c]] &= model.keep[c]
-    length = 0.0
-    for w in model.root:
-        while left[w] == 0:
-            w += 1
-        length += model.path[(w << 6) + np.int64(trailing_zeros(left[w]))]
-    return math.pow(2.0, length * model.scale[0])
+        _rule_out(model, 1 + f, max(np.float32(evidence[f]), model.floor[1 + f]), left)
+    _rule_out(model, 0, max(np.float32(total), model.floor[0]), left)
+    return _score(model, left)
 
 
 @kernel
@@ -201,43 +215,54 @@ def share(worth: Floats, active: Ints, k: int, contributions: Floats) -> None:
 
 
 @kernel
-def attribute(
-    model: Model, evidence: Floats, worth: Floats, total: Floats, left: Words, contributions: Floats
-) -> None:
-    """Write the Shapley values of the factors against no evidence at all, shape (N_FACTORS,).
+def attribute_all(model: Model, evidence: Floats, score: Floats, contributions: Floats) -> None:
+    """Write the Shapley values of the factors against no evidence at all, shape (n, N_FACTORS).
 
     They sum to `score(evidence) - score(0)`. A factor without evidence gets exactly 0, so that
     only the 2**k subsets of k factors with evidence count (Lundberg & Lee, NIPS 2017, section 2);
-    of these, evidence below the floor that does not lift the total above its own changes nothing.
-    `worth` and `total` have room for all subsets, and `worth[0]` is the score of none.
+    of these, a subset is worth as much as one without a member that lies below the floor and does
+    not lift the total above its own.
     """
-    active, part = np.empty(N_FACTORS, np.int64), np.zeros(N_FACTORS)
-    k = 0
-    for f in range(N_FACTORS):
-        if evidence[f] > 0:
-            active[k] = f
-            k += 1
-    for subset in range(1 << k):
-        part[:] = 0.0
-        summed = 0.0
-        for i in range(k):
-            if subset >> i & 1:
-                part[active[i]] = evidence[active[i]]
-                summed += evidence[active[i]]
-        total[subset] = max(np.float32(summed), model.floor[0])
-        known = subset == 0
-        for i in range(k):
-            f, smaller = active[i], subset & ~(1 << i)
-            if (
-                smaller != subset
-                and not known
-                and np.float32(evidence[f]) <= model.floor[1 + f]
-                and total[smaller] == total[subset]
-            ):
-                worth[subset], known = worth[smaller], True
-        if not known:
-            worth[subset] = isolate(model, part, left)
-    share(worth, active, k, contributions)
+    left, alone = room(model), np.empty((N_FACTORS, model.before.shape[1]), np.uint64)
+    worth, total = np.empty(1 << N_FACTORS), np.empty(1 << N_FACTORS, np.float32)
+    active, high = np.empty(N_FACTORS, np.int64), np.empty(N_FACTORS, np.bool_)
+    worth[0], total[0] = isolate(model, np.zeros(N_FACTORS), left), model.floor[0]
+    for i in range(len(evidence)):
+        k = 0
+        for f in range(N_FACTORS):
+            if evidence[i, f] > 0:
+                active[k] = f
+                value = np.float32(evidence[i, f])
+                high[k] = value > model.floor[1 + f]
+                if high[k]:
+                    alone[k, :] = _ALL
+                    _rule_out(model, 1 + f, value, alone[k])
+                k += 1
+        for subset in range(1, 1 << k):
+            summed = 0.0
+            for m in range(k):
+                if subset >> m & 1:
+                    summed += evidence[i, active[m]]
+            total[subset] = max(np.float32(summed), model.floor[0])
+            known = False
+            for m in range(k):
+                smaller = subset & ~(1 << m)
+                if smaller != subset and not high[m] and total[smaller] == total[subset]:
+                    worth[subset], known = worth[smaller], True
+                    break
+            if known:
+                continue
+            if subset == (1 << k) - 1:
+                worth[subset] = score[i]
+                continue
+            left[:] = _ALL
+            for m in range(k):
+                if subset >> m & 1 and high[m]:
+                    for w in range(len(left)):
+                        left[w] &= alone[m, w]
+            _rule_out(model, 0, total[subset], left)
+            worth[subset] = _score(model, left)
+        share(worth, active, k, contributions[i])
 
 
 @kernel
@@ -255,16 +280,6 @@ def isolate_all(model: Model, evidence: Floats, score: Floats) -> None:
     left = room(model)
     for i in range(len(evidence)):
         score[i] = isolate(model, evidence[i], left)
-
-
-@kernel
-def attribute_all(model: Model, evidence: Floats, contributions: Floats) -> None:
-    """`attribute` of each row."""
-    left = room(model)
-    worth, total = np.empty(1 << N_FACTORS), np.empty(1 << N_FACTORS)
-    worth[0] = isolate(model, np.zeros(N_FACTORS), left)
-    for i in range(len(evidence)):
-        attribute(model, evidence[i], worth, total, left, contributions[i])
 
 
 def average_path_length(n: npt.NDArray[np.int64]) -> Floats:
@@ -362,7 +377,8 @@ def indexed(forest: Forest) -> dict[str, Any]:
     last = np.concatenate(order)
     ends = np.float32(np.inf), np.int32(0), ~np.uint64(0)
     cut, word, keep = (
-        np.append(part, end)[last] for part, end in zip((cut, word, keep), ends, strict=True)
+        np.concatenate([part, [end]])[last]
+        for part, end in zip((cut, word, keep), ends, strict=True)
     )
     before = np.empty((len(cut) >> shift, root[-1]), np.uint64)
     fields = {

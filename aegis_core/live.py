@@ -105,7 +105,7 @@ class Stream:
         except BaseException:
             self._forget()
             raise
-        told_of: pd.DataFrame = pd.DataFrame(dict(verdicts)).assign(
+        told_of: pd.DataFrame = verdicts.frame().assign(
             **{c: frame[c].to_numpy() for c in ("customer_id", "ts", "amount", "currency")}
         )
         return told_of

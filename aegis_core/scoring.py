@@ -306,7 +306,7 @@ class Scorer:
                 )
             elif explained and self.detector is not None:
                 out.contributions[part, :N_FACTORS] = self.detector.contributions(
-                    out.evidence[part]
+                    out.evidence[part], out.score[part]
                 )
             if progress is not None:
                 progress(part.stop - part.start)

@@ -106,8 +106,15 @@ class Verdicts(Mapping[str, Any]):
         return [dict(zip(ANSWERED, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def frame(self) -> pd.DataFrame:
-        """The columns as a frame."""
-        return pd.DataFrame(dict(self)).astype({"cleared": "str", "list_entry": "str"})
+        """The columns as a frame; evidence and contributions become dictionaries when looked at."""
+        nested = {"contributions": (_PARTS, self.contributions), "evidence": (_NATS, self.evidence)}
+        columns = {
+            name: pd.array(_columns(*nested[name]), pd.ArrowDtype(nested[name][0]))
+            if name in nested
+            else self[name]
+            for name in self
+        }
+        return pd.DataFrame(columns).astype({"cleared": "str", "list_entry": "str"})
 
     def table(self) -> pa.Table:
         """The rows of the table `verdicts`."""

@@ -12,8 +12,8 @@
    that half of its splits look at the whole. With the total once, the factors' noise cost it a
    tenth of its average precision and it fell behind its best factor. What lies below the training
    median counts as the median: a forest is two-sided, and without this floor it found the most
-   ordinary transactions more suspicious than nine in ten others. Its trees are flattened into
-   arrays that a compiled kernel walks: equal to `score_samples` to 1e-12.
+   ordinary transactions more suspicious than nine in ten others. Its trees become arrays
+   of cuts that a compiled kernel reads: equal to `score_samples` to 1e-12.
 
 Higher is more suspicious: `score` is minus scikit-learn's `score_samples`, in (0, 1). It is not a
 probability. When it fails: a fraud that looks ordinary in amount, place, hour and pace is invisible

@@ -12,8 +12,8 @@
    that half of its splits look at the whole. With the total once, the factors' noise cost it a
    tenth of its average precision and it fell behind its best factor. What lies below the training
    median counts as the median: a forest is two-sided, and without this floor it found the most
-   ordinary transactions more suspicious than nine in ten others. Its trees are flattened into
-   arrays that a compiled kernel walks: equal to `score_samples` to 1e-12.
+   ordinary transactions more suspicious than nine in ten others. Its trees become arrays
+   of cuts that a compiled kernel reads: equal to `score_samples` to 1e-12.
 
 Higher is more suspicious: `score` is minus scikit-learn's `score_samples`, in (0, 1). It is not a
 probability. When it fails: a fraud that looks ordinary in amount, place, hour and pace is invisible
@@ -40,10 +40,13 @@ from aegis_core.forest import (
     N_SIGNALS,
     NO_MODEL,
     STEPS,
+    STORED,
+    Forest,
     Model,
     attribute_all,
     check,
     flatten,
+    indexed,
     isolate_all,
     weigh_all,
 )
@@ -98,6 +101,7 @@ class Detector(Calibrated):
     Attributes
     ----------
     model_ : what the kernel reads.
+    trees_ : the trees as they are stored.
     forest_ : the fitted IsolationForest; None after `load`.
     base_ : score of a transaction without any evidence.
     score_quantiles_ : ordinates of the training scores, for `risk` and the thresholds.
@@ -112,6 +116,7 @@ class Detector(Calibrated):
     """
 
     model_: Model
+    trees_: Forest
     base_: float
 
     def __init__(self, n_trees: int = 100, max_samples: int = 256, seed: int = 0) -> None:
@@ -154,7 +159,8 @@ class Detector(Calibrated):
             max_samples=min(self.max_samples, len(features)),
             random_state=self.seed,
         ).fit(features)
-        self.model_ = model._replace(**flatten(self.forest_))
+        self.trees_, scale = flatten(self.forest_)
+        self.model_ = model._replace(scale=scale, **indexed(self.trees_))
         self.base_ = float(self.score(np.zeros((1, N_FACTORS)))[0])
         scores = np.sort(self.score(evidence))
         self.score_quantiles_ = np.quantile(scores, _QUANTILE_LEVELS, method="higher")
@@ -178,16 +184,23 @@ class Detector(Calibrated):
         isolate_all(self.model_, np.ascontiguousarray(evidence, np.float64), score)
         return score
 
-    def contributions(self, evidence: Floats) -> Floats:
-        """Shapley values of shape (n, N_FACTORS); each row sums to score − `base_`."""
+    def contributions(self, evidence: Floats, score: Floats | None = None) -> Floats:
+        """Shapley values of shape (n, N_FACTORS); each row sums to score − `base_`.
+
+        Parameters
+        ----------
+        score : of shape (n,), what `score` gives for this evidence, where it is known already.
+        """
         out = np.empty((len(evidence), N_FACTORS))
-        attribute_all(self.model_, np.ascontiguousarray(evidence, np.float64), out)
+        known = self.score(evidence) if score is None else score
+        attribute_all(self.model_, np.ascontiguousarray(evidence, np.float64), known, out)
         return out
 
     def save(self, folder: Path) -> None:
         """Write arrays and JSON into `folder`; loading them runs no code."""
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"score_quantiles": self.score_quantiles_, **self.model_._asdict()}
+        of = {**self.model_._asdict(), **self.trees_._asdict()}  # both have paths, and order counts
+        arrays = {"score_quantiles": self.score_quantiles_, **{name: of[name] for name in STORED}}
         write_arrays(folder / "detector.npz", arrays, compress=True)
         parameters = {
             "n_trees": self.n_trees,
@@ -216,8 +229,9 @@ class Detector(Calibrated):
             self = cls(parameters["n_trees"], parameters["max_samples"], parameters["seed"])
             self.base_ = float(parameters["base"])
             self.score_quantiles_ = arrays.pop("score_quantiles")
-            self.model_ = Model(**arrays)
-            check(self.model_)
+            check(arrays)
+            self.trees_ = Forest(*(arrays.pop(name) for name in Forest._fields))
+            self.model_ = NO_MODEL._replace(**arrays, **indexed(self.trees_))
             if self.score_quantiles_.shape != _QUANTILE_LEVELS.shape:
                 raise ValueError("its quantiles have another layout")
         return self

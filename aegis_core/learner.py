@@ -28,12 +28,11 @@ from aegis_core.answers import N_HISTORY
 from aegis_core.arrays import Floats, Ints, read_arrays, reading, write_arrays
 from aegis_core.detector import Calibrated, Detector, score_levels
 from aegis_core.errors import InputError
-from aegis_core.forest import N_SIGNALS
+from aegis_core.forest import N_SIGNALS, N_TOLD
 from aegis_core.schema import TOLD_FACTORS
 from aegis_core.trees import (
     FEATURES,
     N_FEATURES,
-    N_TOLD,
     NO_TREES,
     Trees,
     attribute_all,

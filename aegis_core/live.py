@@ -29,28 +29,14 @@ from aegis_core.intake import admit
 from aegis_core.learner import Learner
 from aegis_core.models import ModelVersion, history, load, recorded, roles, told
 from aegis_core.profiles import Profiles
-from aegis_core.schema import ANSWERS, FACTORS, TOLD_FACTORS
+from aegis_core.schema import ANSWERS, FACTORS
 from aegis_core.scoring import Scored, Scorer
 from aegis_core.store import Store
 from aegis_core.store.journal import as_table
 from aegis_core.store.session import Session
 from aegis_core.synthetic import SyntheticConfig, history_config, stream
+from aegis_core.verdicts import VERDICTS, Verdicts
 
-_NATS = pa.struct([(f, pa.float64()) for f in FACTORS])
-_PARTS = pa.struct([(f, pa.float64()) for f in TOLD_FACTORS])
-_REASON = pa.struct(
-    [*((f, pa.string()) for f in ("factor", "code", "text")), ("contribution", pa.float64())]
-)
-VERDICTS = pa.schema(
-    {
-        **{"seq": pa.int64(), "transaction_id": pa.string(), "model_version": pa.string()},
-        **{"score": pa.float64(), "risk": pa.float64(), "decision": pa.string()},
-        **{"reasons": pa.list_(_REASON), "contributions": _PARTS, "evidence": _NATS},
-        **{"distance_km": pa.float64(), "scored_at": pa.timestamp("us"), "cleared": pa.string()},
-        **{"inclusion": pa.float64(), "list_entry": pa.string()},
-    }
-)
-"""The table `verdicts` as Arrow has it."""
 TICK_S = 0.5
 """Length of a micro-batch of a paced stream, in seconds."""
 UNPACED_ROWS = 2_000
@@ -120,7 +106,7 @@ class Stream:
         except BaseException:
             self._forget()
             raise
-        told_of: pd.DataFrame = pd.DataFrame(verdicts).assign(
+        told_of: pd.DataFrame = verdicts.frame().assign(
             **{c: frame[c].to_numpy() for c in ("customer_id", "ts", "amount", "currency")}
         )
         return told_of
@@ -128,11 +114,9 @@ class Stream:
     def close(self) -> None:
         """Nothing to hang up: the database is held for each batch alone."""
 
-    def _keep(
-        self, session: Session, rows: Rows, scored: Scored, verdicts: Mapping[str, Any]
-    ) -> None:
+    def _keep(self, session: Session, rows: Rows, scored: Scored, verdicts: Verdicts) -> None:
         """Write the verdicts, and what the challengers say."""
-        session.append("verdicts", as_table([verdicts], VERDICTS))
+        session.append("verdicts", as_table([verdicts.columns()], VERDICTS))
         for challenger in self.shadows:
             session.append("shadow_scores", challenger.judge(rows, scored))
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import pandas as pd
 from aegis_core.answers import N_HISTORY, Answers, Recall, fold, recall, witness
 from aegis_core.arrays import Floats, Ints, Rows
 from aegis_core.detector import Detector
-from aegis_core.forest import LANES, N_FACTORS, N_SIGNALS, NO_MODEL, Model, weigh
+from aegis_core.forest import N_FACTORS, N_SIGNALS, N_TOLD, NO_MODEL, Model, room, weigh
 from aegis_core.kernels import kernel
 from aegis_core.learner import Learner
 from aegis_core.policy import NO_LIMITS, Policy, clearance, counted, inclusion, reasons
@@ -33,8 +33,9 @@ from aegis_core.profiles import (
     learn,
     observe,
 )
-from aegis_core.schema import FACTORS, LIST_KINDS, TOLD_FACTORS, Decision
-from aegis_core.trees import N_FEATURES, N_TOLD, NO_TREES, Trees, rate, without
+from aegis_core.schema import LIST_KINDS, Decision
+from aegis_core.trees import N_FEATURES, NO_TREES, Trees, rate, without
+from aegis_core.verdicts import Reasons, Verdicts
 
 CHUNK_ROWS = 200_000
 """Rows taken through the pass at once; bounds memory, changes no result."""
@@ -104,8 +105,8 @@ def _advance(
 ) -> None:
     """Observe, decide and learn row after row; arrays without rows are not filled."""
     nothing, one_row, no_past = np.empty(0), np.empty(N_SIGNALS), np.zeros(N_HISTORY)
-    scratch, lanes = np.empty(1 + N_FACTORS, np.float32), np.empty(LANES, np.int64)
-    features, recent = np.empty(N_FEATURES, np.float32), np.empty(N_WINDOWS, np.int64)
+    left, features = room(model), np.empty(N_FEATURES, np.float32)
+    recent = np.empty(N_WINDOWS, np.int64)
     for i in range(len(columns.amount)):
         customer, category, ts = columns.customer[i], columns.category[i], columns.ts_us[i]
         amount, lat, lon = columns.amount[i], columns.lat[i], columns.lon[i]
@@ -122,7 +123,7 @@ def _advance(
             counts[i] = recent
         if scoring:
             weigh(model, row, strength[i], evidence[i], nothing)
-            score[i] = rate(model, trees, row, amount, past, evidence[i], scratch, lanes, features)
+            score[i] = rate(model, trees, row, amount, past, evidence[i], left, features)
             alert = score[i] > review_above
             decision[i] = alert + (score[i] > block_above)
             if not alert and np.any(recent >= limits):
@@ -163,8 +164,7 @@ def _clear(
     in which every amount tried passes, rounded down to hundredths.
     """
     strength, evidence = np.empty(N_FACTORS), np.empty(N_FACTORS)
-    scratch, lanes = np.empty(1 + N_FACTORS, np.float32), np.empty(LANES, np.int64)
-    features, nothing = np.empty(N_FEATURES, np.float32), np.empty(0)
+    left, features, nothing = room(model), np.empty(N_FEATURES, np.float32), np.empty(0)
     row, kept, spare = np.empty(N_SIGNALS), np.ones(N_TOLD), np.empty(N_HISTORY)
     uncounted = np.empty(0, np.int64)
     amount = columns.amount[i]
@@ -173,7 +173,7 @@ def _clear(
         money = without(trees, kept, signals, amount, past, row, spare)
         kept[f] = 1.0
         weigh(model, row, strength, evidence, nothing)
-        score = rate(model, trees, row, money, spare, evidence, scratch, lanes, features)
+        score = rate(model, trees, row, money, spare, evidence, left, features)
         out[1 + f] = score <= review_above
     passes, fails, tried = 0.0, amount, 0.01
     step = math.pow(max(amount, 0.02) / 0.01, 1 / _AMOUNTS)
@@ -191,7 +191,7 @@ def _clear(
             columns.lat[i], columns.lon[i], row, nothing, uncounted,
         )  # fmt: skip
         weigh(model, row, strength, evidence, nothing)
-        if rate(model, trees, row, tried, past, evidence, scratch, lanes, features) > review_above:
+        if rate(model, trees, row, tried, past, evidence, left, features) > review_above:
             fails = tried
         else:
             passes = tried
@@ -306,7 +306,7 @@ class Scorer:
                 )
             elif explained and self.detector is not None:
                 out.contributions[part, :N_FACTORS] = self.detector.contributions(
-                    out.evidence[part]
+                    out.evidence[part], out.score[part]
                 )
             if progress is not None:
                 progress(part.stop - part.start)
@@ -354,8 +354,7 @@ class Scorer:
     def verdicts(self, frame: pd.DataFrame, model_version: str) -> pd.DataFrame:
         """Score `frame` live: `run`, then `tell`, as a frame."""
         scored = self.run(frame, signals=True, explain=True)
-        told = pd.DataFrame(self.tell(frame, scored, model_version))
-        return told.astype({"cleared": "str", "list_entry": "str"})
+        return self.tell(frame, scored, model_version).frame()
 
     def tell(
         self,
@@ -363,8 +362,8 @@ class Scorer:
         scored: Scored,
         model_version: str,
         listed: Mapping[int, tuple[str, str]] | None = None,
-    ) -> dict[str, Any]:
-        """What `run` said of `frame` with `signals` and `explain`, as columns of `verdicts`.
+    ) -> Verdicts:
+        """What `run` said of `frame` with `signals` and `explain`.
 
         Reasons, and what would have cleared it, are told for alerts; evidence and contributions
         are kept for all. What goes to review only as a part of the audit sample has neither.
@@ -377,51 +376,39 @@ class Scorer:
         """
         if self.detector is None or self.policy is None:
             raise ValueError("Verdicts need a model.")
-        n, listed = len(scored.score), listed or {}
-        told: list[list[dict[str, object]]] = [[] for _ in range(n)]
-        cleared: list[str | None] = [None] * n
-        amount = np.asarray(frame["amount"])
-        currency = list(frame["currency"]) if "currency" in frame else [None] * n
+        listed = listed or {}
+        told: dict[int, Reasons] = {}
+        cleared: dict[int, str] = {}
         high = scored.score > self.policy.review_above
         alerts = np.flatnonzero(high | self.policy.counts_as_burst(scored.counts))
-        by_signal = self.detector.spread(scored.signals[alerts])
-        for i, evidence in zip(alerts, by_signal, strict=True):
-            money = currency[i] if isinstance(currency[i], str) else None
+        if len(alerts):
+            amount = np.asarray(frame["amount"], float)[alerts]
+            currency = np.asarray(frame["currency"], object)[alerts] if "currency" in frame else ()
+            by_signal = self.detector.spread(scored.signals[alerts])
+        for k, i in enumerate(alerts.tolist()):
+            money = currency[k] if len(currency) and isinstance(currency[k], str) else None
             told[i] = reasons(
-                float(amount[i]), money, scored.facts[i], scored.contributions[i], evidence,
+                float(amount[k]), money, scored.facts[i], scored.contributions[i], by_signal[k],
                 scored.history[i] if len(scored.history) else None,
             )  # fmt: skip
             if high[i]:
-                cleared[i] = clearance(float(amount[i]), money, scored.cleared[i])
+                cleared[i] = clearance(float(amount[k]), money, scored.cleared[i])
             else:
                 told[i] = [counted(scored.counts[i], self.policy.burst_limits), *told[i]]
                 cleared[i] = "It would have passed without the transactions just before."
-        entries: list[str | None] = [None] * n
-        alone = self.policy.decide(scored.score, scored.counts)
-        for k, (entry_id, sentence) in listed.items():
-            if alone[k] == scored.decision[k]:
+        entries: dict[int, str] = {}
+        alone = self.policy.decide(scored.score, scored.counts) if listed else scored.decision
+        for i, (entry_id, sentence) in listed.items():
+            if alone[i] == scored.decision[i]:
                 continue
-            entries[k] = entry_id
+            entries[i] = entry_id
             reason = {"factor": "list", "code": "LIST", "text": sentence, "contribution": 0.0}
-            told[k] = [reason, *told[k]]
-        ids = list(frame["transaction_id"])
-        return {
-            "seq": np.asarray(frame["seq"]),
-            "transaction_id": ids,
-            "model_version": [model_version] * n,
-            "score": scored.score,
-            "risk": scored.risk,
-            "decision": [Decision(d).label for d in scored.decision],
-            "reasons": told,
-            "contributions": _structs(TOLD_FACTORS, scored.contributions),
-            "evidence": _structs(FACTORS, scored.evidence),
-            "distance_km": scored.facts[:, FACTS.index("distance_km")],
-            "scored_at": np.full(n, np.datetime64(time.time_ns() // 1000, "us")),
-            "cleared": cleared,
-            "inclusion": inclusion(scored.decision, ids, self.policy.audit_share),
-            "list_entry": entries,
-        }
-
-
-def _structs(names: Sequence[str], table: Floats) -> list[dict[str, float]]:
-    return [dict(zip(names, row, strict=True)) for row in table.tolist()]
+            told[i] = [reason, *told.get(i, ())]
+        ids = np.empty(len(scored.score), object)
+        ids[:] = frame["transaction_id"]
+        return Verdicts(
+            np.asarray(frame["seq"]), ids.tolist(), model_version, scored.score, scored.risk,
+            scored.decision, told, scored.contributions, scored.evidence,
+            scored.facts[:, FACTS.index("distance_km")], time.time_ns() // 1000, cleared,
+            inclusion(scored.decision, ids, self.policy.audit_share), entries,
+        )  # fmt: skip

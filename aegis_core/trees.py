@@ -14,10 +14,20 @@ import numpy.typing as npt
 
 from aegis_core.answers import HISTORY, N_HISTORY, N_OF_EACH
 from aegis_core.arrays import Floats, Ints
-from aegis_core.forest import LANES, N_FACTORS, N_SIGNALS, Model, isolate, weigh
+from aegis_core.forest import (
+    N_FACTORS,
+    N_SIGNALS,
+    N_TOLD,
+    Model,
+    Words,
+    isolate,
+    room,
+    share,
+    weigh,
+)
 from aegis_core.kernels import kernel
 from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS
-from aegis_core.schema import FACTORS, TOLD_FACTORS
+from aegis_core.schema import FACTORS
 
 if TYPE_CHECKING:
     from sklearn.ensemble import ExtraTreesClassifier
@@ -32,7 +42,6 @@ FEATURES: Final = (
 )
 """Columns that the trees are grown on."""
 
-N_TOLD: Final = len(TOLD_FACTORS)
 N_FEATURES: Final = len(FEATURES)
 ALERT_SHARE: Final = 0.005
 """Share of traffic with which the detector's say halves."""
@@ -111,15 +120,14 @@ def rate(
     amount: float,
     history: Floats,
     evidence: Floats,
-    scratch: npt.NDArray[np.float32],
-    lanes: Ints,
+    left: Words,
     features: npt.NDArray[np.float32],
 ) -> float:
     """Score of one transaction, in (0, 1): the learner's, or the detector's with `NO_TREES`.
 
     `evidence` is what `weigh` wrote; `features`, of shape (N_FEATURES,), is filled for a learner.
     """
-    score = isolate(model, evidence, scratch, lanes)
+    score = isolate(model, evidence, left)
     if len(trees.levels) == 0:
         return score
     describe(signals, amount, history, evidence, score, features)
@@ -154,14 +162,11 @@ def judge_all(
 ) -> None:
     """Fill `features` if it has rows, and `out` if that has."""
     strength, evidence = np.empty(N_FACTORS), np.empty(N_FACTORS)
-    scratch, nothing = np.empty(1 + N_FACTORS, np.float32), np.empty(0)
-    lanes, one_row = np.empty(LANES, np.int64), np.empty(N_FEATURES, np.float32)
+    nothing, left, one_row = np.empty(0), room(model), np.empty(N_FEATURES, np.float32)
     for i in range(len(amount)):
         row = features[i] if len(features) > 0 else one_row
         weigh(model, signals[i], strength, evidence, nothing)
-        score = rate(
-            model, trees, signals[i], amount[i], history[i], evidence, scratch, lanes, row
-        )  # fmt: skip
+        score = rate(model, trees, signals[i], amount[i], history[i], evidence, left, row)
         if len(out) > 0:
             out[i] = score
 
@@ -177,11 +182,9 @@ def attribute_all(
 ) -> None:
     """Write the Shapley values of the factors against a usual amount without any evidence."""
     strength, evidence = np.empty(N_FACTORS), np.empty(N_FACTORS)
-    scratch, nothing = np.empty(1 + N_FACTORS, np.float32), np.empty(0)
-    lanes, row = np.empty(LANES, np.int64), np.empty(N_FEATURES, np.float32)
+    nothing, left, row = np.empty(0), room(model), np.empty(N_FEATURES, np.float32)
     part, past, kept = np.empty(N_SIGNALS), np.empty(N_HISTORY), np.empty(N_TOLD)
     active, worth = np.empty(N_TOLD, np.int64), np.empty(1 << N_TOLD)
-    contributions[:] = 0.0
     for i in range(len(amount)):
         k = 0
         for f in range(N_TOLD):
@@ -203,20 +206,8 @@ def attribute_all(
                     kept[active[a]] = 1.0
             money = without(trees, kept, signals[i], amount[i], history[i], part, past)
             weigh(model, part, strength, evidence, nothing)
-            worth[subset] = rate(
-                model, trees, part, money, past, evidence, scratch, lanes, row
-            )  # fmt: skip
-        for a in range(k):
-            for subset in range(1 << k):
-                if subset >> a & 1 == 0:
-                    size = 0
-                    for j in range(k):
-                        size += subset >> j & 1
-                    ways = (
-                        math.gamma(size + 1.0) * math.gamma(float(k - size)) / math.gamma(k + 1.0)
-                    )
-                    gain = worth[subset | 1 << a] - worth[subset]
-                    contributions[i, active[a]] += ways * gain
+            worth[subset] = rate(model, trees, part, money, past, evidence, left, row)
+        share(worth, active, k, contributions[i])
 
 
 def flatten(forest: ExtraTreesClassifier) -> dict[str, np.ndarray]:

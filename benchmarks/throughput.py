@@ -27,7 +27,12 @@ from aegis_core.detector import Detector
 from aegis_core.geo import haversine_km
 from aegis_core.policy import Policy
 from aegis_core.scoring import Scorer
+from aegis_core.store.journal import as_table
 from aegis_core.synthetic import SyntheticConfig, generate
+from aegis_core.verdicts import VERDICTS
+
+GROUPS = (1, 8, 64)
+"""Transactions that arrive together, as in the service."""
 
 
 def best(work: Callable[[], object], repeat: int) -> float:
@@ -44,7 +49,8 @@ def history(n_rows: int) -> pd.DataFrame:
     """Synthetic transactions in order of arrival."""
     config = SyntheticConfig(n_transactions=n_rows, n_customers=max(1, n_rows // 100))
     tables = [transactions.unify_dictionaries() for transactions, _ in generate(config)]
-    return pa.concat_tables(tables).unify_dictionaries().to_pandas()
+    frame: pd.DataFrame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
+    return frame.assign(seq=np.arange(len(frame)))
 
 
 def rolling_pipeline(frame: pd.DataFrame) -> pd.DataFrame:
@@ -63,6 +69,23 @@ def rolling_pipeline(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
+def groups(detector: Detector, policy: Policy, frame: pd.DataFrame, size: int) -> str:
+    """How long a small group takes, columns given as lists: the tenth and the half of 500."""
+    scorer, n_past = Scorer(detector, policy), len(frame) - 500 * size
+    scorer.run(frame.iloc[:n_past])
+    texts = [c for c in frame if not pd.api.types.is_numeric_dtype(frame[c]) and c != "ts"]
+    times = []
+    for start in range(n_past, len(frame), size):
+        rows = frame.iloc[start : start + size]
+        batch = {c: rows[c].astype(object).where(rows[c].notna(), None).tolist() for c in texts}
+        batch |= {c: rows[c].to_numpy() for c in frame if c not in texts}
+        began = time.perf_counter()
+        scorer.tell(batch, scorer.run(batch, signals=True, explain=True), "v1")
+        times.append(time.perf_counter() - began)
+    tenth, half = np.quantile(times, (0.1, 0.5)) * 1e3
+    return f"{tenth:.3f} / {half:.3f} ms"
+
+
 def main() -> None:
     """Print rows a second, one line a way."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -78,11 +101,18 @@ def main() -> None:
     Scorer(detector, policy).run(frame.head(100), explain=True)
     forest = detector.forest_
     assert forest is not None
+    scored = Scorer(detector, policy).run(frame, signals=True, explain=True)
+    teller = Scorer(detector, policy)
+    verdicts = teller.tell(frame, scored, "v1")
     ways: dict[str, Callable[[], object]] = {
         "replay, evidence, score, decision": lambda: Scorer(detector, policy).run(frame),
         "the same with contributions and facts": lambda: Scorer(detector, policy).run(
             frame, explain=True
         ),
+        "contributions alone": lambda: detector.contributions(evidence, scored.score),
+        "verdicts in columns": lambda: teller.tell(frame, scored, "v1"),
+        "verdicts as an Arrow table": lambda: as_table([verdicts.columns()], VERDICTS),
+        "verdicts as answers": verdicts.answers,
         "replay and signals alone": lambda: Scorer().run(frame),
         "compiled forest alone": lambda: detector.score(evidence),
         "scikit-learn score_samples alone": lambda: forest.score_samples(features),
@@ -92,6 +122,10 @@ def main() -> None:
     for name, work in ways.items():
         seconds = best(work, given.repeat)
         print(f"{name:<40}{len(frame) / seconds:>12,.0f} rows/s")
+    for size in GROUPS:
+        print(
+            f"{f'a group of {size}, run and told':<40}{groups(detector, policy, frame, size):>12}"
+        )
     exact = np.abs(-forest.score_samples(features[:50_000]) - detector.score(evidence[:50_000]))
     print(f"{'largest difference to score_samples':<40}{exact.max():>12.1e}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from aegis_core.detector import MIN_TRAIN, Detector
 from aegis_core.errors import InputError, NotReady
-from aegis_core.forest import BULK, KNEE, LANES, N_FACTORS, N_SIGNALS, average_path_length
+from aegis_core.forest import BULK, KNEE, N_FACTORS, N_SIGNALS, PADDED, average_path_length
 from aegis_core.policy import Policy
 from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS
@@ -103,6 +104,25 @@ def test_the_compiled_score_is_that_of_scikit_learn(
         np.testing.assert_allclose(detector.score(evidence), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("n_trees", "max_samples"), [(1, 2), (37, 64), (20, 256), (3, 4096)])
+def test_the_cuts_find_the_leaves_that_the_trees_lead_to(n_trees: int, max_samples: int) -> None:
+    detector = Detector(n_trees, max_samples, 5).fit(exponential(5000, 5))
+    shape = detector.trees_.shape
+    feature, threshold, path = (part.reshape(shape[1::-1]) for part in detector.trees_[:3])
+    far = np.abs(np.random.default_rng(5).standard_cauchy((400, N_FACTORS))) * 3
+    evidence = np.concatenate([far, at_thresholds(detector)[:800], np.zeros((1, N_FACTORS))])
+    columns = detector.features(evidence)[:, [0, *range(N_FACTORS, 2 * N_FACTORS)]]
+    tree, length = np.arange(shape[0]), np.zeros(len(evidence))
+    node = np.ones((len(evidence), len(tree)), np.int64)
+    for _ in range(shape[2]):
+        value = np.take_along_axis(columns, feature[node, tree].astype(np.int64), axis=1)
+        node = 2 * node + (value > threshold[node, tree])
+    for k in tree:  # one after the other, as rounding depends on the order
+        length += path[node[:, k] - shape[1], k]
+    expected = [math.pow(2.0, x) for x in length * detector.model_.scale[0]]
+    assert np.array(expected).tobytes() == detector.score(evidence).tobytes()
+
+
 def test_a_row_scores_the_same_alone_and_among_others(trained: Trained) -> None:
     evidence = exponential(50)[:, :N_FACTORS]
     alone = [trained[0].score(row[None])[0] for row in evidence]
@@ -113,7 +133,7 @@ def test_the_same_signals_and_seed_give_the_same_detector() -> None:
     one, other, third = (Detector(20, 64, seed).fit(exponential(500)) for seed in (3, 3, 4))
     assert all((a == b).all() for a, b in zip(one.model_, other.model_, strict=True))
     assert one.score_quantiles_.tobytes() == other.score_quantiles_.tobytes()
-    assert not np.array_equal(one.model_.threshold, third.model_.threshold)
+    assert not np.array_equal(one.trees_.threshold, third.trees_.threshold)
 
 
 def test_the_path_length_of_liu() -> None:
@@ -163,6 +183,13 @@ def test_contributions_are_shapley_values(trained: Trained, some_evidence: Float
     rows = some_evidence[:: len(some_evidence) // 40]
     expected = [shapley(trained[0], row) for row in rows]
     np.testing.assert_allclose(trained[0].contributions(rows), expected, rtol=0, atol=1e-12)
+
+
+def test_a_score_that_is_known_changes_no_contribution(
+    trained: Trained, some_evidence: Floats
+) -> None:
+    known = trained[0].contributions(some_evidence, trained[0].score(some_evidence))
+    assert known.tobytes() == trained[0].contributions(some_evidence).tobytes()
 
 
 def test_a_factor_without_evidence_contributes_exactly_nothing(
@@ -523,9 +550,9 @@ def test_a_model_of_other_signals_is_refused(folder: Path, what: str) -> None:
         {"slope": np.zeros(N_SIGNALS - 1)},
         {"weight": np.zeros(N_SIGNALS, np.float32)},
         {"feature": np.zeros(4, np.int8)},
-        {"shape": np.array([LANES + 1, 2, 1])},
+        {"shape": np.array([PADDED + 1, 2, 1])},
         {"shape": np.array([0, 0, 0])},
-        {"shape": np.array([LANES, 8])},
+        {"shape": np.array([PADDED, 8])},
         {"score_quantiles": np.zeros(3)},
         {"surplus": np.zeros(3)},
     ],

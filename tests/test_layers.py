@@ -11,7 +11,17 @@ PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
     *("errors", "schema", "config", "kernels", "arrays", "geo"),
     *("surprise", "profiles", "answers"),
-    *("forest", "detector", "trees", "learner", "policy", "scoring", "metrics", "evaluation"),
+    *(
+        "forest",
+        "detector",
+        "trees",
+        "learner",
+        "policy",
+        "verdicts",
+        "scoring",
+        "metrics",
+        "evaluation",
+    ),
     *("store", "intake", "synthetic"),
     *(
         "models",

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from aegis_core import scoring
 from aegis_core.answers import Answers, of
-from aegis_core.forest import N_FACTORS, N_SIGNALS
+from aegis_core.forest import N_FACTORS, N_SIGNALS, N_TOLD
 from aegis_core.learner import Learner
 from aegis_core.policy import Policy, burst_limits
 from aegis_core.profiles import FACTS
 from aegis_core.schema import FACTORS, TABLES, TOLD_FACTORS, Decision
 from aegis_core.scoring import ALLOWED, DENIED, SNOOZED, UNDECIDED, Scored, Scorer
-from aegis_core.trees import N_TOLD
 
 Trained = tuple[Any, Policy]
 Payments = tuple[pd.DataFrame, pd.DataFrame]
@@ -362,7 +361,7 @@ def test_the_counter_counts_exactly_and_is_told_as_a_reason(
     by_count = (out.counts >= np.array(limits)).any(axis=1)
     low = out.score <= policy.review_above
     assert (out.decision[by_count & low] == Decision.REVIEW).all()
-    told = pd.DataFrame(scorer.tell(stream, out, "v1"))[by_count & low]
+    told = scorer.tell(stream, out, "v1").frame()[by_count & low]
     assert len(told)
     assert all(reasons[0]["code"] == "BURST-LIMIT" for reasons in told.reasons)
     assert (told.cleared == "It would have passed without the transactions just before.").all()

@@ -46,7 +46,6 @@ LOOK_S: Final = 0.25
 """How often promotions, lists and answers of others are looked for."""
 MOST_WAITING: Final = 200_000
 """Rows that the tables may lack; beyond, nothing more is taken."""
-_TOLD: Final = ("transaction_id", "decision", "risk", "score", "cleared", "model_version", "seq")
 Result = TypeVar("Result")
 
 
@@ -262,12 +261,11 @@ class Engine(Stream):
         verdicts = self.scorer.tell(batch, scored, self.champion.version, listed)
         self.ids.add(batch["transaction_id"], batch["seq"])
         self.next_seq = self._indexed = self.next_seq + n
-        told = zip(*(_plain(verdicts[name]) for name in (*_TOLD, "reasons")), strict=True)
-        for i, values in zip(places, told, strict=True):
-            outcomes[i] = Outcome(dict(zip((*_TOLD, "reasons"), values, strict=True)))
-        group = {
+        for i, answer in zip(places, verdicts.answers(), strict=True):
+            outcomes[i] = Outcome(answer)
+        group: dict[str, Any] = {
             "transactions": batch | {"ts": moments, "source": [source] * n},
-            "verdicts": verdicts | {"scored_at": verdicts["scored_at"].astype(np.int64)},
+            "verdicts": verdicts.columns(),
         }
         if self.shadows:
             told_by = pd.concat([other.judge(batch, scored) for other in self.shadows])
@@ -328,12 +326,6 @@ class Engine(Stream):
         self._indexed = next_seq
         self.ids, self.next_seq, self._n_told = ids, next_seq, n_told if learns else 0
         return profiles, answers
-
-
-def _plain(column: Any) -> Sequence[Any]:
-    """A column's values as Python has them."""
-    values: Sequence[Any] = column.tolist() if isinstance(column, np.ndarray) else column
-    return values
 
 
 def _again(

@@ -24,6 +24,7 @@ from pydantic_core import from_json
 
 from aegis_core.intake.staging import HIGHEST_AMOUNT, LONGEST_TEXT
 from aegis_core.service.engine import Outcome
+from aegis_core.verdicts import ANSWERED
 
 LARGEST_BATCH: Final = 10_000
 _LONGEST_RAW: Final = 10_000
@@ -133,10 +134,6 @@ _TOLD: Final = {
     "datetime_type": "is not a time in ISO 8601",
     "datetime_parsing": "is not a time in ISO 8601",
 }
-_PUBLIC: Final = (
-    *("transaction_id", "decision", "risk", "score", "reasons", "cleared", "model_version"),
-    "seq",
-)
 
 
 def checked(raw: bytes) -> tuple[dict[str, Any] | None, str]:
@@ -232,7 +229,7 @@ def public(verdict: Mapping[str, Any] | None, repeat: bool = False) -> dict[str,
     """A row of `verdicts` as `Verdict` has it."""
     if verdict is None:
         return None
-    return {name: verdict[name] for name in _PUBLIC} | {"repeat": repeat}
+    return {name: verdict[name] for name in ANSWERED} | {"repeat": repeat}
 
 
 def shown(row: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -142,8 +142,8 @@ class Ids:
     what is found is therefore compared by its text.
 
     >>> ids = Ids()
-    >>> ids.add(["a", "b"], np.array([7, 8]))
-    >>> ids.find(["b", "c"]).tolist()
+    >>> ids.add(hashed(["a", "b"]), np.array([7, 8]))
+    >>> ids.find(hashed(["b", "c"])).tolist()
     [8, -1]
     """
 
@@ -151,26 +151,27 @@ class Ids:
         self.keys, self.places = np.full(1024, -1, np.int64), np.zeros(1024, np.int64)
         self.n = 0
 
-    def find(self, ids: Sequence[str]) -> Ints:
-        """The `seq` of each id, −1 where there is none."""
-        out = np.empty(len(ids), np.int64)
-        _find(self.keys, self.places, _hashed(ids), out)
+    def find(self, keys: Ints) -> Ints:
+        """The `seq` of each id, given as `hashed`, −1 where there is none."""
+        out = np.empty(len(keys), np.int64)
+        _find(self.keys, self.places, keys, out)
         return out
 
-    def add(self, ids: Sequence[str], seq: Ints) -> None:
-        """Remember where these ids stand."""
-        self.n += len(ids)
+    def add(self, new: Ints, seq: Ints) -> None:
+        """Remember where these ids, given as `hashed`, stand."""
+        self.n += len(new)
         if 2 * self.n > len(self.keys):
             keys, places = self.keys, self.places
             size = 1 << (2 * self.n).bit_length()
             self.keys, self.places = np.full(size, -1, np.int64), np.zeros(size, np.int64)
             used = keys != -1
             _put(self.keys, self.places, keys[used], places[used])
-        _put(self.keys, self.places, _hashed(ids), np.asarray(seq, np.int64))
+        _put(self.keys, self.places, new, np.asarray(seq, np.int64))
 
 
-def _hashed(ids: Sequence[str]) -> Ints:
+def hashed(ids: Sequence[str]) -> Ints:
+    """A hash of each id, as `Ids` takes it, in [0, 2^63)."""
     values = np.empty(len(ids), object)
     values[:] = ids
-    hashed = pd.util.hash_array(values, hash_key=_KEY, categorize=False)
-    return hashed.view(np.int64) & np.int64(2**63 - 1)  # −1 marks what is free
+    keys = pd.util.hash_array(values, hash_key=_KEY, categorize=False)
+    return keys.view(np.int64) & np.int64(2**63 - 1)  # −1 marks what is free

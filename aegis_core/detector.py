@@ -73,13 +73,21 @@ class Calibrated:
     """
 
     score_quantiles_: Floats
+    _steps_of: tuple[Floats, Floats, Floats] | None = None
 
     def risk(self, score: Floats) -> Floats:
         """Percentile of `score` among the traffic it was calibrated on, in [0, 100]."""
-        q = self.score_quantiles_
-        rising = np.concatenate([[True], np.diff(q) > 0])
-        risk: Floats = np.interp(score, q[rising], score_levels()[rising], left=0.0, right=1.0)
+        at, share = self._steps()
+        risk: Floats = np.interp(score, at, share, left=0.0, right=1.0)
         return 100.0 * risk
+
+    def _steps(self) -> tuple[Floats, Floats]:
+        """Scores that rise, and the shares that belong to them."""
+        q = self.score_quantiles_
+        if self._steps_of is None or self._steps_of[0] is not q:
+            rising = np.concatenate([[True], np.diff(q) > 0])
+            self._steps_of = q, q[rising], score_levels()[rising]
+        return self._steps_of[1:]
 
     def threshold(self, share: float) -> float:
         """Score that at most `share` of the traffic it was calibrated on lies strictly above."""

@@ -25,7 +25,7 @@ import pandas as pd
 
 from aegis_core import lists
 from aegis_core.answers import Answers
-from aegis_core.arrays import Ids, read_arrays, write_arrays
+from aegis_core.arrays import Ids, Ints, hashed, read_arrays, write_arrays
 from aegis_core.config import Settings
 from aegis_core.errors import StoreBusy, StoreError
 from aegis_core.live import Stream, count
@@ -129,10 +129,12 @@ class Engine(Stream):
         self.check()
         if self._news != self._heard:
             self._hear()
-        outcomes, fresh = self._sorted(rows)
+        keys = hashed([row["transaction_id"] for row in rows])
+        outcomes, fresh = self._sorted(rows, keys)
         group: dict[str, Any] = {}
         if fresh:
             group = self._take([rows[i] for i in fresh], fresh, outcomes, source)
+            self.ids.add(keys[fresh], np.arange(self.next_seq - len(fresh), self.next_seq))
         if refused:
             group["rejected"] = {name: [row[name] for row in refused] for name in refused[0]}
         if group:
@@ -175,7 +177,7 @@ class Engine(Stream):
 
     def find(self, transaction_id: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
         """A transaction and its verdict, or None where it never arrived."""
-        seq = int(self.ids.find([transaction_id])[0])
+        seq = int(self.ids.find(hashed([transaction_id]))[0])
         if seq < 0:
             return None
         found = self._stored([seq]).get(seq)
@@ -203,10 +205,12 @@ class Engine(Stream):
             if not old.name.startswith(name):
                 old.unlink()
 
-    def _sorted(self, rows: Sequence[Mapping[str, Any]]) -> tuple[list[Outcome | None], list[int]]:
+    def _sorted(
+        self, rows: Sequence[Mapping[str, Any]], keys: Ints
+    ) -> tuple[list[Outcome | None], list[int]]:
         """Outcomes of what is there already, and the places of what is new."""
         outcomes: list[Outcome | None] = [None] * len(rows)
-        places = self.ids.find([row["transaction_id"] for row in rows])
+        places = self.ids.find(keys)
         known = np.flatnonzero(places >= 0)
         stored = self._stored(places[known].tolist()) if len(known) else {}
         fresh, here = [], set()
@@ -259,7 +263,6 @@ class Engine(Stream):
             )
         scored = self.scorer.run(batch, rulings=rulings, signals=True, explain=True)
         verdicts = self.scorer.tell(batch, scored, self.champion.version, listed)
-        self.ids.add(batch["transaction_id"], batch["seq"])
         self.next_seq = self._indexed = self.next_seq + n
         for i, answer in zip(places, verdicts.answers(), strict=True):
             outcomes[i] = Outcome(answer)
@@ -300,7 +303,7 @@ class Engine(Stream):
                 "SELECT transaction_id AS id, seq FROM transactions WHERE seq >= ? ORDER BY seq",
                 [self._indexed],
             )
-            self.ids.add(there["id"].tolist(), there["seq"])
+            self.ids.add(hashed(there["id"].tolist()), there["seq"])
             self._indexed = self.next_seq
 
     def _begin(self, session: Session, learns: bool) -> tuple[Profiles | None, Answers | None]:

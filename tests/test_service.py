@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
@@ -19,6 +21,7 @@ from aegis_core import config, live, models, service
 from aegis_core.client import token_file
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreError
+from aegis_core.intake import admit
 from aegis_core.service import app, committer, messages
 from aegis_core.service.engine import LOOK_S, Engine
 from aegis_core.service.keeper import EVERY_S
@@ -452,3 +455,58 @@ def test_the_token_is_made_once_and_readable_by_its_owner_alone(
     assert "operator" not in repr(given)
     with pytest.raises(InputError, match="too short"):
         service.token_of(store, config.load(home=settings.home, token="short"))
+
+
+# ---- the two doors, and the place of an answer
+
+
+_ODD = [
+    {}, {"amount": 1e-300}, {"amount": 0.0}, {"amount": -1.0}, {"amount": 1e12},
+    {"amount": 1.0000001e12}, {"amount": float("nan")}, {"amount": float("inf")},
+    {"timestamp": "1970-01-01T00:00:00.000000Z"}, {"timestamp": "1970-01-01T00:00:00.000001Z"},
+    {"timestamp": "2099-12-31T23:59:59.999999Z"}, {"timestamp": "2100-01-01T00:00:00Z"},
+    {"customer_id": ""}, {"customer_id": "x" * 200}, {"customer_id": "x" * 201},
+    {"customer_id": "ä" * 200}, {"merchant_id": "a\tb"}, {"merchant_id": "a\x7fb"},
+    {"merchant_id": "a\x85b"}, {"merchant_id": "a\u200bb"}, {"merchant_id": "\u202e'; --"},
+    {"lat": 90.0, "lon": -180.0}, {"lat": 90.0001, "lon": 0.0}, {"lat": 0.0, "lon": 180.5},
+    {"lat": 1.0}, {"lon": 1.0}, {"currency": None}, {"channel": "x" * 201},
+]  # fmt: skip
+
+
+def test_both_doors_take_the_same_rows(client: TestClient, tmp_path: Path) -> None:
+    rows = [payment(i, **change) for i, change in enumerate(_ODD)]
+    body = "\n".join(json.dumps(row) for row in rows)
+    kind = {"content-type": "application/x-ndjson"}
+    told = client.post("/v1/transactions:batch", content=body, headers=kind).json()
+    by_rest = [_ODD[i] for i, answer in enumerate(told) if "decision" in answer]
+    columns: dict[str, list[Any]] = {
+        name: [row.get(name) for row in rows] for name in (*payment(), "lat", "lon", "channel")
+    }
+    moments = [dt.datetime.fromisoformat(t).replace(tzinfo=None) for t in columns.pop("timestamp")]
+    with connect(tmp_path / "other.duckdb").writing() as session:
+        admitted = admit(session, pa.table({**columns, "ts": moments}), "test").accepted
+    taken = {int(t[1:]) for t in admitted.column("transaction_id").to_pylist()}
+    assert by_rest == [change for i, change in enumerate(_ODD) if i in taken]
+    assert 10 < len(by_rest) < len(rows)
+
+
+def test_an_answer_from_another_process_is_known_from_where_the_engine_heard_of_it(
+    client: TestClient, store: Store, settings: Settings
+) -> None:
+    rows = [payment(i, merchant_id=f"m{i % 3}") for i in range(60)]
+    client.post("/v1/transactions:batch", json=rows[:20])
+    train(store, settings, detector="learner", role="champion", n_trees=10)
+    time.sleep(LOOK_S + 2 * EVERY_S)
+    client.post("/v1/transactions:batch", json=rows[20:40])
+    with store.writing() as session:  # as an attached session leaves it
+        session.execute(
+            "INSERT INTO labels (transaction_id, is_fraud, known_at, after_seq) "
+            "SELECT transaction_id, true, ts, NULL FROM transactions WHERE transaction_id = 'n3'"
+        )
+    client.post("/v1/transactions:batch", json=rows[40:50])  # before anybody heard of it
+    time.sleep(LOOK_S + 2 * EVERY_S)
+    client.post("/v1/transactions:batch", json=rows[50:])
+    (label,) = store.rows("SELECT after_seq FROM labels WHERE transaction_id = 'n3'")
+    assert label["after_seq"] == 5_049
+    parity = live.parity(store, settings)
+    assert (parity.checked, parity.different) == (60, 0)

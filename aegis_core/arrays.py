@@ -145,11 +145,26 @@ class Ids:
     >>> ids.add(hashed(["a", "b"]), np.array([7, 8]))
     >>> ids.find(hashed(["b", "c"])).tolist()
     [8, -1]
+    >>> Ids.of(ids.in_order(9)).find(hashed(["b"])).tolist()
+    [8]
     """
 
     def __init__(self) -> None:
         self.keys, self.places = np.full(1024, -1, np.int64), np.zeros(1024, np.int64)
         self.n = 0
+
+    @classmethod
+    def of(cls, in_order: Ints) -> Ids:
+        """From what `in_order` gave."""
+        ids, there = cls(), np.flatnonzero(in_order >= 0)
+        ids.add(in_order[there], there)
+        return ids
+
+    def in_order(self, n: int) -> Ints:
+        """The hash of each `seq` below `n`, −1 where another id has the same one."""
+        out, used = np.full(n, -1, np.int64), self.keys != -1
+        out[self.places[used]] = self.keys[used]
+        return out
 
     def find(self, keys: Ints) -> Ints:
         """The `seq` of each id, given as `hashed`, −1 where there is none."""

@@ -193,8 +193,9 @@ class Engine(Stream):
         self.scorer.profiles.save(self.snapshot / f"{name}.profiles.npz")
         if self.scorer.answers is not None:
             self.scorer.answers.save(self.snapshot / f"{name}.answers.npz")
-        ids = {"keys": self.ids.keys, "places": self.ids.places, "n": np.array(self.ids.n)}
-        write_arrays(self.snapshot / f"{name}.ids.npz", ids)
+        write_arrays(
+            self.snapshot / f"{name}.ids.npz", {"hashes": self.ids.in_order(self.next_seq)}
+        )
         with self.store.reading() as session:
             last = _fingerprint(session, self.next_seq - 1)
         state = {"name": name, "next_seq": self.next_seq, "n_told": self._n_told, "last": last}
@@ -319,9 +320,7 @@ class Engine(Stream):
             if learns:
                 answers = Answers.load(self.snapshot / f"{name}.answers.npz")
             profiles = Profiles.load(self.snapshot / f"{name}.profiles.npz")
-            arrays = read_arrays(self.snapshot / f"{name}.ids.npz")
-            ids = Ids()
-            ids.keys, ids.places, ids.n = arrays["keys"], arrays["places"], int(arrays["n"])
+            ids = Ids.of(read_arrays(self.snapshot / f"{name}.ids.npz")["hashes"])
         except Exception as e:  # whatever is wrong with it: the history itself is there
             if (self.snapshot / "state.json").exists():
                 _LOG.warning("snapshot ignored: %s", e)

@@ -26,6 +26,7 @@ from aegis_core import config, live, runs
 from aegis_core.board.feed import Feed, Filters
 from aegis_core.errors import InputError, StoreBusy
 from aegis_core.intake import import_files
+from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.service.engine import Engine
 from aegis_core.store import connect
 from aegis_core.synthetic import SyntheticConfig, write_history
@@ -182,25 +183,45 @@ def test_a_graceful_end_answers_all_and_leaves_a_snapshot(home: Path, tmp_path: 
     assert {t for client in clients for t in client.answered} <= kept
 
 
+def refused(folder: Path, at: int, **environment: str) -> str:
+    """What the service says that does not start."""
+    done = subprocess.run(
+        [sys.executable, "-m", "aegis_core.cli", "serve", "--port", str(at)],
+        env={**os.environ, "AEGIS_HOME": str(folder), "AEGIS_TOKEN": TOKEN, **environment},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
+def test_a_newer_database_a_broken_model_and_a_folder_that_takes_nothing_are_too(
+    home: Path,
+) -> None:
+    store = connect(config.load(home=home).db)
+    with store.writing() as session:
+        session.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    assert "Use the Aegis that wrote it" in refused(home, 0)
+    import duckdb
+
+    with duckdb.connect(str(store.path)) as raw:
+        raw.execute(f"UPDATE meta SET value = '{SCHEMA_VERSION}' WHERE key = 'schema_version'")
+    for part in (home / "data" / "models").rglob("*.npz"):
+        part.write_bytes(part.read_bytes()[:200])
+    assert "cannot be read" in refused(home, 0)
+    (home / "data" / "aegis.duckdb.endpoint").mkdir()
+    assert "cannot be written" in refused(home, 0)
+
+
 def test_a_second_owner_a_taken_port_and_no_model_are_one_clear_sentence_each(
     home: Path, tmp_path: Path
 ) -> None:
     port = free_port()
     process = started(home, port)
-
-    def refused(folder: Path, at: int) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "aegis_core.cli", "serve", "--port", str(at)],
-            env={**os.environ, "AEGIS_HOME": str(folder), "AEGIS_TOKEN": TOKEN},
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        return done.stderr
-
     try:
         other = tmp_path / "other"
         shutil.copytree(home / "data" / "models", other / "data" / "models")

@@ -13,7 +13,7 @@ import threading
 
 from aegis_core.client import kept_token, token_file
 from aegis_core.config import Settings
-from aegis_core.errors import InputError
+from aegis_core.errors import InputError, StoreError
 from aegis_core.models import roles
 from aegis_core.service.app import create_app
 from aegis_core.service.engine import Engine
@@ -28,13 +28,18 @@ def token_of(store: Store, settings: Settings) -> str:
     ------
     InputError
         The file can be read by others, or the token is too short.
+    StoreError
+        The folder takes no file.
     """
     token = settings.token.get_secret_value() or kept_token(store)
     if not token:
         token = secrets.token_urlsafe(32)
-        new = os.open(token_file(store), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(new, "w") as f:
-            f.write(token + "\n")
+        try:
+            new = os.open(token_file(store), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(new, "w") as f:
+                f.write(token + "\n")
+        except OSError as e:
+            raise StoreError(f"{token_file(store)} cannot be written: {e.strerror}.") from None
     if len(token) < 16:
         raise InputError("The token is too short to be safe; use 16 characters or more.")
     return token

@@ -223,8 +223,9 @@ class Store:
                 connection.close()
                 raise
             self._held = held
-        endpoint = self._published(held)
+        endpoint = None
         try:
+            endpoint = self._published(held)
             yield endpoint
         finally:
             if endpoint is not None:

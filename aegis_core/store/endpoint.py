@@ -8,6 +8,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from aegis_core.errors import StoreError
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -42,19 +44,28 @@ def files_of(database: Path) -> tuple[Path, Path]:
 
 
 def publish(database: Path, endpoint: Endpoint) -> None:
-    """Write both files, each at once and readable by this user only."""
+    """Write both files, each at once and readable by this user only.
+
+    Raises
+    ------
+    StoreError
+        The folder does not take them.
+    """
     attach = f"ATTACH '{endpoint.readers}' AS aegis (TOKEN '{endpoint.readers_token}')"
     for_readers = {
         "address": endpoint.readers,
         "token": endpoint.readers_token,
         "sql": f"LOAD httpfs; LOAD quack; {attach}; FROM aegis.query('SELECT 1')",
     }
-    for path, content in zip(files_of(database), (asdict(endpoint), for_readers), strict=True):
-        new = path.with_name(f"{path.name}.{os.getpid()}")
-        new.unlink(missing_ok=True)
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(content, file, indent=1)
-        new.replace(path)
+    try:
+        for path, content in zip(files_of(database), (asdict(endpoint), for_readers), strict=True):
+            new = path.with_name(f"{path.name}.{os.getpid()}")
+            new.unlink(missing_ok=True)
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                json.dump(content, file, indent=1)
+            new.replace(path)
+    except OSError as e:
+        raise StoreError(f"{path} cannot be written: {e.strerror}.") from e
 
 
 def withdraw(database: Path, endpoint: Endpoint) -> None:

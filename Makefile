@@ -54,7 +54,7 @@ lab: setup ## Open the notebooks in JupyterLab
 
 .PHONY: test
 test: lint ## Lint, types and all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: lint
 lint: setup ## Check style, format and types

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 class Decision(IntEnum):
@@ -105,7 +105,10 @@ TABLES: Final = {
         run_id VARCHAR PRIMARY KEY, notebook VARCHAR NOT NULL, parameters VARCHAR,
         status VARCHAR NOT NULL, started_at TIMESTAMP NOT NULL, ended_at TIMESTAMP,
         cells_done INTEGER, cells_total INTEGER, data_hash VARCHAR, code_version VARCHAR,
-        report_path VARCHAR, error VARCHAR""",
+        report_path VARCHAR, error VARCHAR, heading VARCHAR, seconds DOUBLE, peak_memory_mb DOUBLE,
+        attempt INTEGER, retry_of VARCHAR, entry VARCHAR, due_at TIMESTAMP, notebook_hash VARCHAR,
+        lock_hash VARCHAR, settings VARCHAR, seed BIGINT, last_seq BIGINT, n_labels BIGINT,
+        model_version VARCHAR, pid BIGINT""",
     "metrics": """
         run_id VARCHAR NOT NULL, name VARCHAR NOT NULL, slice VARCHAR NOT NULL, value DOUBLE""",
     "evaluation_scores": """
@@ -120,6 +123,9 @@ TABLES: Final = {
 says which transactions could know it. `verdicts.inclusion` is the probability with which the
 transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
 what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off.
+`runs.last_seq` and `runs.n_labels` are the last transaction and the number of labels that a run saw,
+`data_hash` is of these; `heading` is where a running notebook is, `model_version` the model it made
+or used, `entry` and `due_at` the line of the schedule that started it.
 """
 
 MIGRATIONS: Final = {
@@ -133,6 +139,23 @@ MIGRATIONS: Final = {
         "ALTER TABLE models ADD COLUMN shadow_since TIMESTAMP",
         "INSERT INTO promotions SELECT version, 'champion', 'train', promoted_at FROM models"
         " WHERE promoted_at IS NOT NULL",
+    ),
+    2: (
+        "ALTER TABLE runs ADD COLUMN heading VARCHAR",
+        "ALTER TABLE runs ADD COLUMN seconds DOUBLE",
+        "ALTER TABLE runs ADD COLUMN peak_memory_mb DOUBLE",
+        "ALTER TABLE runs ADD COLUMN attempt INTEGER",
+        "ALTER TABLE runs ADD COLUMN retry_of VARCHAR",
+        "ALTER TABLE runs ADD COLUMN entry VARCHAR",
+        "ALTER TABLE runs ADD COLUMN due_at TIMESTAMP",
+        "ALTER TABLE runs ADD COLUMN notebook_hash VARCHAR",
+        "ALTER TABLE runs ADD COLUMN lock_hash VARCHAR",
+        "ALTER TABLE runs ADD COLUMN settings VARCHAR",
+        "ALTER TABLE runs ADD COLUMN seed BIGINT",
+        "ALTER TABLE runs ADD COLUMN last_seq BIGINT",
+        "ALTER TABLE runs ADD COLUMN n_labels BIGINT",
+        "ALTER TABLE runs ADD COLUMN model_version VARCHAR",
+        "ALTER TABLE runs ADD COLUMN pid BIGINT",
     ),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

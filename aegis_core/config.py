@@ -77,7 +77,9 @@ class Settings(BaseSettings):
         0, ge=0, description="Runs whose reports are kept; 0 for all. The ledger keeps its rows."
     )
     keep_days: float = Field(0.0, ge=0, description="Days that reports are kept; 0 for ever.")
-    schedule: dict[str, Entry] = Field({}, description="What `aegis schedule run` starts, and when.")
+    schedule: dict[str, Entry] = Field(
+        {}, description="What `aegis schedule run` starts, and when."
+    )
 
     @field_validator("home", mode="after")
     @classmethod

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,11 +19,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
-from aegis_core import reports
+from aegis_core import lineage, notebooks, reports
+from aegis_core.config import Settings
 from aegis_core.errors import RunBusy, StoreError
 from aegis_core.redaction import Redactor
 from aegis_core.store import Store, connect
@@ -68,6 +71,49 @@ class Row:
 
 _NOTED: Final = ("data_hash", "last_seq", "n_labels", "model_version")
 """Columns that the notebook fills in while it runs."""
+
+
+class Due(NamedTuple):
+    """The line of a schedule that starts a run, and the time (UTC) at which it was due."""
+
+    entry: str
+    at: datetime
+
+
+def begun(
+    name: str,
+    notebook: Path,
+    values: Mapping[str, object],
+    settings: Settings,
+    due: Due | None = None,
+    **more: Any,
+) -> Row:
+    """A row that begins now.
+
+    The id of a first due attempt is made of entry and time alone: two schedulers begin one row.
+    """
+    if due and not more.get("retry_of"):
+        stamp = due.at
+        mark = hashlib.sha256(f"{due.entry}|{due.at.isoformat()}".encode()).hexdigest()[:4]
+    else:
+        stamp, mark = datetime.now(UTC), secrets.token_hex(2)
+    seed = values.get("seed", -1)
+    return Row(
+        run_id=f"{stamp:%Y%m%d-%H%M%S}-{name}-{mark}",
+        notebook=name,
+        parameters=json.dumps(values),
+        started_at=now(),
+        code_version=lineage.code_version(),
+        cells_total=notebooks.n_code_cells(notebook),
+        entry=due.entry if due else None,
+        due_at=due.at.isoformat() if due else None,
+        notebook_hash=notebooks.content_hash(notebook),
+        lock_hash=lineage.lock_hash(),
+        settings=json.dumps(lineage.numbers_of(settings)),
+        seed=seed if isinstance(seed, int) and seed >= 0 else settings.seed,
+        pid=os.getpid(),
+        **more,
+    )
 
 
 def insert(store: Store, row: Row) -> bool:
@@ -284,9 +330,7 @@ def _lock_of(db: Path, name: str) -> Path:
 
 
 def _peak_mb(pid: int) -> float | None:
-    """The most memory that a process had resident so far, in MB; where the system does not say,
-    what it has now.
-    """
+    """The most memory that a process had resident so far, in MB, or else what it has now."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         status = Path(f"/proc/{pid}/status").read_text("utf-8")
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024

@@ -31,8 +31,9 @@ _FIRST_SEEN: Final = """
 
 
 class Seen(NamedTuple):
-    """What a run saw of the data: `data_hash` is of the transactions up to `last_seq` (-1: none)
-    and of the first `n_labels` labels.
+    """What a run saw of the data.
+
+    `data_hash` is of the transactions up to `last_seq` (-1: none) and the first `n_labels` labels.
     """
 
     data_hash: str
@@ -45,8 +46,9 @@ def seen(
 ) -> Seen:
     """The hash of the first transactions and labels; all that are there unless numbers are given.
 
-    NaN, the largest number of no transactions, counts as -1. It does not change when more arrive, as long as nothing of it is changed or deleted. It equals
-    `Store.data_hash` where everything was seen.
+    NaN, the largest number of no transactions, counts as -1. The hash does not change when more
+    arrive, as long as nothing of it is changed or deleted, and equals `Store.data_hash` where
+    everything was seen.
     """
     if isinstance(source, Store):
         with source.reading() as session:
@@ -114,8 +116,8 @@ def chain(store: Store, what: str) -> dict[str, Any]:
             metric = {"name": name, "values": {v["slice"]: v["value"] for v in values}}
             return {"metric": metric} | _named_run(session, values[0]["run_id"])
         known = session.rows(
-            "SELECT DISTINCT name FROM metrics UNION SELECT run_id FROM runs "
-            "UNION SELECT version FROM models UNION SELECT DISTINCT name || ':' || slice FROM metrics"
+            "SELECT name FROM metrics UNION SELECT name || ':' || slice FROM metrics "
+            "UNION SELECT run_id FROM runs UNION SELECT version FROM models"
         )
     raise InputError(
         f"There is no run, model or metric {what!r}. `aegis status` shows runs, `aegis models` "
@@ -167,8 +169,9 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     if run is None:
         yield "run       none: it was not made by a run, so nothing more is known of it"
         return
-    yield f"run       {run['run_id']}, {run['status']}, {run['started_at']:%Y-%m-%d %H:%M:%S} UTC" + (
-        f", {run['seconds']:.1f} s" if run["seconds"] is not None else ""
+    yield (
+        f"run       {run['run_id']}, {run['status']}, {run['started_at']:%Y-%m-%d %H:%M:%S} UTC"
+        + (f", {run['seconds']:.1f} s" if run["seconds"] is not None else "")
     )
     if run["retry_of"]:
         yield f"  attempt {run['attempt']}, after {run['retry_of']} had failed"

@@ -261,7 +261,9 @@ def _environment(settings: Settings) -> dict[str, str]:
     """
     plain = (str, int, float, Path)
     fixed = {
-        f"AEGIS_{k.upper()}": str(v) for k, v in settings.model_dump().items() if isinstance(v, plain)
+        f"AEGIS_{k.upper()}": str(v)
+        for k, v in settings.model_dump().items()
+        if isinstance(v, plain)
     }
     if token := settings.token.get_secret_value():
         fixed["AEGIS_TOKEN"] = token

@@ -147,8 +147,8 @@ def clear(reports: Path, keep_runs: int, keep_days: float) -> list[str]:
         age = datetime.now(UTC).replace(tzinfo=None) - datetime.fromisoformat(run["started_at"])
         old = (keep_runs and place >= keep_runs) or (keep_days and age > timedelta(days=keep_days))
         if old and run["status"] not in ("waiting", "running"):
-            shutil.rmtree(reports / run["run_id"])
-            gone.append(run["run_id"])
+            shutil.rmtree(reports / run["folder"])
+            gone.append(run["folder"])
     return gone
 
 
@@ -158,9 +158,9 @@ def _noted(reports: Path) -> list[dict[str, Any]]:
     for path in reports.glob("*/run.json"):
         with contextlib.suppress(OSError, ValueError):  # removed meanwhile, or not whole
             facts = json.loads(path.read_text("utf-8"))
-            if facts["run_id"] == path.parent.name:
-                found.append(facts)
-    return sorted(found, key=lambda run: (run["started_at"], run["run_id"]), reverse=True)
+            if facts.keys() >= {"run_id", "notebook", "started_at", "status", "parameters"}:
+                found.append(facts | {"folder": path.parent.name})
+    return sorted(found, key=lambda run: (run["started_at"], run["folder"]), reverse=True)
 
 
 def _latest(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -271,7 +271,8 @@ def _readable(run: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": json.loads(run["parameters"]),
         "figures": run.get("figures", {}),
         "shown": {
-            name.replace("_", " "): f"{value:,.4g}" for name, value in run.get("figures", {}).items()
+            name.replace("_", " "): f"{value:,.4g}"
+            for name, value in run.get("figures", {}).items()
         },
         "origin": [(label, run[key]) for key, label in _ORIGIN if run.get(key) is not None],
     }

@@ -8,27 +8,22 @@ A run is one notebook, executed from the top, with a row in the table `runs` and
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
-import secrets
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
 from aegis_core import ledger, lineage, notebooks, reports
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, RunBusy, RunFailed, did_you_mean
-from aegis_core.ledger import Row
+from aegis_core.ledger import Due, Row
 from aegis_core.lineage import Seen
 from aegis_core.notebooks import NOTEBOOKS, check_parameters, inspect
 from aegis_core.redaction import SHORTEST, Redactor, secrets_of
@@ -55,13 +50,6 @@ class RunResult:
     report_path: Path
     seconds: float
     told: str = ""
-
-
-class Due(NamedTuple):
-    """The line of a schedule that starts a run, and the time (UTC) at which it was due."""
-
-    entry: str
-    at: datetime
 
 
 def run_notebook(
@@ -233,7 +221,7 @@ class _Work:
     """What is to be run, the same for every attempt."""
 
     name: str
-    values: dict[str, object]
+    given: dict[str, object]
     settings: Settings
     store: Store
     redactor: Redactor
@@ -241,30 +229,8 @@ class _Work:
     timeout_s: float | None
 
     def row(self, due: Due | None, **more: Any) -> Row:
-        """A new row of the ledger; the id of a due run is made of its entry and time alone."""
-        notebook, now = NOTEBOOKS[self.name], datetime.now(UTC)
-        if due and not more.get("retry_of"):
-            told = f"{due.entry}|{due.at.isoformat()}"
-            stamp, mark = due.at, hashlib.sha256(told.encode()).hexdigest()[:4]
-        else:
-            stamp, mark = now, secrets.token_hex(2)
-        seed = self.values.get("seed", -1)
-        return Row(
-            run_id=f"{stamp:%Y%m%d-%H%M%S}-{self.name}-{mark}",
-            notebook=self.name,
-            parameters=json.dumps(self.values),
-            started_at=ledger.now(),
-            code_version=lineage.code_version(),
-            cells_total=notebooks.n_code_cells(notebook),
-            entry=due.entry if due else None,
-            due_at=due.at.isoformat() if due else None,
-            notebook_hash=notebooks.content_hash(notebook),
-            lock_hash=lineage.lock_hash(),
-            settings=json.dumps(lineage.numbers_of(self.settings)),
-            seed=seed if isinstance(seed, int) and seed >= 0 else self.settings.seed,
-            pid=os.getpid(),
-            **more,
-        )
+        """A new row of the ledger."""
+        return ledger.begun(self.name, NOTEBOOKS[self.name], self.given, self.settings, due, **more)
 
     def skipped(self, run_id: str, why: str) -> RunResult:
         """The result of a run that did not take place."""
@@ -309,7 +275,7 @@ def _run(work: _Work, row: Row) -> RunResult:
             notebooks.execute(
                 notebook,
                 executed,
-                work.values | {k: v for k, v in own.items() if k in declared},
+                work.given | {k: v for k, v in own.items() if k in declared},
                 work.settings,
                 watch=progress,
                 deadline=None if work.timeout_s is None else began + work.timeout_s,
@@ -384,7 +350,7 @@ class _Ending:
                 if (masked := redactor.text(text)) != text:
                     reports.write_whole(path, masked)
         declared = inspect(NOTEBOOKS[self.work.name])
-        asked = [(k, v, declared[k]["help"]) for k, v in self.work.values.items()]
+        asked = [(k, v, declared[k]["help"]) for k, v in self.work.given.items()]
         page = ""
         for _ in range(2):  # once more where the page itself showed what the notebook hid
             row = self._with_secrets(replace(row, report_path=str(self.report)))
@@ -422,6 +388,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM, as schedulers send it, end a run in the same orderly way as Ctrl-C."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: the end needs its time
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

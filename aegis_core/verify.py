@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,19 +23,18 @@ from aegis_core.config import Settings
 from aegis_core.errors import InputError, NotVerifiable, did_you_mean
 from aegis_core.ledger import Row
 from aegis_core.store import Store, connect
-from aegis_core.store.session import Session
 
 _BATCH: Final = 500_000
 _TOLD: Final = 5
-_TEXTS: Final = ("text/plain", "text/html", "application/vnd.plotly.v1+json")
+_LONG_LIST: Final = 20
+_FIGURE: Final = "application/vnd.plotly.v1+json"
 _PASSING: Final = (  # says how long something took, and when
     re.compile(r"\d[\d,.]* (?:s|ms|min|h)\b"),
     re.compile(r"\d[\d,]* (?:a second|tx/s)"),
     re.compile(r"\b\d{8}-\d{6}-\w+(?:-\w+)?"),
-    re.compile(r"\b[0-9a-f]{32}\b|at 0x[0-9a-f]+|id=\"[^\"]*\"|plotlyServerURL"),
+    re.compile(r"at 0x[0-9a-f]+"),
 )
 _NUMBER: Final = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?")
-_FILES: Final = (".npz", ".npy", ".json")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Verification:
 
 
 def verify(
-    what: str, settings: Settings, *, progress: bool = True, due: runs.Due | None = None
+    what: str, settings: Settings, *, progress: bool = True, due: ledger.Due | None = None
 ) -> Verification:
     """Execute a run again in a scratch database and compare every number.
 
@@ -90,7 +91,7 @@ def verify(
     ----------
     what : str
         The id of a run that is done, or a notebook's name for its last one.
-    due : runs.Due, optional
+    due : ledger.Due, optional
         What a schedule started; it takes place once.
 
     Raises
@@ -106,36 +107,36 @@ def verify(
     """
     store = connect(settings.db)
     run = _run_of(store, what)
-    began, row = ledger.now(), _row(run, settings, due)
-    with ledger.alone(settings.db, f"verify-{run['run_id']}"):
+    row, began = _row(run, settings, due), time.monotonic()
+    with ledger.alone(settings.db, "verify"):
+        ledger.close_killed(store, settings.reports, "verify")
         if not ledger.insert(store, row):
-            return Verification(run["run_id"], 0, (), ("Verified for this time already.",), row.run_id)
-        folder = settings.reports / row.run_id
+            return Verification(run["run_id"], 0, (), ("It was verified already.",), row.run_id)
         last = replace(row, status="interrupted", error="Stopped from outside.")
         try:
-            found = _verified(store, run, row.run_id, settings, folder, progress)
-            told = "; ".join(str(d) for d in found.differences[:_TOLD])
-            more = "; …" if len(found.differences) > _TOLD else ""
-            last = replace(
-                row,
-                status="failed" if found.differences else "done",
-                error=f"{len(found.differences)} numbers differ: {told}{more}"
-                if found.differences
-                else None,
-                cells_done=row.cells_total,
-                report_path=str(folder / "report.html"),
-            )
+            found = _repeated(store, run, row, settings, progress)
+            last = replace(row, status="done", cells_done=row.cells_total)
+            if found.differences:
+                told = "; ".join(map(str, found.differences[:_TOLD]))
+                more = f"{len(found.differences):,} of {found.compared:,} numbers differ: {told}."
+                last = replace(last, status="failed", error=more)
             return found
         except Exception as e:
             last = replace(row, status="failed", error=str(e))
             raise
         finally:
-            ended = ledger.now()
-            last = replace(last, ended_at=ended, seconds=_seconds(began, ended))
+            folder = settings.reports / row.run_id
+            report = folder / "report.html"
+            last = replace(
+                last,
+                ended_at=ledger.now(),
+                seconds=round(time.monotonic() - began, 3),
+                report_path=str(report) if report.exists() else None,
+            )
             ledger.update(store, last)
-            if folder.exists():
-                ledger.keep(folder, last)
-                reports.write_index(settings.reports)
+            folder.mkdir(parents=True, exist_ok=True)
+            ledger.keep(folder, last)
+            reports.write_index(settings.reports)
 
 
 def _run_of(store: Store, what: str) -> dict[str, Any]:
@@ -160,53 +161,198 @@ def _run_of(store: Store, what: str) -> dict[str, Any]:
     return run
 
 
-def _row(run: dict[str, Any], settings: Settings, due: runs.Due | None) -> Row:
-    work = runs.Work.of("verify", {"run": run["run_id"]}, settings, run["notebook"])
-    return replace(work.row(due), data_hash=run["data_hash"], last_seq=run["last_seq"],
-                   n_labels=run["n_labels"], seed=run["seed"])  # fmt: skip
+def _row(run: dict[str, Any], settings: Settings, due: ledger.Due | None) -> Row:
+    notebook = notebooks.NOTEBOOKS[run["notebook"]]
+    row = ledger.begun("verify", notebook, {"run": run["run_id"]}, settings, due)
+    same = ("data_hash", "last_seq", "n_labels", "seed", "model_version")
+    return replace(row, **{key: run[key] for key in same})
 
 
-def _verified(
-    store: Store,
-    run: dict[str, Any],
-    run_id: str,
-    settings: Settings,
-    folder: Path,
-    progress: bool,
+def _repeated(
+    store: Store, run: dict[str, Any], row: Row, settings: Settings, progress: bool
 ) -> Verification:
-    parameters = json.loads(run["parameters"])
-    _must_be_repeatable(run, parameters)
-    numbers = json.loads(run["settings"] or "{}")
+    parameters, numbers = json.loads(run["parameters"]), json.loads(run["settings"] or "{}")
+    _must_be_repeatable(store, run, parameters)
     with tempfile.TemporaryDirectory(prefix="aegis-verify-") as place:
         scratch = settings.model_copy(
             update={
-                **{k: v for k, v in numbers.items() if k in type(settings).model_fields},
-                "db": Path(place) / "scratch.duckdb",
-                "models": Path(place) / "models",
-                "reports": Path(place) / "reports",
-                "keep_runs": 0,
-                "keep_days": 0.0,
+                **{k: v for k, v in numbers.items() if k in Settings.model_fields},
+                **{"db": Path(place) / "scratch.duckdb", "models": Path(place) / "models"},
+                **{"reports": Path(place) / "reports", "keep_runs": 0, "keep_days": 0.0},
             }
         )
         if run["notebook"] != "generate":
-            _rebuild(store, run, scratch)
+            _rebuild(store, run, connect(scratch.db))
         again = runs.run_notebook(run["notebook"], parameters, scratch, progress=progress)
         new = connect(scratch.db)
-        then, now = dict(_stored(store, run, settings)), dict(_stored(new, _again(new, again), scratch))
-        executed = settings.reports / run["run_id"] / again.notebook_path.name
-        notes = list(_notes(run))
+        (rerun,) = new.rows("SELECT * FROM runs WHERE run_id = ?", [again.run_id])
+        last = new.rows("SELECT max(seq) AS seq FROM transactions")[0]["seq"]
+        then, now = _stored(store, run, last, settings), _stored(new, rerun, last, scratch)
+        executed, notes = settings.reports / run["run_id"] / again.notebook_path.name, _notes(run)
         if executed.exists():
-            then |= _printed(executed)
-            now |= _printed(again.notebook_path)
+            then |= printed(executed, str(settings.db))
+            now |= printed(again.notebook_path, str(scratch.db))
         else:
-            notes.append("The executed notebook was cleared away; what it printed is not compared.")
-        again.report_path.parent.rename(folder) if _same_disk(place, folder) else _moved(
-            again.report_path.parent, folder
-        )
+            notes.append("Its executed notebook was cleared away; what it printed is not compared.")
+        shutil.move(again.report_path.parent, settings.reports / row.run_id)
+    return Verification(run["run_id"], len(then), _compared(then, now), tuple(notes), row.run_id)
+
+
+def _compared(then: Mapping[str, object], now: Mapping[str, object]) -> tuple[Difference, ...]:
     keys = [*then, *(key for key in now if key not in then)]
-    differences = tuple(
-        Difference(key, then.get(key, "nothing"), now.get(key, "nothing"))
-        for key in keys
-        if then.get(key, "nothing") != now.get(key, "nothing")
-    )
-    return Verification(run["run_id"], len(keys), differences, tuple(notes), run_id)
+    nothing = "nothing"
+    pairs = [(key, then.get(key, nothing), now.get(key, nothing)) for key in keys]
+    return tuple(Difference(*pair) for pair in pairs if pair[1] != pair[2])
+
+
+def _must_be_repeatable(store: Store, run: dict[str, Any], parameters: dict[str, Any]) -> None:
+    """Say what is missing before anything starts."""
+    run_id = run["run_id"]
+    if run["last_seq"] is None:
+        raise NotVerifiable(f"{run_id} was recorded by an Aegis that did not keep what it saw.")
+    if target := parameters.get("target"):
+        raise NotVerifiable(f"{run_id} sent its transactions to {target}, and did not score them.")
+    if run["notebook"] == "generate":
+        return
+    seen = lineage.seen(store, run["last_seq"], run["n_labels"])
+    if seen.data_hash != run["data_hash"]:
+        raise NotVerifiable(
+            f"The data that {run_id} saw are not the data of now: transactions up to number "
+            f"{run['last_seq']:,} and the first {run['n_labels']:,} labels had the hash "
+            f"{run['data_hash']}, and have {seen.data_hash}. Some were changed or deleted since; "
+            "restore a backup of that time and verify there."
+        )
+
+
+def _rebuild(store: Store, run: dict[str, Any], scratch: Store) -> None:
+    """Fill a scratch database with what was there when the run began."""
+    last, began = run["last_seq"], run["started_at"]
+    with store.reading() as old, scratch.writing() as new:
+        for start in range(0, last + 1, _BATCH):
+            part = {"a": start, "b": min(start + _BATCH - 1, last)}
+            for table in ("transactions", "verdicts", "shadow_scores"):
+                rows = old.arrow(
+                    f"SELECT * FROM {table} WHERE seq BETWEEN $a AND $b ORDER BY seq", part
+                )
+                new.append(table, rows)
+        labels = old.arrow("SELECT * FROM labels ORDER BY rowid LIMIT ?", [run["n_labels"]])
+        new.append("labels", labels)
+        for table, time in (
+            ("reviews", "answered_at"),
+            ("lists", "added_at"),
+            ("models", "created_at"),
+            ("promotions", "promoted_at"),
+        ):
+            chosen = f"SELECT * FROM {table} WHERE {time} <= ? ORDER BY rowid"
+            new.append(table, old.arrow(chosen, [began]))
+        new.append("meta", old.arrow("SELECT * FROM meta WHERE key != 'schema_version'"))
+        new.execute(
+            """
+            UPDATE models SET
+              promoted_at = (SELECT max(promoted_at) FROM promotions p
+                WHERE p.version = models.version AND role IN ('champion', 'rollback')),
+              shadow_since = (SELECT max(promoted_at) FROM promotions p
+                WHERE p.version = models.version
+                HAVING arg_max(role, promoted_at) = 'shadow' AND max(promoted_at) = (
+                  SELECT max(q.promoted_at) FROM promotions q JOIN models o USING (version)
+                  WHERE q.role = 'shadow' AND o.detector = models.detector))
+            """
+        )
+
+
+def _stored(
+    store: Store, run: dict[str, Any], last_seq: int, settings: Settings
+) -> dict[str, object]:
+    """What a run left in the database and in the folder of models, by where it stands."""
+    run_id = [run["run_id"]]
+    of = "count(*) || ':' || sum(hash({})::HUGEINT)"
+    with store.reading() as session:
+        metrics = session.rows("SELECT name, slice, value FROM metrics WHERE run_id = ?", run_id)
+        scores = session.rows(
+            f"SELECT detector, {of.format('transaction_id, score')} AS told "
+            "FROM evaluation_scores WHERE run_id = ? GROUP BY detector",
+            run_id,
+        )
+        models = session.rows("SELECT * FROM models WHERE run_id = ?", run_id)
+        span = [run["last_seq"], last_seq]
+        arrived = session.rows(
+            f"SELECT {of.format('t.transaction_id, ts, amount, score, risk, decision')} AS told "
+            "FROM transactions t LEFT JOIN verdicts USING (seq) WHERE seq > ? AND seq <= ?",
+            span,
+        )
+    found: dict[str, object] = {"data hash": run["data_hash"]}
+    found |= {f"metric {m['name']} {m['slice']}": m["value"] for m in metrics}
+    found |= {f"scores of {s['detector']}": s["told"] for s in scores}
+    found["transactions and verdicts that arrived"] = arrived[0]["told"]
+    for i, model in enumerate(models):
+        for key in ("detector", "n_train", "trained_from", "trained_to", "data_hash", "parameters"):
+            found[f"model {i} {key}"] = model[key]
+        for path in sorted((settings.home / model["path"]).rglob("*")):
+            if path.is_file():
+                found[f"model {i} {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return found
+
+
+def printed(executed: Path, db: str = "") -> dict[str, object]:
+    """The numbers that an executed notebook prints and draws, by cell.
+
+    Durations, run ids and versions of models are left out, and so is the database's name `db`.
+    """
+    found: dict[str, object] = {}
+    cells = json.loads(executed.read_text("utf-8"))["cells"]
+    for number, cell in enumerate(cell for cell in cells if cell["cell_type"] == "code"):
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            continue
+        name = f"cell {cell.get('id', number)}"
+        for output in cell["outputs"]:
+            if output.get("name") == "stderr":
+                continue
+            data = output.get("data", {})
+            texts = output.get("text") or ([] if _FIGURE in data else data.get("text/plain", ""))
+            text = "".join(texts).replace(db, "") if db else "".join(texts)
+            for passing in _PASSING:
+                text = passing.sub("", text)
+            for value in _NUMBER.findall(text):
+                found[f"{name}, number {_place(found, name + ', number')}"] = value
+            for path, value in _leaves(data.get(_FIGURE, {}), ""):
+                key = f"{name}, figure{path}"
+                found[key if key not in found else f"{key} {_place(found, key)}"] = value
+    return found
+
+
+def _place(found: Mapping[str, object], beginning: str) -> int:
+    return 1 + sum(key.startswith(beginning) for key in found)
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, object]]:
+    """Numbers and packed arrays of a figure with their paths; long lists as one."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key != "template":
+                yield from _leaves(value, f"{path}.{key}")
+    elif isinstance(node, list) and len(node) > _LONG_LIST:
+        yield path, hashlib.sha256(json.dumps(node).encode()).hexdigest()[:16]
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _leaves(value, f"{path}[{i}]")
+    elif isinstance(node, int | float):
+        yield path, node
+    elif isinstance(node, str) and path.endswith(".bdata"):
+        yield path, hashlib.sha256(node.encode()).hexdigest()[:16]
+
+
+def _notes(run: dict[str, Any]) -> list[str]:
+    """What has changed since a run, and may be why numbers differ."""
+    now = {
+        "code": (run["code_version"], lineage.code_version()),
+        "packages": (run["lock_hash"], lineage.lock_hash()),
+        "notebook": (
+            run["notebook_hash"],
+            notebooks.content_hash(notebooks.NOTEBOOKS[run["notebook"]]),
+        ),
+    }
+    return [
+        f"The {what} changed since: {old or 'not recorded'} then, {new or 'not known'} now."
+        for what, (old, new) in now.items()
+        if old != new
+    ]

@@ -310,7 +310,9 @@ class Store:
     ) -> str:
         """`data_hash` in a session; of the first `n_labels` labels alone if a number is given."""
         label_columns = "transaction_id, is_fraud, scenario, known_at"
-        labels = "labels" if n_labels is None else f"(FROM labels ORDER BY rowid LIMIT {n_labels:d})"
+        labels = (
+            "labels" if n_labels is None else f"(FROM labels ORDER BY rowid LIMIT {n_labels:d})"
+        )
         chosen = f"SELECT transaction_id FROM transactions WHERE {where}"
         total = "SELECT count(*) AS n, sum(hash({})::HUGEINT)::VARCHAR AS total FROM {}"
         parts = session.rows(

@@ -172,7 +172,7 @@ def _latest(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         figures = [
             {
                 "name": figure.replace("_", " "),
-                "value": f"{value:,.4g}",
+                "value": _figure_text(value),
                 "spark": _spark(
                     [run["figures"][figure] for run in reversed(done) if figure in run["figures"]]
                 ),
@@ -271,11 +271,20 @@ def _readable(run: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": json.loads(run["parameters"]),
         "figures": run.get("figures", {}),
         "shown": {
-            name.replace("_", " "): f"{value:,.4g}"
+            name.replace("_", " "): _figure_text(value)
             for name, value in run.get("figures", {}).items()
         },
         "origin": [(label, run[key]) for key, label in _ORIGIN if run.get(key) is not None],
     }
+
+
+def _figure_text(value: float) -> str:
+    """A figure as people read it.
+
+    >>> _figure_text(0.123456), _figure_text(14768.0)
+    ('0.1235', '14,768')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

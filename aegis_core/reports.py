@@ -22,6 +22,7 @@ from typing import Any, Final
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 
+_NEEDED: Final = {"run_id", "notebook", "started_at", "status", "parameters"}
 _SPARK_RUNS: Final = 30
 _SPARK_SIZE: Final = (100, 24)
 _PLOTLY: Final = "application/vnd.plotly.v1+json"
@@ -158,7 +159,7 @@ def _noted(reports: Path) -> list[dict[str, Any]]:
     for path in reports.glob("*/run.json"):
         with contextlib.suppress(OSError, ValueError):  # removed meanwhile, or not whole
             facts = json.loads(path.read_text("utf-8"))
-            if facts.keys() >= {"run_id", "notebook", "started_at", "status", "parameters"}:
+            if isinstance(facts, dict) and facts.keys() >= _NEEDED:
                 found.append(facts | {"folder": path.parent.name})
     return sorted(found, key=lambda run: (run["started_at"], run["folder"]), reverse=True)
 

@@ -60,6 +60,12 @@ class Trigger(CronTrigger):  # type: ignore[misc]
     def __init__(self, cron: str, timezone: str = "UTC") -> None:
         fields = cron.split()
         try:
+            zone = ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise InputError(
+                f"There is no time zone {timezone!r}; write one such as Europe/Berlin, or UTC."
+            ) from None
+        try:
             if len(fields) != 5:
                 raise ValueError(f"it has {len(fields)} fields, and five are needed")
             if "*" not in (fields[2][0], fields[4][0]):
@@ -68,11 +74,7 @@ class Trigger(CronTrigger):  # type: ignore[misc]
                 )
             names = ("minute", "hour", "day", "month", "day_of_week")
             given = dict(zip(names, [*fields[:4], weekdays(fields[4])], strict=True))
-            super().__init__(**given, timezone=ZoneInfo(timezone))
-        except (ZoneInfoNotFoundError, OSError):
-            raise InputError(
-                f"There is no time zone {timezone!r}; write one such as Europe/Berlin, or UTC."
-            ) from None
+            super().__init__(**given, timezone=zone)
         except (ValueError, TypeError) as e:
             raise InputError(
                 f"{cron!r} is no cron expression: {e}. Write minute, hour, day of month, month and "

@@ -123,9 +123,10 @@ TABLES: Final = {
 says which transactions could know it. `verdicts.inclusion` is the probability with which the
 transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
 what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off.
-In `runs`, `last_seq` and `n_labels` are the last transaction and the number of labels that a run
-saw, and `data_hash` is of these; `heading` is where a running notebook is, `model_version` what
-model it made or used, `entry` and `due_at` the line of the schedule that started it.
+In `runs`, `status` is waiting, running, done, failed, interrupted or skipped; `last_seq` and
+`n_labels` are the last transaction and the number of labels that a run saw, and `data_hash` is of
+these; `heading` is where a running notebook is, `model_version` what model it made or used, `entry`
+and `due_at` the line of the schedule that started it.
 """
 
 MIGRATIONS: Final = {

@@ -201,6 +201,8 @@ def test_a_report_loads_nothing_and_no_script_from_an_output_runs(
         assert page.locator("h1").inner_text() == "How does it end?"
         assert page.locator(".figure .gtitle").text_content() == HOSTILE.replace("<b>", "")
         assert page.locator("details.code").first.get_attribute("open") is None
+        page.get_by_role("link", name="Where does this come from?").last.click()
+        assert lineage.code_version() in page.locator("#origin").inner_text()
         page.goto((settings.reports / "index.html").as_uri())
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -60,8 +60,9 @@ def run(
 ) -> None:
     """Run a notebook through papermill; its report goes under reports/.
 
-    Ends with 0 when it is done or was skipped, 1 when it failed, 2 when what was given
-    cannot be used, 3 when the same notebook is running, 130 when it was stopped.
+    Exit codes: 0 done or skipped, 1 failed, 2 what was given cannot be used,
+    3 the same notebook is running, 130 stopped by Ctrl-C or SIGTERM.
+
     A secret is given as env:NAME, never as its value.
     """
     from aegis_core.runs import run_notebook
@@ -109,8 +110,8 @@ def verify(
 ) -> None:
     """Execute a run again on the data it saw, elsewhere, and compare every number.
 
-    Ends with 0 when all are the same, 1 when some differ, 4 when the data or the model
-    of then are not there any more.
+    Exit codes: 0 all are the same, 1 some differ, 4 the data or the model of then
+    are not there any more.
     """
     from aegis_core.verify import verify as again
 

@@ -32,8 +32,6 @@ from aegis_core.store import Store, connect
 _TOLD_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
 _ASKED_EVERY_S: Final = 0.2
 _GLANCE_S: Final = 0.1  # somebody may hold a lock for a moment, to see whether it is free
-RUNNING: Final = ("waiting", "running")
-"""States of a run that has not ended."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,7 @@ def alone(db: Path, name: str, wait_s: float | None = 0.0) -> Iterator[None]:
                     f"{name} is already running on {db} ({by}). "
                     "Wait for it or stop it, then start again."
                 ) from None
-            time.sleep(min(_ASKED_EVERY_S, _GLANCE_S / 4 if not wait_s else _ASKED_EVERY_S))
+            time.sleep(_ASKED_EVERY_S if wait_s != 0 else _GLANCE_S / 4)
             continue
         # whoever held the lock before may have removed the file in between
         if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:

@@ -210,7 +210,7 @@ def start(settings: Settings, name: str, at: datetime | None = None) -> str:
     entry = _entry(settings, name)
     due = Due(name, (at or datetime.now(UTC)).replace(tzinfo=None))
     if entry.verify:
-        found = verify(entry.verify, settings, progress=False, due=due)
+        found = verify(entry.verify, settings, progress=False, timeout_s=entry.timeout, due=due)
         told = "\n".join(found.lines())
         if found.differences:
             raise RunFailed(told)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from aegis_core import ledger, lineage, notebooks, reports, runs
 from aegis_core.config import Settings
-from aegis_core.errors import InputError, NotVerifiable, did_you_mean
+from aegis_core.errors import InputError, NotVerifiable, RunFailed, did_you_mean
 from aegis_core.ledger import Row
 from aegis_core.store import Store, connect
 
@@ -78,7 +78,12 @@ class Verification:
 
 
 def verify(
-    what: str, settings: Settings, *, progress: bool = True, due: ledger.Due | None = None
+    what: str,
+    settings: Settings,
+    *,
+    progress: bool = True,
+    timeout_s: float | None = None,
+    due: ledger.Due | None = None,
 ) -> Verification:
     """Execute a run again in a scratch database and compare every number.
 
@@ -91,8 +96,10 @@ def verify(
     ----------
     what : str
         The id of a run that is done, or a notebook's name for its last one.
+    timeout_s : float, optional
+        The execution fails when it takes longer; None: no limit.
     due : ledger.Due, optional
-        What a schedule started; it takes place once.
+        What a schedule started; it takes place once, and waits while another one goes on.
 
     Raises
     ------
@@ -101,20 +108,20 @@ def verify(
     NotVerifiable
         The data or the model of then are not there any more, or the run used what lies outside.
     RunBusy
-        The run is being verified already.
+        Another verification goes on.
     RunFailed
         The notebook fails now.
     """
     store = connect(settings.db)
     run = _run_of(store, what)
     row, began = _row(run, settings, due), time.monotonic()
-    with ledger.alone(settings.db, "verify"):
+    with ledger.alone(settings.db, "verify", None if due else 0.0):
         ledger.close_killed(store, settings.reports, "verify")
         if not ledger.insert(store, row):
             return Verification(run["run_id"], 0, (), ("It was verified already.",), row.run_id)
         last = replace(row, status="interrupted", error="Stopped from outside.")
         try:
-            found = _repeated(store, run, row, settings, progress)
+            found = _repeated(store, run, row, settings, progress, timeout_s)
             last = replace(row, status="done", cells_done=row.cells_total)
             if found.differences:
                 told = "; ".join(map(str, found.differences[:_TOLD]))
@@ -169,10 +176,16 @@ def _row(run: dict[str, Any], settings: Settings, due: ledger.Due | None) -> Row
 
 
 def _repeated(
-    store: Store, run: dict[str, Any], row: Row, settings: Settings, progress: bool
+    store: Store,
+    run: dict[str, Any],
+    row: Row,
+    settings: Settings,
+    progress: bool,
+    timeout_s: float | None,
 ) -> Verification:
     parameters, numbers = json.loads(run["parameters"]), json.loads(run["settings"] or "{}")
-    _must_be_repeatable(store, run, parameters)
+    _must_be_repeatable(store, run, parameters, settings)
+    folder = settings.reports / row.run_id
     with tempfile.TemporaryDirectory(prefix="aegis-verify-") as place:
         scratch = settings.model_copy(
             update={
@@ -183,7 +196,15 @@ def _repeated(
         )
         if run["notebook"] != "generate":
             _rebuild(store, run, connect(scratch.db))
-        again = runs.run_notebook(run["notebook"], parameters, scratch, progress=progress)
+        try:
+            again = runs.run_notebook(
+                run["notebook"], parameters, scratch, progress=progress, timeout_s=timeout_s
+            )
+        except RunFailed:
+            (failed,) = scratch.reports.glob("*/run.json")
+            shutil.move(failed.parent, folder)
+            error = json.loads((folder / "run.json").read_text("utf-8"))["error"]
+            raise RunFailed(f"{run['notebook']} fails now: {error} See {folder}.") from None
         new = connect(scratch.db)
         (rerun,) = new.rows("SELECT * FROM runs WHERE run_id = ?", [again.run_id])
         last = new.rows("SELECT max(seq) AS seq FROM transactions")[0]["seq"]
@@ -194,7 +215,7 @@ def _repeated(
             now |= printed(again.notebook_path, str(scratch.db))
         else:
             notes.append("Its executed notebook was cleared away; what it printed is not compared.")
-        shutil.move(again.report_path.parent, settings.reports / row.run_id)
+        shutil.move(again.report_path.parent, folder)
     return Verification(run["run_id"], len(then), _compared(then, now), tuple(notes), row.run_id)
 
 
@@ -205,13 +226,21 @@ def _compared(then: Mapping[str, object], now: Mapping[str, object]) -> tuple[Di
     return tuple(Difference(*pair) for pair in pairs if pair[1] != pair[2])
 
 
-def _must_be_repeatable(store: Store, run: dict[str, Any], parameters: dict[str, Any]) -> None:
+def _must_be_repeatable(
+    store: Store, run: dict[str, Any], parameters: dict[str, Any], settings: Settings
+) -> None:
     """Say what is missing before anything starts."""
     run_id = run["run_id"]
     if run["last_seq"] is None:
         raise NotVerifiable(f"{run_id} was recorded by an Aegis that did not keep what it saw.")
     if target := parameters.get("target"):
         raise NotVerifiable(f"{run_id} sent its transactions to {target}, and did not score them.")
+    used = run["model_version"]
+    models = store.rows(
+        "SELECT path FROM models WHERE version = ? AND run_id IS DISTINCT FROM ?", [used, run_id]
+    )
+    if models and not (settings.home / models[0]["path"]).is_dir():
+        raise NotVerifiable(f"The files of the model {used} that {run_id} used are gone.")
     if run["notebook"] == "generate":
         return
     seen = lineage.seen(store, run["last_seq"], run["n_labels"])

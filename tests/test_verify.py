@@ -10,7 +10,7 @@ import pytest
 
 from aegis_core import config, lineage, notebooks, runs, verify
 from aegis_core.cli import main
-from aegis_core.errors import InputError, NotVerifiable
+from aegis_core.errors import InputError, NotVerifiable, RunFailed
 from aegis_core.store import Store, connect
 
 SMALL = {"n_transactions": 3_000, "n_customers": 60, "n_merchants": 30, "days": 30}
@@ -101,6 +101,27 @@ def test_what_cannot_be_rebuilt_is_said_before_anything_is_executed(
     assert error.value.exit_code == 4
     row = store.rows("SELECT * FROM runs WHERE notebook = 'verify' ORDER BY started_at")[-1]
     assert (row["status"], row["error"]) == ("failed", str(error.value))
+
+
+def test_a_notebook_that_fails_now_leaves_its_report(
+    copy: config.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(*_: object, **__: object) -> None:
+        raise OSError("the disk went away")
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    with pytest.raises(RunFailed, match="train fails now: OSError: the disk went away"):
+        verify.verify("train", copy, progress=False)
+    row = connect(copy.db).rows("SELECT * FROM runs ORDER BY started_at")[-1]
+    assert row["status"] == "failed"
+    assert "the disk went away" in Path(row["report_path"]).read_text()
+
+
+def test_a_model_that_is_gone_is_said(copy: config.Settings) -> None:
+    with connect(copy.db).writing() as session:
+        session.execute("UPDATE models SET run_id = NULL, path = 'nowhere'")
+    with pytest.raises(NotVerifiable, match=r"files of the model .* are gone"):
+        verify.verify("train", copy)
 
 
 def test_only_a_run_that_is_done_is_verified(copy: config.Settings) -> None:

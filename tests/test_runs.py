@@ -23,6 +23,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from aegis_core import config, ledger, lineage, notebooks, reports, runs
 from aegis_core.errors import InputError, NotReady, RunBusy, RunFailed
+from aegis_core.schema import MIGRATIONS
 from aegis_core.store import Store, connect
 
 HOSTILE = "</script><script>document.title='taken'</script><b>"
@@ -569,3 +570,26 @@ def test_old_reports_are_cleared_away_and_the_ledger_keeps_its_rows(
     assert ids[2] in page
     assert reports.clear(settings.reports, 0, 1.0) == []
     assert set(reports.clear(settings.reports, 0, 1e-9)) == set(ids[1:])
+
+
+def test_the_ledger_of_an_older_version_gets_every_column_and_keeps_its_rows(store: Store) -> None:
+    old = (
+        "run_id VARCHAR PRIMARY KEY, notebook VARCHAR NOT NULL, parameters VARCHAR, "
+        "status VARCHAR NOT NULL, started_at TIMESTAMP NOT NULL, ended_at TIMESTAMP, "
+        "cells_done INTEGER, cells_total INTEGER, data_hash VARCHAR, code_version VARCHAR, "
+        "report_path VARCHAR, error VARCHAR"
+    )
+    with store.writing() as session:
+        columns = session.columns("runs")
+        session.execute("DROP TABLE runs")
+        session.execute(f"CREATE TABLE runs ({old})")
+        session.execute(
+            "INSERT INTO runs (run_id, notebook, status, started_at) VALUES ('a', 'b', 'c', now())"
+        )
+        for statement in MIGRATIONS[2]:
+            if " runs " in statement:
+                session.execute(statement)
+        assert session.columns("runs") == columns
+        assert session.rows("SELECT notebook, last_seq FROM runs") == [
+            {"notebook": "b", "last_seq": None}
+        ]

@@ -6,10 +6,12 @@ environment. Relative paths count from `home`, never from the caller's folder.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
+from typing import Final, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +22,26 @@ from pydantic_settings import (
 from aegis_core.errors import InputError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+SECRET: Final = "env:"
+"""How a parameter begins that names a variable of the environment instead of a value."""
+
+
+class Entry(BaseModel):
+    """One line of the schedule, `[schedule.NAME]` in `aegis.toml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cron: str = Field(description="Minute, hour, day of month, month, weekday; as in crontab.")
+    timezone: str = Field("UTC", description="Time zone of `cron`, such as Europe/Berlin.")
+    notebook: str = Field("", description="The notebook to run.")
+    verify: str = Field("", description="Instead: the notebook whose last run is verified.")
+    parameters: dict[str, bool | int | float | str] = Field({}, description="Of the notebook.")
+    timeout: float | None = Field(None, gt=0, description="Seconds that an attempt may take.")
+    retries: int = Field(0, ge=0, le=20, description="Further attempts after a failure.")
+    backoff: float = Field(30.0, ge=0, description="Seconds before the first retry; then doubled.")
+    on_overlap: Literal["skip", "wait", "fail"] = Field(
+        "wait", description="When the same notebook is still running."
+    )
 
 
 class Settings(BaseSettings):
@@ -51,6 +73,13 @@ class Settings(BaseSettings):
         SecretStr(""), description="What requests to the service bring; else of a file it makes."
     )
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
+    keep_runs: int = Field(
+        0, ge=0, description="Runs whose reports are kept; 0 for all. The ledger keeps its rows."
+    )
+    keep_days: float = Field(0.0, ge=0, description="Days that reports are kept; 0 for ever.")
+    schedule: dict[str, Entry] = Field(
+        {}, description="What `aegis schedule run` starts, and when."
+    )
 
     @field_validator("home", mode="after")
     @classmethod
@@ -75,6 +104,28 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Where settings come from, what goes before first."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def secret(reference: str) -> str:
+    """The value of a variable that a parameter refers to as `env:NAME`; anything else is itself.
+
+    A run's ledger, its executed notebook and its report show the reference. Only the kernel asks
+    for the value.
+
+    Raises
+    ------
+    InputError
+        There is no such variable, or it is empty.
+
+    >>> secret("http://127.0.0.1:8000")
+    'http://127.0.0.1:8000'
+    """
+    if not reference.startswith(SECRET):
+        return reference
+    name = reference.removeprefix(SECRET)
+    if not (value := os.environ.get(name, "")):
+        raise InputError(f"There is no variable {name} in the environment, or it is empty.")
+    return value
 
 
 def load(**overrides: object) -> Settings:

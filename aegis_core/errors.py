@@ -10,6 +10,7 @@ AegisError
 ├── NotReady            an earlier step is missing (no transactions, no champion)
 ├── RunBusy             the same notebook is already running on this database
 ├── RunFailed           a notebook run ended with an error
+├── NotVerifiable       what a run saw is not there any more
 └── ServerFailed        the dashboard's server did not start, or ended by itself
 
 Every message says what is wrong, what was there, and the next step. The command line prints the
@@ -59,11 +60,19 @@ class NotReady(AegisError):
 class RunBusy(AegisError):
     """The same notebook is already running on this database."""
 
+    exit_code = 3
+
 
 class RunFailed(AegisError):
     """A notebook run ended with an error; the executed notebook shows the cell."""
 
     exit_code = 1
+
+
+class NotVerifiable(AegisError):
+    """What a run saw, or what it used, is not there any more, so it cannot be repeated."""
+
+    exit_code = 4
 
 
 class ServerFailed(AegisError):

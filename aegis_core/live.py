@@ -219,6 +219,15 @@ class Tally:
     caught: int = 0
     seconds: float = 0.0
 
+    def figures(self) -> dict[tuple[str, str], float | None]:
+        """The figures as `runs.record_metrics` takes them; a share of nothing is None."""
+        alerts = self.reviewed + self.blocked
+        return {
+            ("alert_rate", "stream"): alerts / self.transactions if self.transactions else None,
+            ("caught_share", "stream"): self.caught / self.frauds if self.frauds else None,
+            ("transactions", "stream"): float(self.transactions),
+        }
+
     def sentence(self) -> str:
         """The bottom line."""
         rate = self.transactions / self.seconds if self.seconds else 0.0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
 from aegis_core import errors
 from aegis_core.config import CHECKOUT, Settings
@@ -103,10 +104,30 @@ def _as_type(key: str, value: object, kind: str) -> object:
         raise wrong from None
 
 
+class Watch(Protocol):
+    """What an execution tells as it goes on."""
+
+    def started(self, pid: int) -> None:
+        """The kernel is a process of this number."""
+
+    def ended(self, cell: dict[str, Any]) -> None:
+        """A cell ended, well or badly; its outputs were not written to the disk yet."""
+
+    def done(self, cell: Mapping[str, Any]) -> None:
+        """A cell ended well."""
+
+
 def n_code_cells(notebook: Path) -> int:
     """Number of code cells."""
     cells = json.loads(notebook.read_text("utf-8"))["cells"]
     return [cell["cell_type"] for cell in cells].count("code")
+
+
+def content_hash(notebook: Path) -> str:
+    """A short hash of what a notebook says and does: kinds and sources of its cells."""
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    told = json.dumps([[cell["cell_type"], "".join(cell["source"])] for cell in cells])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def execute(
@@ -115,16 +136,17 @@ def execute(
     parameters: Mapping[str, object],
     settings: Settings,
     *,
-    count: Callable[[Mapping[str, Any]], None],
+    watch: Watch,
     deadline: float | None = None,
     bar: str | None = None,
 ) -> None:
-    """Execute a notebook from the top in the folder of `executed`, its copy with the outputs.
+    """Execute a notebook from the top in the folder of `executed`, its copy with outputs.
 
     Parameters
     ----------
-    count
-        Called with each cell that is done.
+    watch
+        Told of the kernel and of each cell. What it changes in a cell that ended is what the
+        executed notebook holds: nothing is written while a cell runs.
     deadline
         On the monotonic clock, in seconds; None: no limit.
     bar
@@ -146,7 +168,7 @@ def execute(
             engine_name=_engine(),
             cwd=str(executed.parent),
             progress_bar={"desc": bar, "unit": "cell"} if bar else False,
-            count=count,
+            watch=watch,
             start_options={"env": _environment(settings), "stderr": log},
             deadline=deadline,
         )
@@ -183,6 +205,7 @@ def _engine() -> str:
 
     class Client(PapermillNotebookClient):  # type: ignore[misc]
         start_options: dict[str, object]
+        watch: Watch
 
         def create_kernel_manager(self) -> Any:
             manager = super().create_kernel_manager()
@@ -193,6 +216,7 @@ def _engine() -> str:
 
         def start_new_kernel(self, **kwargs: Any) -> None:
             super().start_new_kernel(**self.start_options, **kwargs)
+            self.watch.started(self.km.provisioner.pid)
 
     class Engine(NBClientEngine):  # type: ignore[misc]
         @classmethod
@@ -201,7 +225,7 @@ def _engine() -> str:
             nb_man: Any,
             kernel_name: str,
             *,
-            count: Callable[[Mapping[str, Any]], None],
+            watch: Watch,
             start_options: dict[str, object],
             deadline: float | None,
             start_timeout: int,
@@ -210,19 +234,20 @@ def _engine() -> str:
             def left_s(_: object) -> float | None:
                 return None if deadline is None else max(0.1, deadline - time.monotonic())
 
-            complete = nb_man.cell_complete
+            complete, nb_man.autosave_cell_every = nb_man.cell_complete, 0
 
             def cell_complete(cell: Any, *args: Any, **kwargs: Any) -> None:
+                watch.ended(cell)
                 complete(cell, *args, **kwargs)
                 # papermill calls this for a failed and for an interrupted cell as well
                 if cell.metadata.papermill.status == "completed" and sys.exc_info()[0] is None:
-                    count(cell)
+                    watch.done(cell)
 
             nb_man.cell_complete = cell_complete
             client = Client(
                 nb_man, kernel_name="python3", timeout_func=left_s, startup_timeout=start_timeout
             )
-            client.start_options = start_options
+            client.start_options, client.watch = start_options, watch
             return client.execute()
 
     papermill_engines.register("aegis", Engine)
@@ -230,8 +255,18 @@ def _engine() -> str:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """Variables of the kernel: the caller's, with the settings on top."""
-    fixed = {f"AEGIS_{k.upper()}": str(v) for k, v in settings.model_dump().items()}
+    """Variables of the kernel: the caller's, with the settings on top.
+
+    Tables of `aegis.toml` are not among them; whoever needs one reads it there.
+    """
+    plain = (str, int, float, Path)
+    fixed = {
+        f"AEGIS_{k.upper()}": str(v)
+        for k, v in settings.model_dump().items()
+        if isinstance(v, plain)
+    }
+    if token := settings.token.get_secret_value():
+        fixed["AEGIS_TOKEN"] = token
     # figures as JSON only: the report brings plotly.js once
     return {**os.environ, **fixed, "PLOTLY_RENDERER": "plotly_mimetype"}
 

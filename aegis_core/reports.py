@@ -7,20 +7,40 @@ script that came in with an output.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 
+_NEEDED: Final = {"run_id", "notebook", "started_at", "status", "parameters"}
+_SPARK_RUNS: Final = 30
+_SPARK_SIZE: Final = (100, 24)
 _PLOTLY: Final = "application/vnd.plotly.v1+json"
+_ORIGIN: Final = (
+    ("run_id", "run"),
+    ("retry_of", "after"),
+    ("entry", "schedule"),
+    ("due_at", "due (UTC)"),
+    ("code_version", "code"),
+    ("notebook_hash", "notebook"),
+    ("lock_hash", "packages"),
+    ("seed", "seed"),
+    ("model_version", "model"),
+    ("data_hash", "data"),
+    ("last_seq", "last transaction"),
+    ("n_labels", "labels"),
+)
+"""Columns of the ledger that say where figures come from, and what they are called."""
 _SHOWN: Final = [
     "text/html",
     "text/markdown",
@@ -83,25 +103,111 @@ def render(
 
 
 def write_index(reports: Path) -> Path:
-    """Write `index.html`, the list of the runs in the folder `reports`, newest first."""
+    """Write `index.html`, the list of the runs in the folder `reports`, newest first.
+
+    On top stands what each notebook found last, with a line of how that went over time.
+    """
     import jinja2
 
-    noted = sorted(reports.glob("*/run.json"), key=lambda path: path.parent.name, reverse=True)
-    runs = [_readable(json.loads(path.read_text("utf-8"))) for path in noted]
+    runs = [_readable(run) for run in _noted(reports)]
     loader = jinja2.FileSystemLoader(TEMPLATES)
     page = (
         jinja2.Environment(loader=loader, autoescape=True)
         .get_template("index.html.j2")
         .render(
             runs=runs,
+            latest=_latest(runs),
             csp=_policy("'none'"),
             style=(TEMPLATES / "style.css").read_text("utf-8"),
         )
     )
-    index, fresh = reports / "index.html", reports / f".index-{os.getpid()}.html"
-    fresh.write_text(page, "utf-8")
-    fresh.replace(index)  # whoever reads it meanwhile sees a whole page
-    return index
+    write_whole(reports / "index.html", page)
+    return reports / "index.html"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that whoever reads it meanwhile, or after a crash, sees a whole one."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(2)}")
+    try:
+        fresh.write_text(text, "utf-8")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def clear(reports: Path, keep_runs: int, keep_days: float) -> list[str]:
+    """Remove the folders of older runs; their ids. The ledger keeps its rows.
+
+    Parameters
+    ----------
+    keep_runs : the newest so many stay; 0 for all.
+    keep_days : those that started within so many days stay; 0 for all.
+    """
+    gone = []
+    for place, run in enumerate(_noted(reports)):
+        age = datetime.now(UTC).replace(tzinfo=None) - datetime.fromisoformat(run["started_at"])
+        old = (keep_runs and place >= keep_runs) or (keep_days and age > timedelta(days=keep_days))
+        if old and run["status"] not in ("waiting", "running"):
+            shutil.rmtree(reports / run["folder"])
+            gone.append(run["folder"])
+    return gone
+
+
+def _noted(reports: Path) -> list[dict[str, Any]]:
+    """What each run's folder says of it, the newest first; folders that say nothing are no runs."""
+    found = []
+    for path in reports.glob("*/run.json"):
+        with contextlib.suppress(OSError, ValueError):  # removed meanwhile, or not whole
+            facts = json.loads(path.read_text("utf-8"))
+            if isinstance(facts, dict) and facts.keys() >= _NEEDED:
+                found.append(facts | {"folder": path.parent.name})
+    return sorted(found, key=lambda run: (run["started_at"], run["folder"]), reverse=True)
+
+
+def _latest(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each notebook its last run, and its headline figures over its last runs."""
+    found = []
+    for name in dict.fromkeys(run["notebook"] for run in runs):
+        of_it = [run for run in runs if run["notebook"] == name]
+        done = [run for run in of_it if run["status"] == "done"][:_SPARK_RUNS]
+        figures = [
+            {
+                "name": figure.replace("_", " "),
+                "value": _figure_text(value),
+                "spark": _spark(
+                    [run["figures"][figure] for run in reversed(done) if figure in run["figures"]]
+                ),
+            }
+            for figure, value in (done[0]["figures"] if done else {}).items()
+        ]
+        found.append({"run": of_it[0], "done": done[0] if done else None, "figures": figures})
+    return found
+
+
+def _spark(values: Sequence[float]) -> str:
+    """A small line through values in the order of time, the last one marked; empty for one alone.
+
+    >>> _spark([0.5])
+    ''
+    >>> _spark([1, 3, 2]).partition("<polyline ")[2].partition("/>")[0]
+    'points="3.0,21.0 50.0,3.0 97.0,12.0"'
+    """
+    if len(values) < 2:
+        return ""
+    low, high = min(values), max(values)
+    step, span = (_SPARK_SIZE[0] - 6) / (len(values) - 1), (high - low) or 1.0
+    tall = _SPARK_SIZE[1] - 6
+    points = [(3 + i * step, 3 + tall * (high - v) / span) for i, v in enumerate(values)]
+    if high == low:
+        points = [(x, 3 + tall / 2) for x, _ in points]
+    told = f"{len(values)} runs, from {values[0]:.4g} to {values[-1]:.4g}; {low:.4g} to {high:.4g}"
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    x, y = points[-1]
+    return (
+        f'<svg class="spark" viewBox="0 0 {_SPARK_SIZE[0]} {_SPARK_SIZE[1]}" role="img" '
+        f'aria-label="{told}"><title>{told}</title><polyline points="{line}"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/></svg>'
+    )
 
 
 def _as_left(outputs: Sequence[Any]) -> list[Any]:
@@ -152,16 +258,34 @@ def _plotly_js() -> str:
 
 
 def _readable(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The ledger's row with its duration and a start time that reads well."""
+    """The ledger's row with its duration, a start time that reads well, and where it comes from."""
     started = datetime.fromisoformat(str(run["started_at"]))
-    ended = run.get("ended_at")
-    seconds = None if ended is None else (datetime.fromisoformat(ended) - started).total_seconds()
+    ended, seconds = run.get("ended_at"), run.get("seconds")
+    if seconds is None and ended is not None:
+        seconds = (datetime.fromisoformat(ended) - started).total_seconds()
+    memory = run.get("peak_memory_mb")
     return {
         **run,
         "started": f"{started:%Y-%m-%d %H:%M} UTC",
         "took": "" if seconds is None else duration(seconds),
+        "memory": "" if memory is None else f"{memory:,.0f} MB",
         "parameters": json.loads(run["parameters"]),
+        "figures": run.get("figures", {}),
+        "shown": {
+            name.replace("_", " "): _figure_text(value)
+            for name, value in run.get("figures", {}).items()
+        },
+        "origin": [(label, run[key]) for key, label in _ORIGIN if run.get(key) is not None],
     }
+
+
+def _figure_text(value: float) -> str:
+    """A figure as people read it.
+
+    >>> _figure_text(0.123456), _figure_text(14768.0)
+    ('0.1235', '14,768')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

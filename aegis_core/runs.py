@@ -1,4 +1,4 @@
-"""Notebook runs: the ledger, and the reports that people read.
+"""Notebook runs: executed with a lock, a limit of time, retries, a row in the ledger and a report.
 
 A run is one notebook, executed from the top, with a row in the table `runs` and a folder
 `reports/<run_id>/` that holds the executed notebook, an HTML report that needs no network, and
@@ -8,64 +8,48 @@ A run is one notebook, executed from the top, with a row in the table `runs` and
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
-import secrets
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-import aegis_core
-from aegis_core import notebooks, reports
-from aegis_core.config import CHECKOUT, Settings
-from aegis_core.errors import InputError, RunBusy, RunFailed, StoreBusy, did_you_mean
+from aegis_core import ledger, lineage, notebooks, reports
+from aegis_core.config import Settings
+from aegis_core.errors import InputError, RunBusy, RunFailed, did_you_mean
+from aegis_core.ledger import Due, Row
+from aegis_core.lineage import Seen
 from aegis_core.notebooks import NOTEBOOKS, check_parameters, inspect
+from aegis_core.redaction import SHORTEST, Redactor, secrets_of
 from aegis_core.store import Store, connect
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_LEDGER_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
+ON_OVERLAP: Final = ("fail", "skip", "wait")
+"""What to do when the same notebook is already running."""
+LONGEST_BACKOFF_S: Final = 3600.0
+"""The pause before a retry doubles up to this."""
+_FIGURES: Final = 3
+_LAST: Final = ("auc_roc",)  # flatters where fraud is rare, so it is no headline
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run and where to read it."""
+    """A finished run and where to read it; `told` says why it was skipped."""
 
     run_id: str
     status: str
     notebook_path: Path
     report_path: Path
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One row of the ledger."""
-
-    run_id: str
-    notebook: str
-    parameters: str
-    started_at: str
-    code_version: str
-    cells_total: int
-    cells_done: int = 0
-    status: str = "running"
-    ended_at: str | None = None
-    data_hash: str | None = None
-    report_path: str | None = None
-    error: str | None = None
+    told: str = ""
 
 
 def run_notebook(
@@ -75,6 +59,10 @@ def run_notebook(
     *,
     progress: bool = True,
     timeout_s: float | None = None,
+    retries: int = 0,
+    backoff_s: float = 30.0,
+    on_overlap: str = "fail",
+    due: Due | None = None,
 ) -> RunResult:
     """Execute a notebook from the top and record the run.
 
@@ -83,13 +71,23 @@ def run_notebook(
     name : str
         One of `NOTEBOOKS`.
     parameters : mapping
-        Values for the notebook's own parameters. Strings are read as the parameter's type.
+        Values for the notebook's own parameters. Strings are read as the parameter's type; a
+        secret is given as `env:NAME`, never as its value.
     settings : Settings
         Hold in the kernel as well, whatever the caller's environment says.
     progress : bool
         Show papermill's progress bar on the standard error.
     timeout_s : float, optional
-        The run fails when it takes longer; None: no limit.
+        An attempt fails when it takes longer; None: no limit. Waiting for the same notebook to end
+        is limited by as much.
+    retries : int
+        How many further attempts follow a failed one; each has its own row in the ledger.
+    backoff_s : float
+        Seconds before the first retry; the pause doubles with each.
+    on_overlap : str
+        Of `ON_OVERLAP`.
+    due : Due, optional
+        What a schedule started. However many schedulers try, it runs once.
 
     Raises
     ------
@@ -100,26 +98,73 @@ def run_notebook(
     RunBusy
         The same notebook is running on the same database.
     RunFailed
-        A cell raised, the kernel died or time ran out; ledger and report say which.
+        A cell raised, the kernel died, time ran out or the report could not be written; ledger and
+        report say which.
     KeyboardInterrupt
         Ctrl-C or SIGTERM; the ledger says `interrupted`.
     """
     if name not in NOTEBOOKS:
         known = ", ".join(NOTEBOOKS)
         raise InputError(f"No notebook {name!r}; there are {known}.{did_you_mean(name, NOTEBOOKS)}")
+    if on_overlap not in ON_OVERLAP or retries < 0 or backoff_s < 0:
+        raise InputError(
+            f"on_overlap is one of {', '.join(ON_OVERLAP)}, not {on_overlap!r}; retries and "
+            "backoff are not negative."
+        )
     values = check_parameters(name, parameters)
+    redactor = Redactor(secrets_of(values) | _token_of(settings))
     store = connect(settings.db)
     if name != "generate":
         store.rows("SELECT 1")  # no database, or not one of ours: said before anything starts
-    with _alone(settings.db, name), _terminate_as_interrupt():
-        return _run(name, values, settings, store, progress, timeout_s)
+    work = _Work(name, values, settings, store, redactor, progress, timeout_s)
+    claim = work.row(due, status="waiting") if due else None
+    if claim and not ledger.insert(store, claim):
+        return work.skipped(claim.run_id, "It was started for this time already.")
+    wait_s = {"wait": timeout_s}.get(on_overlap, 0.0)
+    with _terminate_as_interrupt(), contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(ledger.alone(settings.db, name, wait_s))
+        except RunBusy as e:
+            status = "skipped" if on_overlap == "skip" else "failed"
+            if claim:
+                _end_claim(store, claim, status, str(e))
+            if on_overlap == "skip":
+                return work.skipped(claim.run_id if claim else "", str(e))
+            raise
+        except KeyboardInterrupt:
+            if claim:
+                _end_claim(store, claim, "interrupted", "Stopped while it waited.")
+            raise
+        ledger.close_killed(store, settings.reports, name)
+        return _attempts(work, claim, due, retries, backoff_s)
 
 
-def record_data(store: Store, run_id: str, data_hash: str) -> None:
-    """Note in the ledger what data a run saw. Outside a run (`run_id` empty) nothing happens."""
+def record_data(store: Store, run_id: str, seen: Seen | str | None = None) -> None:
+    """Note in the ledger what data a run saw. Outside a run (`run_id` empty) nothing happens.
+
+    Parameters
+    ----------
+    seen
+        What `lineage.seen` told when the data was read; None means what is there now. A text
+        stands for the hash alone.
+    """
+    if not run_id:
+        return
+    there = seen if isinstance(seen, Seen) else lineage.seen(store)
+    if isinstance(seen, str):
+        there = there._replace(data_hash=seen)
+    with store.writing() as session:
+        session.execute(
+            "UPDATE runs SET data_hash = ?, last_seq = ?, n_labels = ? WHERE run_id = ?",
+            [*there, run_id],
+        )
+
+
+def record_model(store: Store, run_id: str, version: str) -> None:
+    """Note in the ledger which model a run made or used. Outside a run nothing happens."""
     if run_id:
         with store.writing() as session:
-            session.execute("UPDATE runs SET data_hash = ? WHERE run_id = ?", [data_hash, run_id])
+            session.execute("UPDATE runs SET model_version = ? WHERE run_id = ?", [version, run_id])
 
 
 def record_metrics(
@@ -156,128 +201,186 @@ def record_scores(store: Store, run_id: str, scores: pd.DataFrame) -> None:
         session.append("evaluation_scores", scores.assign(run_id=run_id))
 
 
-def code_version() -> str:
-    """Version of the package, with the commit when it runs from a checkout."""
-    version = aegis_core.__version__
-    if not (CHECKOUT / ".git").exists():
-        return version
-    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git: no commit
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-        version += "+" + found.stdout.strip()
-    return version
+def headlines(store: Store, run_id: str) -> dict[str, float]:
+    """The first few figures of a run by name, each the mean over its slices.
+
+    Where a figure was measured for several detectors, it is the forest's.
+    """
+    rows = store.rows("SELECT name, slice, value FROM metrics WHERE run_id = ?", [run_id])
+    ours = [row for row in rows if row["slice"].startswith("forest/")] or rows
+    found: dict[str, list[float]] = {}
+    for row in sorted(ours, key=lambda row: row["name"] in _LAST):
+        if row["value"] is not None:
+            found.setdefault(row["name"], []).append(row["value"])
+    first = list(found.items())[:_FIGURES]
+    return {name: sum(values) / len(values) for name, values in first}
 
 
-def _run(
-    name: str,
-    values: dict[str, object],
-    settings: Settings,
-    store: Store,
-    progress: bool,
-    timeout_s: float | None,
+@dataclass(frozen=True)
+class _Work:
+    """What is to be run, the same for every attempt."""
+
+    name: str
+    given: dict[str, object]
+    settings: Settings
+    store: Store
+    redactor: Redactor
+    progress: bool
+    timeout_s: float | None
+
+    def row(self, due: Due | None, **more: Any) -> Row:
+        """A new row of the ledger."""
+        return ledger.begun(self.name, NOTEBOOKS[self.name], self.given, self.settings, due, **more)
+
+    def skipped(self, run_id: str, why: str) -> RunResult:
+        """The result of a run that did not take place."""
+        nothing = self.settings.reports / "index.html"
+        return RunResult(run_id, "skipped", NOTEBOOKS[self.name], nothing, 0.0, why)
+
+
+def _attempts(
+    work: _Work, claim: Row | None, due: Due | None, retries: int, backoff_s: float
 ) -> RunResult:
-    began, notebook = time.monotonic(), NOTEBOOKS[name]
+    row = replace(claim, status="running", started_at=ledger.now()) if claim else work.row(due)
+    if claim:
+        ledger.update(work.store, row)
+    else:
+        ledger.insert(work.store, row)
+    while True:
+        try:
+            return _run(work, row)
+        except RunFailed:
+            if row.attempt > retries:
+                raise
+            time.sleep(min(LONGEST_BACKOFF_S, backoff_s * 2.0 ** (row.attempt - 1)))
+        row = work.row(due, attempt=row.attempt + 1, retry_of=row.run_id)
+        ledger.insert(work.store, row)
+
+
+def _run(work: _Work, row: Row) -> RunResult:
+    """One attempt, whose row is in the ledger already."""
+    began, notebook = time.monotonic(), NOTEBOOKS[work.name]
     declared = inspect(notebook)
-    row = _Row(
-        run_id=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}",
-        notebook=name,
-        parameters=json.dumps(values),
-        started_at=_now(),
-        code_version=code_version(),
-        cells_total=notebooks.n_code_cells(notebook),
-    )
-    folder = settings.reports / row.run_id
-    folder.mkdir(parents=True)
+    folder = work.settings.reports / row.run_id
     executed, report = folder / notebook.name, folder / "report.html"
-    _insert(store, row)
-    _note(folder, row)
-    counter = _Counter(store, row.run_id)
-
-    def finish(status: str, error: str | None = None) -> RunResult:
-        ended = replace(
-            row,
-            status=status,
-            error=error,
-            ended_at=_now(),
-            cells_done=counter.done,
-            data_hash=_data_hash(store, row.run_id),
-            report_path=str(report),
-        )
-        _update(store, ended)
-        asked = [(key, value, declared[key]["help"]) for key, value in values.items()]
-        report.write_text(reports.render(executed, asdict(ended), asked), "utf-8")
-        _note(folder, ended)
-        return RunResult(row.run_id, status, executed, report, time.monotonic() - began)
-
-    shutil.copyfile(notebook, executed)  # there to be read, however early the run ends
-    own = {"db": str(settings.db), "run_id": row.run_id}
+    ending = _Ending(work, row, folder, executed, report, began)
+    progress = ledger.Progress(work.store, row.run_id, work.redactor)
+    own = {"db": str(work.settings.db), "run_id": row.run_id}
     try:
-        notebooks.execute(
-            notebook,
-            executed,
-            values | {k: v for k, v in own.items() if k in declared},
-            settings,
-            count=counter,
-            deadline=None if timeout_s is None else began + timeout_s,
-            bar=name if progress else None,
-        )
+        folder.mkdir(parents=True)
+        shutil.copyfile(notebook, executed)  # there to be read, however early the run ends
+        ledger.keep(folder, row)
+        reports.write_index(folder.parent)
+        with progress:
+            notebooks.execute(
+                notebook,
+                executed,
+                work.given | {k: v for k, v in own.items() if k in declared},
+                work.settings,
+                watch=progress,
+                deadline=None if work.timeout_s is None else began + work.timeout_s,
+                bar=work.name if work.progress else None,
+            )
     except KeyboardInterrupt:
-        finish("interrupted", "Stopped from outside.")
+        ending.close(progress, "interrupted", "Stopped from outside.")
         raise
     except Exception as e:  # whatever ends a run belongs in the ledger
-        where, error = notebooks.explain(e, timeout_s)
-        finish("failed", error)
-        raise RunFailed(f"{name} failed{where}: {error} Executed notebook: {executed}") from None
-    return finish("done")
+        where, error = notebooks.explain(e, work.timeout_s)
+        last = ending.close(progress, "failed", work.redactor.text(error))
+        raise RunFailed(
+            f"{work.name} failed{where}: {last.error} Executed notebook: {executed}"
+        ) from None
+    last = ending.close(progress, "done")
+    if last.status == "interrupted":
+        raise KeyboardInterrupt
+    if last.status != "done":
+        raise RunFailed(f"{work.name} failed: {last.error} Executed notebook: {executed}")
+    return RunResult(row.run_id, "done", executed, report, last.seconds or 0.0)
 
 
-class _Counter:
-    """Counts the code cells that are done and tells the ledger, at most once a second."""
+@dataclass(frozen=True)
+class _Ending:
+    """How a run is closed: secrets masked, report written, ledger told, in this order."""
 
-    def __init__(self, store: Store, run_id: str) -> None:
-        self.store = connect(store.path, wait_s=0.2)
-        self.run_id = run_id
-        self.done = 0
-        self.told_at = time.monotonic()
+    work: _Work
+    row: Row
+    folder: Path
+    executed: Path
+    report: Path
+    began: float
 
-    def __call__(self, cell: Mapping[str, Any]) -> None:
-        injected = "injected-parameters" in cell["metadata"].get("tags", [])
-        self.done += cell["cell_type"] == "code" and not injected
-        if time.monotonic() - self.told_at < _LEDGER_EVERY_S:
-            return
-        self.told_at = time.monotonic()
-        with contextlib.suppress(StoreBusy), self.store.writing() as session:  # the next will do
-            session.execute(
-                "UPDATE runs SET cells_done = ? WHERE run_id = ?", [self.done, self.run_id]
-            )
-
-
-@contextlib.contextmanager
-def _alone(db: Path, name: str) -> Iterator[None]:
-    """Hold the lock of a notebook on a database; the system lets go when the process ends."""
-    db.parent.mkdir(parents=True, exist_ok=True)
-    path = db.with_name(f".{db.name}.{name}.lock")
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    def close(self, progress: ledger.Progress, status: str, error: str | None = None) -> Row:
+        """The run's last row; it says `failed` where the end itself went wrong."""
+        work, store = self.work, self.work.store
+        row = replace(
+            self.row,
+            status=status,
+            error=error,
+            ended_at=ledger.now(),
+            seconds=round(time.monotonic() - self.began, 3),
+            cells_done=progress.n_done,
+            peak_memory_mb=progress.peak_memory_mb,
+            **ledger.noted(store, self.row.run_id),
+        )
+        if row.data_hash is None:
+            row = replace(row, **lineage.seen(store)._asdict())
+        figures = headlines(store, row.run_id)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 20, 0).decode().strip() or "unknown"
-            os.close(handle)
-            raise RunBusy(
-                f"{name} is already running on {db} (process {holder}). "
-                "Wait for it or stop it, then start again."
-            ) from None
-        # whoever held the lock before may have removed the file in between
-        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
-            break
-        os.close(handle)
-    try:
-        os.pwrite(handle, f"{os.getpid():<20}".encode(), 0)
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+            row = self._written(row)
+            ledger.keep(self.folder, row, figures)
+            reports.clear(self.folder.parent, work.settings.keep_runs, work.settings.keep_days)
+            reports.write_index(self.folder.parent)
+        except KeyboardInterrupt:
+            row = replace(row, status="interrupted", error="Stopped while the report was written.")
+        except Exception as e:  # a full disk, or an output that no page can show
+            why = f"The report could not be written: {type(e).__name__}: {e}."
+            why = work.redactor.text(why)
+            row = replace(row, status="failed", error=f"{row.error} {why}" if row.error else why)
+        ledger.update(store, row)
+        with contextlib.suppress(OSError):
+            ledger.keep(self.folder, row, figures)
+        return row
+
+    def _written(self, row: Row) -> Row:
+        """Write the report, unless a secret is in it: then mask it and let the run fail."""
+        redactor = self.work.redactor
+        for path in (self.executed, self.folder / "kernel.log"):
+            if path.exists():
+                text = path.read_text("utf-8", errors="replace")
+                if (masked := redactor.text(text)) != text:
+                    reports.write_whole(path, masked)
+        declared = inspect(NOTEBOOKS[self.work.name])
+        asked = [(k, v, declared[k]["help"]) for k, v in self.work.given.items()]
+        page = ""
+        for _ in range(2):  # once more where the page itself showed what the notebook hid
+            row = self._with_secrets(replace(row, report_path=str(self.report)))
+            known = len(redactor.found)
+            page = redactor.text(reports.render(self.executed, asdict(row), asked))
+            if len(redactor.found) == known:
+                break
+        reports.write_whole(self.report, page)
+        return row
+
+    def _with_secrets(self, row: Row) -> Row:
+        if not self.work.redactor.found or (row.error or "").startswith("An output held"):
+            return row
+        names = ", ".join(sorted(self.work.redactor.found))
+        why = f"An output held the value of {names}; it was masked. Do not print secrets."
+        return replace(
+            row,
+            status="failed" if row.status == "done" else row.status,
+            error=f"{why} {row.error}" if row.error else why,
+        )
+
+
+def _end_claim(store: Store, claim: Row, status: str, error: str) -> None:
+    ledger.update(store, replace(claim, status=status, ended_at=ledger.now(), error=error))
+
+
+def _token_of(settings: Settings) -> dict[str, str]:
+    """The service's token, which no output may show either."""
+    token = settings.token.get_secret_value()
+    return {"AEGIS_TOKEN": token} if len(token) >= SHORTEST else {}
 
 
 @contextlib.contextmanager
@@ -285,6 +388,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM, as schedulers send it, end a run in the same orderly way as Ctrl-C."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: the end needs its time
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
@@ -295,44 +399,3 @@ def _terminate_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _insert(store: Store, row: _Row) -> None:
-    values = asdict(row)
-    columns, marks = ", ".join(values), ", ".join("?" * len(values))
-    with store.writing() as session:
-        # we hold the lock of this notebook, so what still counts as running was killed
-        session.execute(
-            "UPDATE runs SET status = 'interrupted', ended_at = ?, error = 'Killed.' "
-            "WHERE notebook = ? AND status = 'running'",
-            [row.started_at, row.notebook],
-        )
-        session.execute(f"INSERT INTO runs ({columns}) VALUES ({marks})", list(values.values()))
-
-
-def _update(store: Store, row: _Row) -> None:
-    values = asdict(row)
-    changed = ["status", "ended_at", "cells_done", "data_hash", "report_path", "error"]
-    with store.writing() as session:
-        session.execute(
-            f"UPDATE runs SET {', '.join(f'{name} = ${name}' for name in changed)} "
-            "WHERE run_id = $run_id",
-            {name: values[name] for name in [*changed, "run_id"]},
-        )
-
-
-def _data_hash(store: Store, run_id: str) -> str | None:
-    """What the notebook noted that it saw, or else what is there now."""
-    with store.reading() as session:
-        noted = session.rows("SELECT data_hash FROM runs WHERE run_id = ?", [run_id])[0]
-    return noted["data_hash"] or store.data_hash()
-
-
-def _note(folder: Path, row: _Row) -> None:
-    """Keep the ledger's row beside the report, and bring the list of runs up to date."""
-    (folder / "run.json").write_text(json.dumps(asdict(row), indent=1), "utf-8")
-    reports.write_index(folder.parent)
-
-
-def _now() -> str:
-    return datetime.now(UTC).replace(tzinfo=None).isoformat()

@@ -105,7 +105,10 @@ TABLES: Final = {
         run_id VARCHAR PRIMARY KEY, notebook VARCHAR NOT NULL, parameters VARCHAR,
         status VARCHAR NOT NULL, started_at TIMESTAMP NOT NULL, ended_at TIMESTAMP,
         cells_done INTEGER, cells_total INTEGER, data_hash VARCHAR, code_version VARCHAR,
-        report_path VARCHAR, error VARCHAR""",
+        report_path VARCHAR, error VARCHAR, heading VARCHAR, seconds DOUBLE, peak_memory_mb DOUBLE,
+        attempt INTEGER, retry_of VARCHAR, entry VARCHAR, due_at TIMESTAMP, notebook_hash VARCHAR,
+        lock_hash VARCHAR, settings VARCHAR, seed BIGINT, last_seq BIGINT, n_labels BIGINT,
+        model_version VARCHAR, pid BIGINT""",
     "metrics": """
         run_id VARCHAR NOT NULL, name VARCHAR NOT NULL, slice VARCHAR NOT NULL, value DOUBLE""",
     "evaluation_scores": """
@@ -125,6 +128,10 @@ says which transactions could know it; null until the service heard of the label
 the audit share for a sample of the approved, null for what nobody was asked about. In `lists` a
 row with `ends` takes the entry of that id off.
 `service_stats` tells of the seconds before `noted_at`.
+In `runs`, `status` is waiting, running, done, failed, interrupted or skipped; `last_seq` and
+`n_labels` are the last transaction and the number of labels that a run saw, and `data_hash` is of
+these; `heading` is where a running notebook is, `model_version` what model it made or used, `entry`
+and `due_at` the line of the schedule that started it.
 """
 
 MIGRATIONS: Final = {
@@ -142,6 +149,21 @@ MIGRATIONS: Final = {
     2: (
         "UPDATE verdicts SET inclusion = NULL WHERE isnan(inclusion)",
         "UPDATE verdicts SET distance_km = NULL WHERE isnan(distance_km)",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS heading VARCHAR",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS seconds DOUBLE",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS peak_memory_mb DOUBLE",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS attempt INTEGER",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS retry_of VARCHAR",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS entry VARCHAR",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS due_at TIMESTAMP",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS notebook_hash VARCHAR",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS lock_hash VARCHAR",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS settings VARCHAR",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS seed BIGINT",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS last_seq BIGINT",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS n_labels BIGINT",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS model_version VARCHAR",
+        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS pid BIGINT",
     ),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

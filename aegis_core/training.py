@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core import answers
+from aegis_core import answers, lineage
 from aegis_core.arrays import Floats
 from aegis_core.config import Settings
 from aegis_core.detector import MIN_TRAIN, Detector
@@ -42,6 +42,7 @@ class Training:
         factor and, as `strength:<factor>`, the same before weighting. For a forest these are the
         training window, for a learner the days after it: it is too sure of what it was taught.
     signals : of shape (len(window), len(SIGNALS)).
+    saw : all the data that was there, while `data_hash` is of what taught the model.
     """
 
     version: str
@@ -56,6 +57,7 @@ class Training:
     judged: tuple[pd.Timestamp, pd.Timestamp]
     window: pd.DataFrame
     signals: Floats
+    saw: lineage.Seen
 
     @property
     def detector(self) -> Detector:
@@ -101,6 +103,15 @@ class Training:
             f"{self.policy.alert_budget:.2%} of them: {alerts:,.0f} alerts a day ({low:,.0f} to "
             f"{high:,.0f} on nine days of ten), {blocks:,.0f} of them blocked."
         )
+
+    def figures(self) -> dict[tuple[str, str], float | None]:
+        """The figures as `runs.record_metrics` takes them: alerts a day to expect, and limits."""
+        expected = self.forecast()["mean"].to_dict()
+        policy = {"review_above": self.policy.review_above, "block_above": self.policy.block_above}
+        return {(f"{kind}_a_day", "forecast"): _finite(n) for kind, n in expected.items()} | {
+            ("n_train", "window"): float(self.n_train),
+            **{(name, "policy"): _finite(limit) for name, limit in policy.items()},
+        }
 
     def taught(self) -> str:
         """What answers went into the model, in a sentence."""
@@ -192,6 +203,8 @@ def train(
             "`aegis run generate` first."
         )
     learns = detector == "learner"
+    known = labels(store) if learns else None
+    saw = lineage.seen(store, frame.seq.max(), None if known is None else len(known))
     delay = settings.label_delay_days if learns else 0.0
     start, stop = _window(frame.ts, train_from, train_days, delay)
     chosen = _between(frame.ts, start, stop)
@@ -204,7 +217,6 @@ def train(
     end = len(frame) if learns else int(np.flatnonzero(chosen)[-1]) + 1
     seen, chosen = frame.iloc[:end], chosen[:end]
     scorer = Scorer()
-    known = labels(store) if learns else None
     if known is not None:
         scorer.answers = answers.Answers()
         scorer.answers.tell(answers.of(seen, known))
@@ -277,8 +289,13 @@ def train(
     )  # fmt: skip
     n_train = int(chosen.sum())
     return Training(
-        version, role, model, policy, start, stop, n_train, end, data_hash, times, window, signals
-    )
+        version, role, model, policy, start, stop, n_train, end, data_hash, times, window, signals,
+        saw,
+    )  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _usual_role(store: Store, detector: str) -> str:

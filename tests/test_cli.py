@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from aegis_core import __version__, config
+from aegis_core import __version__, config, ledger
 from aegis_core.cli import app, main
-from aegis_core.errors import InputError, RunFailed
+from aegis_core.errors import InputError, RunBusy, RunFailed
 from aegis_core.store import Store, connect
 from aegis_core.synthetic import SyntheticConfig, write_history
 from aegis_core.training import train
@@ -282,6 +282,25 @@ def test_status_counts_alerts_and_names_the_champion_and_the_last_runs(
     assert found["rejected"] == [{"reason": "customer_id is missing", "rows": 1}]
 
 
+def test_status_tells_how_far_a_run_is_and_that_one_was_killed(
+    imported: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with imported.writing() as session:
+        session.execute(
+            "INSERT INTO runs (run_id, notebook, status, started_at, cells_done, cells_total, "
+            "heading, seconds, peak_memory_mb) VALUES "
+            "('r1', 'train', 'running', TIMESTAMP '2026-01-03', 3, 14, 'How soon?', NULL, NULL), "
+            "('r2', 'start', 'running', TIMESTAMP '2026-01-02', 1, 9, NULL, NULL, NULL), "
+            "('r3', 'start', 'done', TIMESTAMP '2026-01-01', 9, 9, NULL, 4.25, 512)"
+        )
+    with ledger.alone(imported.path, "train"):
+        assert main(["status", "--db", "a.duckdb"]) == 0
+    told = capsys.readouterr().out
+    assert "train running: 3 of 14 cells, at “How soon?”" in told
+    assert "start killed" in told
+    assert "start done in 4.2 s, 512 MB" in told
+
+
 # --- what others do --------------------------------------------------------------------------
 
 
@@ -296,19 +315,26 @@ def test_run_passes_parameters_database_and_time_limit_on(
 
     monkeypatch.setattr("aegis_core.runs.run_notebook", run_notebook)
     given = ["-p", "train_from", "2018-07-25", "-p", "folds=4", "-p", "x", "-1", "--timeout", "60"]
+    given += ["--retries", "2", "--on-overlap", "wait"]
     assert main(["run", "evaluate", *given, "--db", "sub/a.duckdb"]) == 0
     assert seen == {
         "name": "evaluate",
         "parameters": {"train_from": "2018-07-25", "folds": "4", "x": "-1"},
         "db": folder / "sub" / "a.duckdb",
         "timeout_s": 60.0,
+        **{"retries": 2, "backoff_s": 30.0, "on_overlap": "wait"},
     }
     assert capsys.readouterr().out == "evaluate: done in 1.2 s\nreport: reports/r.html\n"
 
 
 @pytest.mark.parametrize(
     ("raised", "code"),
-    [(RunFailed("cell 3 failed"), 1), (InputError("no"), 2), (KeyboardInterrupt(), 130)],
+    [
+        (RunFailed("cell 3 failed"), 1),
+        (InputError("no"), 2),
+        (RunBusy("it runs"), 3),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_a_run_that_fails_says_so_by_its_exit_code(
     folder: Path,

@@ -24,6 +24,7 @@ ORDER = (
     ),
     *("store", "intake", "synthetic"),
     *(
+        "lineage",
         "models",
         "training",
         "lists",
@@ -32,7 +33,11 @@ ORDER = (
         "service",
         "reports",
         "notebooks",
+        "redaction",
+        "ledger",
         "runs",
+        "verify",
+        "schedule",
         "figures",
     ),
     *("board", "dashboard", "up", "cli"),
@@ -52,7 +57,7 @@ INSIDE = {
     ),
     "service": ("keeper", "engine", "messages", "committer", "app", "__init__"),
     "board": ("feed", "launcher", "pictures", "__init__"),
-    "cli": ("common", "output", "register", "__init__", "__main__"),
+    "cli": ("common", "output", "register", "runs", "__init__", "__main__"),
 }
 """The modules of a package, in their order; none imports the package that imports it."""
 ONLY_IN = {
@@ -61,6 +66,7 @@ ONLY_IN = {
     "fastapi": {"service"},
     "papermill": {"notebooks"},
     "nbconvert": {"reports"},
+    "apscheduler": {"schedule"},
     "typer": {"cli"},
     "ipywidgets": {"dashboard"},
     "anywidget": {"dashboard"},

@@ -9,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from aegis_core import config, notebooks, reports, runs
+from aegis_core import config, ledger, lineage, notebooks, reports, runs
 from aegis_core.errors import InputError, NotReady, RunBusy, RunFailed
+from aegis_core.schema import MIGRATIONS
 from aegis_core.store import Store, connect
 
 HOSTILE = "</script><script>document.title='taken'</script><b>"
@@ -29,6 +32,7 @@ how: str = "well"  # how the notebook ends
 n: int = 3  # a whole number
 share: float = 0.5  # a share
 live: bool = False  # a switch
+token: str = ""  # a secret, as a reference
 db: str = ""  # database
 run_id: str = ""  # filled in by the run
 """
@@ -38,6 +42,9 @@ from aegis_core.errors import NotReady
 if how == "expected": raise NotReady("There is no champion. Train one first.")
 if how == "crash": [][n]
 if how == "slow": time.sleep(60)
+while how == "endless":
+    try: time.sleep(60)
+    except KeyboardInterrupt: pass
 if how == "dead": os._exit(9)
 """
 MACHINE = """
@@ -53,6 +60,13 @@ from IPython.display import HTML, display
 figure = {"data": [{"type": "scatter", "y": [1, 3, 2]}], "layout": {"title": {"text": how}}}
 display({"application/vnd.plotly.v1+json": figure}, raw=True)
 display(HTML("<script>document.title = 'taken'</script>"))
+if token:
+    import html, json
+    from aegis_core.config import secret
+    print("the token is", secret(token), json.dumps({"token": secret(token)}))
+    display(HTML(f"<b>{html.escape(secret(token))}</b>"))
+    os.write(2, secret(token).encode())
+    raise ValueError(secret(token))
 """
 
 
@@ -82,6 +96,26 @@ def notebook(settings: config.Settings) -> Iterator[Path]:
         yield path
 
 
+Quick = list[Callable[[notebooks.Watch], None]]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Quick:
+    """Runs execute no kernel: they call what is in this list, one after another, or nothing."""
+    steps: Quick = []
+
+    def execute(*_: object, watch: notebooks.Watch, **__: object) -> None:
+        if steps:
+            steps.pop(0)(watch)
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    return steps
+
+
+def failing(*_: object) -> None:
+    raise OSError("the disk went away")
+
+
 @pytest.fixture(scope="module")
 def done(settings: config.Settings, notebook: Path) -> runs.RunResult:
     return runs.run_notebook("generate", {"n": "1_000", "how": HOSTILE}, settings, progress=False)
@@ -102,12 +136,21 @@ def printed(executed: Path) -> str:
 def test_a_finished_run_is_a_row_of_the_ledger(
     settings: config.Settings, done: runs.RunResult
 ) -> None:
-    ledger = row(settings, done.run_id)
-    assert ledger["status"] == done.status == "done"
-    assert (ledger["notebook"], ledger["data_hash"], ledger["error"]) == ("generate", "4711", None)
-    assert ledger["cells_done"] == ledger["cells_total"] == 4
-    assert ledger["started_at"] <= ledger["ended_at"]
-    assert ledger["report_path"] == str(done.report_path)
+    entry = row(settings, done.run_id)
+    assert entry["status"] == done.status == "done"
+    assert (entry["notebook"], entry["data_hash"], entry["error"]) == ("generate", "4711", None)
+    assert entry["cells_done"] == entry["cells_total"] == 4
+    assert entry["started_at"] <= entry["ended_at"]
+    assert entry["report_path"] == str(done.report_path)
+    assert entry["seconds"] == done.seconds > 0
+    assert entry["peak_memory_mb"] > 30
+    assert entry["notebook_hash"] == notebooks.content_hash(notebooks.NOTEBOOKS["generate"])
+    assert (entry["lock_hash"], entry["code_version"]) == (
+        lineage.lock_hash(),
+        lineage.code_version(),
+    )
+    assert (entry["attempt"], entry["seed"], entry["last_seq"], entry["n_labels"]) == (1, 0, -1, 0)
+    assert json.loads(entry["settings"])["alert_budget"] == 0.25
     assert re.fullmatch(r"\d{8}-\d{6}-generate-[0-9a-f]{4}", done.run_id)
 
 
@@ -115,7 +158,7 @@ def test_the_ledger_keeps_every_parameter_also_those_left_at_their_default(
     settings: config.Settings, done: runs.RunResult
 ) -> None:
     kept = json.loads(row(settings, done.run_id)["parameters"])
-    assert kept == {"how": HOSTILE, "n": 1000, "share": 0.5, "live": False}
+    assert kept == {"how": HOSTILE, "n": 1000, "share": 0.5, "live": False, "token": ""}
 
 
 def test_a_run_uses_the_callers_python_and_settings_and_its_own_folder(
@@ -159,8 +202,12 @@ def test_a_report_loads_nothing_and_no_script_from_an_output_runs(
         assert page.locator("h1").inner_text() == "How does it end?"
         assert page.locator(".figure .gtitle").text_content() == HOSTILE.replace("<b>", "")
         assert page.locator("details.code").first.get_attribute("open") is None
+        page.get_by_role("link", name="Where does this come from?").last.click()
+        assert lineage.code_version() in page.locator("#origin").inner_text()
         page.goto((settings.reports / "index.html").as_uri())
-        assert HOSTILE in page.locator("tbody").inner_text()
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert HOSTILE in (page.locator("tbody").text_content() or "")
         page.get_by_role("link", name="generate").last.click()
         assert page.title().startswith("generate")
         browser.close()
@@ -176,16 +223,16 @@ def chromium() -> dict[str, Any]:
 def test_an_error_on_purpose_is_told_as_its_sentence(settings: config.Settings) -> None:
     with pytest.raises(RunFailed) as failure:
         runs.run_notebook("generate", {"how": "expected"}, settings, progress=False)
-    ledger = row(settings)
-    folder = settings.reports / ledger["run_id"]
-    assert ledger["status"] == "failed"
-    assert ledger["error"] == "There is no champion. Train one first."
+    entry = row(settings)
+    folder = settings.reports / entry["run_id"]
+    assert entry["status"] == "failed"
+    assert entry["error"] == "There is no champion. Train one first."
     assert str(failure.value) == (
         "generate failed in cell In [5]: There is no champion. Train one first. "
         f"Executed notebook: {folder / '01_generate.ipynb'}"
     )
     assert failure.value.exit_code == 1
-    assert ledger["cells_done"] == ledger["cells_total"] - 1
+    assert entry["cells_done"] == entry["cells_total"] - 1
     assert "4711" in (folder / "run.json").read_text()
     assert "There is no champion" in (folder / "report.html").read_text()
 
@@ -198,10 +245,34 @@ def test_any_other_error_is_told_with_its_name_and_without_colours(
     assert row(settings)["error"] == "IndexError: list index out of range."
 
 
-def test_a_run_that_takes_too_long_fails(settings: config.Settings) -> None:
+def test_a_notebook_that_never_ends_is_ended_with_its_kernel(settings: config.Settings) -> None:
+    before = set(psutil.Process().children(recursive=True))
     with pytest.raises(RunFailed, match="longer than the 3 s"):
-        runs.run_notebook("generate", {"how": "slow"}, settings, progress=False, timeout_s=3)
+        runs.run_notebook("generate", {"how": "endless"}, settings, progress=False, timeout_s=3)
     assert row(settings)["status"] == "failed"
+    assert not [p for p in psutil.Process().children(recursive=True) if p not in before]
+
+
+SECRET = "s3cret & <mine> 'quoted'"
+
+
+def test_a_secret_is_nowhere_in_what_a_run_leaves_and_fails_it(
+    settings: config.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_SECRET", SECRET)
+    with pytest.raises(RunFailed, match="held the value of env:TEST_SECRET; it was masked") as e:
+        runs.run_notebook("generate", {"token": "env:TEST_SECRET"}, settings, progress=False)
+    ledger_row = row(settings)
+    folder = settings.reports / ledger_row["run_id"]
+    assert ledger_row["status"] == "failed"
+    assert "ValueError" in ledger_row["error"]
+    left = [path.read_text() for path in folder.iterdir()] + [str(e.value), str(ledger_row)]
+    left.append((settings.reports / "index.html").read_text())
+    assert len(left) == 7  # notebook, report, run.json, kernel.log, and three more
+    for text in left:
+        assert "s3cret" not in text
+    assert sum("the token is •••" in text for text in left) == 2
+    assert json.loads(ledger_row["parameters"])["token"] == "env:TEST_SECRET"
 
 
 def test_a_kernel_that_dies_fails_the_run(settings: config.Settings) -> None:
@@ -233,8 +304,8 @@ def test_a_terminated_run_is_marked_interrupted_and_leaves_no_kernel(
     assert b"KeyboardInterrupt" in told
     assert kernels
     assert not [kernel for kernel in kernels if kernel.is_running()]
-    ledger = row(settings, executed.parent.name)
-    assert (ledger["status"], ledger["error"]) == ("interrupted", "Stopped from outside.")
+    entry = row(settings, executed.parent.name)
+    assert (entry["status"], entry["error"]) == ("interrupted", "Stopped from outside.")
     assert sys.executable in printed(executed)
 
 
@@ -252,16 +323,28 @@ def wait_for_cell(settings: config.Settings, before: set[str]) -> Path:
 
 
 def test_the_row_of_a_killed_run_is_closed_by_the_next(
-    settings: config.Settings, done: runs.RunResult
+    settings: config.Settings, quick: Quick
 ) -> None:
     with connect(settings.db).writing() as session:
         session.execute(
             "INSERT INTO runs (run_id, notebook, status, started_at) "
             "VALUES ('killed', 'generate', 'running', now()), ('other', 'train', 'running', now())"
         )
-    runs.run_notebook("generate", {}, settings, progress=False)
+    (settings.reports / "killed").mkdir()
+    facts = {"run_id": "killed", "notebook": "generate", "status": "running", "parameters": "{}"}
+    facts |= {"started_at": "2026-01-01T00:00:00", "cells_done": 1, "cells_total": 2}
+    (settings.reports / "killed" / "run.json").write_text(json.dumps(facts))
+    with ledger.alone(settings.db, "evaluate"), connect(settings.db).writing() as session:
+        session.execute(
+            "INSERT INTO runs (run_id, notebook, status, started_at) "
+            "VALUES ('alive', 'evaluate', 'running', now())"
+        )
+    with ledger.alone(settings.db, "evaluate"):
+        runs.run_notebook("generate", {}, settings, progress=False)
+    assert row(settings, "alive")["status"] == "running"
+    assert json.loads((settings.reports / "killed" / "run.json").read_text())["error"] == "Killed."
     assert row(settings, "killed")["status"] == "interrupted"
-    assert row(settings, "other")["status"] == "running"
+    assert row(settings, "other")["status"] == "interrupted"
 
 
 def test_progress_is_papermills_bar(
@@ -287,6 +370,8 @@ def test_progress_is_papermills_bar(
         ({"live": "perhaps"}, "must be bool"),
         ({"how": 3}, "must be str"),
         ({"db": "x"}, "--db"),
+        ({"token": "s3cret-as-it-is"}, "-p token env:NAME"),
+        ({"token": "env:NOT_THERE"}, "no variable NOT_THERE"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_anything_starts(
@@ -316,8 +401,8 @@ def test_only_generate_may_make_a_database(tmp_path: Path) -> None:
 
 def test_two_notebooks_may_run_on_one_database_and_one_on_two(tmp_path: Path) -> None:
     a, b = tmp_path / "a.duckdb", tmp_path / "b.duckdb"
-    with runs._alone(a, "train"), runs._alone(a, "evaluate"), runs._alone(b, "train"):
-        again = runs._alone(a, "train")
+    with ledger.alone(a, "train"), ledger.alone(a, "evaluate"), ledger.alone(b, "train"):
+        again = ledger.alone(a, "train")
         with pytest.raises(RunBusy, match=f"process {os.getpid()}"):
             again.__enter__()
     assert not list(tmp_path.iterdir())
@@ -338,7 +423,173 @@ def test_the_list_of_runs_escapes_what_it_shows(tmp_path: Path) -> None:
 
 
 def test_the_code_version_names_the_package_and_the_commit(tmp_path: Path) -> None:
-    assert re.match(r"\d+\.\d+\.\d+", runs.code_version())
+    assert re.match(r"\d+\.\d+\.\d+", lineage.code_version())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "CHECKOUT", tmp_path)
-        assert re.fullmatch(r"\d+\.\d+\.\d+", runs.code_version())
+        patch.setattr(lineage, "CHECKOUT", tmp_path)
+        assert re.fullmatch(r"\d+\.\d+\.\d+", lineage.code_version())
+
+
+# --- several attempts, several at once -------------------------------------------------------
+
+
+def generate(settings: config.Settings, **options: Any) -> runs.RunResult:
+    return runs.run_notebook("generate", {}, settings, progress=False, **options)
+
+
+def test_a_failed_attempt_is_a_row_and_the_next_one_names_it(
+    settings: config.Settings, quick: Quick
+) -> None:
+    quick.extend([failing, failing])
+    result = generate(settings, retries=3, backoff_s=0.01)
+    last = row(settings, result.run_id)
+    before = row(settings, last["retry_of"])
+    assert (last["status"], last["attempt"]) == ("done", 3)
+    assert (before["status"], before["attempt"]) == ("failed", 2)
+    assert before["error"] == "OSError: the disk went away."
+
+
+def test_retries_end_and_the_last_failure_is_told(settings: config.Settings, quick: Quick) -> None:
+    quick.extend([failing] * 3)
+    with pytest.raises(RunFailed, match="disk went away"):
+        generate(settings, retries=1, backoff_s=0)
+    assert len(quick) == 1
+
+
+def test_an_overlap_fails_is_skipped_or_waited_for(settings: config.Settings, quick: Quick) -> None:
+    n_runs = len(list(settings.reports.iterdir()))
+    with ledger.alone(settings.db, "generate"):
+        with pytest.raises(RunBusy, match=f"process {os.getpid()}, since 20") as busy:
+            generate(settings)
+        assert busy.value.exit_code == 3
+        skipped = generate(settings, on_overlap="skip")
+        assert (skipped.status, f"process {os.getpid()}" in skipped.told) == ("skipped", True)
+        with pytest.raises(RunBusy):
+            generate(settings, on_overlap="wait", timeout_s=0.3)
+    assert len(list(settings.reports.iterdir())) == n_runs
+    holds, ends = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ledger.alone(settings.db, "generate"):
+            holds.set()
+            ends.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(10)
+    threading.Timer(0.3, ends.set).start()
+    assert generate(settings, on_overlap="wait").status == "done"
+    holder.join()
+
+
+def test_what_is_due_runs_once_whoever_starts_it(settings: config.Settings, quick: Quick) -> None:
+    due = ledger.Due("nightly", datetime(2026, 3, 1, 2, 30))
+    first = generate(settings, due=due)
+    second = generate(settings, due=due)
+    assert (first.status, second.status) == ("done", "skipped")
+    assert first.run_id == second.run_id
+    entry = row(settings, first.run_id)
+    assert (entry["entry"], entry["due_at"]) == ("nightly", due.at)
+    busy = ledger.Due("nightly", datetime(2026, 3, 2, 2, 30))
+    with ledger.alone(settings.db, "generate"):
+        skipped = generate(settings, due=busy, on_overlap="skip")
+    assert row(settings, skipped.run_id)["status"] == "skipped"
+
+
+def test_progress_is_in_the_ledger_while_a_notebook_runs(
+    settings: config.Settings, quick: Quick
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def slow(watch: notebooks.Watch) -> None:
+        watch.started(os.getpid())
+        watch.done({"cell_type": "markdown", "metadata": {}, "source": "# How?\nSo.\n## And then?"})
+        watch.done({"cell_type": "code", "metadata": {}, "source": "1"})
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not (seen and seen[-1]["cells_done"]):
+            time.sleep(0.1)
+            seen.append(row(settings))
+
+    quick.append(slow)
+    result = generate(settings)
+    during = seen[-1]
+    assert (during["status"], during["cells_done"], during["cells_total"]) == ("running", 1, 4)
+    assert (during["heading"], during["run_id"]) == ("And then?", result.run_id)
+    assert during["peak_memory_mb"] > 30
+    assert row(settings, result.run_id)["heading"] is None
+
+
+# --- reports ---------------------------------------------------------------------------------
+
+
+def test_a_run_whose_report_cannot_be_written_has_failed(
+    settings: config.Settings, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reports, "render", full)
+    with pytest.raises(RunFailed, match="could not be written: OSError: "):
+        generate(settings)
+    entry = row(settings)
+    assert (entry["status"], entry["report_path"]) == ("failed", None)
+    facts = json.loads((settings.reports / entry["run_id"] / "run.json").read_text())
+    assert facts["status"] == "failed"
+
+
+def test_a_crash_within_a_report_leaves_no_half_of_one(
+    settings: config.Settings, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (settings.reports / "index.html").read_text()
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(RunFailed, match="disk went away"):
+        generate(settings)
+    entry = row(settings)
+    assert entry["status"] == "failed"
+    assert not (settings.reports / entry["run_id"] / "report.html").exists()
+    assert (settings.reports / "index.html").read_text() == before
+
+
+def test_a_run_json_that_is_not_whole_spoils_no_list(tmp_path: Path) -> None:
+    for i, text in enumerate(("", '{"run_id": "x"', "[]", "{}")):
+        folder = tmp_path / f"20260101-000000-train-{i:04}"
+        folder.mkdir()
+        (folder / "run.json").write_text(text)
+    assert "0 in this folder" in reports.write_index(tmp_path).read_text()
+
+
+def test_old_reports_are_cleared_away_and_the_ledger_keeps_its_rows(
+    tmp_path: Path, quick: Quick
+) -> None:
+    settings = config.load(home=tmp_path, keep_runs=2)
+    ids = [generate(settings).run_id for _ in range(3)]
+    kept = {path.name for path in settings.reports.iterdir() if path.is_dir()}
+    assert kept == set(ids[1:])
+    assert connect(settings.db).rows("SELECT count(*) AS n FROM runs") == [{"n": 3}]
+    page = (settings.reports / "index.html").read_text()
+    assert ids[0] not in page
+    assert ids[2] in page
+    assert reports.clear(settings.reports, 0, 1.0) == []
+    assert set(reports.clear(settings.reports, 0, 1e-9)) == set(ids[1:])
+
+
+def test_the_ledger_of_an_older_version_gets_every_column_and_keeps_its_rows(store: Store) -> None:
+    old = (
+        "run_id VARCHAR PRIMARY KEY, notebook VARCHAR NOT NULL, parameters VARCHAR, "
+        "status VARCHAR NOT NULL, started_at TIMESTAMP NOT NULL, ended_at TIMESTAMP, "
+        "cells_done INTEGER, cells_total INTEGER, data_hash VARCHAR, code_version VARCHAR, "
+        "report_path VARCHAR, error VARCHAR"
+    )
+    with store.writing() as session:
+        columns = session.columns("runs")
+        session.execute("DROP TABLE runs")
+        session.execute(f"CREATE TABLE runs ({old})")
+        session.execute(
+            "INSERT INTO runs (run_id, notebook, status, started_at) VALUES ('a', 'b', 'c', now())"
+        )
+        for statement in MIGRATIONS[2]:
+            if " runs " in statement:
+                session.execute(statement)
+        assert session.columns("runs") == columns
+        assert session.rows("SELECT notebook, last_seq FROM runs") == [
+            {"notebook": "b", "last_seq": None}
+        ]

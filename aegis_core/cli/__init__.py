@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis_core import __version__
-from aegis_core.cli import register
-from aegis_core.cli.common import Database, Port, Seconds, app, example, settings_for
+from aegis_core.cli import register, runs
+from aegis_core.cli.common import (
+    Database,
+    Port,
+    Seconds,
+    app,
+    assignment,
+    example,
+    settings_for,
+)
 from aegis_core.cli.output import cell_text, write_csv, write_json, write_table
 from aegis_core.errors import AegisError, InputError
 
@@ -26,6 +34,10 @@ if TYPE_CHECKING:
 app.add_typer(register.models_app, name="models")
 app.add_typer(register.lists_app, name="lists")
 app.command(epilog=register.ANSWER_EXAMPLES)(register.answer)
+app.command(epilog=runs.RUN_EXAMPLES)(runs.run)
+app.command(epilog=runs.LINEAGE_EXAMPLES)(runs.lineage)
+app.command(epilog=runs.VERIFY_EXAMPLES)(runs.verify)
+app.add_typer(runs.schedule_app, name="schedule")
 
 TABLE_ROWS = 100
 MINUTES = {"m": 1, "h": 60, "d": 1440, "w": 10080}
@@ -42,8 +54,9 @@ class Format(StrEnum):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code.
 
-    0 done, 1 a run failed or no row of an import was usable, 2 what was given is not usable,
-    130 ended by Ctrl-C.
+    0 done or skipped, 1 a run failed, numbers differ or no row of an import was usable, 2 what was
+    given is not usable, 3 the same notebook is running, 4 a run cannot be verified any more,
+    130 ended by Ctrl-C or SIGTERM.
     """
     given = _joined(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -119,7 +132,7 @@ def import_(
         files,
         connect(settings.db),
         preset=preset,
-        mapping=dict(_assignment("--map", pair) for pair in mapping or []),
+        mapping=dict(assignment("--map", pair) for pair in mapping or []),
         label=label,
         scenario=scenario,
         label_delay_days=settings.label_delay_days if label_delay is None else days(label_delay),
@@ -131,36 +144,6 @@ def import_(
     if not summary.accepted and not summary.already_there:
         print("aegis: no row was usable; see the reasons above.", file=sys.stderr)
         raise typer.Exit(1)
-
-
-@app.command(
-    epilog=example(
-        "aegis run generate -p n_transactions 100000",
-        "aegis run train",
-        "aegis run evaluate -p train_from 2018-07-25 -p folds 4",
-        "aegis run simulate --db fraud.duckdb --timeout 600",
-    )
-)
-def run(
-    name: Annotated[
-        str, typer.Argument(help="generate, train, evaluate, simulate or start.", metavar="NAME")
-    ],
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--parameter", metavar="KEY VALUE", help="Again for more."),
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(min=0, help="Fail after so many seconds.")
-    ] = None,
-    db: Database = None,
-) -> None:
-    """Run a notebook through papermill; its report goes under reports/."""
-    from aegis_core.runs import run_notebook
-
-    values: dict[str, object] = dict(_assignment("-p", pair) for pair in parameters or [])
-    result = run_notebook(name, values, settings_for(db), timeout_s=timeout)
-    print(f"{name}: {result.status} in {result.seconds:.1f} s")
-    print(f"report: {result.report_path}")
 
 
 @app.command(
@@ -205,6 +188,7 @@ def status(
         }
     for key in ("transactions", "labels", "verdicts", "champion"):
         found[key] = next(iter(found[key]), None)
+    runs.mark_killed(path, found["runs"])
     if as_json:
         import json
 
@@ -270,7 +254,8 @@ _STATUS = {
         (review + block) / nullif(count(*), 0) AS alert_rate FROM verdicts""",
     "champion": """SELECT version, detector, n_train, trained_from, trained_to, promoted_at
         FROM models WHERE promoted_at IS NOT NULL ORDER BY promoted_at DESC LIMIT 1""",
-    "runs": """SELECT run_id, notebook, status, started_at, ended_at, error
+    "runs": """SELECT run_id, notebook, status, started_at, ended_at, error, cells_done,
+        cells_total, heading, seconds, peak_memory_mb, attempt, entry
         FROM runs ORDER BY started_at DESC LIMIT 5""",
     "rejected": "SELECT reason, count(*) AS rows FROM rejected GROUP BY ALL ORDER BY rows DESC, 1",
 }
@@ -312,14 +297,6 @@ def _joined(arguments: Sequence[str]) -> list[str]:
             has_value = "=" not in key and rest and not rest[0].startswith("--")
             joined.append(f"{key}={rest.pop(0)}" if has_value else key)
     return joined
-
-
-def _assignment(option: str, pair: str) -> tuple[str, str]:
-    key, equals, value = pair.partition("=")
-    if not equals or not key:
-        wanted = "-p KEY VALUE" if option == "-p" else f"{option} NAME=COLUMN"
-        raise InputError(f"{option} {pair} is incomplete; write {wanted}.")
-    return key.strip(), value
 
 
 def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
@@ -364,7 +341,7 @@ def _status_told(found: dict[str, Any]) -> Iterable[str]:
         else ""
     )
     for i, ran in enumerate(found["runs"]):
-        error = f": {cell_text(ran['error'])}" if ran["error"] else ""
+        error = f": {cell_text(ran['error'])}" if ran["error"] else runs.progress_of(ran)
         yield (
             f"{'' if i else 'last runs':<12}  {ran['started_at']:%Y-%m-%d %H:%M}  "
             f"{ran['notebook']} {ran['status']}{error}"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aegis_core.errors import InputError
+
 if TYPE_CHECKING:
     from aegis_core.config import Settings
 
@@ -38,3 +40,21 @@ def settings_for(db: Path | None) -> Settings:
     from aegis_core import config
 
     return config.load(db=db.expanduser().absolute() if db else None)
+
+
+def assignment(option: str, pair: str) -> tuple[str, str]:
+    """Name and value of an option that was given as `NAME=VALUE`.
+
+    Raises
+    ------
+    InputError
+        It has no name, or no value.
+
+    >>> assignment("-p", "days=2")
+    ('days', '2')
+    """
+    key, equals, value = pair.partition("=")
+    if not equals or not key:
+        wanted = "-p KEY VALUE" if option == "-p" else f"{option} NAME=COLUMN"
+        raise InputError(f"{option} {pair} is incomplete; write {wanted}.")
+    return key.strip(), value

@@ -314,17 +314,25 @@ class Store:
         It does not depend on the order in which rows are stored, and changes when any value of
         any of these rows does. Stable for one version of DuckDB.
         """
+        with self.reading() as session:
+            return self.hashed(session, where, params)
+
+    @staticmethod
+    def hashed(
+        session: Session, where: str = "true", params: Params = None, n_labels: int | None = None
+    ) -> str:
+        """`data_hash` in a session; of the first `n_labels` labels alone if a number is given."""
         label_columns = "transaction_id, is_fraud, scenario, known_at"
+        labels = (
+            "labels" if n_labels is None else f"(FROM labels ORDER BY rowid LIMIT {n_labels:d})"
+        )
         chosen = f"SELECT transaction_id FROM transactions WHERE {where}"
         total = "SELECT count(*) AS n, sum(hash({})::HUGEINT)::VARCHAR AS total FROM {}"
-        with self.reading() as session:
-            parts = session.rows(
-                total.format(", ".join(TRANSACTION_COLUMNS), f"transactions WHERE {where}"),
-                params,
-            ) + session.rows(
-                total.format(label_columns, f"labels WHERE transaction_id IN ({chosen})"),
-                params,
-            )
+        parts = session.rows(
+            total.format(", ".join(TRANSACTION_COLUMNS), f"transactions WHERE {where}"), params
+        ) + session.rows(
+            total.format(label_columns, f"{labels} WHERE transaction_id IN ({chosen})"), params
+        )
         told = "|".join(f"{part['n']}:{part['total']}" for part in parts)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 

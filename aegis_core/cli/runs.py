@@ -1,0 +1,193 @@
+"""Commands that run notebooks, now or by a schedule, and that say where numbers come from."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aegis_core.cli.common import Database, Seconds, assignment, example, settings_for
+from aegis_core.cli.output import cell_text, write_table
+
+RUN_EXAMPLES = example(
+    "aegis run generate -p n_transactions 100000",
+    "aegis run train --timeout 1800 --retries 2",
+    "aegis run evaluate -p train_from 2018-07-25 -p folds 4",
+    "aegis run simulate --db fraud.duckdb --on-overlap skip",
+    "aegis run simulate -p target https://example.org -p token env:SCORING_TOKEN",
+)
+LINEAGE_EXAMPLES = example(
+    "aegis lineage average_precision",
+    "aegis lineage average_precision:forest/0 --json",
+    "aegis lineage 20260301-120000-evaluate-1a2b",
+)
+VERIFY_EXAMPLES = example("aegis verify evaluate", "aegis verify 20260301-120000-train-1a2b")
+schedule_app = typer.Typer(no_args_is_help=True, help="Run notebooks when they are due.")
+
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+class Overlap(StrEnum):
+    """What to do when the same notebook is already running."""
+
+    fail = "fail"
+    skip = "skip"
+    wait = "wait"
+
+
+def run(
+    name: Annotated[
+        str, typer.Argument(help="generate, train, evaluate, simulate or start.", metavar="NAME")
+    ],
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="KEY VALUE", help="Again for more."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Fail after so many seconds; each attempt.")
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, max=20, help="Further attempts if it fails.")] = 0,
+    backoff: Annotated[
+        float, typer.Option(min=0, help="Seconds before the first retry; then doubled.")
+    ] = 30.0,
+    on_overlap: Annotated[
+        Overlap, typer.Option(help="When the same notebook is already running.")
+    ] = Overlap.fail,
+    db: Database = None,
+) -> None:
+    """Run a notebook through papermill; its report goes under reports/.
+
+    Exit codes: 0 done or skipped, 1 failed, 2 what was given cannot be used,
+    3 the same notebook is running, 130 stopped by Ctrl-C or SIGTERM.
+
+    A secret is given as env:NAME, never as its value.
+    """
+    from aegis_core.runs import run_notebook
+
+    result = run_notebook(
+        name,
+        dict(assignment("-p", pair) for pair in parameters or []),
+        settings_for(db),
+        timeout_s=timeout,
+        retries=retries,
+        backoff_s=backoff,
+        on_overlap=on_overlap.value,
+    )
+    if result.status == "skipped":
+        print(f"{name}: skipped. {result.told}")
+        return
+    print(f"{name}: {result.status} in {result.seconds:.1f} s")
+    print(f"report: {result.report_path}")
+
+
+def lineage(
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="A metric (or metric:slice), model or run.")
+    ],
+    as_json: Json = False,
+    db: Database = None,
+) -> None:
+    """Say where a number or a model comes from: run, notebook, code, parameters, data."""
+    from aegis_core.lineage import chain, told
+    from aegis_core.store import connect
+
+    found = chain(connect(settings_for(db).db), what)
+    if as_json:
+        print(json.dumps(found, default=str, indent=2, ensure_ascii=False))
+        return
+    for line in told(found):
+        print(line)
+
+
+def verify(
+    what: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run, or a notebook for its last one.")
+    ],
+    db: Database = None,
+) -> None:
+    """Execute a run again on the data it saw, elsewhere, and compare every number.
+
+    Exit codes: 0 all are the same, 1 some differ, 4 the data or the model of then
+    are not there any more.
+    """
+    from aegis_core.verify import verify as again
+
+    found = again(what, settings_for(db))
+    for line in found.lines():
+        print(line)
+    if found.differences:
+        raise typer.Exit(1)
+
+
+@schedule_app.callback(
+    epilog=example("aegis schedule list", "aegis schedule run", "aegis schedule now nightly")
+)
+def _schedule(context: typer.Context, db: Database = None) -> None:
+    """Run notebooks when they are due, by the tables [schedule.NAME] of aegis.toml."""
+    context.obj = db
+
+
+@schedule_app.command("run", epilog=example("aegis schedule run", "aegis schedule run --for 3600"))
+def schedule_run(context: typer.Context, for_s: Seconds = None, db: Database = None) -> None:
+    """Start what is due, until Ctrl-C; what was missed is made up for once."""
+    from aegis_core.schedule import serve
+
+    serve(settings_for(db or context.obj), for_s=for_s)
+
+
+@schedule_app.command("list", epilog=example("aegis schedule list", "aegis schedule list --json"))
+def schedule_list(context: typer.Context, as_json: Json = False, db: Database = None) -> None:
+    """Say what runs next, and how it went last."""
+    from aegis_core.schedule import listed
+
+    rows = listed(settings_for(db or context.obj))
+    if as_json:
+        print(json.dumps(rows, default=str, indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        print("The schedule is empty; `aegis schedule --help` and the README show an entry.")
+        return
+    names = ["entry", "runs", "cron", "next", "last", "status", "error"]
+    table = [
+        (
+            *(row["entry"], row["runs"], f"{row['cron']} {row['timezone']}"),
+            f"{row['local']:%Y-%m-%d %H:%M %Z}" if row["local"] else "never",
+            f"{row['last']:%Y-%m-%d %H:%M} UTC" if row["last"] else None,
+            *(row["status"], row["error"]),
+        )
+        for row in rows
+    ]
+    write_table(names, table, 0)
+
+
+@schedule_app.command("now", epilog=example("aegis schedule now nightly"))
+def schedule_now(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An entry of the schedule.")],
+    db: Database = None,
+) -> None:
+    """Run an entry at once, with its parameters, limit of time and retries."""
+    from aegis_core.schedule import start
+
+    print(start(settings_for(db or context.obj), name))
+
+
+def mark_killed(db: Path, ran: list[dict[str, Any]]) -> None:
+    """Say of runs that count as running but are gone that they were killed."""
+    from aegis_core.ledger import holder
+
+    for row in ran:
+        if row["status"] == "running" and holder(db, row["notebook"]) is None:
+            row["status"] = "killed"
+
+
+def progress_of(ran: dict[str, Any]) -> str:
+    """How far a running notebook is, or how long it took and how much memory."""
+    if ran["status"] == "running":
+        at = f", at “{cell_text(ran['heading'])}”" if ran["heading"] else ""
+        return f": {ran['cells_done']} of {ran['cells_total']} cells{at}"
+    memory = f", {ran['peak_memory_mb']:,.0f} MB" if ran["peak_memory_mb"] else ""
+    return f" in {ran['seconds']:.1f} s{memory}" if ran["seconds"] is not None else ""

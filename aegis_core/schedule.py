@@ -1,0 +1,417 @@
+"""The schedule of `aegis.toml`: when its entries are due, and the service that starts them.
+
+Each due time of an entry is one run, whose id is made of both: two schedulers on one database, or
+one that was started again, never run it twice. What fell due while no scheduler ran is made up for
+once, however often it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import multiprocessing.process
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from apscheduler.schedulers.blocking import BlockingScheduler  # type: ignore[import-untyped]
+from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped]
+
+from aegis_core.config import Entry, Settings
+from aegis_core.errors import AegisError, InputError, NotReady, RunFailed, did_you_mean
+from aegis_core.ledger import Due
+from aegis_core.notebooks import NOTEBOOKS, check_parameters
+from aegis_core.redaction import secrets_of
+from aegis_core.runs import run_notebook
+from aegis_core.store import connect
+from aegis_core.verify import verify
+
+_DAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_LOOKED_BACK: Final = (timedelta(hours=2), timedelta(days=2), timedelta(days=40))
+_END_S: Final = 30.0
+"""How long a run may take to end once the service is stopped."""
+
+
+class Trigger(CronTrigger):  # type: ignore[misc]
+    """When a cron expression is due in its time zone, with cron's own rules for the clock change.
+
+    A time that the clock skips is due at the same distance from midnight, once. Of a time that
+    comes twice, the second is due only where the hour is `*`, that is, where the pace matters.
+
+    Parameters
+    ----------
+    cron : minute, hour, day of month, month, weekday; 0 and 7 are Sunday.
+
+    Raises
+    ------
+    InputError
+        The expression or the time zone cannot be read.
+    """
+
+    def __init__(self, cron: str, timezone: str = "UTC") -> None:
+        fields = cron.split()
+        try:
+            zone = ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise InputError(
+                f"There is no time zone {timezone!r}; write one such as Europe/Berlin, or UTC."
+            ) from None
+        try:
+            if len(fields) != 5:
+                raise ValueError(f"it has {len(fields)} fields, and five are needed")
+            if "*" not in (fields[2][0], fields[4][0]):
+                raise ValueError(
+                    "give a day of the month or a weekday; for both, write two entries"
+                )
+            names = ("minute", "hour", "day", "month", "day_of_week")
+            given = dict(zip(names, [*fields[:4], weekdays(fields[4])], strict=True))
+            super().__init__(**given, timezone=zone)
+        except (ValueError, TypeError) as e:
+            raise InputError(
+                f"{cron!r} is no cron expression: {e}. Write minute, hour, day of month, month and "
+                "weekday, such as '30 2 * * 1-5'."
+            ) from None
+        self.by_the_hour = fields[1].startswith("*")
+
+    def get_next_fire_time(
+        self, previous_fire_time: datetime | None, now: datetime
+    ) -> datetime | None:
+        """The first time that is due after `previous_fire_time`, or else from `now` on."""
+        found: datetime | None = super().get_next_fire_time(previous_fire_time, now)
+        while found is not None and not self.by_the_hour and self._comes_again(found):
+            found = super().get_next_fire_time(found, found)
+        return found
+
+    def _comes_again(self, moment: datetime) -> bool:
+        """Whether the clock showed this time before, an hour ago."""
+        return moment.astimezone(UTC).astimezone(self.timezone).fold == 1
+
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """All times (UTC) that are due after `moment`."""
+        due = self.get_next_fire_time(moment, moment)
+        while due is not None:
+            yield due.astimezone(UTC)
+            due = self.get_next_fire_time(due, due)
+
+    def latest(self, since: datetime, now: datetime) -> datetime | None:
+        """The last time (UTC) that was due after `since` and until `now`, or None."""
+        for back in (*_LOOKED_BACK, now - since):
+            last = None
+            for due in self.after(max(since, now - back)):
+                if due > now:
+                    break
+                last = due
+            if last is not None or now - back <= since:
+                return last
+        return None
+
+
+def weekdays(field: str) -> str:
+    """A weekday field of crontab as names, since APScheduler counts from Monday.
+
+    >>> weekdays("1-5"), weekdays("0,6"), weekdays("5-7"), weekdays("*/2"), weekdays("*")
+    ('mon,tue,wed,thu,fri', 'sun,sat', 'fri,sat,sun', 'sun,tue,thu,sat', '*')
+    >>> weekdays("mon-wed")
+    'mon,tue,wed'
+    """
+    if field == "*":
+        return "*"
+    found: list[str] = []
+    for part in field.lower().split(","):
+        matched = re.fullmatch(r"(\*|[a-z]{3}|[0-7])(?:-([a-z]{3}|[0-7]))?(?:/([1-7]))?", part)
+        if matched is None:
+            raise ValueError(f"{part!r} is no weekday")
+        first, last, step = matched.groups()
+        start = 0 if first == "*" else _day(first)
+        end = 6 if first == "*" else _day(last) if last else start
+        end += 7 if end < start else 0
+        found += [_DAYS[day % 7] for day in range(start, end + 1, int(step or 1))]
+    return ",".join(dict.fromkeys(found))
+
+
+def check(settings: Settings) -> dict[str, Trigger]:
+    """The trigger of each entry.
+
+    Raises
+    ------
+    InputError
+        An entry cannot be run; the message names it.
+    """
+    found = {}
+    for name, entry in settings.schedule.items():
+        notebook = entry.notebook or entry.verify
+        try:
+            if bool(entry.notebook) == bool(entry.verify):
+                raise InputError("Give either `notebook` or `verify`.")
+            if notebook not in NOTEBOOKS:
+                raise InputError(
+                    f"There is no notebook {notebook!r}; there are {', '.join(NOTEBOOKS)}."
+                    + did_you_mean(notebook, NOTEBOOKS)
+                )
+            secrets_of(check_parameters(notebook, entry.parameters))
+            found[name] = Trigger(entry.cron, entry.timezone)
+        except InputError as e:
+            raise InputError(f"[schedule.{name}] in aegis.toml: {e}") from None
+    return found
+
+
+def listed(settings: Settings, now: datetime | None = None) -> list[dict[str, Any]]:
+    """Each entry with the time (UTC) of its next run, and its last run.
+
+    Returns
+    -------
+    list of dict
+        `entry`, `runs` (what), `cron`, `timezone`, `next`, `local` (the same in the entry's time
+        zone), and `last`, `status`, `run_id` and `error` of the last run, None before the first.
+    """
+    now = now or datetime.now(UTC)
+    last = _last_runs(settings)
+    rows = []
+    for name, trigger in check(settings).items():
+        entry = settings.schedule[name]
+        due = next(trigger.after(now), None)
+        ran = last.get(name, {})
+        rows.append(
+            {
+                "entry": name,
+                "runs": entry.notebook or f"verify {entry.verify}",
+                "cron": entry.cron,
+                "timezone": entry.timezone,
+                "next": due,
+                "local": due and due.astimezone(trigger.timezone),
+                "last": ran.get("started_at"),
+                "status": ran.get("status"),
+                "run_id": ran.get("run_id"),
+                "error": ran.get("error"),
+            }
+        )
+    return rows
+
+
+def start(settings: Settings, name: str, at: datetime | None = None) -> str:
+    """Run an entry in this process, as of the time `at`, or now; what came of it, in a sentence.
+
+    Raises
+    ------
+    InputError
+        There is no such entry.
+    AegisError
+        As `runs.run_notebook` and `verify.verify`; numbers that differ are a `RunFailed`.
+    """
+    entry = _entry(settings, name)
+    due = Due(name, (at or datetime.now(UTC)).replace(tzinfo=None))
+    if entry.verify:
+        found = verify(entry.verify, settings, progress=False, timeout_s=entry.timeout, due=due)
+        told = "\n".join(found.lines())
+        if found.differences:
+            raise RunFailed(told)
+        return told
+    result = run_notebook(
+        entry.notebook,
+        entry.parameters,
+        settings,
+        progress=False,
+        timeout_s=entry.timeout,
+        retries=entry.retries,
+        backoff_s=entry.backoff,
+        on_overlap=entry.on_overlap,
+        due=due,
+    )
+    return f"{entry.notebook}: {result.status} in {result.seconds:.1f} s. {result.told}".strip()
+
+
+def serve(settings: Settings, *, for_s: float | None = None) -> None:
+    """Start the entries when they are due, until Ctrl-C, SIGTERM or the end of `for_s` seconds.
+
+    Each run is a process of its own. At the end, those that still run are told to end, and the
+    ledger says so.
+
+    Raises
+    ------
+    InputError
+        The schedule is empty or cannot be used.
+    """
+    triggers = check(settings)
+    if not triggers:
+        raise InputError(
+            "The schedule is empty. Write entries into aegis.toml, such as:\n"
+            '[schedule.nightly]\ncron = "30 2 * * *"\nnotebook = "evaluate"'
+        )
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    service = Service(settings, triggers)
+    scheduler = BlockingScheduler(timezone=UTC)
+    for name, trigger in triggers.items():
+        scheduler.add_job(
+            service.tick,
+            trigger,
+            [name],
+            id=name,
+            coalesce=True,
+            max_instances=1,
+            misfire_grace_time=None,
+            next_run_time=datetime.now(UTC),  # what was missed
+        )
+        due = next(trigger.after(datetime.now(UTC)), None)
+        print(f"{name}: next {due:%Y-%m-%d %H:%M} UTC" if due else f"{name}: never", flush=True)
+
+    ending: list[threading.Thread] = []
+
+    def stop(number: int = 0, frame: FrameType | None = None) -> None:
+        if not ending:  # in a thread of its own: this one may hold the scheduler's lock
+            ending.append(threading.Thread(target=_stopped, args=(service, scheduler)))
+            ending[0].start()
+
+    timer = threading.Timer(0 if for_s is None else for_s, stop)
+    timer.daemon = True
+    with _signals(stop):
+        if for_s is not None:
+            timer.start()
+        scheduler.start()
+        timer.cancel()
+        for thread in ending:
+            thread.join()
+
+
+class Service:
+    """Runs what is due, each in a process of its own.
+
+    Parameters
+    ----------
+    triggers : of `check`.
+    """
+
+    def __init__(self, settings: Settings, triggers: Mapping[str, Trigger]) -> None:
+        self.settings, self.triggers = settings, triggers
+        last = _last_runs(settings)
+        self._done = {
+            name: since(settings, name, entry) for name, entry in settings.schedule.items()
+        }
+        for name in self._done.keys() & last.keys():
+            self._done[name] = max(self._done[name], last[name]["due_at"].replace(tzinfo=UTC))
+        self._running: set[multiprocessing.process.BaseProcess] = set()
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def tick(self, name: str) -> int:
+        """Run an entry as long as it is due; how often that was.
+
+        What fell due meanwhile, or while no scheduler ran, is made up for by one run.
+        """
+        spawn, times = multiprocessing.get_context("spawn"), 0
+        while due := self.triggers[name].latest(self._done[name], datetime.now(UTC)):
+            self._done[name] = due
+            process = spawn.Process(target=_work, args=(self.settings, name, due), name=name)
+            with self._lock:
+                if self._ended:
+                    break
+                process.start()
+                self._running.add(process)
+            process.join()
+            with self._lock:
+                self._running.discard(process)
+            times += 1
+        return times
+
+    def end(self) -> None:
+        """Tell what runs to end, and kill what does not."""
+        with self._lock:
+            self._ended = True
+            running = list(self._running)
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + _END_S
+        for process in running:
+            while process.is_alive() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if process.is_alive():
+                process.kill()
+
+
+def since(settings: Settings, name: str, entry: Entry) -> datetime:
+    """The time (UTC) from which on an entry is owed: when a scheduler saw it first, as it is now.
+
+    It is kept in the database, so that a scheduler that starts again knows what it missed.
+    """
+    key, now = f"schedule:{name}", datetime.now(UTC)
+    told = f"{entry.cron} {entry.timezone}"
+    try:
+        store = connect(settings.db)
+        kept = store.rows("SELECT value FROM meta WHERE key = ?", [key])
+        seen, _, of = kept[0]["value"].partition(" ") if kept else ("", "", "")
+        if of == told:
+            return datetime.fromisoformat(seen)
+        with store.writing() as session:
+            session.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, f"{now.isoformat()} {told}"]
+            )
+    except NotReady:  # no database yet, so nothing was missed
+        return now
+    return now
+
+
+def _work(settings: Settings, name: str, due: datetime) -> None:
+    """One run, in a process and a session of its own: Ctrl-C reaches the service alone."""
+    os.setsid()
+    try:
+        print(f"{name}, due {due:%Y-%m-%d %H:%M} UTC: {start(settings, name, due)}", flush=True)
+    except AegisError as e:
+        print(f"{name}, due {due:%Y-%m-%d %H:%M} UTC: {e}", file=sys.stderr, flush=True)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _stopped(service: Service, scheduler: BlockingScheduler) -> None:
+    service.end()
+    scheduler.shutdown()
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM call `stop`; only the main thread may ask for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _entry(settings: Settings, name: str) -> Entry:
+    check(settings)
+    if name not in settings.schedule:
+        known = ", ".join(settings.schedule) or "none"
+        raise InputError(
+            f"The schedule has no entry {name!r}; it has {known}."
+            + did_you_mean(name, settings.schedule)
+        )
+    return settings.schedule[name]
+
+
+def _last_runs(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The last run of each entry, by the time at which it was due."""
+    try:
+        rows = connect(settings.db).rows(
+            "SELECT entry, run_id, status, started_at, due_at, error FROM runs "
+            "WHERE entry IS NOT NULL QUALIFY row_number() OVER "
+            "(PARTITION BY entry ORDER BY due_at DESC, started_at DESC) = 1"
+        )
+    except NotReady:
+        return {}
+    return {row["entry"]: row for row in rows}
+
+
+def _day(text: str) -> int:
+    return int(text) if text.isdigit() else _DAYS.index(text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 class Decision(IntEnum):
@@ -113,13 +113,27 @@ TABLES: Final = {
         score DOUBLE NOT NULL""",
     "rejected": """
         received_at TIMESTAMP NOT NULL, source VARCHAR, raw VARCHAR, reason VARCHAR NOT NULL""",
+    "drift": """
+        day DATE NOT NULL, measure VARCHAR NOT NULL, part VARCHAR NOT NULL, value DOUBLE,
+        usual DOUBLE, effect DOUBLE, low DOUBLE, high DOUBLE, alarm BOOLEAN NOT NULL,
+        found_at TIMESTAMP NOT NULL, run_id VARCHAR NOT NULL""",
+    "notifications": """
+        notification_id VARCHAR NOT NULL, rule VARCHAR NOT NULL, target VARCHAR NOT NULL,
+        what VARCHAR NOT NULL, event VARCHAR NOT NULL, dedupe_key VARCHAR NOT NULL,
+        title VARCHAR NOT NULL, text VARCHAR NOT NULL, status VARCHAR NOT NULL,
+        attempts INTEGER NOT NULL, message_id VARCHAR, created_at TIMESTAMP NOT NULL,
+        due_at TIMESTAMP NOT NULL, tried_at TIMESTAMP, sent_at TIMESTAMP, error VARCHAR""",
+    "notify_cursors": """
+        rule VARCHAR NOT NULL, what VARCHAR NOT NULL, position VARCHAR NOT NULL""",
 }
 """Every table of the database: its name and the body of its CREATE TABLE.
 
 `labels.after_seq` is the last transaction that had arrived before the label: with `known_at`, it
 says which transactions could know it. `verdicts.inclusion` is the probability with which the
 transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
-what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off.
+what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off. In `drift`
+an `effect` usually lies between `low` and `high`. `notifications` has a row for each event and
+whom it goes to; rows of one `message_id` went out as one message.
 """
 
 MIGRATIONS: Final = {
@@ -134,5 +148,6 @@ MIGRATIONS: Final = {
         "INSERT INTO promotions SELECT version, 'champion', 'train', promoted_at FROM models"
         " WHERE promoted_at IS NOT NULL",
     ),
+    2: (),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

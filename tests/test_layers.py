@@ -16,6 +16,7 @@ ORDER = (
     *(
         "models",
         "training",
+        "drift",
         "lists",
         "client",
         "live",
@@ -23,6 +24,7 @@ ORDER = (
         "reports",
         "notebooks",
         "runs",
+        "notify",
         "figures",
     ),
     *("board", "dashboard", "up", "cli"),
@@ -30,9 +32,10 @@ ORDER = (
 INSIDE = {
     "evaluation": ("splits", "learning", "hindsight", "cases", "outcome", "__init__"),
     "intake": ("columns", "files", "staging", "__init__"),
-    "synthetic": ("population", "scenarios", "difficulty", "__init__"),
+    "synthetic": ("population", "scenarios", "difficulty", "drifts", "__init__"),
+    "drift": ("traffic", "effects", "moved", "__init__"),
     "figures": (
-        *("house", "answers", "data", "evaluation", "policy", "training", "verdicts"),
+        *("house", "answers", "data", "drift", "evaluation", "policy", "training", "verdicts"),
         "__init__",
     ),
     "store": (
@@ -41,7 +44,7 @@ INSIDE = {
     ),
     "service": ("engine", "messages", "committer", "app", "__init__"),
     "board": ("feed", "launcher", "pictures", "__init__"),
-    "cli": ("common", "output", "register", "__init__", "__main__"),
+    "cli": ("common", "output", "register", "notify", "__init__", "__main__"),
 }
 """The modules of a package, in their order; none imports the package that imports it."""
 ONLY_IN = {
@@ -54,6 +57,7 @@ ONLY_IN = {
     "ipywidgets": {"dashboard"},
     "anywidget": {"dashboard"},
     "voila": {"board"},
+    "apprise": {"notify"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -49,9 +49,7 @@ def model(frame: pd.DataFrame, until: pd.Timestamp) -> tuple[Detector, Policy]:
     passed = Scorer().run(seen, signals=True)
     detector = Detector().fit(passed.signals)
     score = detector.score(detector.weigh(passed.signals)[1])
-    counter = Counter.beside(
-        burst_limits(passed.counts, seen.customer_id), passed.counts, score
-    )
+    counter = Counter.beside(burst_limits(passed.counts, seen.customer_id), passed.counts, score)
     return detector, Policy.from_budget(detector, 0.005, counter=counter)
 
 
@@ -73,9 +71,7 @@ def found(traffic: Traffic, days: pd.DatetimeIndex, seed: int) -> list[Drift]:
     """Each day, judged as it would have been on its evening."""
     rows = traffic.rows
     return [
-        judge(
-            Traffic(rows[(rows.day <= day) & (rows.day >= day - 28 * DAY)]), day, seed=seed
-        )
+        judge(Traffic(rows[(rows.day <= day) & (rows.day >= day - 28 * DAY)]), day, seed=seed)
         for day in days
     ]
 

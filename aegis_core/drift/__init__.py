@@ -29,12 +29,12 @@ from aegis_core.drift.effects import (
     sample,
     typical,
 )
-from aegis_core.drift.moved import GROUPS, moved, spread_told
+from aegis_core.drift.moved import GROUPS, WIDESPREAD, moved, spread_told
 from aegis_core.drift.traffic import DAY, Traffic, day_of, traffic
 from aegis_core.errors import InputError, did_you_mean
 from aegis_core.store import Store
 
-__all__ = ["GROUPS", "MEASURES", "Drift", "Traffic", "day_of", "judge", "record", "traffic"]
+__all__ = ["DAY", "GROUPS", "MEASURES", "Drift", "Traffic", "day_of", "judge", "record", "traffic"]
 
 FILLED = 2 / 3
 """Share of the customers of a usual day that a sample may have."""
@@ -121,19 +121,66 @@ class Drift:
         today = rows[rows["day"] == self.day]
         return moved(today, usual, max(len(self.reference), 1), measure or self.foremost(), by)
 
+    def movers(self) -> pd.DataFrame:
+        """The groups that moved most in the foremost measure, of every kind, and all the others.
+
+        Returns
+        -------
+        DataFrame
+            `by` (of `GROUPS`), `group` and `part` of the movement; at most `WIDESPREAD` groups of a
+            kind, and where there are more a row `all others`.
+        """
+        tables = []
+        for by in GROUPS if self._measured() else ():
+            parts = self.moved(by)[["group", "part"]]
+            top, others = parts.head(WIDESPREAD), parts.iloc[WIDESPREAD:]
+            if len(others):
+                rest = pd.DataFrame({"group": ["all others"], "part": [others["part"].sum()]})
+                top = pd.concat([top, rest], ignore_index=True)
+            tables.append(top.assign(by=by))
+        empty = pd.DataFrame({"by": [], "group": [], "part": []})
+        return pd.concat(tables, ignore_index=True) if tables else empty
+
     def explanation(self) -> str:
         """Who moved in the foremost measure, told by customer, merchant and category."""
-        if not self.reference or not self.table["effect"].notna().any():
+        if not self._measured():
             return "There is no day to hold it against, so nobody can be said to have moved."
         sentences = [spread_told(self.moved(by), by) for by in GROUPS]
-        return f"Of {self.foremost().label}: " + " ".join(sentences)
+        label = self.foremost().label
+        how = f"Of {label}" if len(self.alarms) else f"No alarm, and most of all {label} moved"
+        return f"{how}: " + " ".join(sentences)
 
-    def values(self, measure: Measure) -> tuple[Floats, Floats]:
-        """Sampled values of a measure: of the day, and of all its reference days."""
-        at = SAMPLED.index(measure.column)
-        usual = [self.samples[day][:, at] for day in self.reference if day in self.samples]
-        today = self.samples.get(self.day, np.empty((0, len(SAMPLED))))[:, at]
-        return today, np.concatenate([np.empty(0), *usual])
+    def shapes(self) -> pd.DataFrame:
+        """How each sampled measure is spread, on the day and usually.
+
+        Returns
+        -------
+        DataFrame
+            `measure` (its label), `share` of the customers above, and the values `today` and
+            `usual` that so many lie above; no rows without samples. Alerts have no such values.
+        """
+        usual = [self.samples[day] for day in self.reference if day in self.samples]
+        empty = pd.DataFrame({"measure": [], "share": [], "today": [], "usual": []})
+        if self.day not in self.samples or not usual:
+            return empty
+        today, before = self.samples[self.day], np.concatenate(usual)
+        share = np.geomspace(1.0, 1 / self.size, 60)
+        tables = [
+            pd.DataFrame(
+                {
+                    "measure": measure.label,
+                    "share": share,
+                    "today": np.quantile(today[:, at], 1 - share),
+                    "usual": np.quantile(before[:, at], 1 - share),
+                }
+            )
+            for at, measure in enumerate(m for m in MEASURES if m.column)
+            if measure.name != "alert_rate"
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def _measured(self) -> bool:
+        return bool(self.reference) and bool(self.table["effect"].notna().any())
 
 
 def judge(
@@ -216,7 +263,7 @@ def judge(
 
 
 def record(store: Store, run_id: str, found: Drift) -> None:
-    """Replace what a run keeps in the table `drift`. Outside a run (`run_id` empty) nothing happens."""
+    """Replace the rows of `drift` of a run. Outside a run (`run_id` empty) nothing happens."""
     if not run_id:
         return
     now = pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
@@ -243,7 +290,7 @@ def _row(
             effects[d] = float(np.median([effect(measure, levels[d], levels[r]) for r in fellows]))
     if day not in levels or len(usual) < 2 or not effects:
         return {**nothing, "alarm": False}, {}
-    groups = len({d.dayofweek for d in effects})
+    groups = len({d.weekday() for d in effects})
     high = limit(measure, list(effects.values()), groups, quiet_days)
     found = float(np.median([effect(measure, levels[day], levels[r]) for r in usual]))
     figures = {

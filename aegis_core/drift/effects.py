@@ -143,7 +143,7 @@ def limit(measure: Measure, quiet: Sequence[float], groups: int, quiet_days: flo
 
     >>> few, many = (limit(MEASURES[1], [0.02, -0.02] * n, 1, 180) for n in (4, 400))
     >>> round(few, 2), round(many, 2)
-    (0.13, 0.07)
+    (0.11, 0.07)
     """
     values = np.abs(np.asarray(quiet))
     robust = 3 * 1.4826 * np.median(values)

@@ -63,7 +63,7 @@ def moved(
                 }
             )
         )
-    both = tables[0].join(tables[1], how="outer", rsuffix="_usual")
+    both = tables[0].join(tables[1].add_suffix("_usual"), how="outer")
     counted = ["n", "n_usual", "part", "part_usual"]
     both[counted] = both[counted].fillna(0.0)
     both["part"] -= both.pop("part_usual")

@@ -138,7 +138,7 @@ def traffic(
         for i, factor in enumerate(FACTORS):
             rows.loc[missing, factor] = scored.evidence[at, i]
         rows.loc[missing, "score"] = scored.score[at]
-        alert = rows.alert.to_numpy(dtype=object)
+        alert = np.array(rows.alert, dtype=object)
         alert[missing] = scored.decision[at] != Decision.APPROVE
         rows["alert"] = alert
     kinds = dict.fromkeys([*FACTORS, "score", "paid"], float) | {"alert": bool}

@@ -47,7 +47,8 @@ def drifted(
     """
     if kind not in DRIFTS:
         raise InputError(
-            f"There is no drift {kind!r}; there are {', '.join(DRIFTS)}.{did_you_mean(kind, DRIFTS)}"
+            f"There is no drift {kind!r}; there are {', '.join(DRIFTS)}."
+            + did_you_mean(kind, DRIFTS)
         )
     if not 0 < factor < 1_000 or (kind == "volume" and factor > 1):
         raise InputError(f"factor is {factor}; a drift {kind} is: {DRIFTS[kind]}.")

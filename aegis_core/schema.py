@@ -116,7 +116,7 @@ TABLES: Final = {
     "drift": """
         day DATE NOT NULL, measure VARCHAR NOT NULL, part VARCHAR NOT NULL, value DOUBLE,
         usual DOUBLE, effect DOUBLE, low DOUBLE, high DOUBLE, alarm BOOLEAN NOT NULL,
-        found_at TIMESTAMP NOT NULL, run_id VARCHAR NOT NULL""",
+        found_at TIMESTAMP NOT NULL, run_id VARCHAR NOT NULL, told VARCHAR""",
     "notifications": """
         notification_id VARCHAR NOT NULL, rule VARCHAR NOT NULL, target VARCHAR NOT NULL,
         what VARCHAR NOT NULL, event VARCHAR NOT NULL, dedupe_key VARCHAR NOT NULL,
@@ -132,8 +132,9 @@ TABLES: Final = {
 says which transactions could know it. `verdicts.inclusion` is the probability with which the
 transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
 what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off. In `drift`
-an `effect` usually lies between `low` and `high`. `notifications` has a row for each event and
-whom it goes to; rows of one `message_id` went out as one message.
+an `effect` usually lies between `low` and `high`; `told` says of an alarm who moved.
+`notifications` has a row for each event and whom it goes to; rows of one `message_id` went out as
+one message.
 """
 
 MIGRATIONS: Final = {

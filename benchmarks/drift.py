@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from drifts import drifted
 from protocols import tasks
 
 from aegis_core.detector import Detector
@@ -28,7 +29,6 @@ from aegis_core.policy import Counter, Policy, burst_limits
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import Scorer
 from aegis_core.synthetic import SyntheticConfig, generate
-from aegis_core.synthetic.drifts import drifted
 
 DAY = pd.Timedelta(days=1)
 DAYS, TRAINED, QUIET, WATCHED = 130, 40, 60, 5

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -20,10 +22,14 @@ from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import Scorer
 from aegis_core.store import Store, connect
 from aegis_core.synthetic import SyntheticConfig, write_history
-from aegis_core.synthetic.drifts import DRIFTS, drifted
 
+DRIFTS = ("amounts", "category", "hours", "volume")
 TODAY = pd.Timestamp("2026-03-30")
 LOOK = {"size": 300, "seed": 3}
+
+
+World = tuple[pd.DataFrame, np.ndarray, Detector, Policy]
+ROOT = Path(__file__).parents[1]
 
 
 def traffic(seed: int = 0, *, n: int = 1_000, days: int = 29, **today: float) -> Traffic:
@@ -55,6 +61,12 @@ def alarms(found: Drift) -> list[str]:
     return [
         part or name for name, part in zip(found.alarms.measure, found.alarms.part, strict=True)
     ]
+
+
+@pytest.fixture
+def drifts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("drifts")
 
 
 @pytest.fixture(scope="module")
@@ -266,10 +278,10 @@ def test_figures_show_what_was_found() -> None:
 # --- synthetic drift -----------------------------------------------------------------------------
 
 
-def test_amounts_a_fifth_higher_are_found_within_two_days(world: World) -> None:
+def test_amounts_a_fifth_higher_are_found_within_two_days(world: World, drifts: ModuleType) -> None:
     frame, fraud, detector, policy = world
     since = frame.ts.min().normalize() + 42 * DAY
-    changed = drifted(frame, fraud, since, "amounts", 1.2)
+    changed = drifts.drifted(frame, fraud, since, "amounts", 1.2)
     before, after = (replayed(f, detector, policy) for f in (frame, changed))
     days = [since, since + DAY]
     assert [alarms(judge(before, day, size=900)) for day in days] == [[], []]
@@ -278,12 +290,12 @@ def test_amounts_a_fifth_higher_are_found_within_two_days(world: World) -> None:
 
 @pytest.mark.parametrize("kind", DRIFTS)
 def test_drift_changes_the_ordinary_from_its_day_on_and_nothing_else(
-    kind: str, world: World
+    kind: str, world: World, drifts: ModuleType
 ) -> None:
     frame, fraud, *_ = world
     since = frame.ts.min().normalize() + 50 * DAY
     factor = {"hours": 5.0, "volume": 0.5}.get(kind, 2.0)
-    changed = drifted(frame, fraud, since, kind, factor)
+    changed = drifts.drifted(frame, fraud, since, kind, factor)
     both = frame.merge(changed, on="transaction_id", suffixes=("", "_now"))
     spared = both[(both.ts < since) | both.transaction_id.isin(frame.transaction_id[fraud])]
     assert (spared.ts == spared.ts_now).all()
@@ -293,15 +305,15 @@ def test_drift_changes_the_ordinary_from_its_day_on_and_nothing_else(
     assert changed.ts.is_monotonic_increasing
     moved = len(frame) - len(both) + (both.amount != both.amount_now).sum()
     assert moved + (both.ts != both.ts_now).sum() > 1_000
+    assert set(DRIFTS) == set(drifts.DRIFTS)
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("amount", 1.2), ("volume", 2.0), ("hours", -1.0)])
-def test_a_drift_that_is_none_is_refused(kind: str, factor: float, world: World) -> None:
+def test_a_drift_that_is_none_is_refused(
+    kind: str, factor: float, world: World, drifts: ModuleType
+) -> None:
     with pytest.raises(InputError):
-        drifted(world[0], world[1], TODAY, kind, factor)
-
-
-World = tuple[pd.DataFrame, np.ndarray, Detector, Policy]
+        drifts.drifted(world[0], world[1], TODAY, kind, factor)
 
 
 @pytest.fixture(scope="module")

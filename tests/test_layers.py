@@ -32,7 +32,7 @@ ORDER = (
 INSIDE = {
     "evaluation": ("splits", "learning", "hindsight", "cases", "outcome", "__init__"),
     "intake": ("columns", "files", "staging", "__init__"),
-    "synthetic": ("population", "scenarios", "difficulty", "drifts", "__init__"),
+    "synthetic": ("population", "scenarios", "difficulty", "__init__"),
     "drift": ("traffic", "effects", "moved", "__init__"),
     "figures": (
         *("house", "answers", "data", "drift", "evaluation", "policy", "training", "verdicts"),
@@ -43,6 +43,7 @@ INSIDE = {
         "__init__",
     ),
     "service": ("engine", "messages", "committer", "app", "__init__"),
+    "notify": ("events", "sending", "outbox", "__init__"),
     "board": ("feed", "launcher", "pictures", "__init__"),
     "cli": ("common", "output", "register", "notify", "__init__", "__main__"),
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis_core import __version__
-from aegis_core.cli import register
+from aegis_core.cli import notify, register
 from aegis_core.cli.common import Database, Port, Seconds, app, example, settings_for
 from aegis_core.cli.output import cell_text, write_csv, write_json, write_table
 from aegis_core.errors import AegisError, InputError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 app.add_typer(register.models_app, name="models")
 app.add_typer(register.lists_app, name="lists")
+app.add_typer(notify.notify_app, name="notify")
 app.command(epilog=register.ANSWER_EXAMPLES)(register.answer)
 
 TABLE_ROWS = 100
@@ -138,12 +139,14 @@ def import_(
         "aegis run generate -p n_transactions 100000",
         "aegis run train",
         "aegis run evaluate -p train_from 2018-07-25 -p folds 4",
+        "aegis run drift -p day 2026-04-01",
         "aegis run simulate --db fraud.duckdb --timeout 600",
     )
 )
 def run(
     name: Annotated[
-        str, typer.Argument(help="generate, train, evaluate, simulate or start.", metavar="NAME")
+        str,
+        typer.Argument(help="generate, train, evaluate, simulate, drift or start.", metavar="NAME"),
     ],
     parameters: Annotated[
         list[str] | None,

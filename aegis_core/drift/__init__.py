@@ -12,6 +12,7 @@ week is usual, and some weeks after a change the new ways are the usual ones. A 
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,8 +102,8 @@ class Drift:
         table = self.alarms if len(self.alarms) else self.table
         weight = (table["effect"].abs() / table["high"]).fillna(-1.0)
         if (table["measure"] == "evidence").any() and len(self.alarms):
-            weight = weight[table["measure"] != "score"]
-        return _measure(table.loc[weight.idxmax()].to_dict())
+            weight[table["measure"] == "score"] = -1.0
+        return _measure(table.iloc[int(weight.to_numpy().argmax())].to_dict())
 
     def moved(self, by: str, measure: Measure | None = None) -> pd.DataFrame:
         """Who moved in a measure, the foremost by default; see `moved.moved`.
@@ -267,7 +268,11 @@ def record(store: Store, run_id: str, found: Drift) -> None:
     if not run_id:
         return
     now = pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
+    told = dict(zip(found.alarms.index, found.told(), strict=True))
+    if told:
+        told[found.alarms.index[0]] += " " + found.explanation()
     rows = found.table.assign(day=found.day.date(), found_at=now, run_id=run_id)
+    rows["told"] = pd.Series(told, dtype="str").reindex(rows.index)
     with store.writing() as session:
         session.execute("DELETE FROM drift WHERE run_id = ?", [run_id])
         session.append("drift", rows)
@@ -304,11 +309,11 @@ def _row(
     return figures, {**effects, day: found}
 
 
-def _measure(row: dict[str, Any]) -> Measure:
+def _measure(row: Mapping[Hashable, Any]) -> Measure:
     return next(m for m in MEASURES if (m.name, m.part) == (row["measure"], row["part"]))
 
 
-def _told(row: dict[str, Any]) -> str:
+def _told(row: Mapping[Hashable, Any]) -> str:
     measure = _measure(row)
     unit = {
         "volume": "{:,.0f} transactions",

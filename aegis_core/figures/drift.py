@@ -158,5 +158,5 @@ def drift_movers(movers: pd.DataFrame, label: str) -> go.Figure:
     )
 
 
-def _label(measure: str, part: str) -> str:
-    return f"{part} evidence" if part else measure.replace("_", " ")
+def _label(measure: object, part: object) -> str:
+    return f"{part} evidence" if part else str(measure).replace("_", " ")

@@ -27,7 +27,7 @@ from aegis_core.notify.sending import address_of
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
-MAX_ATTEMPTS: Final = 50
+MAX_ATTEMPTS: Final = 56
 """Then a message is given up: after two days."""
 FIRST_PAUSE_S: Final = 30.0
 LONGEST_PAUSE_S: Final = 3600.0
@@ -106,7 +106,7 @@ def keep(
                 status = "old" if first_look else "repeat" if key in known else "waiting"
                 if rule.dedupe_hours and status == "waiting":
                     known.add(key)
-                rows.append(_row(rule, target, event, status, now))
+                rows.append(_row(rule, target, event, status, now, len(rows)))
         if rows:
             session.append("notifications", pa.Table.from_pylist(rows, _ROWS))
         for what, position in after.items():
@@ -230,11 +230,11 @@ def log(store: Store, rule: str, target: str, title: str, error: str | None, now
 
 
 def _row(
-    rule: NotifyRule | None, target: str, event: Event, status: str, now: datetime
-) -> dict[str, Any]:  # fmt: skip
+    rule: NotifyRule | None, target: str, event: Event, status: str, now: datetime, place: int = 0
+) -> dict[str, Any]:
     wait = timedelta(minutes=rule.digest_minutes) if rule else timedelta()
     return {
-        "notification_id": uuid.uuid4().hex,
+        "notification_id": f"{now:%Y%m%d%H%M%S%f}-{place:05d}-{uuid.uuid4().hex[:6]}",
         "rule": rule.name if rule else "",
         "target": target,
         "what": event.what,

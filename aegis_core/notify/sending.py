@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -95,7 +96,9 @@ def _service(url: str, within_s: float, name: str) -> Any:
         allow_templates=False,
         app_id="Aegis",
     )
-    service: apprise.NotifyBase | None = apprise.Apprise.instantiate(url, asset=asset)
+    with warnings.catch_warnings():  # of what its plugins import when the first is asked for
+        warnings.simplefilter("ignore", DeprecationWarning)
+        service: apprise.NotifyBase | None = apprise.Apprise.instantiate(url, asset=asset)
     if service is None:
         raise InputError(
             f"Apprise cannot use the address {name}. Its documentation has the form of each "

@@ -53,6 +53,8 @@ def drift_effects(days: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
         drawn.add_hrect(
             row.low, row.high, fillcolor=COLOURS["normal"], opacity=0.12, line_width=0, **place
         )
+        reach = 1.25 * max(part["effect"].abs().max(), row.high)
+        drawn.update_yaxes(range=[-reach, reach], **place)
     drawn.update_xaxes(title="day (UTC)", row=lines)
     drawn.update_yaxes(title="effect", col=1)
     drawn.update_annotations(font={"size": 13})
@@ -76,7 +78,7 @@ def drift_shapes(shapes: pd.DataFrame) -> go.Figure:
     if not names:
         return nothing(_NO_REFERENCE)
     lines = (len(names) + 2) // 3
-    drawn = make_subplots(lines, 3, subplot_titles=names, vertical_spacing=0.3 / lines)
+    drawn = make_subplots(lines, 3, subplot_titles=names, vertical_spacing=0.44 / lines)
     for i, name in enumerate(names):
         part = shapes[shapes["measure"] == name]
         looks = (("usual", "usual", "normal", "solid"), ("this day", "today", "block", "dash"))
@@ -95,7 +97,7 @@ def drift_shapes(shapes: pd.DataFrame) -> go.Figure:
             drawn.add_trace(trace, row=1 + i // 3, col=1 + i % 3)
         drawn.update_xaxes(
             title={"amounts": "amount", "score": "score"}.get(name, "nats"),
-            type="log" if name == "amounts" else "linear",
+            **({"type": "log", "dtick": 1} if name == "amounts" else {}),
             row=1 + i // 3,
             col=1 + i % 3,
         )
@@ -106,9 +108,9 @@ def drift_shapes(shapes: pd.DataFrame) -> go.Figure:
         LAYOUT
         | {
             "title": "What the day looks like beside usual ones",
-            "height": 240 * lines + 120,
-            "margin": {"l": 64, "r": 16, "t": 112, "b": 48},
-            "legend": {**LAYOUT["legend"], "y": 1.08},
+            "height": 250 * lines + 120,
+            "margin": {"l": 64, "r": 16, "t": 120, "b": 48},
+            "legend": {**LAYOUT["legend"], "yref": "container", "y": 0.87},
         }
     )
 

@@ -97,7 +97,7 @@ def keep(
             [rule.name, since, now],
         )
         known = {(row["target"], row["what"], row["dedupe_key"]) for row in told}
-        rows = []
+        rows: list[dict[str, Any]] = []
         for event in events:
             for reference in rule.to:
                 target = address_of(reference.get_secret_value())

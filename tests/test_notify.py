@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from aegis_core import config, notify
 from aegis_core.cli import app
 from aegis_core.config import NotifyRule, Settings
-from aegis_core.errors import InputError, NotReady, RunBusy
+from aegis_core.errors import InputError, NotReady, RunBusy, StoreBusy
 from aegis_core.notify import Notifier, outbox
 from aegis_core.notify.events import plain
 from aegis_core.notify.outbox import is_quiet
@@ -193,6 +193,40 @@ def test_a_service_that_died_is_told_once_and_its_return_as_well(world: World) -
     endpoint.unlink()  # ended in order, later
     assert world.later() == 0
     assert world.statuses() == ["sent"]
+
+
+@given(what=["service"])
+def test_a_service_that_hangs_is_told_past_the_database_it_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    def hang() -> Iterator[None]:
+        answers.wait(30)
+        raise StoreBusy("gone")
+        yield
+
+    def ask() -> None:
+        with pytest.raises(StoreBusy):
+            world.later()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.store, "reading", contextlib.contextmanager(hang))
+        patched.setattr(notify, "STUCK_S", 0.2)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        for _ in range(4):
+            time.sleep(0.1)
+            world.notifier.watch()
+        answers.set()
+        asking.join()
+    assert [title for _, title, _ in world.sent] == ["Aegis: the service is down"]
+    assert world.rows() == []
+    assert world.later() == 1
+    assert world.sent[-1][1] == "Aegis: the service is up again"
+    assert world.statuses() == ["sent", "sent"]
+    world.notifier.watch()
+    assert world.later() == 0
 
 
 def test_the_health_address_says_whether_the_service_is_there(tmp_path: Path, hook: Hook) -> None:
@@ -597,6 +631,24 @@ def test_a_mail_server_that_hangs_is_left_and_tried_again(tmp_path: Path) -> Non
     assert kept.received[0]["Subject"] == "Aegis: blocked, EUR 1,240.00 of c0"
 
 
+@contextlib.contextmanager
+def notifying(
+    home: Path, rules: list[dict[str, Any]], hook: Hook
+) -> Iterator[subprocess.Popen[str]]:
+    """A notifier's process that is sending; killed at the end."""
+    command = [sys.executable, "-m", "aegis_core.cli", "notify", "run", "--every", "0.2"]
+    environment = {**os.environ, "AEGIS_HOME": str(home), "AEGIS_NOTIFY": json.dumps(rules)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while not hook.bodies and time.monotonic() < until:
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
 def test_a_process_killed_while_it_sends_sends_it_again(tmp_path: Path, hook: Hook) -> None:
     """A real process, a real SIGKILL, between the webhook's getting it and the log."""
     rules = [{"name": "a", "what": ["verdict"], "to": [hook.address("json")]}]
@@ -604,24 +656,38 @@ def test_a_process_killed_while_it_sends_sends_it_again(tmp_path: Path, hook: Ho
     world.later()
     world.verdicts()
     hook.wait_s = 30
-    command = [sys.executable, "-m", "aegis_core.cli", "notify", "run", "--every", "0.2"]
-    environment = {**os.environ, "AEGIS_HOME": str(tmp_path), "AEGIS_NOTIFY": json.dumps(rules)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        until = time.monotonic() + 60
-        while not hook.bodies and time.monotonic() < until:
-            time.sleep(0.05)
-        with pytest.raises(RunBusy, match="Another notifier"):
-            notify.run(world.store, world.settings, for_s=0)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    with notifying(tmp_path, rules, hook), pytest.raises(RunBusy, match="Another notifier"):
+        notify.run(world.store, world.settings, for_s=0)
     assert world.statuses() == ["sending"]
     hook.wait_s = 0
     notify.run(world.store, world.settings, for_s=0)
     assert len(hook.bodies) == 2
     assert hook.bodies[0] == hook.bodies[1]
     assert world.statuses() == ["sent"]
+
+
+def test_a_process_that_is_told_to_end_finishes_what_it_sends(tmp_path: Path, hook: Hook) -> None:
+    rules = [{"name": "a", "what": ["verdict"], "to": [hook.address("json")]}]
+    world = World(tmp_path, rules)
+    world.later()
+    world.verdicts()
+    hook.wait_s = 0.7
+    with notifying(tmp_path, rules, hook) as process:
+        process.terminate()
+        assert process.wait(30) == 0
+    assert world.statuses() == ["sent"]
+    assert len(hook.bodies) == 1
+
+
+def test_a_restored_database_begins_where_it_stands(world: World) -> None:
+    world.verdicts(5)
+    world.later()
+    with world.store.writing() as session:
+        session.execute("DELETE FROM verdicts WHERE seq > 1")
+    assert world.later() == 0
+    world.seq = 20
+    world.verdicts()
+    assert world.later() == 1
 
 
 def test_an_owner_s_database_is_read_and_written_through_it(tmp_path: Path) -> None:

@@ -235,6 +235,8 @@ def judge(
             "needed to judge more than the volume."
         )
         size = 0
+    if not given.over:
+        notes.append("The day is not over in these data, so its volume is not judged.")
     empty = given.rows.iloc[:0]
     samples = {}
     for d in [*window, day] if size else []:
@@ -252,7 +254,8 @@ def judge(
             at = SAMPLED.index(measure.column)
             levels = {d: drawn[:, at] for d, drawn in samples.items()}
         else:
-            levels = {d: np.array([float(len(by_day.get(d, empty)))]) for d in [*window, day]}
+            counted = [*window, day] if given.over else window
+            levels = {d: np.array([float(len(by_day.get(d, empty)))]) for d in counted}
         row, effects = _row(measure, day, levels, reference, quiet_days)
         table.append({"measure": measure.name, "part": measure.part, **row})
         history += [

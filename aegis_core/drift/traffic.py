@@ -18,6 +18,7 @@ from aegis_core.scoring import Scorer
 from aegis_core.store import Store
 
 DAY = pd.Timedelta(days=1)
+LAST = pd.Timedelta(hours=1)
 _WINDOW = f"""
     SELECT t.seq, t.ts, t.customer_id, t.merchant_id, t.category, t.amount AS paid,
       {", ".join(f"v.evidence.{f} AS {f}" for f in FACTORS)}, v.score,
@@ -25,6 +26,7 @@ _WINDOW = f"""
     FROM transactions t LEFT JOIN verdicts v ON v.seq = t.seq AND v.model_version = ?
     WHERE t.ts >= ? AND t.ts < ? ORDER BY t.seq
 """
+_LATER = "SELECT count(*) AS n FROM transactions WHERE ts >= ?"
 _TODAY = "SELECT ts::DATE AS day, count(*) AS n, max(ts) AS last FROM transactions GROUP BY 1"
 
 
@@ -41,11 +43,14 @@ class Traffic:
         Version of the model.
     replayed :
         Rows that this model did not score live, so that the history was replayed for them.
+    over :
+        Whether there is traffic in the last hour of the day, or after it.
     """
 
     rows: pd.DataFrame
     model: str = ""
     replayed: int = 0
+    over: bool = True
 
     def told(self) -> str:
         """Where the evidence comes from, in a sentence."""
@@ -85,7 +90,7 @@ def day_of(store: Store, day: str) -> pd.Timestamp:
         )
     newest = days[days.n >= days.n.median() / 100].iloc[-1]
     found = pd.Timestamp(newest.day)
-    over = pd.Timestamp(newest["last"]) >= found + DAY - pd.Timedelta(hours=1)
+    over = pd.Timestamp(newest["last"]) >= found + DAY - LAST
     return found if over or len(days) == 1 else found - DAY
 
 
@@ -125,6 +130,7 @@ def traffic(
         judge = models.load(session, version, settings)
         window = [version, day - weeks * 7 * DAY, day + DAY]
         rows = session.query(_WINDOW, [str(asked) for asked in window])
+        (later,) = session.rows(_LATER, [str(day + DAY - LAST)])
         missing = rows.score.isna().to_numpy()
         if missing.any():
             last = int(rows.seq[missing].iloc[-1])
@@ -143,4 +149,5 @@ def traffic(
         rows["alert"] = alert
     kinds = dict.fromkeys([*FACTORS, "score", "paid"], float) | {"alert": bool}
     rows = rows.astype(kinds).assign(day=rows.ts.dt.normalize())
-    return Traffic(rows.drop(columns=["seq", "ts"]), version, int(np.sum(missing)))
+    rows = rows.drop(columns=["seq", "ts"])
+    return Traffic(rows, version, int(np.sum(missing)), bool(later["n"]))

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any, Final
 
 from aegis_core.config import NotifyRule, Settings
-from aegis_core.errors import AegisError, InputError, RunBusy, StoreError, did_you_mean
+from aegis_core.errors import AegisError, InputError, NotReady, RunBusy, StoreError, did_you_mean
 from aegis_core.notify import outbox
 from aegis_core.notify.events import Event, look, plain, service_event, service_state
 from aegis_core.notify.sending import address_of, check, send
@@ -27,6 +30,8 @@ LOOK_S: Final = 5.0
 """How often the notifier looks for something to tell."""
 PATIENCE: Final = 2
 """So many looks in a row must find the service down before it is told."""
+STUCK_S: Final = 60.0
+"""A database whose owner does not answer for so long counts as a service that is down."""
 Send = Callable[[str, str, str], str | None]
 
 
@@ -55,6 +60,8 @@ class Notifier:
         self.store, self.settings, self.rules = store, settings, chosen(settings)
         self.clock, self.sender = clock or utc_now, sender
         self._down: dict[str, int] = {}
+        self._asked: float | None = None  # since when the database owes an answer
+        self._stuck: dict[str, list[tuple[NotifyRule, str, Event, str | None, datetime]]] = {}
         for rule in self.rules:
             for reference in rule.to:
                 check(reference.get_secret_value())
@@ -71,9 +78,34 @@ class Notifier:
         StoreError
             The database cannot be used now. Nothing is lost; the next tick goes on.
         """
+        self._asked = time.monotonic()
+        try:
+            for rule in self.rules:
+                self.collect(rule)
+            for rule in self.rules:
+                self._answered(rule)
+            return sum(self.deliver(rule) for rule in self.rules)
+        finally:
+            self._asked = None
+
+    def watch(self) -> None:
+        """Tell of a service that hangs, from another thread than that of `tick`.
+
+        Such a service owns the database, so that nothing can be put into the outbox: the message
+        goes out past it, once, and comes into the log when the database answers again.
+        """
+        asked = self._asked
+        if asked is None or time.monotonic() - asked < STUCK_S:
+            return
         for rule in self.rules:
-            self.collect(rule)
-        return sum(self.deliver(rule) for rule in self.rules)
+            now = self.clock()
+            if "service" not in rule.what or rule.name in self._stuck or outbox.is_quiet(rule, now):
+                continue
+            event = service_event(self.store, rule, "down", f"{now:%Y-%m-%d %H:%M:%S}")
+            kept = self._stuck[rule.name] = []
+            for to in rule.to:
+                error = self.sender(to.get_secret_value(), event.title, event.text)
+                kept.append((rule, address_of(to.get_secret_value()), event, error, now))
 
     def collect(self, rule: NotifyRule) -> None:
         """Put what is new for a rule into the outbox."""
@@ -95,10 +127,22 @@ class Notifier:
             if rows:
                 number = outbox.claim(self.store, rows, self.clock())
                 title, text = outbox.composed(rows, rule, number)
+                self._asked = None  # now it is the address that owes an answer
                 error = self.sender(reference, title, text)
+                self._asked = time.monotonic()
                 outbox.settle(self.store, rows, error, self.clock())
                 arrived += error is None
         return arrived
+
+    def _answered(self, rule: NotifyRule) -> None:
+        """Keep what `watch` sent, and tell that the service is back."""
+        sent = self._stuck.pop(rule.name, [])
+        for entry in sent:
+            outbox.log(self.store, *entry)
+        if sent:
+            now = self.clock()
+            event = service_event(self.store, rule, "up", f"{now:%Y-%m-%d %H:%M:%S}")
+            outbox.keep(self.store, rule, [event], {"service": "up"}, {"service": "up"}, now)
 
     def _service(self, rule: NotifyRule, before: str) -> tuple[Event | None, str]:
         """What to tell of the service, and the state that was told last."""
@@ -116,7 +160,9 @@ class Notifier:
 def run(
     store: Store, settings: Settings, *, for_s: float | None = None, every_s: float = LOOK_S
 ) -> None:
-    """Notify in the foreground, until Ctrl-C or for so many seconds.
+    """Notify in the foreground, until Ctrl-C or SIGTERM, or for so many seconds.
+
+    The first signal lets it finish what it is sending, a second Ctrl-C does not.
 
     Raises
     ------
@@ -130,7 +176,8 @@ def run(
     notifier = Notifier(store, settings)
     store.rows("SELECT 1")  # no database: said before anything starts
     ends = None if for_s is None else time.monotonic() + for_s
-    with _alone(store):
+    with _alone(store), _until_told() as told:
+        threading.Thread(target=_watch, args=[notifier, told], daemon=True).start()
         names = ", ".join(rule.name for rule in notifier.rules)
         print(f"Notifying of {store.path} by the rules {names}; Ctrl-C ends it.", flush=True)
         recovered, complained = False, ""
@@ -142,14 +189,16 @@ def run(
                 if sent := notifier.tick():
                     print(f"{utc_now():%Y-%m-%d %H:%M:%S} {sent} sent", flush=True)
                 complained = ""
-            except StoreError as e:  # another holds it, or the service just ended: the next will do
+            except (
+                StoreError,
+                NotReady,
+            ) as e:  # another holds it, or the service just ended: the next will do
                 if str(e) != complained:
                     print(f"{utc_now():%Y-%m-%d %H:%M:%S} {e}", flush=True)
                 complained = str(e)
             left = every_s if ends is None else min(every_s, ends - time.monotonic())
-            if left <= 0:
+            if left <= 0 or told.wait(left):
                 return
-            time.sleep(left)
 
 
 def try_out(
@@ -172,7 +221,8 @@ def try_out(
                 error = str(e)
             found.append((rule.name, target, error))
             if store.path.exists():
-                outbox.log(store, rule.name, target, title, error, utc_now())
+                event = Event("test", f"{utc_now()}", "test", title, text)
+                outbox.log(store, rule, target, event, error, utc_now())
     return found
 
 
@@ -231,9 +281,38 @@ def _alone(store: Store) -> Iterator[None]:
     path = store.path.with_name(f".{store.path.name}.notify.lock")
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunBusy(f"Another notifier runs on {store.path}. End it first.") from None
         yield
-    except BlockingIOError:
-        raise RunBusy(f"Another notifier runs on {store.path}. End it first.") from None
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def _until_told() -> Iterator[threading.Event]:
+    """An event that is set by Ctrl-C and SIGTERM, so that what is being sent is finished first."""
+    told = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+        told.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield told  # only the main thread may set handlers
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        told.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(notifier: Notifier, told: threading.Event) -> None:
+    """Let the notifier watch itself until it ends."""
+    while not told.wait(1.0):
+        notifier.watch()

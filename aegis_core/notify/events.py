@@ -136,7 +136,7 @@ def service_event(store: Store, rule: NotifyRule, state: str, at: str) -> Event:
 def _verdicts(session: Session, rule: NotifyRule, position: str | None) -> tuple[list[Event], str]:
     (newest,) = session.rows("SELECT coalesce(max(seq), -1) AS seq FROM verdicts")
     top = int(newest["seq"])
-    if position is None:
+    if position is None or int(position) > top:  # an older state of the database was restored
         return [], str(top)
     rows = session.rows(_VERDICTS, [int(position), top, rule.from_risk, MOST])
     return [_verdict(row) for row in rows], str(rows[-1]["seq"] if len(rows) == MOST else top)

@@ -217,12 +217,13 @@ def composed(
     return f"Aegis: {', '.join(told)}", "\n\n".join([*parts, foot])
 
 
-def log(store: Store, rule: str, target: str, title: str, error: str | None, now: datetime) -> None:
-    """Keep a test message in the delivery log."""
-    event = Event("test", uuid.uuid4().hex, "test", title, "")
+def log(
+    store: Store, rule: NotifyRule, target: str, event: Event, error: str | None, now: datetime
+) -> None:
+    """Keep what was sent past the outbox in the delivery log."""
     row = {
-        **_row(None, target, event, "failed" if error else "sent", now),
-        **{"rule": rule, "attempts": 1, "tried_at": now, "error": error},
+        **_row(rule, target, event, "failed" if error else "sent", now),
+        **{"attempts": 1, "tried_at": now, "error": error, "message_id": uuid.uuid4().hex[:12]},
         "sent_at": None if error else now,
     }
     with store.writing(checkpoint=False) as session:
@@ -230,12 +231,11 @@ def log(store: Store, rule: str, target: str, title: str, error: str | None, now
 
 
 def _row(
-    rule: NotifyRule | None, target: str, event: Event, status: str, now: datetime, place: int = 0
+    rule: NotifyRule, target: str, event: Event, status: str, now: datetime, place: int = 0
 ) -> dict[str, Any]:
-    wait = timedelta(minutes=rule.digest_minutes) if rule else timedelta()
     return {
         "notification_id": f"{now:%Y%m%d%H%M%S%f}-{place:05d}-{uuid.uuid4().hex[:6]}",
-        "rule": rule.name if rule else "",
+        "rule": rule.name,
         "target": target,
         "what": event.what,
         "event": event.event,
@@ -245,7 +245,7 @@ def _row(
         "status": status,
         "attempts": 0,
         "created_at": now,
-        "due_at": now + wait,
+        "due_at": now + timedelta(minutes=rule.digest_minutes),
     }
 
 

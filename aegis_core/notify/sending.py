@@ -50,8 +50,8 @@ def send(reference: str, title: str, text: str, within_s: float = SEND_WITHIN_S)
     """
     import apprise
 
-    url = resolved(reference)
     try:
+        url = resolved(reference)
         service = _service(url, within_s, address_of(reference))
     except InputError as e:
         return str(e)

@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from aegis_core import config, notify
 from aegis_core.cli import app
 from aegis_core.config import NotifyRule, Settings
-from aegis_core.errors import InputError, NotReady, RunBusy, StoreBusy
+from aegis_core.errors import InputError, NotReady, RunBusy, StoreBusy, StoreError
 from aegis_core.notify import Notifier, outbox
 from aegis_core.notify.events import plain
 from aegis_core.notify.outbox import is_quiet
@@ -677,6 +677,28 @@ def test_a_process_that_is_told_to_end_finishes_what_it_sends(tmp_path: Path, ho
         assert process.wait(30) == 0
     assert world.statuses() == ["sent"]
     assert len(hook.bodies) == 1
+
+
+def test_an_outcome_that_could_not_be_written_is_made_good(
+    tmp_path: Path, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk: the message went out, its log did not."""
+    world = World(tmp_path, [{"name": "a", "what": ["verdict"], "to": [hook.address("json")]}])
+    world.later()
+    world.verdicts()
+    settle, tried = outbox.settle, []
+
+    def full(*given: Any) -> None:
+        tried.append(given)
+        if len(tried) == 1:
+            raise StoreError("No space left on device.")
+        settle(*given)
+        os.kill(os.getpid(), signal.SIGTERM)  # ends the notifier in order
+
+    monkeypatch.setattr(outbox, "settle", full)
+    notify.run(world.store, world.settings, for_s=30, every_s=0.1)
+    assert world.statuses() == ["sent"]
+    assert hook.bodies[0] == hook.bodies[1]
 
 
 def test_a_restored_database_begins_where_it_stands(world: World) -> None:

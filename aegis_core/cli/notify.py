@@ -14,6 +14,13 @@ notify_app = typer.Typer(
 )
 
 
+@notify_app.callback(
+    epilog=example("aegis notify test", "aegis notify run", "aegis notify list"),
+)
+def _notify() -> None:
+    """Tell people of alerts, failed runs, drift and a service that is down."""
+
+
 @notify_app.command(epilog=example("aegis notify run", "aegis notify run --for 60"))
 def run(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,

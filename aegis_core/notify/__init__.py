@@ -193,6 +193,7 @@ def run(
                 StoreError,
                 NotReady,
             ) as e:  # another holds it, or the service just ended: the next will do
+                recovered = False  # what went out may not have come into the log
                 if str(e) != complained:
                     print(f"{utc_now():%Y-%m-%d %H:%M:%S} {e}", flush=True)
                 complained = str(e)

@@ -133,9 +133,9 @@ def recover(store: Store, rules: Sequence[NotifyRule]) -> None:
         elif row["status"] == "waiting":
             continue
         elif rule.at_most_once:
-            fate = ("unknown", "The notifier was killed while it was being sent; not sent again.")
+            fate = ("unknown", "It may have been sent before the notifier ended; not sent again.")
         else:
-            fate = ("waiting", "The notifier was killed while it was being sent; sent again.")
+            fate = ("waiting", "It may have been sent before the notifier ended; sent again.")
         fates.setdefault(fate, []).append(row["notification_id"])
     for (status, error), ids in fates.items():
         _update(store, ids, status=status, error=error)

@@ -83,6 +83,10 @@ soak: setup ## Load the service for MINUTES=30, look for lost verdicts and growi
 bench-detection: setup ## Measure detection without labels (DATA=folder of handbook.parquet, sparkov.parquet; OPTIONS=--help)
 	@$(BIN)/python benchmarks/detection.py --data $(DATA) $(OPTIONS)
 
+.PHONY: bench-drift
+bench-drift: setup ## Measure how soon drift is found, and false alarms (DATA=folder of handbook.parquet; OPTIONS=--help)
+	@$(BIN)/python benchmarks/drift.py --data $(DATA) $(OPTIONS)
+
 .PHONY: bench-peers
 bench-peers: .venv-bench/.installed ## The same with other people's detectors and the learner, in an environment of their own
 	@PYTHONPATH=. .venv-bench/bin/python benchmarks/detection.py --data $(DATA) --peers --learner $(OPTIONS)

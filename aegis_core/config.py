@@ -1,17 +1,29 @@
 """One frozen settings object: defaults, then `aegis.toml`, then `AEGIS_*` variables.
 
 Read once by the command line or at the top of a notebook and passed down; nothing else reads the
-environment. Relative paths count from `home`, never from the caller's folder.
+environment, except for what `resolved` looks up. Relative paths count from `home`, never from the
+caller's folder.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from datetime import time
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -42,6 +54,73 @@ class Entry(BaseModel):
     on_overlap: Literal["skip", "wait", "fail"] = Field(
         "wait", description="When the same notebook is still running."
     )
+
+
+class NotifyRule(BaseModel):
+    """A rule of `[[notify]]`: what is told to whom, and when not.
+
+    >>> NotifyRule(name="night", what=("run",), to=("env:MAIL",), quiet="22:00-07:00").hours
+    (datetime.time(22, 0), datetime.time(7, 0))
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=60, description="Of the rule; no two are the same.")
+    what: tuple[Literal["verdict", "run", "drift", "service"], ...] = Field(
+        min_length=1, description="High-risk verdicts, failed runs, drift alarms, service down."
+    )
+    to: tuple[SecretStr, ...] = Field(
+        min_length=1, description="Apprise URLs, or env:NAME for one in a variable."
+    )
+    from_risk: float = Field(99.9, ge=0, le=100, description="Least risk of an alert that is told.")
+    digest_minutes: float = Field(
+        0, ge=0, le=10_080, description="Collect for so long, then send one message."
+    )
+    per_hour: int = Field(
+        20, ge=1, le=3_600, description="At most so many messages an hour and address."
+    )
+    quiet: str = Field("", description="Hours without messages, such as 22:00-07:00.")
+    zone: str = Field("UTC", description="Time zone of the quiet hours, such as Europe/Berlin.")
+    dedupe_hours: float = Field(
+        24, ge=0, le=8_760, description="The same customer, notebook or day again: not told."
+    )
+    at_most_once: bool = Field(
+        False, description="Rather lose than repeat what was being sent when the notifier died."
+    )
+    health: str = Field("", description="The service's health address; empty: look at its process.")
+    link: str = Field("", description="Address under which reports/ is served; empty: its path.")
+
+    @property
+    def hours(self) -> tuple[time, time] | None:
+        """Start and end of the quiet hours on the clock of `zone`; None without."""
+        if not self.quiet:
+            return None
+        start, _, end = self.quiet.partition("-")
+        return time.fromisoformat(start), time.fromisoformat(end)
+
+    @field_validator("quiet", mode="after")
+    @classmethod
+    def _two_times(cls, quiet: str) -> str:
+        clock = r"([01]\d|2[0-3]):[0-5]\d"
+        if quiet and not re.fullmatch(f"{clock}-{clock}", quiet):
+            raise ValueError("write two times of day, such as 22:00-07:00")
+        return quiet
+
+    @field_validator("zone", mode="after")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("no such time zone; write one such as Europe/Berlin") from None
+        return zone
+
+    @field_validator("health", "link", mode="after")
+    @classmethod
+    def _address(cls, address: str) -> str:
+        if address and not address.startswith(("http://", "https://")):
+            raise ValueError("an address begins with http:// or https://")
+        return address
 
 
 class Settings(BaseSettings):
@@ -80,6 +159,16 @@ class Settings(BaseSettings):
     schedule: dict[str, Entry] = Field(
         {}, description="What `aegis schedule run` starts, and when."
     )
+    notify: tuple[NotifyRule, ...] = Field(
+        (), exclude=True, description="Rules of notification; a notebook's kernel has none."
+    )
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        names = [rule.name for rule in self.notify]
+        if len(set(names)) < len(names):
+            raise ValueError("two rules of [[notify]] have the same name")
+        return self
 
     @field_validator("home", mode="after")
     @classmethod
@@ -124,7 +213,7 @@ def secret(reference: str) -> str:
         return reference
     name = reference.removeprefix(SECRET)
     if not (value := os.environ.get(name, "")):
-        raise InputError(f"There is no variable {name} in the environment, or it is empty.")
+        raise InputError(f"The variable {name} is not set; {reference} refers to it.")
     return value
 
 
@@ -143,8 +232,11 @@ def load(**overrides: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as e:
+        # what stands in a rule of notification may be a password
         problems = "; ".join(
-            f"{'.'.join(map(str, d['loc']))}: {d['msg']} (got {d['input']!r})" for d in e.errors()
+            f"{'.'.join(map(str, d['loc'])) or 'aegis.toml'}: {d['msg']}"
+            + ("" if d["loc"][:1] in ((), ("notify",)) else f" (got {d['input']!r})")
+            for d in e.errors()
         )
         raise InputError(f"The settings are not usable: {problems}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as e:

@@ -220,7 +220,7 @@ def predictive_interval(counts: Floats, level: float = 0.9) -> Interval:
     expected = mean + 0.5 / n  # none was seen on n days: still possible on the next
     variance = expected * (1 + 1 / n)
     if n > 1:
-        wider = _student(1 - tail, n - 1) / NormalDist().inv_cdf(1 - tail)
+        wider = student(1 - tail, n - 1) / NormalDist().inv_cdf(1 - tail)
         variance = max(variance, float(counts.var(ddof=1)) * (1 + 1 / n) * wider**2)
     low, high = _negative_binomial(expected, variance, (tail, 1 - tail))
     seen_low, seen_high = np.quantile(counts, (tail, 1 - tail))
@@ -411,7 +411,7 @@ def _judge(
     return weighted
 
 
-def _student(level: float, dof: int) -> float:
+def student(level: float, dof: int) -> float:
     """Quantile of Student's t by its expansion around the normal one (Fisher & Cornish 1960)."""
     z = NormalDist().inv_cdf(level)
     terms = (

@@ -119,6 +119,18 @@ TABLES: Final = {
     "service_stats": """
         noted_at TIMESTAMP NOT NULL, seconds DOUBLE NOT NULL, transactions BIGINT NOT NULL,
         p50_ms DOUBLE, p99_ms DOUBLE, waiting BIGINT NOT NULL""",
+    "drift": """
+        day DATE NOT NULL, measure VARCHAR NOT NULL, part VARCHAR NOT NULL, value DOUBLE,
+        usual DOUBLE, effect DOUBLE, low DOUBLE, high DOUBLE, alarm BOOLEAN NOT NULL,
+        found_at TIMESTAMP NOT NULL, run_id VARCHAR NOT NULL, told VARCHAR""",
+    "notifications": """
+        notification_id VARCHAR NOT NULL, rule VARCHAR NOT NULL, target VARCHAR NOT NULL,
+        what VARCHAR NOT NULL, event VARCHAR NOT NULL, dedupe_key VARCHAR NOT NULL,
+        title VARCHAR NOT NULL, text VARCHAR NOT NULL, status VARCHAR NOT NULL,
+        attempts INTEGER NOT NULL, message_id VARCHAR, created_at TIMESTAMP NOT NULL,
+        due_at TIMESTAMP NOT NULL, tried_at TIMESTAMP, sent_at TIMESTAMP, error VARCHAR""",
+    "notify_cursors": """
+        rule VARCHAR NOT NULL, what VARCHAR NOT NULL, position VARCHAR NOT NULL""",
 }
 """Every table of the database: its name and the body of its CREATE TABLE.
 
@@ -131,7 +143,9 @@ row with `ends` takes the entry of that id off.
 In `runs`, `status` is waiting, running, done, failed, interrupted or skipped; `last_seq` and
 `n_labels` are the last transaction and the number of labels that a run saw, and `data_hash` is of
 these; `heading` is where a running notebook is, `model_version` what model it made or used, `entry`
-and `due_at` the line of the schedule that started it.
+and `due_at` the line of the schedule that started it. In `drift` an `effect` usually lies between
+`low` and `high`; `told` says of an alarm who moved. `notifications` has a row for each event and
+whom it goes to; rows of one `message_id` went out as one message.
 """
 
 MIGRATIONS: Final = {

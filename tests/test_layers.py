@@ -27,6 +27,7 @@ ORDER = (
         "lineage",
         "models",
         "training",
+        "drift",
         "lists",
         "client",
         "live",
@@ -38,6 +39,7 @@ ORDER = (
         "runs",
         "verify",
         "schedule",
+        "notify",
         "figures",
     ),
     *("board", "dashboard", "up", "cli"),
@@ -46,8 +48,9 @@ INSIDE = {
     "evaluation": ("splits", "learning", "hindsight", "cases", "outcome", "__init__"),
     "intake": ("columns", "files", "staging", "__init__"),
     "synthetic": ("population", "scenarios", "difficulty", "__init__"),
+    "drift": ("traffic", "effects", "moved", "__init__"),
     "figures": (
-        *("house", "answers", "data", "evaluation", "policy", "training", "verdicts"),
+        *("house", "answers", "data", "drift", "evaluation", "policy", "training", "verdicts"),
         "__init__",
     ),
     "store": (
@@ -56,8 +59,9 @@ INSIDE = {
         "__init__",
     ),
     "service": ("keeper", "engine", "messages", "committer", "app", "__init__"),
+    "notify": ("events", "sending", "outbox", "__init__"),
     "board": ("feed", "launcher", "pictures", "__init__"),
-    "cli": ("common", "output", "register", "runs", "__init__", "__main__"),
+    "cli": ("common", "output", "register", "runs", "notify", "__init__", "__main__"),
 }
 """The modules of a package, in their order; none imports the package that imports it."""
 ONLY_IN = {
@@ -71,6 +75,7 @@ ONLY_IN = {
     "ipywidgets": {"dashboard"},
     "anywidget": {"dashboard"},
     "voila": {"board"},
+    "apprise": {"notify"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -129,7 +129,10 @@ def test_the_kernel_is_whatever_python_runs_it(notebook: NotebookNode) -> None:
     assert "version" not in notebook.metadata.get("language_info", {})
 
 
-ORDER = ["01_generate", "02_train", "03_evaluate", "04_simulate", "00_start", "dashboard"]
+ORDER = [
+    *("01_generate", "02_train", "03_evaluate", "04_simulate", "06_drift"),
+    *("00_start", "dashboard"),
+]
 
 
 def test_every_notebook_has_its_turn() -> None:
@@ -171,6 +174,7 @@ def test_the_whole_chain_runs_on_an_odd_population(
         runs.run_notebook("train", {}, settings, progress=False),
         runs.run_notebook("evaluate", {}, settings, progress=False),
         runs.run_notebook("simulate", {"n_transactions": 200}, settings, progress=False),
+        runs.run_notebook("drift", {}, settings, progress=False),
         runs.run_notebook("start", {}, settings, progress=False),
     ]
     ledger = connect(settings.db).rows("SELECT * FROM runs ORDER BY started_at")

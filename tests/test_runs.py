@@ -371,7 +371,7 @@ def test_progress_is_papermills_bar(
         ({"how": 3}, "must be str"),
         ({"db": "x"}, "--db"),
         ({"token": "s3cret-as-it-is"}, "-p token env:NAME"),
-        ({"token": "env:NOT_THERE"}, "no variable NOT_THERE"),
+        ({"token": "env:NOT_THERE"}, "variable NOT_THERE is not set"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_anything_starts(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis_core import __version__
-from aegis_core.cli import register, runs
+from aegis_core.cli import notify, register, runs
 from aegis_core.cli.common import (
     Database,
     Port,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 app.add_typer(register.models_app, name="models")
 app.add_typer(register.lists_app, name="lists")
+app.add_typer(notify.notify_app, name="notify")
 app.command(epilog=register.ANSWER_EXAMPLES)(register.answer)
 app.command(epilog=runs.RUN_EXAMPLES)(runs.run)
 app.command(epilog=runs.LINEAGE_EXAMPLES)(runs.lineage)

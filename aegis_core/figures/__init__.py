@@ -1,11 +1,12 @@
 """Frame in, plotly figure out: the pictures of notebooks and reports. The only import of plotly.
 
 By stage: `house` (what all have in common), `data`, `training`, `evaluation`, `policy`, `answers`,
-`verdicts`.
+`verdicts`, `drift`.
 """
 
 from aegis_core.figures.answers import differences, learning
 from aegis_core.figures.data import audit_heatmap, hours, landscape, payments
+from aegis_core.figures.drift import drift_effects, drift_movers, drift_shapes
 from aegis_core.figures.evaluation import (
     bursts,
     compared,
@@ -29,6 +30,9 @@ __all__ = [
     "costs",
     "daily_alerts",
     "differences",
+    "drift_effects",
+    "drift_movers",
+    "drift_shapes",
     "evidence_tails",
     "figure",
     "forecasts",

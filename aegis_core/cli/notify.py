@@ -1,0 +1,67 @@
+"""Commands that tell people: run the notifier, test it, list its rules."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aegis_core.cli.common import Database, Seconds, example, settings_for
+from aegis_core.cli.output import write_table
+
+notify_app = typer.Typer(
+    no_args_is_help=True, help="Mail, SMS, chat and webhooks for alerts, failed runs and drift."
+)
+
+
+@notify_app.callback(
+    epilog=example("aegis notify test", "aegis notify run", "aegis notify list"),
+)
+def _notify(context: typer.Context, db: Database = None) -> None:
+    """Tell people of alerts, failed runs, drift and a service that is down."""
+    context.obj = db
+
+
+@notify_app.command(epilog=example("aegis notify run", "aegis notify run --for 60"))
+def run(
+    context: typer.Context,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,
+    for_s: Seconds = None,
+    db: Database = None,
+) -> None:
+    """Look for what the rules of aegis.toml name, and send it, until Ctrl-C."""
+    from aegis_core.notify import run as notify
+    from aegis_core.store import connect
+
+    settings = settings_for(db or context.obj)
+    notify(connect(settings.db), settings, for_s=for_s, every_s=every)
+
+
+@notify_app.command("test", epilog=example("aegis notify test", "aegis notify test mail"))
+def try_out(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Of a rule; else all.")] = "",
+    db: Database = None,
+) -> None:
+    """Send a test message by a rule, or by all of them, now."""
+    from aegis_core.notify import try_out as tried
+    from aegis_core.store import connect
+
+    settings = settings_for(db or context.obj)
+    failed = False
+    for rule, target, error in tried(connect(settings.db), settings, name):
+        print(f"{rule} → {target}: {error or 'sent'}")
+        failed |= error is not None
+    if failed:
+        raise typer.Exit(1)
+
+
+@notify_app.command("list", epilog=example("aegis notify list"))
+def list_(context: typer.Context, db: Database = None) -> None:
+    """List the rules, with what waits, what was sent and the last error."""
+    from aegis_core.notify import chosen, listed
+    from aegis_core.store import connect
+
+    settings = settings_for(db or context.obj)
+    chosen(settings)
+    write_table(*listed(connect(settings.db), settings), 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 class Decision(IntEnum):
@@ -113,13 +113,30 @@ TABLES: Final = {
         score DOUBLE NOT NULL""",
     "rejected": """
         received_at TIMESTAMP NOT NULL, source VARCHAR, raw VARCHAR, reason VARCHAR NOT NULL""",
+    "audit": """
+        seq BIGINT PRIMARY KEY, recorded_at TIMESTAMP NOT NULL, who VARCHAR NOT NULL,
+        action VARCHAR NOT NULL, subject VARCHAR NOT NULL, details VARCHAR NOT NULL,
+        before VARCHAR NOT NULL, hash VARCHAR NOT NULL""",
+    "proposals": """
+        proposal_id VARCHAR NOT NULL, version VARCHAR NOT NULL, champion VARCHAR NOT NULL,
+        files_hash VARCHAR NOT NULL, comparison VARCHAR NOT NULL, who VARCHAR NOT NULL,
+        why VARCHAR, proposed_at TIMESTAMP NOT NULL, outcome VARCHAR, decided_by VARCHAR,
+        decided_at TIMESTAMP, note VARCHAR""",
+    "carried": """
+        cut BIGINT NOT NULL, name VARCHAR NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL""",
+    "remains": """
+        transaction_id VARCHAR NOT NULL, customer_id VARCHAR NOT NULL, merchant_id VARCHAR,
+        ts TIMESTAMP NOT NULL""",
 }
 """Every table of the database: its name and the body of its CREATE TABLE.
 
 `labels.after_seq` is the last transaction that had arrived before the label: with `known_at`, it
 says which transactions could know it. `verdicts.inclusion` is the probability with which the
 transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
-what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off.
+what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off. `audit` is
+written by the module of that name, `proposals` by `approvals`. `carried` holds the state of the
+pass before transaction `cut`, where older ones were forgotten, and `remains` what a label that
+arrived later needs to know of one of them.
 """
 
 MIGRATIONS: Final = {
@@ -134,5 +151,6 @@ MIGRATIONS: Final = {
         "INSERT INTO promotions SELECT version, 'champion', 'train', promoted_at FROM models"
         " WHERE promoted_at IS NOT NULL",
     ),
+    2: (),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
-    *("errors", "schema", "config", "kernels", "arrays", "geo"),
+    *("errors", "schema", "config", "audit", "kernels", "arrays", "geo"),
     *("surprise", "profiles", "answers"),
     *("forest", "detector", "trees", "learner", "policy", "scoring", "metrics", "evaluation"),
     *("store", "intake", "synthetic"),
@@ -36,8 +36,8 @@ INSIDE = {
         "__init__",
     ),
     "store": (
-        *("connection", "session", "endpoint", "admission", "gate", "owner", "attached"),
-        "__init__",
+        *("connection", "session", "tables", "endpoint", "admission", "gate", "owner"),
+        *("attached", "__init__"),
     ),
     "service": ("engine", "messages", "committer", "app", "__init__"),
     "board": ("feed", "launcher", "pictures", "__init__"),

@@ -150,7 +150,8 @@ def record(
     entry = Entry(seq, now, who.strip(), action, subject, told, before, "")
     entry = Entry(**{**vars(entry), "hash": entry.content_hash})
     session.execute(
-        f"INSERT INTO audit ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", list(vars(entry).values())
+        f"INSERT INTO audit ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        list(vars(entry).values()),
     )
     return entry
 
@@ -164,7 +165,8 @@ def head(source: Asked) -> Head | None:
 def entries(source: Asked, since: datetime | None = None) -> list[Entry]:
     """Rows in their order, from a time (UTC) on."""
     rows = source.rows(
-        f"SELECT {_COLUMNS} FROM audit WHERE recorded_at >= ? ORDER BY seq", [since or datetime(1970, 1, 1)]
+        f"SELECT {_COLUMNS} FROM audit WHERE recorded_at >= ? ORDER BY seq",
+        [since or datetime(1970, 1, 1)],
     )
     return [Entry(**row) for row in rows]
 

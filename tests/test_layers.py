@@ -9,12 +9,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
-    *("errors", "schema", "config", "audit", "kernels", "arrays", "geo"),
+    *("errors", "schema", "config", "audit", "checksums", "kernels", "arrays", "geo"),
     *("surprise", "profiles", "answers"),
     *("forest", "detector", "trees", "learner", "policy", "scoring", "metrics", "evaluation"),
     *("store", "intake", "synthetic"),
     *(
         "models",
+        "approvals",
         "training",
         "lists",
         "client",

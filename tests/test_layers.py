@@ -16,6 +16,8 @@ ORDER = (
     *(
         "models",
         "approvals",
+        "carried",
+        "care",
         "training",
         "lists",
         "client",
@@ -37,12 +39,13 @@ INSIDE = {
         "__init__",
     ),
     "store": (
-        *("connection", "session", "tables", "endpoint", "admission", "gate", "owner"),
+        *("connection", "session", "tables", "compaction", "endpoint", "admission", "gate", "owner"),
         *("attached", "__init__"),
     ),
     "service": ("engine", "messages", "committer", "app", "__init__"),
+    "care": ("files", "backup", "export", "retention", "__init__"),
     "board": ("feed", "launcher", "pictures", "__init__"),
-    "cli": ("common", "output", "register", "__init__", "__main__"),
+    "cli": ("common", "output", "register", "care", "__init__", "__main__"),
 }
 """The modules of a package, in their order; none imports the package that imports it."""
 ONLY_IN = {

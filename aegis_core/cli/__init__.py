@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis_core import __version__
-from aegis_core.cli import register
-from aegis_core.cli.common import Database, Port, Seconds, app, example, settings_for
+from aegis_core.cli import care, register
+from aegis_core.cli.common import Database, Port, Seconds, app, days, example, settings_for
 from aegis_core.cli.output import cell_text, write_csv, write_json, write_table
 from aegis_core.errors import AegisError, InputError
 
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 app.add_typer(register.models_app, name="models")
 app.add_typer(register.lists_app, name="lists")
 app.command(epilog=register.ANSWER_EXAMPLES)(register.answer)
+app.add_typer(care.audit_app, name="audit")
+for command in (care.backup, care.restore, care.compact, care.forget, care.export):
+    app.command(epilog=care.EXAMPLES[command.__name__])(command)
 
 TABLE_ROWS = 100
-MINUTES = {"m": 1, "h": 60, "d": 1440, "w": 10080}
 
 
 class Format(StrEnum):
@@ -267,27 +269,6 @@ _STATUS = {
         FROM runs ORDER BY started_at DESC LIMIT 5""",
     "rejected": "SELECT reason, count(*) AS rows FROM rejected GROUP BY ALL ORDER BY rows DESC, 1",
 }
-
-
-def days(text: str) -> float:
-    """A length of time in days, from `7d`, `12h`, `30m`, `2w` or a plain number of days.
-
-    >>> days("7d"), days("12h"), days("0")
-    (7.0, 0.5, 0.0)
-
-    Raises
-    ------
-    InputError
-        It is not a length of time.
-    """
-    number, unit = (text[:-1], text[-1]) if text[-1:] in MINUTES else (text, "d")
-    try:
-        value = float(number) * MINUTES[unit] / 1440
-        if 0 <= value <= 36500:
-            return value
-    except ValueError:
-        pass
-    raise InputError(f"{text!r} is not a length of time; write 7d, 12h, 30m or 2w.")
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from aegis_core.cli.common import Database, example, settings_for
+from aegis_core.cli.common import Database, Who, example, named, settings_for
 from aegis_core.cli.output import cell_text, write_table
 
-Who = Annotated[str | None, typer.Option(help="Who does this; else the user of this machine.")]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="As `aegis models` lists it.")]
 Proposed = Annotated[str, typer.Argument(metavar="PROPOSAL", help="As `aegis models` lists it.")]
 Note = Annotated[str, typer.Option(help="Anything worth keeping.")]
@@ -106,7 +105,7 @@ def propose(
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
-    made = put(connect(settings.db), settings, version, who=_name(who), why=why)
+    made = put(connect(settings.db), settings, version, who=named(who), why=why)
     print(*made.sentences(), sep="\n")
     print(f"Somebody else says `aegis models approve {made.proposal_id}`.")
 
@@ -121,7 +120,7 @@ def approve(
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
-    print(agree(connect(settings.db), settings, proposal, who=_name(who), note=note))
+    print(agree(connect(settings.db), settings, proposal, who=named(who), note=note))
 
 
 @models_app.command(epilog=example('aegis models reject 1a2b3c4d --note "too many alerts"'))
@@ -134,7 +133,7 @@ def reject(
     from aegis_core.store import connect
 
     closed = refuse(
-        connect(settings_for(db or context.obj).db), proposal, who=_name(who), note=note
+        connect(settings_for(db or context.obj).db), proposal, who=named(who), note=note
     )
     print(f"{closed.version} was rejected.")
 
@@ -189,7 +188,7 @@ def rollback(context: typer.Context, who: Who = None, db: Database = None) -> No
     from aegis_core.models import rollback as go_back
     from aegis_core.store import connect
 
-    version = go_back(connect(settings_for(db or context.obj).db), who=_name(who))
+    version = go_back(connect(settings_for(db or context.obj).db), who=named(who))
     print(f"{version} is the champion again.")
 
 
@@ -202,7 +201,7 @@ def _give(
     settings = settings_for(db or context.obj)
     asked = settings.require_approval
     store = connect(settings.db)
-    print(give(store, version, who=_name(who), role=role, require_approval=asked))
+    print(give(store, version, who=named(who), role=role, require_approval=asked))
 
 
 @lists_app.callback(
@@ -257,7 +256,7 @@ def add(
 
     entry = put(
         connect(settings_for(db or context.obj).db), kind, value,
-        field="merchant" if merchant else "customer", until=until, who=_name(who), why=why,
+        field="merchant" if merchant else "customer", until=until, who=named(who), why=why,
     )  # fmt: skip
     print(f"{entry.entry_id}: {entry.sentence()}")
 
@@ -275,7 +274,7 @@ def end(
     from aegis_core.store import connect
 
     store = connect(settings_for(db or context.obj).db)
-    entry = take_off(store, entry_id, who=_name(who), why=why)
+    entry = take_off(store, entry_id, who=named(who), why=why)
     print(f"{entry.field} {entry.value} is off the {entry.kind} list.")
 
 
@@ -291,11 +290,5 @@ def answer(
     from aegis_core.store import connect
 
     store = connect(settings_for(db).db)
-    keep(store, transaction_id, said, analyst=_name(who), note=note)
+    keep(store, transaction_id, said, analyst=named(who), note=note)
     print(f"{transaction_id}: {said}, kept.")
-
-
-def _name(who: str | None) -> str:
-    from aegis_core.audit import login
-
-    return login() if who is None else who

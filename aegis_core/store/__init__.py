@@ -262,6 +262,11 @@ class Store:
                 self._held = None
                 held.close()
 
+    @property
+    def owned_by_any(self) -> bool:
+        """Whether a process holds the database for long: this one or another."""
+        return self._held is not None or self._owner() is not None
+
     def require_no_service(self) -> None:
         """Refuse to write transactions beside a process that owns the database.
 

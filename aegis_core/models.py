@@ -46,7 +46,11 @@ _TOLD = """
       WHERE transaction_id IN (SELECT transaction_id FROM labels WHERE rowid >= ?)
       QUALIFY rowid >= ?
     )
-    SELECT said.*, customer_id, merchant_id, ts FROM said JOIN transactions USING (transaction_id)
+    SELECT said.*, customer_id, merchant_id, ts FROM said JOIN (
+      SELECT transaction_id, customer_id, merchant_id, ts FROM transactions UNION ALL
+      FROM remains WHERE transaction_id NOT IN (SELECT transaction_id FROM transactions)
+    ) USING (transaction_id)
+    WHERE ? > 0 OR after_seq >= (SELECT coalesce(max(cut), -1) FROM carried)
     ORDER BY place
 """
 _LISTED = """
@@ -83,8 +87,11 @@ def labels(source: Store | Session) -> pd.DataFrame:
 
 
 def told(source: Store | Session, since: int = 0) -> pd.DataFrame:
-    """Labels in order of arrival, from number `since` on, as `Scorer.replay` takes them."""
-    return source.query(_TOLD, [since, since]).astype({"before": "boolean"})
+    """Labels in order of arrival, from number `since` on, as `Scorer.replay` takes them.
+
+    From 0 on these are all that the state of `carried.begin` was not told of.
+    """
+    return source.query(_TOLD, [since, since, since]).astype({"before": "boolean"})
 
 
 def recorded(frame: pd.DataFrame) -> Decisions:

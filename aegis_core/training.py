@@ -12,6 +12,7 @@ import pandas as pd
 
 from aegis_core import answers
 from aegis_core.arrays import Floats
+from aegis_core.carried import begin
 from aegis_core.config import Settings
 from aegis_core.detector import MIN_TRAIN, Detector
 from aegis_core.errors import InputError, NotReady
@@ -205,6 +206,8 @@ def train(
             f"There are no transactions in {store.path}. Run `aegis import FILE` or "
             "`aegis run generate` first."
         )
+    begun = begin(store, answers=False)
+    frame = frame[(frame.seq >= begun.cut).to_numpy()]
     learns = detector == "learner"
     delay = settings.label_delay_days if learns else 0.0
     start, stop = _window(frame.ts, train_from, train_days, delay)
@@ -217,7 +220,7 @@ def train(
         )
     end = len(frame) if learns else int(np.flatnonzero(chosen)[-1]) + 1
     seen, chosen = frame.iloc[:end], chosen[:end]
-    scorer = Scorer()
+    scorer = Scorer(profiles=begun.profiles)
     known = labels(store) if learns else None
     if known is not None:
         scorer.answers = answers.Answers()

@@ -13,13 +13,14 @@ from typing import Final
 from aegis_core import audit
 from aegis_core.care.backup import BackedUp, Restored, backup, restore
 from aegis_core.care.export import Exported, export
+from aegis_core.care.retention import Plan, forget, plan
 from aegis_core.errors import NotReady, StoreBusy
 from aegis_core.store import Store
 from aegis_core.store.compaction import compact as write_anew
 
 __all__: Final = [
-    *("BackedUp", "Compacted", "Exported", "Restored"),
-    *("backup", "compact", "export", "restore"),
+    *("BackedUp", "Compacted", "Exported", "Plan", "Restored"),
+    *("backup", "compact", "export", "forget", "plan", "restore"),
 ]
 
 

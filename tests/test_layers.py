@@ -39,7 +39,16 @@ INSIDE = {
         "__init__",
     ),
     "store": (
-        *("connection", "session", "tables", "compaction", "endpoint", "admission", "gate", "owner"),
+        *(
+            "connection",
+            "session",
+            "tables",
+            "compaction",
+            "endpoint",
+            "admission",
+            "gate",
+            "owner",
+        ),
         *("attached", "__init__"),
     ),
     "service": ("engine", "messages", "committer", "app", "__init__"),

@@ -104,9 +104,7 @@ def plan(store: Store, age_days: float) -> Plan:
         (later,) = session.rows(
             "SELECT count(*) AS n FROM transactions WHERE seq >= ? AND ts < ?", [cut, cutoff]
         )
-    return Plan(
-        cutoff, cut, rows | {"rejected": bad["n"]}, span["first"], span["last"], later["n"]
-    )
+    return Plan(cutoff, cut, rows | {"rejected": bad["n"]}, span["first"], span["last"], later["n"])
 
 
 def forget(

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from aegis_core.errors import InputError, StoreBusy
+from aegis_core.errors import InputError, StoreBusy, StoreError
 
 _LOG: Final = logging.getLogger("aegis.audit")
 GENESIS: Final = "0" * 64
@@ -98,7 +98,8 @@ class Entry:
         return hashlib.sha256(json.dumps(told, separators=(",", ":")).encode()).hexdigest()
 
     def __str__(self) -> str:
-        return f"{self.seq} ({self.action} {self.subject} by {self.who}, {self.recorded_at:%Y-%m-%d %H:%M})"
+        when = f"{self.recorded_at:%Y-%m-%d %H:%M}"
+        return f"{self.seq} ({self.action} {self.subject} by {self.who}, {when})"
 
 
 @dataclass(frozen=True)
@@ -258,9 +259,14 @@ def alone(database: Path, wait_s: float) -> Iterator[None]:
     ------
     StoreBusy
         Another held it for `wait_s` seconds.
+    StoreError
+        The folder of the database cannot be written.
     """
     path = database.with_name(f".{database.name}.audit.lock")
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as e:
+        raise StoreError(f"{path} cannot be written: {e.strerror}.") from e
     deadline = time.monotonic() + wait_s
     try:
         while True:

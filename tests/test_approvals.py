@@ -96,8 +96,8 @@ def test_no_other_way_leads_to_a_new_champion(
         models.promote(store, versions[1], who="anna", require_approval=True)
     with pytest.raises(InputError, match="require_approval"):
         train(store, settings, role="champion")
+    found = models.load(store, versions[1], settings)
     with pytest.raises(InputError, match="second person"):
-        found = models.load(store, versions[1], settings)
         models.register(
             store, settings, "sneaky", found.model, found.policy, role="champion", who="train"
         )

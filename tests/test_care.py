@@ -62,6 +62,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         session.execute("CREATE TABLE mine AS SELECT range AS n, 'ä' AS t FROM range(300000)")
         session.execute("DELETE FROM mine WHERE n % 3 = 0 OR n BETWEEN 100000 AND 250000")
         session.execute("CREATE VIEW alerts AS FROM verdicts WHERE decision != 'approve'")
+        session.execute("CREATE VIEW a AS SELECT count(*) AS n FROM alerts")
+        session.execute("ALTER TABLE reviews ADD COLUMN mood VARCHAR DEFAULT 'good'")
     return home
 
 
@@ -138,7 +140,7 @@ def test_a_restored_backup_is_a_working_installation(
     kept = audit.kept_head(other.db)
     assert kept is not None
     assert audit.verify(there, [kept]).problem is None
-    assert there.rows("SELECT count(*) AS n FROM alerts")
+    assert there.rows("SELECT n FROM a") == store.rows("SELECT n FROM a")
     assert archive.stat().st_mode & 0o777 == 0o600
 
 
@@ -177,6 +179,18 @@ def test_a_backup_is_of_one_state_while_the_owner_goes_on_writing(
         finally:
             ended.set()
             writer.join()
+
+
+def test_a_table_that_a_backup_would_not_hold_is_said(
+    store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    with store.writing() as session:
+        session.execute("CREATE SCHEMA mine")
+        session.execute("CREATE TABLE mine.own (n INTEGER)")
+    with pytest.raises(InputError, match=r"mine\.own"):
+        care.backup(store, tmp_path / "b.tar", settings, who="anna")
+    assert care.compact(store, who="anna").after
+    assert store.rows("SELECT * FROM mine.own") == []
 
 
 def test_a_backup_does_not_replace_a_file_unless_told(

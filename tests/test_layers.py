@@ -52,7 +52,7 @@ INSIDE = {
         *("attached", "__init__"),
     ),
     "service": ("engine", "messages", "committer", "app", "__init__"),
-    "care": ("files", "backup", "export", "retention", "__init__"),
+    "care": ("files", "retention", "archive", "parquet", "__init__"),
     "board": ("feed", "launcher", "pictures", "__init__"),
     "cli": ("common", "output", "register", "care", "__init__", "__main__"),
 }

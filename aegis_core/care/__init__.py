@@ -1,4 +1,4 @@
-"""Care of the database: backup and restore, compaction, retention, export.
+"""Care of the database: backup and restore, compaction, export; retention has its own module.
 
 Whatever is written is there whole under its name or not at all, a full disk is said and changes
 nothing, and what was done is in the audit.
@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from aegis_core import audit
-from aegis_core.care.backup import BackedUp, Restored, backup, restore
-from aegis_core.care.export import Exported, export
-from aegis_core.care.retention import Plan, forget, plan
+from aegis_core.care.archive import BackedUp, Restored, backup, restore
+from aegis_core.care.parquet import Exported, export
 from aegis_core.errors import NotReady, StoreBusy
 from aegis_core.store import Store
 from aegis_core.store.compaction import compact as write_anew
 
-__all__: Final = [
-    *("BackedUp", "Compacted", "Exported", "Plan", "Restored"),
-    *("backup", "compact", "export", "forget", "plan", "restore"),
+__all__ = [
+    "BackedUp",
+    "Compacted",
+    "Exported",
+    "Restored",
+    "backup",
+    "compact",
+    "export",
+    "restore",
 ]
 
 
@@ -60,7 +64,11 @@ def compact(
         raise NotReady(f"There is no database at {store.path}.")
     with store.writing():
         pass  # of this version, and whole
-    done = Compacted(*write_anew(store.path, store.wait_s, tell))
+
+    def told(share: float) -> None:
+        tell(share)
+
+    done = Compacted(*write_anew(store.path, store.wait_s, told))
     with store.changing() as session:
         audit.record(session, who, "compact", store.path.name, vars(done))
     return done

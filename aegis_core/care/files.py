@@ -75,7 +75,7 @@ def aside(path: Path, moment: str) -> Path:
 
 
 def moment() -> str:
-    """This moment (UTC) for a file's name."""
+    """The present (UTC), for a file's name."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
 
 

@@ -85,11 +85,11 @@ def forget(
 
     Age counts back from the newest transactions. Labels, reviews and the audit stay.
     """
-    from aegis_core import care
+    from aegis_core.care import retention
     from aegis_core.store import connect
 
     store, age = connect(settings_for(db).db), days(older_than)
-    plan = care.plan(store, age)
+    plan = retention.plan(store, age)
     print(plan.sentence())
     if plan.nothing:
         return
@@ -97,7 +97,7 @@ def forget(
         print("Nothing was deleted yet; --yes does it.")
         return
     with _bar("forget") as tell:
-        done = care.forget(store, plan, who=named(who), tell=tell)
+        done = retention.forget(store, plan, who=named(who), tell=tell)
     print(done)
 
 

@@ -56,14 +56,16 @@ def compact(path: Path, wait_s: float, tell: Callable[[float], None]) -> tuple[i
         if time.monotonic() > deadline:
             raise StoreBusy(f"Others wrote to {path} for {wait_s:g} s.")
     try:
-        before = path.stat().st_size
+        was = path.stat()
         with translated():
             connection.execute("USE source")
         copy_into(Session(connection, writable=True), new, tell)
         with new.open("rb") as written:
             os.fsync(written.fileno())
         after = new.stat().st_size
-        os.chmod(new, path.stat().st_mode & 0o777)
+        os.chmod(new, was.st_mode & 0o777)
+        if (new.stat().st_uid, new.stat().st_gid) != (was.st_uid, was.st_gid):
+            os.chown(new, was.st_uid, was.st_gid)  # the service's file stays the service's
         new.replace(path)
         time.sleep(_LET_GO_S)
     except OSError as e:
@@ -72,4 +74,4 @@ def compact(path: Path, wait_s: float, tell: Callable[[float], None]) -> tuple[i
         connection.close()
         for left in (new, new.with_name(new.name + ".wal")):
             left.unlink(missing_ok=True)
-    return before, after
+    return was.st_size, after

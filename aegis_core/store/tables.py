@@ -31,7 +31,8 @@ class Found:
 def names(session: Session) -> frozenset[str]:
     """Names of the tables of a database."""
     found = session.execute(
-        "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
+        "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() "
+        "AND schema_name = 'main' AND NOT temporary"
     ).fetchall()
     return frozenset(name for (name,) in found)
 

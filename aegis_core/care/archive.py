@@ -224,15 +224,16 @@ def _copied(
     session: Session, path: Path, tell: Callable[[float], object]
 ) -> dict[str, int]:  # fmt: skip
     """Copy every table and view of a state into a new file, in the order of the rows."""
-    here = "database_name = current_database() AND NOT internal"
-    tables = {
-        row["table_name"]: row["sql"]
-        for row in session.rows(
-            f"SELECT table_name, sql FROM duckdb_tables() WHERE {here} AND NOT temporary "
-            "ORDER BY table_name"
-        )
-    }
-    views = session.rows(f"SELECT sql FROM duckdb_views() WHERE {here} AND NOT temporary")
+    here = "database_name = current_database() AND NOT internal AND NOT temporary"
+    there = session.rows(
+        f"SELECT schema_name, table_name, sql FROM duckdb_tables() WHERE {here} ORDER BY table_name"
+    )
+    if other := [
+        f"{t['schema_name']}.{t['table_name']}" for t in there if t["schema_name"] != "main"
+    ]:
+        raise InputError(f"A backup holds the schema main; move {', '.join(other)} there.")
+    tables = {row["table_name"]: row["sql"] for row in there}
+    views = session.rows(f"SELECT sql FROM duckdb_views() WHERE {here} ORDER BY view_oid")
     sizes = {
         name: session.rows(
             f"SELECT count(*) AS n, coalesce(max(rowid), -1) AS last FROM {quoted(name)}"
@@ -241,11 +242,9 @@ def _copied(
     }
     total, done = max(1, sum(s["last"] + 1 for s in sizes.values())), 0
     with connect(path).writing() as into:
-        into.execute("DELETE FROM meta")
-        made = {row["table_name"] for row in into.rows("SELECT table_name FROM duckdb_tables()")}
         for name, sql in tables.items():
-            if name not in made:
-                into.execute(sql)
+            into.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
+            into.execute(sql)  # as it is there, with columns that somebody added
             for start in range(0, sizes[name]["last"] + 1, CHUNK_ROWS):
                 part = session.arrow(
                     f"SELECT * FROM {quoted(name)} WHERE rowid >= {start} "

@@ -106,6 +106,6 @@ def _write(session: Session, table: str, day: date, folder: Path) -> int:
         rows: pa.Table = session.arrow(f"{asked}{n}", [day, day + timedelta(days=1)])
         if rows.num_rows or not n:
             pq.write_table(rows, where / f"part-{part}.parquet", compression="zstd")
-        n, part = n + rows.num_rows, part + 1
+        n, part = n + int(rows.num_rows), part + 1
         if rows.num_rows < CHUNK_ROWS:
             return n

@@ -39,18 +39,23 @@ _BYTES: Final = 2**20
 
 @dataclass(frozen=True)
 class BackedUp:
-    """What a backup holds; `missing` are registered models whose files are gone."""
+    """What a backup holds.
+
+    `missing` are registered models whose files are gone, and `left_out` views that do not work.
+    """
 
     path: Path
     n_bytes: int
     rows: dict[str, int]
     models: tuple[str, ...]
     missing: tuple[str, ...]
+    left_out: tuple[str, ...]
     head: audit.Head | None
 
     def sentence(self) -> str:
         """The result in words."""
         gone = f" The files of {', '.join(self.missing)} are gone." if self.missing else ""
+        gone += "".join(f" Left out, as it does not work any more: {v}" for v in self.left_out)
         return (
             f"{self.path}: {self.rows['transactions']:,} transactions, {self.rows['verdicts']:,} "
             f"verdicts and {len(self.models)} models in {self.n_bytes / 2**20:,.1f} MB.{gone}"
@@ -106,7 +111,7 @@ def backup(
     final = free(file, force=force)
     with scratch(final, "The backup") as folder:
         with store.snapshot() as session:
-            rows = _copied(session, folder / DATABASE, tell)
+            rows, broken = _copied(session, folder / DATABASE, tell)
             head = audit.head(session)
             registered = session.rows("SELECT version, path FROM models ORDER BY version")
         found = {m["version"]: settings.home / m["path"] for m in registered}
@@ -140,7 +145,7 @@ def backup(
         synced(final.parent)
     made = BackedUp(
         final, final.stat().st_size, rows, present,
-        tuple(v for v in found if v not in present), head,
+        tuple(v for v in found if v not in present), tuple(broken), head,
     )  # fmt: skip
     with store.changing(checkpoint=False) as session:
         audit.record(
@@ -222,8 +227,11 @@ def restore(
 
 def _copied(
     session: Session, path: Path, tell: Callable[[float], object]
-) -> dict[str, int]:  # fmt: skip
-    """Copy every table and view of a state into a new file, in the order of the rows."""
+) -> tuple[dict[str, int], list[str]]:
+    """Copy every table and view of a state into a new file, in the order of the rows.
+
+    Returns the number of rows of each table, and the views that do not work any more.
+    """
     here = "database_name = current_database() AND NOT internal AND NOT temporary"
     there = session.rows(
         f"SELECT schema_name, table_name, sql FROM duckdb_tables() WHERE {here} ORDER BY table_name"
@@ -233,7 +241,7 @@ def _copied(
     ]:
         raise InputError(f"A backup holds the schema main; move {', '.join(other)} there.")
     tables = {row["table_name"]: row["sql"] for row in there}
-    views = session.rows(f"SELECT sql FROM duckdb_views() WHERE {here} ORDER BY view_oid")
+    views = [v["sql"] for v in session.rows(f"SELECT sql FROM duckdb_views() WHERE {here}")]
     sizes = {
         name: session.rows(
             f"SELECT count(*) AS n, coalesce(max(rowid), -1) AS last FROM {quoted(name)}"
@@ -241,7 +249,8 @@ def _copied(
         for name in tables
     }
     total, done = max(1, sum(s["last"] + 1 for s in sizes.values())), 0
-    with connect(path).writing() as into:
+    copy = connect(path)
+    with copy.writing() as into:
         for name, sql in tables.items():
             into.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
             into.execute(sql)  # as it is there, with columns that somebody added
@@ -259,9 +268,23 @@ def _copied(
                 raise StoreError(
                     f"The copy of {name} has {found['n']:,} rows instead of {sizes[name]['n']:,}."
                 )
-        for view in views:
-            into.execute(view["sql"])
-    return {name: size["n"] for name, size in sizes.items()}
+    return {name: size["n"] for name, size in sizes.items()}, _look_like(copy, views)
+
+
+def _look_like(copy: Store, views: list[str]) -> list[str]:
+    """Make views, of which some may need others first; those that do not work any more."""
+    while views:
+        waiting = []
+        for sql in views:
+            try:
+                with copy.writing() as into:
+                    into.execute(sql)
+            except InputError:
+                waiting.append(sql)
+        if len(waiting) == len(views):
+            return waiting
+        views = waiting
+    return []
 
 
 def _unpacked(file: Path, folder: Path | None) -> dict[str, Any]:

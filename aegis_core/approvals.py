@@ -24,7 +24,7 @@ from aegis_core.store.session import Session
 
 _OPEN: Final = (
     "SELECT proposal_id, version, champion, files_hash, comparison, who, why, proposed_at "
-    "FROM proposals WHERE outcome IS NULL ORDER BY proposed_at, proposal_id"
+    "FROM nominations WHERE outcome IS NULL ORDER BY proposed_at, proposal_id"
 )
 
 
@@ -92,7 +92,7 @@ def propose(
             if (other.champion, other.files_hash) == (champion, proposal.files_hash):
                 raise InputError(f"{version} is proposed already: {other.proposal_id}.")
             _close(session, other, "superseded", who.strip(), proposal.proposal_id)
-        session.append("proposals", pd.DataFrame([asdict(proposal)]))
+        session.append("nominations", pd.DataFrame([asdict(proposal)]))
         audit.record(
             session, who, "propose", version,
             {
@@ -225,7 +225,7 @@ def _wanted(session: Session, proposal_id: str) -> Proposal:
     if proposal_id in there:
         return there[proposal_id]
     closed = session.rows(
-        "SELECT outcome, decided_by FROM proposals WHERE proposal_id = ?", [proposal_id]
+        "SELECT outcome, decided_by FROM nominations WHERE proposal_id = ?", [proposal_id]
     )
     if closed:
         raise InputError(
@@ -247,7 +247,7 @@ def _must_lead(session: Session, champion: str) -> None:
 
 def _close(session: Session, proposal: Proposal, outcome: str, who: str, note: str) -> None:
     session.execute(
-        "UPDATE proposals SET outcome = ?, decided_by = ?, decided_at = ?, note = ? "
+        "UPDATE nominations SET outcome = ?, decided_by = ?, decided_at = ?, note = ? "
         "WHERE proposal_id = ? AND outcome IS NULL",
         [outcome, who, _now(), note or None, proposal.proposal_id],
     )

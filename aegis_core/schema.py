@@ -117,7 +117,7 @@ TABLES: Final = {
         seq BIGINT PRIMARY KEY, recorded_at TIMESTAMP NOT NULL, who VARCHAR NOT NULL,
         action VARCHAR NOT NULL, subject VARCHAR NOT NULL, details VARCHAR NOT NULL,
         before VARCHAR NOT NULL, hash VARCHAR NOT NULL""",
-    "proposals": """
+    "nominations": """
         proposal_id VARCHAR NOT NULL, version VARCHAR NOT NULL, champion VARCHAR NOT NULL,
         files_hash VARCHAR NOT NULL, comparison VARCHAR NOT NULL, who VARCHAR NOT NULL,
         why VARCHAR, proposed_at TIMESTAMP NOT NULL, outcome VARCHAR, decided_by VARCHAR,
@@ -134,7 +134,7 @@ TABLES: Final = {
 says which transactions could know it. `verdicts.inclusion` is the probability with which the
 transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
 what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off. `audit` is
-written by the module of that name, `proposals` by `approvals`. `carried` holds the state of the
+written by the module of that name, `nominations` by `approvals`. `carried` holds the state of the
 pass before transaction `cut`, where older ones were forgotten, and `remains` what a label that
 arrived later needs to know of one of them.
 """

@@ -32,6 +32,13 @@ from aegis_core.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.training import train
 
 SOME = SyntheticConfig(n_transactions=2_000, n_customers=40, days=10)
+OLDER = Path(__file__).with_name("older")
+EXACT = (
+    "12345678901234567890.123456::DECIMAL(38, 6) AS d, "
+    "1267650600228229401496703205377::HUGEINT AS h, "
+    "'2026-03-01 12:00:00.000001'::TIMESTAMP AS t, 'a\\x00b'::BLOB AS b, [1, NULL] AS l, "
+    "{'x': 0.1::DOUBLE} AS s, DATE '2026-03-01' AS day, NULL::VARCHAR AS nothing"
+)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -60,6 +67,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Stream(store, settings).take(rows, "test", labels)
     with store.writing() as session:
         session.execute("CREATE TABLE mine AS SELECT range AS n, 'ä' AS t FROM range(300000)")
+        session.execute(f"CREATE TABLE exact AS SELECT {EXACT}")
         session.execute("DELETE FROM mine WHERE n % 3 = 0 OR n BETWEEN 100000 AND 250000")
         session.execute("CREATE VIEW alerts AS FROM verdicts WHERE decision != 'approve'")
         session.execute("CREATE VIEW a AS SELECT count(*) AS n FROM alerts")
@@ -141,6 +149,8 @@ def test_a_restored_backup_is_a_working_installation(
     assert kept is not None
     assert audit.verify(there, [kept]).problem is None
     assert there.rows("SELECT n FROM a") == store.rows("SELECT n FROM a")
+    kept = "SELECT d::VARCHAR AS d, h::VARCHAR AS h FROM exact"
+    assert there.rows(kept) == store.rows(kept)
     assert archive.stat().st_mode & 0o777 == 0o600
 
 
@@ -490,29 +500,6 @@ def test_an_export_that_is_killed_leaves_no_folder(settings: Settings, tmp_path:
 
 # --- older databases ---------------------------------------------------------------------
 
-FIRST = {
-    "transactions": """
-        seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, customer_id VARCHAR NOT NULL,
-        ts TIMESTAMP NOT NULL, amount DOUBLE NOT NULL, currency VARCHAR, merchant_id VARCHAR,
-        category VARCHAR, channel VARCHAR, lat DOUBLE, lon DOUBLE, source VARCHAR""",
-    "labels": """
-        transaction_id VARCHAR NOT NULL, is_fraud BOOLEAN NOT NULL, scenario VARCHAR,
-        known_at TIMESTAMP NOT NULL, source VARCHAR""",
-    "verdicts": """
-        seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, model_version VARCHAR NOT NULL,
-        score DOUBLE NOT NULL, risk DOUBLE NOT NULL, decision VARCHAR NOT NULL,
-        reasons STRUCT(factor VARCHAR, code VARCHAR, text VARCHAR, contribution DOUBLE)[],
-        contributions STRUCT(amount DOUBLE, travel DOUBLE, hour DOUBLE, burst DOUBLE),
-        evidence STRUCT(amount DOUBLE, travel DOUBLE, hour DOUBLE, burst DOUBLE),
-        distance_km DOUBLE, scored_at TIMESTAMP NOT NULL""",
-    "models": """
-        version VARCHAR PRIMARY KEY, detector VARCHAR NOT NULL, path VARCHAR NOT NULL,
-        trained_from TIMESTAMP, trained_to TIMESTAMP, n_train BIGINT, parameters VARCHAR,
-        data_hash VARCHAR, run_id VARCHAR, created_at TIMESTAMP NOT NULL, promoted_at TIMESTAMP""",
-} | {name: TABLES[name] for name in ("reviews", "runs", "metrics", "evaluation_scores", "rejected")}
-"""The tables of version 1; those of version 2 are today's without the last four."""
-SECOND = {name: TABLES[name] for name in list(TABLES)[: list(TABLES).index("audit")]}
-
 
 @pytest.fixture(params=[1, 2])
 def older(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
@@ -520,10 +507,7 @@ def older(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
     path = tmp_path / "data" / "old.duckdb"
     path.parent.mkdir()
     with duckdb.connect(str(path)) as connection:
-        connection.execute("CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR)")
-        connection.execute(f"INSERT INTO meta VALUES ('schema_version', '{request.param}')")
-        for name, body in (FIRST if request.param == 1 else SECOND).items():
-            connection.execute(f"CREATE TABLE {name} ({body})")
+        connection.execute((OLDER / f"version_{request.param}.sql").read_text("utf-8"))
         connection.execute(
             "INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount) "
             "SELECT range, 't' || range, 'c', '2026-03-01', 1.5 FROM range(1000)"

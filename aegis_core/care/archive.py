@@ -242,6 +242,10 @@ def _copied(
         raise InputError(f"A backup holds the schema main; move {', '.join(other)} there.")
     tables = {row["table_name"]: row["sql"] for row in there}
     views = [v["sql"] for v in session.rows(f"SELECT sql FROM duckdb_views() WHERE {here}")]
+    exact = session.rows(  # Arrow's numbers of more than 64 bits would come as floats
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = "
+        "current_database() AND (data_type LIKE 'DECIMAL%' OR data_type LIKE '%HUGEINT')"
+    )
     sizes = {
         name: session.rows(
             f"SELECT count(*) AS n, coalesce(max(rowid), -1) AS last FROM {quoted(name)}"
@@ -254,9 +258,15 @@ def _copied(
         for name, sql in tables.items():
             into.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
             into.execute(sql)  # as it is there, with columns that somebody added
+            as_text = ", ".join(
+                "{0}::VARCHAR AS {0}".format(quoted(column["column_name"]))
+                for column in exact
+                if column["table_name"] == name
+            )
+            columns = f"* REPLACE ({as_text})" if as_text else "*"
             for start in range(0, sizes[name]["last"] + 1, CHUNK_ROWS):
                 part = session.arrow(
-                    f"SELECT * FROM {quoted(name)} WHERE rowid >= {start} "
+                    f"SELECT {columns} FROM {quoted(name)} WHERE rowid >= {start} "
                     f"AND rowid < {start + CHUNK_ROWS} ORDER BY rowid"
                 )
                 if part.num_rows:

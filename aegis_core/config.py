@@ -151,6 +151,9 @@ class Settings(BaseSettings):
     token: SecretStr = Field(
         SecretStr(""), description="What requests to the service bring; else of a file it makes."
     )
+    require_approval: bool = Field(
+        False, description="Whether a second person has to agree before a champion is replaced."
+    )
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
     keep_runs: int = Field(
         0, ge=0, description="Runs whose reports are kept; 0 for all. The ledger keeps its rows."

@@ -13,6 +13,7 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 
+from aegis_core import audit
 from aegis_core.errors import InputError, did_you_mean
 from aegis_core.schema import LIST_KINDS
 from aegis_core.scoring import Decisions
@@ -84,8 +85,9 @@ def add(
     if kind == "snooze" and end is None:
         raise InputError("A snooze needs an end: give until, such as 2026-03-31.")
     entry = Entry(uuid4().hex[:8], kind, field, value, end, who.strip(), why.strip(), _now())
-    with store.writing() as session:
+    with store.changing() as session:
         session.append("lists", pd.DataFrame([vars(entry)]))
+        audit.record(session, entry.who, f"{kind} list", f"{field} {value}", _told(entry))
     return entry
 
 
@@ -99,7 +101,7 @@ def end(store: Store, entry_id: str, *, who: str, why: str) -> Entry:
     """
     if empty := [name for name, text in (("who", who), ("why", why)) if not text.strip()]:
         raise InputError(f"Ending an entry needs {' and '.join(empty)}.")
-    with store.writing() as session:
+    with store.changing() as session:
         there = {entry.entry_id: entry for entry in current(session)}
         if entry_id not in there:
             raise InputError(
@@ -111,6 +113,10 @@ def end(store: Store, entry_id: str, *, who: str, why: str) -> Entry:
             **{"added_at": _now(), "ends": entry_id},
         }
         session.append("lists", pd.DataFrame([ended]))
+        audit.record(
+            session, who, f"end {entry.kind} list", f"{entry.field} {entry.value}",
+            {"entry_id": entry_id, "why": why.strip()},
+        )  # fmt: skip
     return entry
 
 
@@ -149,6 +155,10 @@ def rulings(
             out[i] = 1 + LIST_KINDS.index(entry.kind)
             listed[i] = entry.entry_id, entry.sentence()
     return out, listed
+
+
+def _told(entry: Entry) -> dict[str, object]:
+    return {"entry_id": entry.entry_id, "until": entry.until, "why": entry.why}
 
 
 def _end(until: str | pd.Timestamp | None) -> pd.Timestamp | None:

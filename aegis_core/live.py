@@ -22,6 +22,7 @@ import pyarrow as pa
 from aegis_core import lists
 from aegis_core.answers import Answers
 from aegis_core.arrays import Rows
+from aegis_core.carried import begin
 from aegis_core.client import Client, kept_token
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, did_you_mean
@@ -152,8 +153,9 @@ class Stream:
         self.scorer = Scorer(self.champion.model, self.champion.policy, profiles, answers)
 
     def _begin(self, session: Session, learns: bool) -> tuple[Profiles | None, Answers | None]:
-        """The state to fold the history onto: none."""
-        return None, Answers() if learns else None
+        """The state to fold the history onto."""
+        begun = begin(session, answers=learns)
+        return begun.profiles, begun.answers
 
 
 def answer(
@@ -371,7 +373,7 @@ class Parity:
 
 def parity(store: Store, settings: Settings) -> Parity:
     """Replay the history and compare evidence and score with what live scoring stored."""
-    with store.reading() as session:
+    with store.snapshot() as session:
         frame, said = history(session), told(session)
         stored = session.query(
             "SELECT seq, transaction_id, model_version, score, "
@@ -379,10 +381,11 @@ def parity(store: Store, settings: Settings) -> Parity:
             + " FROM verdicts ORDER BY seq"
         )
         versions = {v: load(session, v, settings).model for v in stored.model_version.unique()}
+        learns = any(isinstance(model, Learner) for model in versions.values())
+        begun = begin(session, answers=learns)
     if stored.empty:
         return Parity(0, 0, None)
-    learns = any(isinstance(model, Learner) for model in versions.values())
-    passed = Scorer(answers=Answers() if learns else None).replay(
+    passed = Scorer(profiles=begun.profiles, answers=begun.answers).replay(
         frame, said, recorded=recorded(frame), signals=True
     )
     rows = np.searchsorted(frame.seq.to_numpy(), stored.seq.to_numpy())

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from aegis_core import audit
 from aegis_core.arrays import Rows
 from aegis_core.config import Settings
 from aegis_core.detector import Detector
@@ -25,13 +26,11 @@ from aegis_core.scoring import UNDECIDED, Decisions, Scored
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
-KINDS: Final[dict[str, type[Detector] | type[Learner]]] = {
-    "forest": Detector,
-    "learner": Learner,
-}
+KINDS: Final[dict[str, type[Detector] | type[Learner]]] = {"forest": Detector, "learner": Learner}
 """Kinds of models, and the class of each."""
 ROLES: Final = ("champion", "shadow", "none")
 """What a registered model may be doing."""
+_ACTIONS: Final = {"champion": "promote", "shadow": "shadow", "none": "retire"}
 
 _HISTORY = """
     SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.merchant_id,
@@ -47,7 +46,11 @@ _TOLD = """
       WHERE transaction_id IN (SELECT transaction_id FROM labels WHERE rowid >= ?)
       QUALIFY rowid >= ?
     )
-    SELECT said.*, customer_id, merchant_id, ts FROM said JOIN transactions USING (transaction_id)
+    SELECT said.*, customer_id, merchant_id, ts FROM said JOIN (
+      SELECT transaction_id, customer_id, merchant_id, ts FROM transactions UNION ALL
+      FROM remains WHERE transaction_id NOT IN (SELECT transaction_id FROM transactions)
+    ) USING (transaction_id)
+    WHERE ? > 0 OR after_seq >= (SELECT coalesce(max(cut), -1) FROM carried)
     ORDER BY place
 """
 _LISTED = """
@@ -84,8 +87,11 @@ def labels(source: Store | Session) -> pd.DataFrame:
 
 
 def told(source: Store | Session, since: int = 0) -> pd.DataFrame:
-    """Labels in order of arrival, from number `since` on, as `Scorer.replay` takes them."""
-    return source.query(_TOLD, [since, since]).astype({"before": "boolean"})
+    """Labels in order of arrival, from number `since` on, as `Scorer.replay` takes them.
+
+    From 0 on these are all that the state of `carried.begin` was not told of.
+    """
+    return source.query(_TOLD, [since, since, since]).astype({"before": "boolean"})
 
 
 def recorded(frame: pd.DataFrame) -> Decisions:
@@ -156,6 +162,11 @@ def roles(source: Store | Session) -> tuple[str, tuple[str, ...]]:
     return champions[0], tuple(row["version"] for row in rows if row["role"] == "shadow")
 
 
+def has_champion(source: Store | Session) -> bool:
+    """Whether any model was ever promoted."""
+    return any(row["role"] == "champion" for row in source.rows(_LISTED))
+
+
 def champion(store: Store, settings: Settings) -> ModelVersion:
     """The model that was promoted last.
 
@@ -177,7 +188,7 @@ def load(source: Store | Session, version: str, settings: Settings) -> ModelVers
     NotReady
         Its files are gone or broken.
     """
-    row = _registered(source, version)
+    row = registered(source, version)
     folder = settings.home / row["path"]
     kind = KINDS.get(row["kind"])
     if kind is None:
@@ -185,24 +196,36 @@ def load(source: Store | Session, version: str, settings: Settings) -> ModelVers
     return ModelVersion(version, kind.load(folder), Policy.load(folder))
 
 
-def promote(store: Store, version: str, *, who: str, role: str = "champion") -> str:
+def promote(
+    store: Store, version: str, *, who: str, role: str = "champion", require_approval: bool = False
+) -> str:
     """Give a registered model a role; what changed, in a sentence.
 
     There is one champion, and one shadow of each kind: a new one takes the place of the old.
 
+    Parameters
+    ----------
+    require_approval : of the settings; a champion is then replaced by `approvals.approve` alone.
+
     Raises
     ------
     InputError
-        There is no such model or role, or the champion would step down without another.
+        There is no such model or role, the champion would step down without another, or a second
+        person has to agree.
     """
     if role not in ROLES:
         raise InputError(f"{role!r} is no role; there are {', '.join(ROLES)}.")
     if not who.strip():
         raise InputError("Say who promotes the model.")
-    with store.writing() as session:
-        row = _registered(session, version)
+    with store.changing() as session:
+        row = registered(session, version)
         if row["role"] == "champion" and role == "champion":
             return f"{version} is the champion already."
+        if role == "champion" and require_approval and has_champion(session):
+            raise InputError(
+                f"A second person has to agree: `aegis models propose {version}`, then "
+                "`aegis models approve` by somebody else."
+            )
         if row["role"] == "champion":
             raise InputError(f"{version} is the champion; promote another one first, or roll back.")
         if role == "shadow":
@@ -234,7 +257,7 @@ def rollback(store: Store, *, who: str) -> str:
     InputError
         There is none before.
     """
-    with store.writing() as session:
+    with store.changing() as session:
         past: list[str] = []
         for row in session.rows(
             "SELECT version, role FROM promotions WHERE role IN ('champion', 'rollback') "
@@ -383,14 +406,17 @@ def register(
         "created_at": _now(),
         **row,
     }
-    with store.writing() as session:
+    with store.changing() as session:
         session.append("models", pd.DataFrame([entry]))
+        audit.record(session, who, "register", folder.name, {"data_hash": row.get("data_hash")})
         if role != "none":
-            promote(store, folder.name, who=who, role=role)
+            asked = settings.require_approval
+            promote(store, folder.name, who=who, role=role, require_approval=asked)
     return folder.name
 
 
-def _registered(source: Store | Session, version: str) -> dict[str, Any]:
+def registered(source: Store | Session, version: str) -> dict[str, Any]:
+    """A model's row of the register, with its `kind` and `role`."""
     rows = {row["version"]: row for row in source.rows(_LISTED)}
     if version not in rows:
         raise InputError(
@@ -403,6 +429,7 @@ def _registered(source: Store | Session, version: str) -> dict[str, Any]:
 def _log(session: Session, version: str, role: str, who: str) -> None:
     entry = {"version": version, "role": role, "who": who, "promoted_at": _now()}
     session.append("promotions", pd.DataFrame([entry]))
+    audit.record(session, who, _ACTIONS.get(role, role), version, {"role": role})
 
 
 def _now() -> pd.Timestamp:

@@ -131,6 +131,20 @@ TABLES: Final = {
         due_at TIMESTAMP NOT NULL, tried_at TIMESTAMP, sent_at TIMESTAMP, error VARCHAR""",
     "notify_cursors": """
         rule VARCHAR NOT NULL, what VARCHAR NOT NULL, position VARCHAR NOT NULL""",
+    "audit": """
+        seq BIGINT PRIMARY KEY, recorded_at TIMESTAMP NOT NULL, who VARCHAR NOT NULL,
+        action VARCHAR NOT NULL, subject VARCHAR NOT NULL, details VARCHAR NOT NULL,
+        before VARCHAR NOT NULL, hash VARCHAR NOT NULL""",
+    "nominations": """
+        proposal_id VARCHAR NOT NULL, version VARCHAR NOT NULL, champion VARCHAR NOT NULL,
+        files_hash VARCHAR NOT NULL, comparison VARCHAR NOT NULL, who VARCHAR NOT NULL,
+        why VARCHAR, proposed_at TIMESTAMP NOT NULL, outcome VARCHAR, decided_by VARCHAR,
+        decided_at TIMESTAMP, note VARCHAR""",
+    "carried": """
+        cut BIGINT NOT NULL, name VARCHAR NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL""",
+    "remains": """
+        transaction_id VARCHAR NOT NULL, customer_id VARCHAR NOT NULL, merchant_id VARCHAR,
+        ts TIMESTAMP NOT NULL""",
 }
 """Every table of the database: its name and the body of its CREATE TABLE.
 
@@ -145,7 +159,10 @@ In `runs`, `status` is waiting, running, done, failed, interrupted or skipped; `
 these; `heading` is where a running notebook is, `model_version` what model it made or used, `entry`
 and `due_at` the line of the schedule that started it. In `drift` an `effect` usually lies between
 `low` and `high`; `told` says of an alarm who moved. `notifications` has a row for each event and
-whom it goes to; rows of one `message_id` went out as one message.
+whom it goes to; rows of one `message_id` went out as one message. `audit` is
+written by the module of that name, `nominations` by `approvals`. `carried` holds the state of the
+pass before transaction `cut`, where older ones were forgotten, and `remains` what a label that
+arrived later needs to know of one of them.
 """
 
 MIGRATIONS: Final = {

@@ -12,13 +12,23 @@ import pandas as pd
 
 from aegis_core import answers, lineage
 from aegis_core.arrays import Floats
+from aegis_core.carried import begin
 from aegis_core.config import Settings
 from aegis_core.detector import MIN_TRAIN, Detector
 from aegis_core.errors import InputError, NotReady
 from aegis_core.evaluation.learning import answered
 from aegis_core.learner import MIN_FRAUDS, Learner
 from aegis_core.metrics import daily_forecast
-from aegis_core.models import KINDS, ROLES, history, labels, recorded, register, roles
+from aegis_core.models import (
+    KINDS,
+    ROLES,
+    has_champion,
+    history,
+    labels,
+    recorded,
+    register,
+    roles,
+)
 from aegis_core.policy import Counter, Policy, burst_limits
 from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS, Decision
@@ -170,8 +180,8 @@ def train(
     detector :
         `forest`, which uses no label, or `learner`.
     role :
-        Of `models.ROLES`; "" makes a forest champion unless the champion is a learner, and puts
-        everything else in shadow.
+        Of `models.ROLES`; "" makes a forest champion unless the champion is a learner or the
+        settings ask for a second person, and puts everything else in shadow.
     train_from :
         First day of the window; "" means `train_days` before the end.
     alerts_per_day :
@@ -196,12 +206,19 @@ def train(
         raise InputError(f"train_days must be positive, not {train_days}.")
     if alerts_per_day is not None and alerts_per_day < 0:
         raise InputError(f"alerts_per_day may not be negative, not {alerts_per_day}.")
+    if role == "champion" and settings.require_approval and has_champion(store):
+        raise InputError(
+            "A second person has to agree before the champion is replaced (require_approval). "
+            "Train with role shadow, then `aegis models propose VERSION`."
+        )
     frame = history(store)
     if frame.empty:
         raise NotReady(
             f"There are no transactions in {store.path}. Run `aegis import FILE` or "
             "`aegis run generate` first."
         )
+    begun = begin(store, answers=False)
+    frame = frame[(frame.seq >= begun.cut).to_numpy()]
     learns = detector == "learner"
     known = labels(store) if learns else None
     saw = lineage.seen(store, frame.seq.max(), None if known is None else len(known))
@@ -216,7 +233,7 @@ def train(
         )
     end = len(frame) if learns else int(np.flatnonzero(chosen)[-1]) + 1
     seen, chosen = frame.iloc[:end], chosen[:end]
-    scorer = Scorer()
+    scorer = Scorer(profiles=begun.profiles)
     if known is not None:
         scorer.answers = answers.Answers()
         scorer.answers.tell(answers.of(seen, known))
@@ -280,7 +297,7 @@ def train(
         "max_samples": max_samples,
         "seed": seed,
     }
-    role = role or _usual_role(store, detector)
+    role = role or _usual_role(store, settings, detector)
     version = register(
         store, settings, version, model, policy,
         role=role, who=f"run {run_id}" if run_id else "train",
@@ -298,7 +315,7 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _usual_role(store: Store, detector: str) -> str:
+def _usual_role(store: Store, settings: Settings, detector: str) -> str:
     """A scheduled training must not put a forest in the place of a learner that was promoted."""
     if detector != "forest":
         return "shadow"
@@ -306,6 +323,8 @@ def _usual_role(store: Store, detector: str) -> str:
         now, _ = roles(store)
     except NotReady:
         return "champion"
+    if settings.require_approval:
+        return "shadow"
     (kind,) = store.rows("SELECT detector FROM models WHERE version = ?", [now])
     return "champion" if kind["detector"] == "forest" else "shadow"
 

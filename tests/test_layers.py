@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "aegis_core"
 ORDER = (
-    *("errors", "schema", "config", "kernels", "arrays", "geo"),
+    *("errors", "schema", "config", "audit", "checksums", "kernels", "arrays", "geo"),
     *("surprise", "profiles", "answers"),
     *(
         "forest",
@@ -26,6 +26,9 @@ ORDER = (
     *(
         "lineage",
         "models",
+        "approvals",
+        "carried",
+        "care",
         "training",
         "drift",
         "lists",
@@ -54,14 +57,14 @@ INSIDE = {
         "__init__",
     ),
     "store": (
-        *("connection", "session", "journal", "endpoint", "admission", "gate", "owner"),
-        "attached",
-        "__init__",
+        *("connection", "session", "tables", "journal", "compaction", "endpoint", "admission"),
+        *("gate", "owner", "attached", "__init__"),
     ),
     "service": ("keeper", "engine", "messages", "committer", "app", "__init__"),
+    "care": ("files", "retention", "archive", "parquet", "__init__"),
     "notify": ("events", "sending", "outbox", "__init__"),
     "board": ("feed", "launcher", "pictures", "__init__"),
-    "cli": ("common", "output", "register", "runs", "notify", "__init__", "__main__"),
+    "cli": ("common", "output", "register", "care", "runs", "notify", "__init__", "__main__"),
 }
 """The modules of a package, in their order; none imports the package that imports it."""
 ONLY_IN = {

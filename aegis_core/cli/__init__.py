@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis_core import __version__
-from aegis_core.cli import notify, register, runs
+from aegis_core.cli import care, notify, register, runs
 from aegis_core.cli.common import (
     Database,
     Port,
     Seconds,
     app,
     assignment,
+    days,
     example,
     settings_for,
 )
 from aegis_core.cli.output import cell_text, write_csv, write_json, write_table
-from aegis_core.errors import AegisError, InputError
+from aegis_core.errors import AegisError
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
@@ -39,9 +40,11 @@ app.command(epilog=runs.RUN_EXAMPLES)(runs.run)
 app.command(epilog=runs.LINEAGE_EXAMPLES)(runs.lineage)
 app.command(epilog=runs.VERIFY_EXAMPLES)(runs.verify)
 app.add_typer(runs.schedule_app, name="schedule")
+app.add_typer(care.audit_app, name="audit")
+for command in (care.backup, care.restore, care.compact, care.forget, care.export):
+    app.command(epilog=care.EXAMPLES[command.__name__])(command)
 
 TABLE_ROWS = 100
-MINUTES = {"m": 1, "h": 60, "d": 1440, "w": 10080}
 
 
 class Format(StrEnum):
@@ -260,27 +263,6 @@ _STATUS = {
         FROM runs ORDER BY started_at DESC LIMIT 5""",
     "rejected": "SELECT reason, count(*) AS rows FROM rejected GROUP BY ALL ORDER BY rows DESC, 1",
 }
-
-
-def days(text: str) -> float:
-    """A length of time in days, from `7d`, `12h`, `30m`, `2w` or a plain number of days.
-
-    >>> days("7d"), days("12h"), days("0")
-    (7.0, 0.5, 0.0)
-
-    Raises
-    ------
-    InputError
-        It is not a length of time.
-    """
-    number, unit = (text[:-1], text[-1]) if text[-1:] in MINUTES else (text, "d")
-    try:
-        value = float(number) * MINUTES[unit] / 1440
-        if 0 <= value <= 36500:
-            return value
-    except ValueError:
-        pass
-    raise InputError(f"{text!r} is not a length of time; write 7d, 12h, 30m or 2w.")
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

@@ -26,8 +26,11 @@ Database = Annotated[
     Path | None,
     typer.Option("--db", help="The DuckDB file; a relative path counts from here. Else AEGIS_DB."),
 ]
+Who = Annotated[str | None, typer.Option(help="Who does this; else the user of this machine.")]
 Seconds = Annotated[float | None, typer.Option("--for", min=0, help="End after so many seconds.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any free one.")]
+
+MINUTES = {"m": 1, "h": 60, "d": 1440, "w": 10080}
 
 
 def example(*lines: str) -> str:
@@ -58,3 +61,31 @@ def assignment(option: str, pair: str) -> tuple[str, str]:
         wanted = "-p KEY VALUE" if option == "-p" else f"{option} NAME=COLUMN"
         raise InputError(f"{option} {pair} is incomplete; write {wanted}.")
     return key.strip(), value
+
+
+def days(text: str) -> float:
+    """A length of time in days, from `7d`, `12h`, `30m`, `2w` or a plain number of days.
+
+    >>> days("7d"), days("12h"), days("0")
+    (7.0, 0.5, 0.0)
+
+    Raises
+    ------
+    InputError
+        It is not a length of time.
+    """
+    number, unit = (text[:-1], text[-1]) if text[-1:] in MINUTES else (text, "d")
+    try:
+        value = float(number) * MINUTES[unit] / 1440
+        if 0 <= value <= 36500:
+            return value
+    except ValueError:
+        pass
+    raise InputError(f"{text!r} is not a length of time; write 7d, 12h, 30m or 2w.")
+
+
+def named(who: str | None) -> str:
+    """Who does something: whoever was named, or the account that runs this."""
+    from aegis_core.audit import login
+
+    return login() if who is None else who

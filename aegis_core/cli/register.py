@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import Annotated
 
 import typer
 
-from aegis_core.cli.common import Database, example, settings_for
-from aegis_core.cli.output import write_table
+from aegis_core.cli.common import Database, Who, example, named, settings_for
+from aegis_core.cli.output import cell_text, write_table
 
-Who = Annotated[str | None, typer.Option(help="Who does this; else the user of this machine.")]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="As `aegis models` lists it.")]
+Proposed = Annotated[str, typer.Argument(metavar="PROPOSAL", help="As `aegis models` lists it.")]
+Note = Annotated[str, typer.Option(help="Anything worth keeping.")]
 
 models_app = typer.Typer(no_args_is_help=False, help="The register of models.")
 ANSWER_EXAMPLES = example(
     "aegis answer t0000123 fraud --who anna",
     'aegis answer t0000123 legitimate --note "customer called back"',
 )
+_SHOWN_OF_A_MODEL = {
+    "metrics": ("name", "slice", "value"),
+    "history": ("seq", "recorded_at", "who", "action"),
+}
 lists_app = typer.Typer(no_args_is_help=False, help="Allow and deny lists, snoozed customers.")
 
 
@@ -29,6 +33,9 @@ lists_app = typer.Typer(no_args_is_help=False, help="Allow and deny lists, snooz
         "aegis models compare",
         "aegis models promote 20260301-120000-1a2b3c --who anna",
         "aegis models rollback",
+        "aegis models show 20260301-120000-1a2b3c",
+        'aegis models propose 20260301-120000-1a2b3c --who anna --why "fewer false alerts"',
+        "aegis models approve 1a2b3c4d --who ben",
     ),
 )
 def _models(context: typer.Context, db: Database = None) -> None:
@@ -36,10 +43,12 @@ def _models(context: typer.Context, db: Database = None) -> None:
     context.obj = db
     if context.invoked_subcommand:
         return
+    from aegis_core.approvals import open_proposals
     from aegis_core.models import listed
     from aegis_core.store import connect
 
-    found = listed(connect(settings_for(db).db))
+    store = connect(settings_for(db).db)
+    found = listed(store)
     if found.empty:
         print("No model yet; `aegis run train` makes one.")
         return
@@ -48,6 +57,85 @@ def _models(context: typer.Context, db: Database = None) -> None:
         found[column] = found[column].dt.strftime("%Y-%m-%d %H:%M")
     rows = found[shown].astype(object).where(found[shown].notna(), None)
     write_table(shown, list(rows.itertuples(index=False, name=None)), 0)
+    for proposal in open_proposals(store):
+        print("\nproposed ", end="")
+        print(*proposal.sentences(), sep="\n")
+
+
+@models_app.command(
+    epilog=example("aegis models show VERSION", "aegis models show VERSION --json")
+)  # fmt: skip
+def show(
+    context: typer.Context,
+    version: Version,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    db: Database = None,
+) -> None:
+    """Show all that is known of a model: policy, run, data, metrics, who did what with it."""
+    from aegis_core.approvals import dossier
+    from aegis_core.store import connect
+
+    settings = settings_for(db or context.obj)
+    found = dossier(connect(settings.db), settings, version)
+    if as_json:
+        import json
+
+        print(json.dumps(found, default=str, indent=2, ensure_ascii=False))
+        return
+    for heading in ("model", "parameters", "policy", "run"):
+        for i, (name, value) in enumerate((found[heading] or {"": "none is recorded"}).items()):
+            print(f"{'' if i else heading:<12}{name:<14}{cell_text(value)}")
+    print(f"{'verdicts':<12}{found['verdicts']:,}")
+    for heading, columns in _SHOWN_OF_A_MODEL.items():
+        if found[heading]:
+            print()
+            write_table(list(columns), [tuple(r[c] for c in columns) for r in found[heading]], 0)
+
+
+@models_app.command(epilog=example("aegis models propose VERSION --who anna"))
+def propose(
+    context: typer.Context,
+    version: Version,
+    why: Annotated[str, typer.Option(help="The reason, for who decides.")] = "",
+    who: Who = None,
+    db: Database = None,
+) -> None:
+    """Propose a model for champion; somebody else approves it."""
+    from aegis_core.approvals import propose as put
+    from aegis_core.store import connect
+
+    settings = settings_for(db or context.obj)
+    made = put(connect(settings.db), settings, version, who=named(who), why=why)
+    print(*made.sentences(), sep="\n")
+    print(f"Somebody else says `aegis models approve {made.proposal_id}`.")
+
+
+@models_app.command(epilog=example("aegis models approve 1a2b3c4d --who ben"))
+def approve(
+    context: typer.Context, proposal: Proposed, note: Note = "", who: Who = None,
+    db: Database = None,
+) -> None:  # fmt: skip
+    """Make a proposed model the champion; not by the person who proposed it."""
+    from aegis_core.approvals import approve as agree
+    from aegis_core.store import connect
+
+    settings = settings_for(db or context.obj)
+    print(agree(connect(settings.db), settings, proposal, who=named(who), note=note))
+
+
+@models_app.command(epilog=example('aegis models reject 1a2b3c4d --note "too many alerts"'))
+def reject(
+    context: typer.Context, proposal: Proposed, note: Note = "", who: Who = None,
+    db: Database = None,
+) -> None:  # fmt: skip
+    """Close a proposal; the champion stays."""
+    from aegis_core.approvals import reject as refuse
+    from aegis_core.store import connect
+
+    closed = refuse(
+        connect(settings_for(db or context.obj).db), proposal, who=named(who), note=note
+    )
+    print(f"{closed.version} was rejected.")
 
 
 @models_app.command(epilog=example("aegis models compare", "aegis models compare --days 7"))
@@ -100,7 +188,7 @@ def rollback(context: typer.Context, who: Who = None, db: Database = None) -> No
     from aegis_core.models import rollback as go_back
     from aegis_core.store import connect
 
-    version = go_back(connect(settings_for(db or context.obj).db), who=_name(who))
+    version = go_back(connect(settings_for(db or context.obj).db), who=named(who))
     print(f"{version} is the champion again.")
 
 
@@ -110,7 +198,10 @@ def _give(
     from aegis_core.models import promote as give
     from aegis_core.store import connect
 
-    print(give(connect(settings_for(db or context.obj).db), version, who=_name(who), role=role))
+    settings = settings_for(db or context.obj)
+    asked = settings.require_approval
+    store = connect(settings.db)
+    print(give(store, version, who=named(who), role=role, require_approval=asked))
 
 
 @lists_app.callback(
@@ -165,7 +256,7 @@ def add(
 
     entry = put(
         connect(settings_for(db or context.obj).db), kind, value,
-        field="merchant" if merchant else "customer", until=until, who=_name(who), why=why,
+        field="merchant" if merchant else "customer", until=until, who=named(who), why=why,
     )  # fmt: skip
     print(f"{entry.entry_id}: {entry.sentence()}")
 
@@ -183,14 +274,14 @@ def end(
     from aegis_core.store import connect
 
     store = connect(settings_for(db or context.obj).db)
-    entry = take_off(store, entry_id, who=_name(who), why=why)
+    entry = take_off(store, entry_id, who=named(who), why=why)
     print(f"{entry.field} {entry.value} is off the {entry.kind} list.")
 
 
 def answer(
     transaction_id: Annotated[str, typer.Argument(metavar="TRANSACTION")],
     said: Annotated[str, typer.Argument(metavar="ANSWER", help="fraud or legitimate.")],
-    note: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
+    note: Note = "",
     who: Who = None,
     db: Database = None,
 ) -> None:
@@ -199,14 +290,5 @@ def answer(
     from aegis_core.store import connect
 
     store = connect(settings_for(db).db)
-    keep(store, transaction_id, said, analyst=_name(who), note=note)
+    keep(store, transaction_id, said, analyst=named(who), note=note)
     print(f"{transaction_id}: {said}, kept.")
-
-
-def _name(who: str | None) -> str:
-    if who is not None:
-        return who
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container may run under a number without a name
-        return "unknown user"

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aegis_core import config
+from aegis_core import audit, config
 from aegis_core.errors import (
     ColumnError,
     NotReady,
@@ -25,8 +25,8 @@ from aegis_core.errors import (
     StoreVersion,
     did_you_mean,
 )
-from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
-from aegis_core.store import journal
+from aegis_core.schema import SCHEMA_VERSION, TRANSACTION_COLUMNS
+from aegis_core.store import journal, tables
 from aegis_core.store.attached import Attached
 from aegis_core.store.connection import opened
 from aegis_core.store.endpoint import Endpoint, find, publish, started, withdraw
@@ -122,7 +122,7 @@ class Store:
                     "`aegis run generate`, or name another with --db."
                 )
             with self._opened(read_only=True) as session:
-                older = self._version(session, self._tables(session)) < SCHEMA_VERSION
+                older = tables.version(session, tables.names(session), self.path) < SCHEMA_VERSION
                 if not older and not journal.is_left(self.path):
                     yield session
                     return
@@ -173,13 +173,44 @@ class Store:
                 return
             self._make_folder()
             with self._opened(read_only=False) as session:
+                found = tables.look(session, self.path)
                 if not checkpoint:
                     session.execute("PRAGMA disable_checkpoint_on_shutdown")
                     session.execute(f"SET checkpoint_threshold = '{_LONGEST_WAL}'")
                 with session.transaction():
-                    self._bring_up_to_date(session)
+                    tables.bring_up_to_date(session, found)
+                    journal.recover(session, self.path)
                     yield session
                 journal.remove(self.path)  # while nobody else can have begun a new one
+
+    @contextmanager
+    def changing(self, *, checkpoint: bool = True) -> Iterator[Session]:
+        """A `writing()` that the audit is told of: one such block at a time, of all processes.
+
+        Inside a `writing()` of this thread it joins that block, without waiting for others.
+
+        Raises
+        ------
+        StoreBusy
+            Another one went on for `wait_s`, or what `writing` raises.
+        """
+        if self._session is not None:
+            with self.writing() as session:
+                yield session
+            return
+        self._make_folder()
+        with audit.alone(self.path, self.wait_s):
+            with self.writing(checkpoint=checkpoint) as session:
+                yield session
+                noted = audit.head(session)
+            audit.keep_head(self.path, noted)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A reading of which all statements see one state, also through an owner."""
+        of_an_owner = self._session is None and self._held is None and self._owner() is not None
+        with self.writing() if of_an_owner else self.reading() as session:
+            yield session
 
     @contextmanager
     def owned(
@@ -215,8 +246,10 @@ class Store:
             connection = opened(self.path, read_only=False, wait_s=wait_s)
             try:
                 session = Session(connection, writable=True)
+                found = tables.look(session, self.path)
                 with session.transaction():
-                    self._bring_up_to_date(session)
+                    tables.bring_up_to_date(session, found)
+                    journal.recover(session, self.path)
                 journal.remove(self.path)
                 held = Held(connection, limits)
             except BaseException:
@@ -242,6 +275,11 @@ class Store:
         if self._held is None:
             raise StoreError(f"{self.path} is not owned by this store.")
         self._held.settle_with(settle)
+
+    @property
+    def owned_by_any(self) -> bool:
+        """Whether a process holds the database for long: this one or another."""
+        return self._held is not None or self._owner() is not None
 
     def require_no_service(self) -> None:
         """Refuse to write transactions beside a process that owns the database.
@@ -404,54 +442,3 @@ class Store:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise StoreError(f"The folder of {self.path} cannot be made: {e}.") from e
-
-    def _tables(self, session: Session) -> set[str]:
-        found = session.execute("SELECT table_name FROM duckdb_tables()").fetchall()
-        return {name for (name,) in found}
-
-    def _version(self, session: Session, tables: set[str]) -> int:
-        """The schema version of the file, at most this code's own."""
-        if "meta" not in tables:
-            raise (
-                self._foreign()
-                if tables
-                else NotReady(
-                    f"{self.path} is empty. Fill it with `aegis import FILE` or "
-                    "`aegis run generate`."
-                )
-            )
-        found = session.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-        if not found:
-            raise self._foreign()
-        known = {str(n): n for n in (*MIGRATIONS, SCHEMA_VERSION)}
-        if found[0] not in known:
-            raise StoreVersion(
-                f"{self.path} has schema version {found[0]}, this Aegis uses {SCHEMA_VERSION}. "
-                "Use the Aegis that wrote it, or name another database with --db."
-            )
-        return known[found[0]]
-
-    def _bring_up_to_date(self, session: Session) -> None:
-        """Tables of this version, and what a killed owner had answered."""
-        self._create_tables(session)
-        journal.recover(session, self.path)
-
-    def _create_tables(self, session: Session) -> None:
-        tables = self._tables(session)
-        version = self._version(session, tables) if tables else SCHEMA_VERSION
-        if not tables:
-            session.execute("CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR)")
-            session.execute("INSERT INTO meta VALUES ('schema_version', ?)", [str(SCHEMA_VERSION)])
-        for name in TABLES.keys() - tables:
-            session.execute(f"CREATE TABLE {name} ({TABLES[name]})")
-        for older in range(version, SCHEMA_VERSION):
-            for statement in MIGRATIONS[older]:
-                session.execute(statement)
-            session.execute(
-                "UPDATE meta SET value = ? WHERE key = 'schema_version'", [str(older + 1)]
-            )
-
-    def _foreign(self) -> StoreError:
-        return StoreError(
-            f"{self.path} is a DuckDB database that Aegis did not make. Name another with --db."
-        )

@@ -1,0 +1,292 @@
+"""The audit: who changed what and when, in rows that are chained by hashes.
+
+Each row holds the SHA-256 of its own content and of the row before, so that a row that was
+changed, removed or put in between breaks the chain from there on. What the chain alone cannot show
+is that its end was cut off, or that all of it was written anew: for that the last row's number and
+hash are kept in a file beside the database, and can be noted anywhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from aegis_core.errors import InputError, StoreBusy, StoreError
+
+_LOG: Final = logging.getLogger("aegis.audit")
+GENESIS: Final = "0" * 64
+"""What the first row has for the hash of the row before."""
+_CHUNK: Final = 10_000
+_COLUMNS: Final = "seq, recorded_at, who, action, subject, details, before, hash"
+
+
+class Asked(Protocol):
+    """What a session or a store can be asked."""
+
+    def rows(self, sql: str, params: Any = None) -> list[dict[str, Any]]:
+        """The result as one dictionary a row."""
+        ...
+
+
+class Changed(Asked, Protocol):
+    """A session in a transaction."""
+
+    def execute(self, sql: str, params: Any = None) -> Any:
+        """Run any statement."""
+        ...
+
+
+@dataclass(frozen=True)
+class Head:
+    """Number and hash of a row; that of the last one stands for all before it."""
+
+    seq: int
+    hash: str
+
+    def __str__(self) -> str:
+        return f"{self.seq}:{self.hash}"
+
+    @classmethod
+    def read(cls, text: str) -> Head:
+        """A head as `str` wrote it.
+
+        >>> Head.read(str(Head(7, "0" * 64))).seq
+        7
+
+        Raises
+        ------
+        InputError
+            The text is none.
+        """
+        number, _, digest = text.strip().partition(":")
+        if not number.isdecimal() or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise InputError(f"{text!r} is no head; `aegis audit` prints one, such as 7:3f9a….")
+        return cls(int(number), digest)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: `recorded_at` is UTC, `details` JSON, `before` the hash of the row before."""
+
+    seq: int
+    recorded_at: datetime
+    who: str
+    action: str
+    subject: str
+    details: str
+    before: str
+    hash: str
+
+    @property
+    def content_hash(self) -> str:
+        """The hash that the content of this row has."""
+        told = [
+            self.seq, self.recorded_at.isoformat(timespec="microseconds"), self.who, self.action,
+            self.subject, self.details, self.before,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(told, separators=(",", ":")).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        when = f"{self.recorded_at:%Y-%m-%d %H:%M}"
+        return f"{self.seq} ({self.action} {self.subject} by {self.who}, {when})"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a look at the whole chain found; `problem` is None where it is whole."""
+
+    rows: int
+    head: Head | None
+    problem: str | None = None
+
+    def sentence(self) -> str:
+        """The result in words."""
+        if self.problem:
+            return f"The audit is BROKEN: {self.problem}"
+        if self.head is None:
+            return "The audit is empty."
+        return f"The audit is whole: {self.rows:,} rows, head {self.head}"
+
+
+def record(
+    session: Changed,
+    who: str,
+    action: str,
+    subject: str,
+    details: Mapping[str, object] | None = None,
+) -> Entry:
+    """Add a row, in the transaction of the change that it tells of.
+
+    The name of the account that runs this process is added to `details`, as `login`: `who` is
+    what somebody said. Two rows of one number cannot both be committed, so the chain cannot fork:
+    inside of `Store.changing()` others wait, elsewhere the later transaction fails as a whole.
+
+    Raises
+    ------
+    InputError
+        Nobody says who, or `details` is not what JSON can say.
+    """
+    if not who.strip():
+        raise InputError("Say who does this.")
+    try:
+        told = json.dumps(
+            {**(details or {}), "login": login()}, sort_keys=True, allow_nan=False, default=str
+        )
+    except ValueError as e:
+        raise InputError(f"The details of {action} {subject} cannot be kept: {e}.") from None
+    last = head(session)
+    seq, before = (last.seq + 1, last.hash) if last else (1, GENESIS)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    entry = Entry(seq, now, who.strip(), action, subject, told, before, "")
+    entry = Entry(**{**vars(entry), "hash": entry.content_hash})
+    session.execute(
+        f"INSERT INTO audit ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        list(vars(entry).values()),
+    )
+    return entry
+
+
+def head(source: Asked) -> Head | None:
+    """Number and hash of the last row; None where there is none."""
+    found = source.rows("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
+    return Head(**found[0]) if found else None
+
+
+def entries(source: Asked, since: datetime | None = None) -> list[Entry]:
+    """Rows in their order, from a time (UTC) on."""
+    rows = source.rows(
+        f"SELECT {_COLUMNS} FROM audit WHERE recorded_at >= ? ORDER BY seq",
+        [since or datetime(1970, 1, 1)],
+    )
+    return [Entry(**row) for row in rows]
+
+
+def verify(source: Asked, noted: Sequence[Head] = ()) -> Verified:
+    """Look at the whole chain, and whether it still holds every head that was noted.
+
+    Returns
+    -------
+    Verified
+        With the first row at which something is wrong, in words.
+    """
+    last, n = Head(0, GENESIS), 0
+    wanted = {h.seq: h for h in noted if h.seq > 0}
+    while chunk := source.rows(
+        f"SELECT {_COLUMNS} FROM audit WHERE seq > ? ORDER BY seq LIMIT {_CHUNK}", [last.seq]
+    ):
+        for row in chunk:
+            entry = Entry(**row)
+            if problem := _wrong(entry, last, wanted.get(entry.seq)):
+                return Verified(n, last if n else None, problem)
+            last, n = Head(entry.seq, entry.hash), n + 1
+    (found,) = source.rows("SELECT count(*) AS n FROM audit")
+    if found["n"] != n:
+        return Verified(n, last, f"{found['n'] - n} rows were put in beside those of the chain.")
+    if lost := [h for h in wanted.values() if h.seq > last.seq]:
+        first = last.seq + 1
+        upto = max(h.seq for h in lost)
+        told = f"row {first} is" if first == upto else f"rows {first} to {upto} are"
+        return Verified(n, last if n else None, f"{told} missing at its end: they were noted.")
+    return Verified(n, last if n else None)
+
+
+def _wrong(entry: Entry, last: Head, noted: Head | None) -> str | None:
+    if entry.seq != last.seq + 1:
+        missing = f"row {last.seq + 1} is" if entry.seq == last.seq + 2 else (
+            f"rows {last.seq + 1} to {entry.seq - 1} are"
+        )  # fmt: skip
+        return f"{missing} missing; the next one is row {entry}."
+    if entry.hash != entry.content_hash:
+        return f"row {entry} was changed: it is not what its hash says."
+    if entry.before != last.hash:
+        return (
+            f"row {entry} was written after another row {last.seq} than the one that is there: "
+            f"row {last.seq} was put in or written anew."
+        )
+    if noted is not None and noted.hash != entry.hash:
+        return f"row {entry} is not the one that was noted: it, or what was before, was replaced."
+    return None
+
+
+# --- beside the database -----------------------------------------------------------------
+
+
+def head_file(database: Path) -> Path:
+    """Where the head is kept beside a database."""
+    return database.with_name(database.name + ".audit-head")
+
+
+def kept_head(database: Path) -> Head | None:
+    """The head beside the database; None where there is none that can be read."""
+    with contextlib.suppress(OSError, InputError):
+        return Head.read(head_file(database).read_text("utf-8"))
+    return None
+
+
+def keep_head(database: Path, noted: Head | None) -> None:
+    """Note the head beside the database, readable by this user only; called after the commit.
+
+    Where that fails the change itself is done, so it is logged: the next one notes it again.
+    """
+    if noted is None:
+        return
+    path = head_file(database)
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(f"{noted}\n")
+        new.replace(path)
+    except OSError as e:
+        _LOG.warning("the head of the audit was not noted in %s: %s", path, e)
+
+
+@contextlib.contextmanager
+def alone(database: Path, wait_s: float) -> Iterator[None]:
+    """Hold the turn of those who add rows, of all processes and threads.
+
+    Raises
+    ------
+    StoreBusy
+        Another held it for `wait_s` seconds.
+    StoreError
+        The folder of the database cannot be written.
+    """
+    path = database.with_name(f".{database.name}.audit.lock")
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as e:
+        raise StoreError(f"{path} cannot be written: {e.strerror}.") from e
+    deadline = time.monotonic() + wait_s
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StoreBusy(
+                        f"Another change of {database} went on for {wait_s:g} s; try again."
+                    ) from None
+            time.sleep(0.005)
+        yield
+    finally:
+        os.close(handle)
+
+
+def login() -> str:
+    """The account that runs this process."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container may run under a number without a name
+        return f"user {os.getuid()}"

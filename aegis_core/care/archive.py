@@ -1,0 +1,418 @@
+"""Backup and restore: one tar file with the database, the models of the register and checksums.
+
+`manifest.json` comes first and tells the SHA-256 of every other member, the number of rows of each
+table and the head of the audit. The database in it is a DuckDB file like any other, of one state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Final
+
+import aegis_core
+from aegis_core import audit, checksums
+from aegis_core.care.files import aside, free, moment, scratch, synced
+from aegis_core.config import Settings
+from aegis_core.errors import FileUnreadable, InputError, StoreBusy, StoreError
+from aegis_core.schema import SCHEMA_VERSION
+from aegis_core.store import Store, connect
+from aegis_core.store.connection import quoted
+from aegis_core.store.session import Session
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+DATABASE: Final = "aegis.duckdb"
+CHUNK_ROWS: Final = 100_000
+BESIDE: Final = (".wal", ".state", ".journal", ".audit-head")
+"""What belongs to a database and lies beside it."""
+_BYTES: Final = 2**20
+
+
+@dataclass(frozen=True)
+class BackedUp:
+    """What a backup holds.
+
+    `missing` are registered models whose files are gone, and `left_out` views that do not work.
+    """
+
+    path: Path
+    n_bytes: int
+    rows: dict[str, int]
+    models: tuple[str, ...]
+    missing: tuple[str, ...]
+    left_out: tuple[str, ...]
+    head: audit.Head | None
+
+    def sentence(self) -> str:
+        """The result in words."""
+        gone = f" The files of {', '.join(self.missing)} are gone." if self.missing else ""
+        gone += "".join(f" Left out, as it does not work any more: {v}" for v in self.left_out)
+        return (
+            f"{self.path}: {self.rows['transactions']:,} transactions, {self.rows['verdicts']:,} "
+            f"verdicts and {len(self.models)} models in {self.n_bytes / 2**20:,.1f} MB.{gone}"
+        )
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore put where; `kept` is what was there before, `usable` whether it opened."""
+
+    path: Path
+    made_at: str
+    rows: dict[str, int]
+    models: tuple[str, ...]
+    kept: Path | None
+    usable: bool
+
+    def sentence(self) -> str:
+        """The result in words."""
+        was = "What was there" if self.usable else "What was there, and could not be opened,"
+        kept = f" {was} is kept in {self.kept}." if self.kept else ""
+        return (
+            f"{self.path} is as it was on {self.made_at[:16].replace('T', ' ')} UTC: "
+            f"{self.rows['transactions']:,} transactions and {len(self.models)} models.{kept}"
+        )
+
+
+def backup(
+    store: Store,
+    file: Path,
+    settings: Settings,
+    *,
+    who: str,
+    force: bool = False,
+    tell: Callable[[float], object] = lambda share: None,
+) -> BackedUp:
+    """Write a backup of one state of the database, with the models of its register.
+
+    A service may run and go on scoring: the copy is what was committed when it began. Without
+    one, nobody can write while the database is copied.
+
+    Parameters
+    ----------
+    tell : called with the share of the rows done, in [0, 1].
+
+    Raises
+    ------
+    InputError
+        The file is there, and `force` is not given.
+    StoreError
+        The disk is full; there is no file then, or the one that was there.
+    """
+    final = free(file, force=force)
+    with scratch(final, "The backup") as folder:
+        with store.snapshot() as session:
+            rows, broken = _copied(session, folder / DATABASE, tell)
+            head = audit.head(session)
+            registered = session.rows("SELECT version, path FROM models ORDER BY version")
+        found = {m["version"]: settings.home / m["path"] for m in registered}
+        members = {DATABASE: folder / DATABASE}
+        for version, where in found.items():
+            for name in checksums.of_files(where):
+                members[f"models/{version}/{name}"] = where / name
+        present = tuple(v for v in found if found[v].is_dir())
+        manifest = {
+            "format": FORMAT,
+            "aegis": aegis_core.__version__,
+            "schema_version": SCHEMA_VERSION,
+            "made_at": datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
+            "rows": rows,
+            "models": present,
+            "audit_head": str(head) if head else None,
+            "files": {name: checksums.of_file(path) for name, path in members.items()},
+        }
+        archive = folder / "archive.tar"
+        with tarfile.open(archive, "x", format=tarfile.PAX_FORMAT) as tar:
+            told = json.dumps(manifest, indent=1).encode()
+            about = tarfile.TarInfo(MANIFEST)
+            about.size, about.mode = len(told), 0o600
+            tar.addfile(about, io.BytesIO(told))
+            for name, path in members.items():
+                tar.add(path, name, recursive=False)
+        synced(archive)
+        _unpacked(archive, None)  # a backup that was never read is a hope
+        archive.chmod(0o600)
+        archive.replace(final)
+        synced(final.parent)
+    made = BackedUp(
+        final, final.stat().st_size, rows, present,
+        tuple(v for v in found if v not in present), tuple(broken), head,
+    )  # fmt: skip
+    with store.changing(checkpoint=False) as session:
+        audit.record(
+            session, who, "backup", final.name, {"head": manifest["audit_head"], "rows": rows}
+        )
+    return made
+
+
+def restore(
+    file: Path,
+    settings: Settings,
+    *,
+    to: Path | None = None,
+    who: str,
+    force: bool = False,
+) -> Restored:
+    """Put a backup in place of the database, or at `to`; what was there is kept aside.
+
+    Nothing is touched before every checksum and the audit in the backup were found right.
+
+    Parameters
+    ----------
+    settings : say where the database and the models go.
+
+    Raises
+    ------
+    FileUnreadable
+        It is no backup, or a damaged one.
+    InputError
+        A database is there, or a model of the same name with other files, without `force`.
+    StoreBusy
+        A service runs, or another process holds the database.
+    StoreError
+        The audit in it is broken, or the disk is full.
+    """
+    final = (to or settings.db).expanduser().absolute()
+    here = connect(final)
+    if here.owned_by_any:
+        raise StoreBusy(f"A service owns {final}; end it first, then restore.")
+    keeps = "--force restores over it and keeps it aside, --to PATH restores elsewhere"
+    free(final, force=force, option=keeps)
+    now = moment()
+    with scratch(final, "The restored database") as folder:
+        manifest = _unpacked(file.expanduser().absolute(), folder)
+        copy = connect(folder / DATABASE)
+        head = manifest["audit_head"]
+        verified = audit.verify(copy, [audit.Head.read(head)] if head else [])
+        if verified.problem:
+            raise StoreError(f"{file} is not restored. {verified.sentence()}")
+        kept = aside(final, now) if final.exists() else None
+        versions = tuple(manifest["models"])
+        for version in versions:
+            _place(folder / "models" / version, settings.models / version, now, force)
+        with copy.changing() as session:
+            for version in versions:
+                where = settings.models / version
+                inside = where.is_relative_to(settings.home)
+                session.execute(
+                    "UPDATE models SET path = ? WHERE version = ?",
+                    [str(where.relative_to(settings.home) if inside else where), version],
+                )
+            audit.record(
+                session, who, "restore", file.name,
+                {
+                    "made_at": manifest["made_at"], "kept": kept.name if kept else None,
+                    "head_before": str(audit.kept_head(final) or "") or None,
+                },
+            )  # fmt: skip
+            noted = audit.head(session)
+        synced(folder / DATABASE)
+        usable = _settled(here) if kept else True
+        if kept:
+            _set_aside(final, kept)
+        (folder / DATABASE).replace(final)
+        synced(final.parent)
+    audit.keep_head(final, noted)
+    return Restored(final, manifest["made_at"], manifest["rows"], versions, kept, usable)
+
+
+def _copied(
+    session: Session, path: Path, tell: Callable[[float], object]
+) -> tuple[dict[str, int], list[str]]:
+    """Copy every table and view of a state into a new file, in the order of the rows.
+
+    Returns the number of rows of each table, and the views that do not work any more.
+    """
+    here = "database_name = current_database() AND NOT internal AND NOT temporary"
+    there = session.rows(
+        f"SELECT schema_name, table_name, sql FROM duckdb_tables() WHERE {here} ORDER BY table_name"
+    )
+    if other := [
+        f"{t['schema_name']}.{t['table_name']}" for t in there if t["schema_name"] != "main"
+    ]:
+        raise InputError(f"A backup holds the schema main; move {', '.join(other)} there.")
+    tables = {row["table_name"]: row["sql"] for row in there}
+    views = [v["sql"] for v in session.rows(f"SELECT sql FROM duckdb_views() WHERE {here}")]
+    exact = session.rows(  # Arrow's numbers of more than 64 bits would come as floats
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = "
+        "current_database() AND (data_type LIKE 'DECIMAL%' OR data_type LIKE '%HUGEINT')"
+    )
+    sizes = {
+        name: session.rows(
+            f"SELECT count(*) AS n, coalesce(max(rowid), -1) AS last FROM {quoted(name)}"
+        )[0]
+        for name in tables
+    }
+    total, done = max(1, sum(s["last"] + 1 for s in sizes.values())), 0
+    copy = connect(path)
+    with copy.writing() as into:
+        for name, sql in tables.items():
+            into.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
+            into.execute(sql)  # as it is there, with columns that somebody added
+            as_text = ", ".join(
+                "{0}::VARCHAR AS {0}".format(quoted(column["column_name"]))
+                for column in exact
+                if column["table_name"] == name
+            )
+            columns = f"* REPLACE ({as_text})" if as_text else "*"
+            for start in range(0, sizes[name]["last"] + 1, CHUNK_ROWS):
+                part = session.arrow(
+                    f"SELECT {columns} FROM {quoted(name)} WHERE rowid >= {start} "
+                    f"AND rowid < {start + CHUNK_ROWS} ORDER BY rowid"
+                )
+                if part.num_rows:
+                    into.append(name, part)
+                done += min(CHUNK_ROWS, sizes[name]["last"] + 1 - start)
+                tell(done / total)
+            (found,) = into.rows(f"SELECT count(*) AS n FROM {quoted(name)}")
+            if found["n"] != sizes[name]["n"]:
+                raise StoreError(
+                    f"The copy of {name} has {found['n']:,} rows instead of {sizes[name]['n']:,}."
+                )
+    return {name: size["n"] for name, size in sizes.items()}, _look_like(copy, views)
+
+
+def _look_like(copy: Store, views: list[str]) -> list[str]:
+    """Make views, of which some may need others first; those that do not work any more."""
+    while views:
+        waiting = []
+        for sql in views:
+            try:
+                with copy.writing() as into:
+                    into.execute(sql)
+            except InputError:
+                waiting.append(sql)
+        if len(waiting) == len(views):
+            return waiting
+        views = waiting
+    return []
+
+
+def _unpacked(file: Path, folder: Path | None) -> dict[str, Any]:
+    """The manifest of a backup whose members are all as it says; unpack them into `folder`."""
+    if not file.is_file():
+        raise FileUnreadable(f"There is no file {file}.")
+    try:
+        with tarfile.open(file, "r:") as tar:
+            manifest = _manifest(file, tar)
+            missing = dict(manifest["files"])
+            for member in tar:
+                if member.name == MANIFEST:
+                    continue
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is None or member.name not in missing:
+                    raise FileUnreadable(f"{file} holds {member.name!r}, which is not of a backup.")
+                where = folder / member.name if folder else None
+                if _passed_on(content, where) != missing.pop(member.name):
+                    raise FileUnreadable(f"{file} is damaged: {member.name} has another checksum.")
+    except (tarfile.TarError, EOFError) as e:
+        raise FileUnreadable(f"{file} is no backup, or is cut short: {e}.") from None
+    if missing:
+        raise FileUnreadable(f"{file} is damaged: it lacks {sorted(missing)[0]}.")
+    return manifest
+
+
+def _manifest(file: Path, tar: tarfile.TarFile) -> dict[str, Any]:
+    first = tar.next()
+    content = tar.extractfile(first) if first and first.name == MANIFEST else None
+    if content is None:
+        raise FileUnreadable(f"{file} is no backup of Aegis: it does not begin with {MANIFEST}.")
+    try:
+        manifest: dict[str, Any] = json.loads(content.read())
+        files, versions = manifest["files"], manifest["models"]
+        known = manifest["format"] == FORMAT and manifest["schema_version"] <= SCHEMA_VERSION
+        sound = all(_is_ours(name, versions) for name in files) and DATABASE in files
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FileUnreadable(f"{file} is damaged: its {MANIFEST} cannot be read.") from None
+    if not known:
+        raise FileUnreadable(
+            f"{file} was written by Aegis {manifest.get('aegis')}, which is newer. Use that one."
+        )
+    if not sound:
+        raise FileUnreadable(f"{file} names files that are not of a backup.")
+    return manifest
+
+
+def _is_ours(name: str, versions: list[str]) -> bool:
+    """Whether a member may be unpacked: the database, or a file of a model, and nowhere else."""
+    parts = name.split("/")
+    return name == DATABASE or (
+        len(parts) >= 3
+        and parts[0] == "models"
+        and parts[1] in versions
+        and not {"", ".", ".."} & set(parts)
+        and "\\" not in name
+    )
+
+
+def _passed_on(content: IO[bytes], where: Path | None) -> str:
+    """The checksum of a member, written to a file on the way."""
+    digest = hashlib.sha256()
+    if where is not None:
+        where.parent.mkdir(parents=True, exist_ok=True)
+    with open(where or os.devnull, "wb") as out:
+        while part := content.read(_BYTES):
+            digest.update(part)
+            out.write(part)
+    return digest.hexdigest()
+
+
+def _place(unpacked: Path, final: Path, now: str, force: bool) -> None:
+    """Put the folder of a model where it belongs, unless the same is there."""
+    if final.exists():
+        if checksums.of_folder(final) == checksums.of_folder(unpacked):
+            return
+        if not force:
+            raise InputError(
+                f"The model in {final} has other files than that of the backup; --force keeps it "
+                "aside."
+            )
+    final.parent.mkdir(parents=True, exist_ok=True)
+    new = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        shutil.copytree(unpacked, new)
+    except OSError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if final.exists():
+        final.rename(aside(final, now))
+    new.rename(final)
+
+
+def _settled(here: Store) -> bool:
+    """Whether the database can be used, with all that belongs to it inside and nobody at work.
+
+    Raises
+    ------
+    StoreBusy
+        Somebody is.
+    """
+    try:
+        with here.writing():
+            return True
+    except StoreBusy:
+        raise
+    except (StoreError, InputError):
+        return False
+
+
+def _set_aside(here: Path, kept: Path) -> None:
+    """Give the database another name as well, and what lies beside it only that."""
+    for ending in BESIDE:
+        beside = here.with_name(here.name + ending)
+        if beside.exists():
+            beside.rename(kept.with_name(kept.name + ending))
+    try:
+        os.link(here, kept)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(here, kept)

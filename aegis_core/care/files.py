@@ -1,0 +1,88 @@
+"""Files that are there whole or not at all: scratch folders beside them, and full disks said."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from aegis_core.errors import AegisError, InputError, StoreError
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SIGNS_OF_FULL: Final = ("No space left", "quota exceeded", "File too large", "enough disk space")
+
+
+@contextlib.contextmanager
+def scratch(final: Path, doing: str) -> Iterator[Path]:
+    """A folder beside `final` to make it in, removed at the end of the block.
+
+    Parameters
+    ----------
+    doing : such as `"The backup"`, for the sentence about a disk that is full.
+
+    Raises
+    ------
+    StoreError
+        The disk is full or does not let write; `final` is as it was.
+    """
+    folder = final.with_name(f".{final.name}.partial")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        folder.mkdir(mode=0o700)
+        yield folder
+    except (OSError, AegisError) as e:
+        full = getattr(e, "errno", None) in _FULL or any(s in str(e) for s in _SIGNS_OF_FULL)
+        if full:
+            room = shutil.disk_usage(final.parent).free / 2**20
+            raise StoreError(
+                f"{doing} was not made: there is no room for it in {final.parent} "
+                f"({room:,.0f} MB are free). What was there is as it was."
+            ) from e
+        if isinstance(e, OSError):
+            raise StoreError(f"{doing} was not made in {final.parent}: {e}.") from e
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free(path: Path, *, force: bool, option: str = "--force replaces it") -> Path:
+    """`path`, absolute, where nothing stands in its way.
+
+    Raises
+    ------
+    InputError
+        Something is there, and `force` is not given.
+    """
+    path = path.expanduser().absolute()
+    if path.exists() and not force:
+        raise InputError(f"{path} is there already; {option}.")
+    return path
+
+
+def aside(path: Path, moment: str) -> Path:
+    """The name under which what is at `path` is kept.
+
+    >>> aside(Path("data/aegis.duckdb"), "20260301-120000").name
+    'aegis.before-20260301-120000.duckdb'
+    """
+    return path.with_name(f"{path.stem}.before-{moment}{path.suffix}")
+
+
+def moment() -> str:
+    """The present (UTC), for a file's name."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+
+
+def synced(path: Path) -> None:
+    """Force a file, or what a folder lists, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

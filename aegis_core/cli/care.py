@@ -1,0 +1,217 @@
+"""Commands that look after the database: backup, restore, compact, forget, export, audit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aegis_core.cli.common import Database, Who, days, example, named, settings_for
+from aegis_core.cli.output import write_table
+from aegis_core.errors import InputError
+
+Force = Annotated[bool, typer.Option("--force", help="Also where something is there already.")]
+
+EXAMPLES = {
+    "backup": example("aegis backup aegis-2026-03-01.tar", "aegis backup latest.tar --force"),
+    "restore": example(
+        "aegis restore aegis-2026-03-01.tar --force",
+        "aegis restore aegis-2026-03-01.tar --to elsewhere.duckdb",
+    ),
+    "compact": example("aegis compact"),
+    "forget": example(
+        "aegis forget --older-than 400d", "aegis forget --older-than 400d --yes --who anna"
+    ),
+    "export": example("aegis export parquet/", "aegis export parquet/ --force"),
+}
+audit_app = typer.Typer(no_args_is_help=False, help="Who changed what, chained by hashes.")
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The tar file to write.")],
+    force: Force = False,
+    who: Who = None,
+    db: Database = None,
+) -> None:
+    """Write database and models into one file, also while a service runs."""
+    from aegis_core import care
+    from aegis_core.store import connect
+
+    settings = settings_for(db)
+    with _bar("backup") as tell:
+        made = care.backup(
+            connect(settings.db), file, settings, who=named(who), force=force, tell=tell
+        )
+    print(made.sentence())
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A tar file of `aegis backup`.")],
+    to: Annotated[
+        Path | None, typer.Option(help="Restore as another database; else over --db.")
+    ] = None,
+    force: Force = False,
+    who: Who = None,
+    db: Database = None,
+) -> None:
+    """Put a backup in place, after all of it was checked; what was there is kept."""
+    from aegis_core import care
+
+    done = care.restore(file, settings_for(db), to=to, who=named(who), force=force)
+    print(done.sentence())
+
+
+def compact(who: Who = None, db: Database = None) -> None:
+    """Give back the space of what was deleted; no service may run."""
+    from aegis_core import care
+    from aegis_core.store import connect
+
+    with _bar("compact") as tell:
+        done = care.compact(connect(settings_for(db).db), who=named(who), tell=tell)
+    print(done.sentence())
+
+
+def forget(
+    older_than: Annotated[str, typer.Option(help="Age: 400d, 60w.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; else only say what would go.")] = False,
+    who: Who = None,
+    db: Database = None,
+) -> None:
+    """Delete old transactions and verdicts; what they taught stays.
+
+    Age counts back from the newest transactions. Labels, reviews and the audit stay.
+    """
+    from aegis_core.care import retention
+    from aegis_core.store import connect
+
+    store, age = connect(settings_for(db).db), days(older_than)
+    plan = retention.plan(store, age)
+    print(plan.sentence())
+    if plan.nothing:
+        return
+    if not yes:
+        print("Nothing was deleted yet; --yes does it.")
+        return
+    with _bar("forget") as tell:
+        done = retention.forget(store, plan, who=named(who), tell=tell)
+    print(done)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    force: Force = False,
+    who: Who = None,
+    db: Database = None,
+) -> None:
+    """Write transactions, verdicts, labels and reviews as Parquet, a folder a day."""
+    from aegis_core import care
+    from aegis_core.store import connect
+
+    with _bar("export") as tell:
+        made = care.export(
+            connect(settings_for(db).db), folder, who=named(who), force=force, tell=tell
+        )
+    print(made.sentence())
+
+
+@audit_app.callback(
+    invoke_without_command=True,
+    epilog=example(
+        "aegis audit",
+        "aegis audit list --since 2026-03-01",
+        "aegis audit verify --head 12:3f9a…",
+    ),
+)
+def _audit(context: typer.Context, db: Database = None) -> None:
+    """Print the head of the audit, to be noted elsewhere: it stands for all rows up to it."""
+    context.obj = db
+    if context.invoked_subcommand:
+        return
+    from aegis_core.audit import head
+    from aegis_core.store import connect
+
+    print(head(connect(settings_for(db).db)) or "The audit is empty.")
+
+
+@audit_app.command("list", epilog=example("aegis audit list", "aegis audit list --since 7d"))
+def list_(
+    context: typer.Context,
+    since: Annotated[
+        str, typer.Option(help="A date or time (UTC) such as 2026-03-01, or an age such as 7d.")
+    ] = "",
+    db: Database = None,
+) -> None:
+    """List what was changed, by whom."""
+    from aegis_core.audit import entries
+    from aegis_core.store import connect
+
+    found = entries(connect(settings_for(db or context.obj).db), _moment(since))
+    names = ["seq", "recorded_at", "who", "action", "subject", "details"]
+    rows = [
+        (e.seq, f"{e.recorded_at:%Y-%m-%d %H:%M:%S}", e.who, e.action, e.subject, e.details)
+        for e in found
+    ]
+    write_table(names, rows, 0)
+
+
+@audit_app.command(epilog=example("aegis audit verify", "aegis audit verify --head 12:3f9a…"))
+def verify(
+    context: typer.Context,
+    head: Annotated[
+        list[str] | None, typer.Option(help="A head that was noted; again for more.")
+    ] = None,
+    db: Database = None,
+) -> None:
+    """Check that no row was changed, removed or put in; exit code 1 where one was."""
+    from aegis_core.audit import Head, kept_head
+    from aegis_core.audit import verify as look
+    from aegis_core.store import connect
+
+    store = connect(settings_for(db or context.obj).db)
+    noted = [Head.read(text) for text in head or []]
+    beside = kept_head(store.path)
+    found = look(store, noted if beside is None else [*noted, beside])
+    print(found.sentence())
+    if beside is None and found.head is not None:
+        print("No head is kept beside the database: that its end was cut off cannot be seen.")
+    if found.problem:
+        raise typer.Exit(1)
+
+
+def _moment(text: str) -> datetime | None:
+    """A time in UTC, from a date, a time or an age.
+
+    >>> _moment("2026-03-01T12:00+01:00")
+    datetime.datetime(2026, 3, 1, 11, 0)
+    """
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            age = timedelta(days=days(text))
+        except InputError:
+            raise InputError(
+                f"{text!r} is neither a date such as 2026-03-01 nor an age such as 7d."
+            ) from None
+        return datetime.now(UTC).replace(tzinfo=None) - age
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+@contextlib.contextmanager
+def _bar(doing: str) -> Iterator[Callable[[float], object]]:
+    """A bar on the standard error, where that is a terminal, fed with the share done."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+    with tqdm(total=1.0, desc=doing, disable=None, bar_format=form) as bar:
+
+        def tell(share: float) -> None:
+            bar.update(share - bar.n)
+
+        yield tell

@@ -1,0 +1,159 @@
+"""The tables of a database: made where they are missing, brought up to date where they are older.
+
+Before an older database is changed, a copy of it is kept beside it under a name that tells the
+version and the time; the change itself is one transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aegis_core import audit
+from aegis_core.errors import InputError, NotReady, StoreError, StoreVersion
+from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES
+from aegis_core.store.connection import literal, quoted
+from aegis_core.store.session import Session
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a database holds: its tables, their version, and the copy that was kept of it."""
+
+    tables: frozenset[str]
+    version: int
+    kept: Path | None = None
+
+
+def names(session: Session) -> frozenset[str]:
+    """Names of the tables of a database."""
+    found = session.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() "
+        "AND schema_name = 'main' AND NOT temporary"
+    ).fetchall()
+    return frozenset(name for (name,) in found)
+
+
+def version(session: Session, tables: frozenset[str], path: Path) -> int:
+    """The schema version of the file, at most this code's own.
+
+    Raises
+    ------
+    NotReady
+        Nothing was ever written to it.
+    StoreError, StoreVersion
+        Aegis did not make it, or a later one did.
+    """
+    if not tables:
+        raise NotReady(
+            f"{path} is empty. Fill it with `aegis import FILE` or `aegis run generate`."
+        )
+    foreign = StoreError(
+        f"{path} is a DuckDB database that Aegis did not make. Name another with --db."
+    )
+    if "meta" not in tables:
+        raise foreign
+    found = session.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    if not found:
+        raise foreign
+    known = {str(n): n for n in (*MIGRATIONS, SCHEMA_VERSION)}
+    if found[0] not in known:
+        raise StoreVersion(
+            f"{path} has schema version {found[0]}, this Aegis uses {SCHEMA_VERSION}. "
+            "Use the Aegis that wrote it, or name another database with --db."
+        )
+    return known[found[0]]
+
+
+def look(session: Session, path: Path) -> Found:
+    """What is there, before a transaction begins; of an older version a copy is kept first.
+
+    Raises
+    ------
+    StoreError
+        The copy cannot be written; nothing was changed.
+    """
+    tables = names(session)
+    if not tables:
+        return Found(tables, SCHEMA_VERSION)
+    found = version(session, tables, path)
+    if found == SCHEMA_VERSION:
+        return Found(tables, found)
+    moment = datetime.now(UTC)
+    kept = path.with_name(f"{path.stem}.v{found}-{moment:%Y%m%d-%H%M%S-%f}{path.suffix}")
+    for left in path.parent.glob(f".{path.stem}.v*.partial*"):  # of a process that was killed
+        left.unlink(missing_ok=True)
+    unfinished = path.with_name(f".{kept.name}.partial")
+    try:
+        copy_into(session, unfinished)
+        unfinished.replace(kept)
+    except (StoreError, InputError, OSError) as e:
+        for left in (unfinished, unfinished.with_name(unfinished.name + ".wal")):
+            left.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path} is of an older version, and no copy of it could be kept before bringing it "
+            f"up to date: {e} Make room for a second one; nothing was changed."
+        ) from e
+    return Found(tables, found, kept)
+
+
+def bring_up_to_date(session: Session, found: Found) -> None:
+    """Make what is missing and migrate what is older, in the transaction that has begun."""
+    if not found.tables:
+        session.execute("CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR)")
+        session.execute("INSERT INTO meta VALUES ('schema_version', ?)", [str(SCHEMA_VERSION)])
+    for name, body in TABLES.items():
+        if name not in found.tables:
+            session.execute(f"CREATE TABLE {name} ({body})")
+    for older in range(found.version, SCHEMA_VERSION):
+        for statement in MIGRATIONS[older]:
+            session.execute(statement)
+        session.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", [str(older + 1)])
+    if found.version < SCHEMA_VERSION:
+        audit.record(
+            session, "aegis", "migrate", "schema",
+            {"from": found.version, "to": SCHEMA_VERSION, "kept": found.kept and found.kept.name},
+        )  # fmt: skip
+
+
+def copy_into(
+    session: Session, path: Path, tell: Callable[[float], None] | None = None
+) -> dict[str, int]:
+    """Copy the whole database that is open into a new file; rows of each table.
+
+    Everything that DuckDB knows of goes along, and every table keeps the order of its rows.
+
+    Parameters
+    ----------
+    tell : called with the share done, in [0, 1].
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written, or holds other rows afterwards.
+    """
+    ((here,),) = session.execute("SELECT current_database()").fetchall()
+    session.execute(f"ATTACH {literal(str(path))} AS aegis_copy")
+    try:
+        copying = f"COPY FROM DATABASE {quoted(here)} TO aegis_copy"
+        if tell is None:
+            session.execute(copying)
+        else:
+            session.watched(copying, None, tell)
+        counted = {}
+        for name in sorted(names(session)):
+            source, copy = (
+                session.execute(f"SELECT count(*) FROM {of}.{quoted(name)}").fetchall()[0][0]
+                for of in (quoted(here), "aegis_copy")
+            )
+            if source != copy:
+                raise StoreError(f"The copy of {name} has {copy:,} rows instead of {source:,}.")
+            counted[name] = int(copy)
+        session.execute("CHECKPOINT aegis_copy")
+    finally:
+        with contextlib.suppress(StoreError, InputError):
+            session.execute("DETACH aegis_copy")
+    return counted

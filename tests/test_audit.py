@@ -1,0 +1,268 @@
+"""The audit: no row can be changed, removed or put in without being found."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from aegis_core import audit, lists
+from aegis_core.audit import Head
+from aegis_core.errors import InputError, StoreBusy, StoreError
+from aegis_core.store import Store, connect
+from aegis_core.store.gate import Limits
+
+WRITER = """
+import sys
+from aegis_core import audit
+from aegis_core.store import connect
+
+store = connect(sys.argv[1])
+for i in range(int(sys.argv[3])):
+    with store.changing(checkpoint=False) as session:
+        audit.record(session, sys.argv[2], "test", f"thing {i}")
+"""
+
+
+def add(store: Store, *subjects: str, who: str = "anna") -> None:
+    for subject in subjects:
+        with store.changing(checkpoint=False) as session:
+            audit.record(session, who, "promote", subject, {"role": "champion", "n": 1})
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with an audit of five rows, to be copied: making one takes longer."""
+    store = connect(tmp_path_factory.mktemp("original") / "five.duckdb")
+    with store.changing() as session:
+        for i in range(5):
+            audit.record(session, "anna", "promote", f"v{i}", {"role": "champion", "n": i})
+    return store.path
+
+
+@pytest.fixture
+def chained(store: Store, original: Path) -> Store:
+    """A store with an audit of five rows."""
+    shutil.copy(original, store.path)
+    shutil.copy(audit.head_file(original), audit.head_file(store.path))
+    return store
+
+
+def tampered(store: Store, *statements: str) -> audit.Verified:
+    with store.writing(checkpoint=False) as session:
+        session.execute("CREATE TABLE loose AS FROM audit ORDER BY seq")  # without the key
+        session.execute("DROP TABLE audit")
+        session.execute("ALTER TABLE loose RENAME TO audit")
+        for statement in statements:
+            session.execute(statement)
+    noted = audit.kept_head(store.path)
+    assert noted is not None
+    return audit.verify(store, [noted])
+
+
+def test_a_chain_that_nobody_touched_is_whole(chained: Store) -> None:
+    found = audit.verify(chained)
+    assert (found.rows, found.problem) == (5, None)
+    assert found.head == audit.kept_head(chained.path) == audit.head(chained)
+    assert "5 rows" in found.sentence()
+    assert audit.head_file(chained.path).stat().st_mode & 0o777 == 0o600
+    told = audit.entries(chained)
+    assert [e.before for e in told] == [audit.GENESIS, *(e.hash for e in told[:-1])]
+    assert '"login"' in told[0].details
+
+
+def test_an_empty_audit_is_whole(store: Store) -> None:
+    with store.writing():
+        pass
+    assert audit.verify(store).sentence() == "The audit is empty."
+    assert audit.kept_head(store.path) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "who = 'ben'",
+        "subject = 'v9'",
+        "action = 'retire'",
+        "details = '{}'",
+        "recorded_at = recorded_at + INTERVAL 1 microsecond",
+        "before = hash",
+    ],
+)
+def test_a_changed_row_is_found_and_named(chained: Store, change: str) -> None:
+    found = tampered(chained, f"UPDATE audit SET {change} WHERE seq = 3")
+    assert found.rows == 2
+    assert "row 3 (" in str(found.problem)
+    assert "changed" in str(found.problem)
+
+
+def test_a_row_that_was_changed_together_with_its_hash_breaks_the_next(chained: Store) -> None:
+    row = audit.entries(chained)[2]
+    forged = audit.Entry(**{**vars(row), "who": "ben"})
+    found = tampered(
+        chained,
+        f"UPDATE audit SET who = 'ben', hash = '{forged.content_hash}' WHERE seq = 3",
+    )
+    assert "row 3 was put in or written anew" in str(found.problem)
+
+
+def test_a_removed_row_is_found_and_named(chained: Store) -> None:
+    found = tampered(chained, "DELETE FROM audit WHERE seq IN (2, 3)")
+    assert "rows 2 to 3 are missing" in str(found.problem)
+    found = tampered(chained, "DELETE FROM audit WHERE seq = 1")
+    assert "rows 1 to 3" in str(found.problem)
+
+
+def test_an_inserted_row_is_found(chained: Store) -> None:
+    found = tampered(
+        chained,
+        "UPDATE audit SET seq = seq + 1 WHERE seq >= 3",
+        "INSERT INTO audit SELECT 3, recorded_at, who, action, 'v9', details, before, hash "
+        "FROM audit WHERE seq = 2",
+    )
+    assert "row 3 (promote v9" in str(found.problem)
+
+
+def test_a_row_beside_another_of_its_number_is_found(chained: Store) -> None:
+    found = tampered(chained, "INSERT INTO audit FROM audit WHERE seq = 2")
+    assert found.problem is not None
+
+
+def test_an_end_that_was_cut_off_is_found_by_the_head_beside_the_database(chained: Store) -> None:
+    found = tampered(chained, "DELETE FROM audit WHERE seq >= 4")
+    assert "rows 4 to 5 are missing at its end" in str(found.problem)
+    assert audit.verify(chained).problem is None  # the chain alone cannot know
+    found = tampered(chained, "DELETE FROM audit")
+    assert "rows 1 to 5 are missing at its end" in str(found.problem)
+
+
+def test_a_chain_that_was_written_anew_is_found_by_a_head_that_was_noted(chained: Store) -> None:
+    noted = audit.head(chained)
+    assert noted is not None
+    with chained.changing() as session:
+        session.execute("DELETE FROM audit")
+    add(chained, "v0", "v1", "v2", "v3", "v4", "v5", who="ben")
+    assert audit.verify(chained).problem is None
+    told = audit.verify(chained, [Head.read(str(noted))]).problem
+    assert "not the one that was noted" in str(told)
+
+
+@pytest.mark.parametrize("text", ["", "7", "7:abc", f"x:{'0' * 64}", f"7:{'z' * 64}"])
+def test_what_is_no_head_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is no head"):
+        Head.read(text)
+
+
+def test_a_row_without_a_name_or_with_what_json_cannot_say_is_refused(chained: Store) -> None:
+    for who, details, told in ((" ", {}, "who"), ("anna", {"x": float("nan")}, "cannot be kept")):
+        with pytest.raises(InputError, match=told), chained.changing() as session:
+            audit.record(session, who, "test", "x", details)
+    assert audit.verify(chained).rows == 5
+
+
+def test_hostile_words_are_kept_as_they_are(chained: Store) -> None:
+    hostile = "'; DROP TABLE audit; -- \u202e \x1b[31m \\ \" \n"
+    with chained.changing() as session:
+        audit.record(session, hostile + "x", hostile, hostile, {hostile: hostile})
+    assert audit.entries(chained)[-1].subject == hostile
+    assert audit.verify(chained).problem is None
+
+
+def test_a_change_that_fails_leaves_no_row_and_no_head(chained: Store) -> None:
+    before = audit.kept_head(chained.path)
+
+    def failing() -> None:
+        with chained.changing() as session:
+            audit.record(session, "anna", "test", "x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        failing()
+    assert audit.verify(chained).rows == 5
+    assert audit.kept_head(chained.path) == before
+
+
+def test_entries_are_listed_from_a_time_on(chained: Store) -> None:
+    assert len(audit.entries(chained, datetime(2020, 1, 1))) == 5
+    assert audit.entries(chained, datetime(2120, 1, 1)) == []
+
+
+def test_a_list_entry_and_its_end_are_in_the_audit(store: Store) -> None:
+    entry = lists.add(store, "deny", "m1", field="merchant", who="anna", why="stolen")
+    lists.end(store, entry.entry_id, who="ben", why="found")
+    told = [(e.who, e.action, e.subject) for e in audit.entries(store)]
+    assert told == [
+        ("anna", "deny list", "merchant m1"),
+        ("ben", "end deny list", "merchant m1"),
+    ]
+
+
+# --- many at once ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def owned(chained: Store) -> Iterator[Store]:
+    """The store inside of its `owned` block, with others that may attach."""
+    with chained.owned(limits=Limits()):
+        yield chained
+
+
+def test_writers_through_the_owner_and_attached_ones_make_one_chain(owned: Store) -> None:
+    others = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(owned.path), name, "12"])
+        for name in ("ben", "eva")
+    ]
+    threads = [threading.Thread(target=add, args=(owned, *map(str, range(12)))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait(60) for process in others] == [0, 0]
+    found = audit.verify(owned)
+    assert (found.rows, found.problem) == (5 + 4 * 12, None)
+    assert found.head == audit.kept_head(owned.path)
+    who = [e.who for e in audit.entries(owned)]
+    assert who.count("ben") == who.count("eva") == 12
+
+
+def test_two_rows_of_one_number_are_never_both_committed(owned: Store) -> None:
+    """Also where somebody does not wait for the turn."""
+    attached = connect(owned.path)
+
+    def both() -> None:
+        with attached.writing() as one:
+            audit.record(one, "ben", "test", "x")
+            add(owned, "y")
+
+    with pytest.raises(StoreError, match=r"[Cc]on(flict|straint)|[Dd]uplicate"):
+        both()
+    assert [e.subject for e in audit.entries(owned)][5:] == ["y"]
+    assert audit.verify(owned).problem is None
+
+
+def test_a_turn_that_does_not_come_is_said(chained: Store) -> None:
+    hasty = connect(chained.path, wait_s=0.05)
+    with (
+        audit.alone(chained.path, 1),
+        pytest.raises(StoreBusy, match="went on"),
+        hasty.changing(),
+    ):
+        pass
+
+
+def test_a_folder_that_takes_no_head_does_not_undo_the_change(
+    chained: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    add(chained, "v5")
+    assert "not noted" in caplog.text
+    assert audit.verify(chained, [h] if (h := audit.kept_head(chained.path)) else []).rows == 6

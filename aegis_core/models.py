@@ -87,10 +87,7 @@ def labels(source: Store | Session) -> pd.DataFrame:
 
 
 def told(source: Store | Session, since: int = 0) -> pd.DataFrame:
-    """Labels in order of arrival, from number `since` on, as `Scorer.replay` takes them.
-
-    From 0 on these are all that the state of `carried.begin` was not told of.
-    """
+    """Labels from number `since` on, as `Scorer.replay` takes them; from 0 on, past the cut."""
     return source.query(_TOLD, [since, since, since]).astype({"before": "boolean"})
 
 

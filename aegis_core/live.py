@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -24,12 +23,14 @@ from aegis_core.answers import Answers
 from aegis_core.arrays import Rows
 from aegis_core.client import Client, kept_token
 from aegis_core.config import Settings
-from aegis_core.errors import InputError, did_you_mean
+from aegis_core.errors import InputError
 from aegis_core.intake import admit
 from aegis_core.learner import Learner
 from aegis_core.models import ModelVersion, history, load, recorded, roles, told
 from aegis_core.profiles import Profiles
-from aegis_core.schema import ANSWERS, FACTORS, TOLD_FACTORS
+from aegis_core.reviews import answer as answer
+from aegis_core.reviews import settle
+from aegis_core.schema import FACTORS, TOLD_FACTORS
 from aegis_core.scoring import Scored, Scorer
 from aegis_core.store import Store
 from aegis_core.store.session import Session
@@ -104,6 +105,7 @@ class Stream:
         self.store.require_no_service()
         try:
             with self.store.writing(checkpoint=False) as session:
+                settle(session)
                 self._catch_up(session)
                 admitted = admit(session, rows, source).accepted
                 frame = admitted.to_pandas()
@@ -169,51 +171,6 @@ class Stream:
     def _begin(self, session: Session, learns: bool) -> tuple[Profiles | None, Answers | None]:
         """The state to fold the history onto: none."""
         return None, Answers() if learns else None
-
-
-def answer(
-    store: Store, transaction_id: str, answer: str, *, analyst: str, note: str = ""
-) -> str:  # fmt: skip
-    """Keep an analyst's answer about a transaction, as a review and as a label; the review's id.
-
-    The label is known from the time that the newest transactions bear, so that it is the clock of
-    the transactions that counts, and from the next transaction on. A later answer replaces an
-    earlier one; both are kept.
-
-    Raises
-    ------
-    InputError
-        There is no such transaction or answer, or nobody says who answers.
-    """
-    if answer not in ANSWERS:
-        raise InputError(
-            f"{answer!r} is no answer; there are {', '.join(ANSWERS)}."
-            + did_you_mean(answer, ANSWERS)
-        )
-    if not analyst.strip():
-        raise InputError("Say who answers.")
-    review_id, now = uuid4().hex, pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
-    with store.writing(checkpoint=False) as session:
-        found = session.rows(
-            """SELECT ts, (SELECT median(ts) FROM (
-                SELECT ts FROM transactions WHERE seq > (SELECT max(seq) - 100 FROM transactions)
-            )) AS newest FROM transactions WHERE transaction_id = ?""",
-            [transaction_id],
-        )
-        if not found:
-            raise InputError(f"There is no transaction {transaction_id!r}.")
-        said = {"transaction_id": transaction_id, "answer": answer, "analyst": analyst.strip()}
-        review = said | {"review_id": review_id, "note": note or None, "answered_at": now}
-        label = {
-            "transaction_id": transaction_id,
-            "is_fraud": ANSWERS[answer],
-            "known_at": max(found[0]["ts"], found[0]["newest"]),
-            "source": "review",
-            "after_seq": session.next_seq() - 1,
-        }
-        session.append("reviews", pa.Table.from_pylist([review]))
-        session.append("labels", pa.Table.from_pylist([label]))
-    return review_id
 
 
 def _count(session: Session, table: str) -> int:

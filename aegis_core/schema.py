@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 class Decision(IntEnum):
@@ -92,7 +92,8 @@ TABLES: Final = {
         added_at TIMESTAMP NOT NULL, ends VARCHAR""",
     "reviews": """
         review_id VARCHAR NOT NULL, transaction_id VARCHAR NOT NULL, answer VARCHAR NOT NULL,
-        analyst VARCHAR NOT NULL, note VARCHAR, answered_at TIMESTAMP NOT NULL""",
+        analyst VARCHAR NOT NULL, note VARCHAR, answered_at TIMESTAMP NOT NULL,
+        held_until TIMESTAMP, undoes VARCHAR""",
     "models": """
         version VARCHAR PRIMARY KEY, detector VARCHAR NOT NULL, path VARCHAR NOT NULL,
         trained_from TIMESTAMP, trained_to TIMESTAMP, n_train BIGINT, parameters VARCHAR,
@@ -113,13 +114,24 @@ TABLES: Final = {
         score DOUBLE NOT NULL""",
     "rejected": """
         received_at TIMESTAMP NOT NULL, source VARCHAR, raw VARCHAR, reason VARCHAR NOT NULL""",
+    "claims": """
+        customer_id VARCHAR NOT NULL, turn BIGINT NOT NULL, case_id VARCHAR NOT NULL,
+        analyst VARCHAR NOT NULL, claimed_at TIMESTAMP NOT NULL, until TIMESTAMP NOT NULL,
+        released_at TIMESTAMP, PRIMARY KEY (customer_id, turn)""",
+    "taught": """
+        review_id VARCHAR PRIMARY KEY, taught_at TIMESTAMP NOT NULL""",
+    "proposals": """
+        proposal_id VARCHAR NOT NULL, proposed_at TIMESTAMP NOT NULL, who VARCHAR NOT NULL,
+        kind VARCHAR NOT NULL, content VARCHAR NOT NULL, note VARCHAR""",
 }
 """Every table of the database: its name and the body of its CREATE TABLE.
 
 `labels.after_seq` is the last transaction that had arrived before the label: with `known_at`, it
 says which transactions could know it. `verdicts.inclusion` is the probability with which the
 transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
-what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off.
+what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off. In
+`reviews` a row with `undoes` takes that answer back, which it may until `held_until`; the answer
+becomes a label after that, noted in `taught` (null: it is a label at once). In `claims` the last `turn` of a customer decides.
 """
 
 MIGRATIONS: Final = {
@@ -133,6 +145,10 @@ MIGRATIONS: Final = {
         "ALTER TABLE models ADD COLUMN shadow_since TIMESTAMP",
         "INSERT INTO promotions SELECT version, 'champion', 'train', promoted_at FROM models"
         " WHERE promoted_at IS NOT NULL",
+    ),
+    2: (
+        "ALTER TABLE reviews ADD COLUMN IF NOT EXISTS held_until TIMESTAMP",
+        "ALTER TABLE reviews ADD COLUMN IF NOT EXISTS undoes VARCHAR",
     ),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

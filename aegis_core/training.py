@@ -21,6 +21,7 @@ from aegis_core.metrics import daily_forecast
 from aegis_core.models import KINDS, ROLES, history, labels, recorded, register, roles
 from aegis_core.policy import Counter, Policy, burst_limits
 from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS
+from aegis_core.reviews import settle
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import Scorer
 from aegis_core.store import Store
@@ -185,6 +186,8 @@ def train(
         raise InputError(f"train_days must be positive, not {train_days}.")
     if alerts_per_day is not None and alerts_per_day < 0:
         raise InputError(f"alerts_per_day may not be negative, not {alerts_per_day}.")
+    if store.path.exists():
+        settle(store)
     frame = history(store)
     if frame.empty:
         raise NotReady(

@@ -54,7 +54,7 @@ _ASKED: Final = f"""
           AND NOT said.mine AND hash(v.transaction_id) % {SECOND_OPINION} = 0) AS open
       FROM verdicts v JOIN transactions t USING (seq)
         LEFT JOIN said ON said.transaction_id = v.transaction_id
-      WHERE v.inclusion IS NOT NULL),
+      WHERE v.inclusion <= 1),  -- neither null nor, of old, NaN
     asked AS (
       SELECT *, coalesce(ts - lag(ts) OVER of_customer > INTERVAL {GAP_MINUTES} MINUTE, true)
         AS begins

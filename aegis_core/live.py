@@ -133,7 +133,8 @@ class Stream:
         self, session: Session, rows: Rows, scored: Scored, verdicts: Mapping[str, Any]
     ) -> None:
         """Write the verdicts, and what the challengers say."""
-        session.append("verdicts", pa.table(dict(verdicts), schema=VERDICTS))
+        asked = pa.array(verdicts["inclusion"], from_pandas=True)  # null where nobody is asked
+        session.append("verdicts", pa.table({**verdicts, "inclusion": asked}, schema=VERDICTS))
         for challenger in self.shadows:
             session.append("shadow_scores", challenger.judge(rows, scored))
 

@@ -29,9 +29,10 @@ LEVELS: Final = tuple(
 """Alert budgets that are tried, as shares of the transactions."""
 
 _SCORED: Final = f"""
-    WITH last AS (
-      SELECT transaction_id, arg_max(is_fraud, rowid) AS is_fraud FROM labels GROUP BY 1),
-    newest AS (SELECT ({NEWEST}) AS ts)
+    WITH newest AS (SELECT ({NEWEST}) AS ts),
+    last AS (
+      SELECT transaction_id, arg_max(is_fraud, rowid) AS is_fraud FROM labels
+      WHERE known_at <= (SELECT ts FROM newest) GROUP BY 1)
     SELECT v.seq, t.ts, t.amount, v.score, v.model_version, v.decision,
       coalesce(v.reasons[1].code = 'BURST-LIMIT', false) AS counted,
       coalesce(l.is_fraud, false) AS is_fraud

@@ -181,10 +181,12 @@ def test_an_imported_transaction_has_no_verdict_and_gets_none(
 
 
 def test_the_queue_holds_alerts_until_they_are_answered(client: TestClient) -> None:
-    rows = [payment(i, amount=9_000.0 + i, timestamp="2026-02-01T02:00:00Z") for i in range(5)]
-    client.post("/v1/transactions:batch", json=rows)
+    rows = [payment(i, customer_id="c1", amount=9_000.0 + i) for i in range(60)]
+    told = client.post("/v1/transactions:batch", json=rows).json()
+    alerts = [verdict["transaction_id"] for verdict in told if verdict["decision"] != "approve"]
     queue = client.get("/v1/reviews/queue").json()
-    assert queue
+    assert 1 <= len(alerts) < 60
+    assert {item["transaction_id"] for item in queue} == set(alerts), "and nothing that passed"
     assert [item["risk"] for item in queue] == sorted((q["risk"] for q in queue), reverse=True)
     first = queue[0]["transaction_id"]
     review = {"transaction_id": first, "answer": "fraud", "analyst": "anna", "note": "phoned"}

@@ -58,7 +58,8 @@ def serve(
     token = token_of(store, settings)
     listener = _listener(host, port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with store.owned(limits=Limits(rows=10_000_000)):
+    address = "http://{}:{}".format(*_reached(listener))
+    with store.owned(limits=Limits(rows=10_000_000), rest=address):
         app = create_app(store, settings, token)
         server = uvicorn.Server(
             uvicorn.Config(
@@ -66,7 +67,6 @@ def serve(
                 limit_concurrency=1_000, h11_max_incomplete_event_size=65_536,
             )
         )  # fmt: skip
-        address = "http://{}:{}".format(*listener.getsockname()[:2])
         print(f"Scoring on {address}/v1/transactions, described at {address}/docs", flush=True)
         print(f"The token is in {token_file(store)}" if not settings.token.get_secret_value() else
               "The token is that of AEGIS_TOKEN", flush=True)  # fmt: skip
@@ -77,6 +77,14 @@ def serve(
         for end in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
             signal.signal(end, lambda *_: None)
         server.run(sockets=[listener])
+
+
+def _reached(listener: socket.socket) -> tuple[str, int]:
+    """Host and port at which this machine reaches the listener."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+    return f"[{host}]" if ":" in host else host, port
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -17,7 +17,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from aegis_core import __version__
 from aegis_core.config import Settings
 from aegis_core.errors import AegisError, InputError, StoreError
-from aegis_core.live import answer
+from aegis_core.reviews import STANDING, UNDO_S, answer
+from aegis_core.service import casework
 from aegis_core.service.committer import Committer, Meters, log
 from aegis_core.service.engine import Engine
 from aegis_core.service.messages import (
@@ -59,8 +60,10 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
         engine = await asyncio.to_thread(Engine, store, settings)
         place["committer"] = committer = Committer(engine, meters)
         running = asyncio.create_task(committer.run())
+        settling = asyncio.create_task(settler.run())
         log("ready", transactions=engine.next_seq, model=engine.champion.version)
         yield
+        settling.cancel()
         committer.end()
         await running
         with contextlib.suppress(OSError, AegisError):
@@ -83,6 +86,7 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
     def committer() -> Committer:
         return place["committer"]
 
+    settler = casework.Settling(store, committer)
     Admitted = [Depends(admitted)]
     Problems: dict[int | str, dict[str, Any]] = {
         code: {"model": Problem} for code in (400, 401, 413, 415, 422, 429, 503)
@@ -163,16 +167,18 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
         responses=Problems | {404: {"model": Problem}},
     )  # fmt: skip
     async def review(given: Annotated[Review, Body()]) -> Response:
-        """Keep an analyst's answer; it teaches the next learner."""
+        """Keep an analyst's answer; it teaches learners once it can no longer be taken back."""
         if await asyncio.to_thread(committer().engine.find, given.transaction_id) is None:
             raise HTTPException(404, f"There is no transaction {given.transaction_id!r}.")
 
         def keep() -> str:
             return answer(
-                store, given.transaction_id, given.answer, analyst=given.analyst, note=given.note
-            )
+                store, given.transaction_id, given.answer, analyst=given.analyst, note=given.note,
+                hold_s=UNDO_S,
+            )  # fmt: skip
 
         review_id = await committer().do(keep)
+        settler.remind()
         return as_json({"review_id": review_id}, 201)
 
     @app.get("/v1/reviews/queue", dependencies=Admitted, responses=Problems)
@@ -180,6 +186,8 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
         """Alerts and the audit sample that nobody answered yet, the highest risk first."""
         found = await asyncio.to_thread(store.rows, _QUEUE, [limit])
         return as_json([shown(row) for row in found])
+
+    app.include_router(casework.router(store, settings, committer, settler, Admitted, Problems))
 
     @app.get("/v1/health", responses={503: {"model": Problem}})
     async def health() -> Response:
@@ -218,6 +226,6 @@ _QUEUE = """
     SELECT v.transaction_id, v.seq, t.customer_id, t.ts, t.amount, t.currency, v.decision, v.risk,
       v.score, v.reasons, v.cleared, v.inclusion, v.model_version
     FROM verdicts v JOIN transactions t USING (seq)
-    WHERE v.inclusion IS NOT NULL AND v.transaction_id NOT IN (SELECT transaction_id FROM reviews)
+    WHERE v.inclusion <= 1 AND v.transaction_id NOT IN (SELECT transaction_id FROM ({standing}))
     ORDER BY v.risk DESC, v.seq LIMIT ?
-"""
+""".format(standing=STANDING)

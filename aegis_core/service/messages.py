@@ -63,6 +63,8 @@ Text = Annotated[
     str, Field(min_length=1, max_length=LONGEST_TEXT, strict=True), AfterValidator(_text)
 ]
 Number = Annotated[float, BeforeValidator(_no_number), Field(allow_inf_nan=False, strict=True)]
+Note = Annotated[str, Field(max_length=2_000), AfterValidator(_text)]
+Moment = Annotated[dt.datetime, BeforeValidator(_iso), AfterValidator(_utc)]
 
 
 class Transaction(BaseModel):
@@ -135,7 +137,7 @@ class Review(BaseModel):
     transaction_id: Text
     answer: Literal["fraud", "legitimate"]
     analyst: Text
-    note: Annotated[str, Field(max_length=2_000), AfterValidator(_text)] = ""
+    note: Note = ""
 
 
 class Problem(BaseModel):

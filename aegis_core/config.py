@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     token: SecretStr = Field(
         SecretStr(""), description="What requests to the service bring; else of a file it makes."
     )
+    analyst: str = Field("", description="Who answers on the review page; else it asks.")
+    review_token: SecretStr = Field(
+        SecretStr(""), description="What lets analysts in to the review page; else made anew."
+    )
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
 
     @field_validator("home", mode="after")

@@ -23,9 +23,7 @@ from aegis_core.reviews import NEWEST, named, utc_now
 from aegis_core.store import Store
 
 DAYS: Final = 7.0
-LEVELS: Final = tuple(
-    float(f"{share:.2g}") for share in np.geomspace(0.0005, 0.05, 25)
-)
+LEVELS: Final = tuple(float(f"{share:.2g}") for share in np.geomspace(0.0005, 0.05, 25))
 """Alert budgets that are tried, as shares of the transactions."""
 
 _SCORED: Final = f"""

@@ -15,8 +15,11 @@ ORDER = (
     *("store", "intake", "synthetic"),
     *(
         "models",
+        "reviews",
         "training",
         "lists",
+        "caseload",
+        "whatif",
         "client",
         "live",
         "service",
@@ -25,7 +28,7 @@ ORDER = (
         "runs",
         "figures",
     ),
-    *("board", "dashboard", "up", "cli"),
+    *("board", "dashboard", "review", "up", "cli"),
 )
 INSIDE = {
     "evaluation": ("splits", "learning", "hindsight", "cases", "outcome", "__init__"),
@@ -39,9 +42,9 @@ INSIDE = {
         *("connection", "session", "endpoint", "admission", "gate", "owner", "attached"),
         "__init__",
     ),
-    "service": ("engine", "messages", "committer", "app", "__init__"),
-    "board": ("feed", "launcher", "pictures", "__init__"),
-    "cli": ("common", "output", "register", "__init__", "__main__"),
+    "service": ("engine", "messages", "committer", "casework", "app", "__init__"),
+    "board": ("feed", "launcher", "pictures", "customer", "__init__"),
+    "cli": ("common", "output", "register", "reviewing", "__init__", "__main__"),
 }
 """The modules of a package, in their order; none imports the package that imports it."""
 ONLY_IN = {
@@ -51,8 +54,8 @@ ONLY_IN = {
     "papermill": {"notebooks"},
     "nbconvert": {"reports"},
     "typer": {"cli"},
-    "ipywidgets": {"dashboard"},
-    "anywidget": {"dashboard"},
+    "ipywidgets": {"dashboard", "review"},
+    "anywidget": {"dashboard", "review"},
     "voila": {"board"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

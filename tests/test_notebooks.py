@@ -129,7 +129,15 @@ def test_the_kernel_is_whatever_python_runs_it(notebook: NotebookNode) -> None:
     assert "version" not in notebook.metadata.get("language_info", {})
 
 
-ORDER = ["01_generate", "02_train", "03_evaluate", "04_simulate", "00_start", "dashboard"]
+ORDER = [
+    "01_generate",
+    "02_train",
+    "03_evaluate",
+    "04_simulate",
+    "05_review",
+    "00_start",
+    "dashboard",
+]
 
 
 def test_every_notebook_has_its_turn() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis_core import __version__
-from aegis_core.cli import register
+from aegis_core.cli import register, reviewing
 from aegis_core.cli.common import Database, Port, Seconds, app, example, settings_for
 from aegis_core.cli.output import cell_text, write_csv, write_json, write_table
 from aegis_core.errors import AegisError, InputError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 app.add_typer(register.models_app, name="models")
 app.add_typer(register.lists_app, name="lists")
 app.command(epilog=register.ANSWER_EXAMPLES)(register.answer)
+app.command(epilog=reviewing.EXAMPLES)(reviewing.review)
 
 TABLE_ROWS = 100
 MINUTES = {"m": 1, "h": 60, "d": 1440, "w": 10080}
@@ -143,7 +144,10 @@ def import_(
 )
 def run(
     name: Annotated[
-        str, typer.Argument(help="generate, train, evaluate, simulate or start.", metavar="NAME")
+        str,
+        typer.Argument(
+            help="generate, train, evaluate, simulate, review or start.", metavar="NAME"
+        ),
     ],
     parameters: Annotated[
         list[str] | None,

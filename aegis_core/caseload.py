@@ -39,8 +39,6 @@ ORDERS: Final = {
 """How the queue may be sorted: by risk × amount, the largest first, or by age, the oldest first."""
 MOST_CASES: Final = 5_000
 """Cases that a queue tells at most; it counts all of them."""
-PRECISION_OF: Final = 200
-"""Answers that the precision is taken from, the last ones about alerts."""
 
 _ASKED: Final = f"""
     WITH standing AS ({STANDING}),
@@ -74,7 +72,7 @@ _TAKEN: Final = f"""
     HAVING max(turn) FILTER (released_at IS NOT NULL) IS DISTINCT FROM max(turn)
       AND $now < arg_max(until, turn)
       AND arg_max(claimed_at, turn) <= $now + to_seconds({CLAIM_S})"""
-_QUEUE: Final = f"""
+QUEUE: Final = f"""
     {_ASKED},
     cases AS (
       SELECT case_id, customer_id, count(*) AS n_all, count(*) FILTER (open) AS waiting,
@@ -155,7 +153,7 @@ def queue(
     if order not in ORDERS:
         raise InputError(f"{order!r} is no order of the queue; there are {', '.join(ORDERS)}.")
     rows = source.rows(
-        f"""WITH found AS MATERIALIZED ({_QUEUE}), counted AS (
+        f"""WITH found AS MATERIALIZED ({QUEUE}), counted AS (
           SELECT count(*) FILTER (NOT asleep) AS n_open,
             count(holder) FILTER (NOT asleep) AS n_claimed,
             count(*) FILTER (asleep) AS n_asleep FROM found)
@@ -345,8 +343,14 @@ def answer_case(
 
 
 def snooze(
-    store: Store, customer_id: str, until: str, *, analyst: str, why: str, now: dt.datetime | None = None
-) -> str:  # fmt: skip
+    store: Store,
+    customer_id: str,
+    until: str,
+    *,
+    analyst: str,
+    why: str,
+    now: dt.datetime | None = None,
+) -> str:
     """Ask nothing about a customer until a date on the transactions' clock; the entry's id.
 
     See `lists.add`; the analyst lets go of what they held.
@@ -374,55 +378,3 @@ def snooze(
             )
         _let_go(session, who, moment)
     return entry.entry_id
-
-
-def statistics(source: Store | Session, *, now: dt.datetime | None = None) -> dict[str, Any]:
-    """How the queue does.
-
-    Returns
-    -------
-    dict with `n_open` (cases), `oldest_s` and `median_s` (their age in seconds since scoring, None
-    without any), `answered_today` and `answered_a_day` (answers that stand, mean of the last seven
-    days, today among them), `agreement` (of the audit transactions that two analysts answered, how
-    many got the same answer) and `precision` (of the last `PRECISION_OF` answers about alerts, how
-    many were fraud), both as `share`, `low`, `high` (an interval at 0.9; None without any), `n`.
-    """
-    from aegis_core.metrics import share_of
-
-    moment = now or utc_now()
-    midnight = dt.datetime.combine(moment, dt.time())
-    (ages,) = source.rows(
-        f"SELECT count(*) AS n, max(age) AS oldest, median(age) AS median FROM (SELECT "
-        f"greatest(0.0, epoch($now) - epoch(oldest)) AS age FROM ({_QUEUE}) WHERE NOT asleep)",
-        {"analyst": "", "now": moment},
-    )
-    (answered,) = source.rows(
-        f"""SELECT count(*) FILTER (answered_at >= $midnight) AS today,
-          count(*) FILTER (answered_at >= $midnight - INTERVAL 6 DAY) AS week
-        FROM ({STANDING})""",
-        {"midnight": midnight},
-    )
-    (agreed,) = source.rows(
-        f"""WITH last AS (
-          SELECT transaction_id, analyst, arg_max(answer, answered_at) AS answer
-          FROM ({STANDING}) GROUP BY ALL)
-        SELECT count(*) AS n, count(*) FILTER (same) AS same FROM (
-          SELECT count(DISTINCT answer) = 1 AS same FROM last JOIN verdicts v USING (transaction_id)
-          WHERE v.inclusion < 1 GROUP BY transaction_id HAVING count(*) > 1)"""
-    )
-    (right,) = source.rows(
-        f"""SELECT count(*) AS n, count(*) FILTER (answer = 'fraud') AS frauds FROM (
-          SELECT s.answer FROM ({STANDING}) s JOIN verdicts v USING (transaction_id)
-          WHERE v.inclusion = 1 ORDER BY s.answered_at DESC, s.review_id LIMIT {PRECISION_OF})"""
-    )
-
-    def share(k: int, n: int) -> dict[str, Any]:
-        found = share_of(k, n)
-        return {"share": found.value, "low": found.low, "high": found.high, "n": n}
-
-    return {
-        **{"n_open": ages["n"], "oldest_s": ages["oldest"], "median_s": ages["median"]},
-        **{"answered_today": answered["today"], "answered_a_day": answered["week"] / 7},
-        **{"agreement": share(agreed["same"], agreed["n"])},
-        **{"precision": share(right["frauds"], right["n"])},
-    }

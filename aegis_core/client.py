@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from aegis_core import caseload, reviews
+from aegis_core import caseload, reviews, workload
 from aegis_core.config import Settings
-from aegis_core.errors import AegisError, InputError, StoreBusy
+from aegis_core.errors import InputError, StoreBusy
 from aegis_core.store import Store
 from aegis_core.store.endpoint import find
 
@@ -212,7 +212,7 @@ class Desk:
         self, case_id: str, answer: str, *, note: str = "", only: Sequence[str] = ()
     ) -> list[str]:  # fmt: skip
         """Answer all of a case, or `only` some transactions; the reviews' ids, to be undone."""
-        asked = {"case_id": case_id, "answer": answer, "note": note}
+        asked: dict[str, Any] = {"case_id": case_id, "answer": answer, "note": note}
         asked |= {"transaction_ids": list(only)} if only else {}
         told = self._asked("POST", "/v1/cases/answer", asked)
         if told is not None:
@@ -241,9 +241,9 @@ class Desk:
             caseload.snooze(self.store, customer_id, until, analyst=self.analyst, why=why)
 
     def statistics(self) -> dict[str, Any]:
-        """How the queue does; see `caseload.statistics`."""
+        """How the queue does; see `workload.statistics`."""
         told = self._asked("GET", "/v1/cases/statistics")
-        return dict(told) if told is not None else caseload.statistics(self.store)
+        return dict(told) if told is not None else workload.statistics(self.store)
 
     def what_if(self, days: float = 7.0) -> dict[str, Any]:
         """What other budgets would have done; see `whatif.what_if`."""

@@ -23,7 +23,7 @@ from typing import Any, Final
 import anywidget
 import traitlets
 
-from aegis_core import caseload
+from aegis_core import caseload, workload
 from aegis_core.board import launcher
 from aegis_core.board.customer import page
 from aegis_core.board.launcher import ASSETS
@@ -274,10 +274,9 @@ class Review:
 
     def _show(self, changes: _Changes) -> None:
         for name, value in changes.items():
-            if name == "told":
-                value = value | {"tick": self._ticks}
-            if getattr(self.page, name) != value:
-                setattr(self.page, name, value)
+            new = value | {"tick": self._ticks} if name == "told" else value
+            if getattr(self.page, name) != new:
+                setattr(self.page, name, new)
 
     # ---- messages and the loop
 
@@ -396,9 +395,9 @@ def report(store: Store, most: int = 10) -> None:
 
     from aegis_core import figures
 
-    found, numbers = caseload.queue(store, limit=most), caseload.statistics(store)
+    found, numbers = caseload.queue(store, limit=most), workload.statistics(store)
     print("This is the queue as it was when the report was made; nothing can be answered here.")
-    print(*spoken(found, numbers), sep="\n")
+    print(*workload.spoken(found, numbers), sep="\n")
     if not found.cases:
         return
     columns = ["customer_id", "waiting", "amount", "risk", "first_ts", "why"]
@@ -408,46 +407,3 @@ def report(store: Store, most: int = 10) -> None:
     verdicts = store.rows("SELECT * FROM verdicts WHERE seq = ?", [riskiest["seq"]])
     display(figures.contributions(verdicts))  # type: ignore[no-untyped-call]
     print(*(reason["text"] for reason in verdicts[0]["reasons"]), sep="\n")
-
-
-def spoken(found: caseload.Queue, numbers: Mapping[str, Any]) -> list[str]:
-    """The queue and its statistics in sentences; what is not known is said.
-
-    >>> nothing = {"share": None, "low": None, "high": None, "n": 0}
-    >>> numbers = {"oldest_s": None, "answered_today": 0, "answered_a_day": 0.0}
-    >>> print(*spoken(caseload.Queue([], 0, 0, 0), numbers | dict.fromkeys(
-    ...     ("agreement", "precision"), nothing)), sep="\\n")
-    No case is open.
-    0 answers today, 0.0 a day over the last week.
-    No alert was answered yet, so their precision is not known.
-    No transaction of the audit sample was answered by two analysts yet.
-    """
-
-    def share(name: str, of: str, none: str) -> str:
-        s = numbers[name]
-        if s["share"] is None:
-            return none
-        return (
-            f"{s['share']:.0%} {of} ({s['low']:.0%} to {s['high']:.0%} at nine in ten; {s['n']})."
-        )
-
-    first = "No case is open."
-    if found.n_open:
-        hours = (numbers["oldest_s"] or 0.0) / 3_600
-        first = (
-            f"{found.n_open:,} cases are open, the oldest since {hours:,.1f} h; "
-            f"{found.n_claimed:,} are being worked on."
-        )
-    return [
-        first,
-        f"{numbers['answered_today']:,} answers today, {numbers['answered_a_day']:,.1f} a day over "
-        "the last week.",
-        share(
-            "precision", "of the last answers about alerts were fraud",
-            "No alert was answered yet, so their precision is not known.",
-        ),
-        share(
-            "agreement", "of the audit sample got the same answer from two analysts",
-            "No transaction of the audit sample was answered by two analysts yet.",
-        ),
-    ]  # fmt: skip

@@ -118,7 +118,7 @@ def answer_all(
         there = _times(session, asked)
         if missing := [name for name in asked if name not in there]:
             raise InputError(f"There is no transaction {missing[0]!r}.")
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 **{"review_id": uuid4().hex, "transaction_id": name, "answer": answer},
                 **{"analyst": who, "note": note or None, "answered_at": now},

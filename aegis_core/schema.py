@@ -131,7 +131,8 @@ says which transactions could know it. `verdicts.inclusion` is the probability w
 transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
 what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off. In
 `reviews` a row with `undoes` takes that answer back, which it may until `held_until`; the answer
-becomes a label after that, noted in `taught` (null: it is a label at once). In `claims` the last `turn` of a customer decides.
+becomes a label after that, noted in `taught` (null: it is a label at once). In `claims` the last
+`turn` of a customer decides.
 """
 
 MIGRATIONS: Final = {

@@ -19,6 +19,7 @@ ORDER = (
         "training",
         "lists",
         "caseload",
+        "workload",
         "whatif",
         "client",
         "live",

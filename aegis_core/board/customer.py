@@ -77,7 +77,7 @@ def page(
     ids = {row["transaction_id"] for row in case}
     first = min(row["seq"] for row in case)
     before = [row for row in paid if row["seq"] < first and row["decision"] != "block"]
-    told = [
+    told: list[dict[str, Any]] = [
         {
             **{name: row[name] for name in ("transaction_id", "currency", "merchant_id", "why")},
             **{name: row[name] for name in ("decision", "open", "amount", "risk")},
@@ -115,7 +115,7 @@ def _plain(value: Any) -> Any:
 
 def _verdict(row: dict[str, Any]) -> dict[str, Any]:
     given = row["contributions"] or {}
-    parts = [
+    parts: list[dict[str, Any]] = [
         {"factor": name, "value": float(given[name])}
         for name in TOLD_FACTORS
         if given.get(name) is not None and (name in FACTORS or given[name])

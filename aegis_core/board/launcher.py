@@ -108,7 +108,7 @@ def serve(
     for_s: float | None = None,
     open_browser: bool = False,
     visitors: int = 20,
-    page: Page = Page(),  # noqa: B008 (it is frozen)
+    page: Page = Page(),
 ) -> None:
     """Serve a page, the dashboard, on the loopback interface until Ctrl-C, or for `for_s` seconds.
 

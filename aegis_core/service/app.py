@@ -222,10 +222,10 @@ def create_app(store: Store, settings: Settings, token: str) -> FastAPI:
     return app
 
 
-_QUEUE = """
+_QUEUE = f"""
     SELECT v.transaction_id, v.seq, t.customer_id, t.ts, t.amount, t.currency, v.decision, v.risk,
       v.score, v.reasons, v.cleared, v.inclusion, v.model_version
     FROM verdicts v JOIN transactions t USING (seq)
-    WHERE v.inclusion <= 1 AND v.transaction_id NOT IN (SELECT transaction_id FROM ({standing}))
+    WHERE v.inclusion <= 1 AND v.transaction_id NOT IN (SELECT transaction_id FROM ({STANDING}))
     ORDER BY v.risk DESC, v.seq LIMIT ?
-""".format(standing=STANDING)
+"""

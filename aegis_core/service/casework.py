@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Body, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from aegis_core import caseload, reviews, whatif
+from aegis_core import caseload, reviews, whatif, workload
 from aegis_core.config import Settings
 from aegis_core.errors import AegisError, NotReady
 from aegis_core.service.committer import Committer, log
@@ -152,7 +152,7 @@ def router(
     @routes.get("/v1/cases/statistics")
     async def statistics() -> Response:
         """Age of the queue, answers a day, agreement and precision with intervals."""
-        return as_json(await asyncio.to_thread(caseload.statistics, store))
+        return as_json(await asyncio.to_thread(workload.statistics, store))
 
     @routes.get("/v1/cases/what-if")
     async def what_if(days: Annotated[float, Query(gt=0, le=31)] = whatif.DAYS) -> Response:

@@ -367,7 +367,7 @@ def share_of(n_true: int, n: int, level: float = 0.9) -> Interval:
 
     >>> share, low, high = share_of(3, 4)
     >>> share, round(low, 2), round(high, 2)
-    (0.75, 0.28, 0.98)
+    (0.75, 0.26, 0.98)
     """
     share = n_true / n if n else 0.0
     return Interval(share, *_wilson(share, n, level)) if n else Interval(None, None, None)

@@ -78,6 +78,11 @@ class PolicyAsked(_Sent):
     note: Note = ""
 
 
+async def _done(committer: Callable[[], Committer], work: Callable[[], Any]) -> Any:
+    """The result of `work`, done between two commits."""
+    return await committer().do(work)
+
+
 class Settling:
     """Makes labels of answers when they can no longer be taken back.
 
@@ -107,7 +112,7 @@ class Settling:
         """Settle what is due; whether anything is left to settle later."""
         try:
             if await asyncio.to_thread(reviews.held, self.store):
-                await self.committer().do(lambda: reviews.settle(self.store))
+                await _done(self.committer, lambda: reviews.settle(self.store))
             (pending,) = await asyncio.to_thread(self.store.rows, _PENDING)
         except (AegisError, OSError, HTTPException) as e:
             log("settling_failed", error=str(e))
@@ -165,7 +170,7 @@ def router(
     @routes.post("/v1/cases/claim")
     async def claim(given: Annotated[ClaimAsked, Body()]) -> Response:
         """Keep a case for ten minutes: a given one, or the next; null where none is free."""
-        claimed = await committer().do(
+        claimed = await _done(committer, 
             lambda: caseload.claim(
                 store, given.analyst, given.case_id or "", order=given.order,
                 after=given.after or "",
@@ -176,13 +181,13 @@ def router(
     @routes.post("/v1/cases/release")
     async def release(given: Annotated[ReleaseAsked, Body()]) -> Response:
         """Let go of what the analyst holds."""
-        released = await committer().do(lambda: caseload.release(store, given.analyst))
+        released = await _done(committer, lambda: caseload.release(store, given.analyst))
         return as_json({"released": released})
 
     @routes.post("/v1/cases/answer", status_code=201)
     async def answer(given: Annotated[CaseAnswer, Body()]) -> Response:
         """Answer a case as a whole, or some of it; it becomes labels when undo is over."""
-        made = await committer().do(
+        made = await _done(committer, 
             lambda: caseload.answer_case(
                 store, given.case_id, given.answer, analyst=given.analyst, note=given.note,
                 transaction_ids=given.transaction_ids,
@@ -194,15 +199,15 @@ def router(
     @routes.post("/v1/reviews/undo")
     async def undo(given: Annotated[UndoAsked, Body()]) -> Response:
         """Take answers back, within ten seconds and by whom they were given."""
-        about = await committer().do(
-            lambda: reviews.undo(store, given.review_ids, analyst=given.analyst)
+        about = await _done(
+            committer, lambda: reviews.undo(store, given.review_ids, analyst=given.analyst)
         )
         return as_json({"transaction_ids": about})
 
     @routes.post("/v1/cases/snooze", status_code=201)
     async def snooze(given: Annotated[SnoozeAsked, Body()]) -> Response:
         """Ask nothing about a customer until a date."""
-        entry = await committer().do(
+        entry = await _done(committer, 
             lambda: caseload.snooze(
                 store, given.customer_id, given.until.isoformat(), analyst=given.analyst,
                 why=given.why,
@@ -214,8 +219,9 @@ def router(
     async def propose(given: Annotated[PolicyAsked, Body()]) -> Response:
         """Record a proposal of an alert budget; nothing else changes."""
         content = {"alert_budget": given.alert_budget}
-        proposal = await committer().do(
-            lambda: whatif.propose(store, "policy", content, who=given.analyst, note=given.note)
+        proposal = await _done(
+            committer,
+            lambda: whatif.propose(store, "policy", content, who=given.analyst, note=given.note),
         )
         return as_json({"proposal_id": proposal}, 201)
 

@@ -37,7 +37,7 @@ _SCORED: Final = f"""
     FROM verdicts v JOIN transactions t USING (seq) LEFT JOIN last l
       ON l.transaction_id = v.transaction_id
     WHERE t.ts > (SELECT ts FROM newest) - to_seconds(? * 86400)
-      AND t.ts <= (SELECT ts FROM newest)
+      AND t.ts <= (SELECT ts FROM newest) + INTERVAL 1 DAY  -- not of a clock that jumped
     ORDER BY v.seq
 """
 

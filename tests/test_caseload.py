@@ -250,30 +250,36 @@ def test_of_two_processes_that_want_one_case_one_gets_it(two: Store) -> None:
     assert len(two.rows("FROM claims")) == 1
 
 
-def test_of_two_that_write_through_the_owner_at_once_one_gets_the_case(two: Store) -> None:
-    """Both see the case free; the key of the table refuses one, who then sees it taken."""
+def test_of_two_that_write_through_the_owner_at_once_one_gets_the_case(
+    two: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen the case free; the key of the table refuses one, who then sees it taken."""
+    write, together, told, writes = caseload._write, threading.Barrier(2), [], [0]
+
+    def at_once(*given: Any, **more: Any) -> None:
+        writes[0] += 1
+        if writes[0] <= 2:
+            together.wait(30)
+        write(*given, **more)
+
+    def want(store: Store, who: str) -> None:
+        try:
+            claim(store, who, "t0", now=NOON)
+            told.append(who)
+        except InputError as e:
+            told.append(str(e))
+
+    monkeypatch.setattr(caseload, "_write", at_once)
     with two.owned(limits=Limits()):
-        stores = [connect(two.path), connect(two.path)]
-        together, told = threading.Barrier(2), []
-
-        def want(store: Store, who: str) -> None:
-            store.rows("SELECT 1")  # attached before the race begins
-            together.wait()
-            try:
-                claim(store, who, "t0", now=NOON)
-                told.append(who)
-            except InputError as e:
-                told.append(str(e))
-
         threads = [
-            threading.Thread(target=want, args=[store, who])
-            for store, who in zip(stores, ("anna", "ben"), strict=True)
+            threading.Thread(target=want, args=[connect(two.path), who]) for who in ("anna", "ben")
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert len([who for who in told if who in ("anna", "ben")]) == 1, told
+        assert any("works on this customer" in said for said in told)
         assert len(two.rows("FROM claims")) == 1
 
 

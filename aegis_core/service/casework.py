@@ -170,7 +170,7 @@ def router(
     @routes.post("/v1/cases/claim")
     async def claim(given: Annotated[ClaimAsked, Body()]) -> Response:
         """Keep a case for ten minutes: a given one, or the next; null where none is free."""
-        claimed = await _done(committer, 
+        claimed = await _done(committer,
             lambda: caseload.claim(
                 store, given.analyst, given.case_id or "", order=given.order,
                 after=given.after or "",
@@ -187,7 +187,7 @@ def router(
     @routes.post("/v1/cases/answer", status_code=201)
     async def answer(given: Annotated[CaseAnswer, Body()]) -> Response:
         """Answer a case as a whole, or some of it; it becomes labels when undo is over."""
-        made = await _done(committer, 
+        made = await _done(committer,
             lambda: caseload.answer_case(
                 store, given.case_id, given.answer, analyst=given.analyst, note=given.note,
                 transaction_ids=given.transaction_ids,
@@ -207,7 +207,7 @@ def router(
     @routes.post("/v1/cases/snooze", status_code=201)
     async def snooze(given: Annotated[SnoozeAsked, Body()]) -> Response:
         """Ask nothing about a customer until a date."""
-        entry = await _done(committer, 
+        entry = await _done(committer,
             lambda: caseload.snooze(
                 store, given.customer_id, given.until.isoformat(), analyst=given.analyst,
                 why=given.why,

@@ -401,7 +401,7 @@ def report(store: Store, most: int = 10) -> None:
     if not found.cases:
         return
     columns = ["customer_id", "waiting", "amount", "risk", "first_ts", "why"]
-    table = pd.DataFrame(found.cases)[columns].round(2)
+    table = pd.DataFrame(found.cases)[columns].round({"amount": 2, "risk": 2})
     display(table)  # type: ignore[no-untyped-call]
     riskiest = max(caseload.inside(store, found.cases[0]["case_id"]), key=lambda row: row["risk"])
     verdicts = store.rows("SELECT * FROM verdicts WHERE seq = ?", [riskiest["seq"]])

@@ -92,7 +92,7 @@ def spoken(found: Queue, numbers: Mapping[str, Any]) -> list[str]:
     if found.n_open:
         hours = (numbers["oldest_s"] or 0.0) / 3_600
         first = (
-            f"{found.n_open:,} cases are open, the oldest since {hours:,.1f} h; "
+            f"{found.n_open:,} cases are open, the oldest for {hours:,.1f} h; "
             f"{found.n_claimed:,} are being worked on."
         )
     return [

@@ -36,7 +36,8 @@ def arrive(store: Store, rows: list[dict[str, Any]]) -> None:
         for i, given in enumerate(rows):
             row = {
                 "id": f"t{first + i}", "customer": "anna", "minute": 0.0, "amount": 100.0,
-                "risk": 99.0, "decision": "review", "inclusion": 1.0, "waits_s": 60.0, **given,
+                "risk": 99.0, "decision": "review", "inclusion": 1.0, "waits_s": 60.0,
+                "model": "v1", **given,
             }  # fmt: skip
             ts = NOON - dt.timedelta(days=1) + dt.timedelta(minutes=row["minute"])
             session.execute(
@@ -47,12 +48,12 @@ def arrive(store: Store, rows: list[dict[str, Any]]) -> None:
             )
             session.execute(
                 "INSERT INTO verdicts BY NAME SELECT ? AS seq, ? AS transaction_id, "
-                "'v1' AS model_version, 0.8 AS score, ?::DOUBLE AS risk, ? AS decision, "
+                "? AS model_version, 0.8 AS score, ?::DOUBLE AS risk, ? AS decision, "
                 f"[{TEXT}] AS reasons, ?::TIMESTAMP AS scored_at, ?::DOUBLE AS inclusion, "
                 "{'amount': 0.5, 'travel': 0.0, 'hour': 0.0, 'burst': 0.0, 'merchant': 0.0, "
                 "'customer': 0.0} AS contributions",
                 [
-                    *(first + i, row["id"], row["risk"], row["decision"]),
+                    *(first + i, row["id"], row["model"], row["risk"], row["decision"]),
                     *(later(-row["waits_s"]), row["inclusion"]),
                 ],
             )

@@ -136,6 +136,7 @@ export default {
     start.type = "submit";
     asking.append(element("h2", "", "Who answers?"),
       said("Every answer bears your name, and stays."), field("Your name", asked), start);
+    asking.hidden = true;
     asking.onsubmit = (event) => {
       event.preventDefault();
       stored("aegis-analyst", asked.value);
@@ -183,7 +184,9 @@ export default {
         ? status.served ? "through the service" : "in the database itself" : "");
       const known = Boolean(status.who);
       name.querySelector("p").textContent = known ? `You answer as ${status.who}` : "Nobody answers yet";
+      const begins = !known && asking.hidden !== false;
       asking.hidden = known;
+      if (begins && document.body.dataset.voila) setTimeout(() => asked.focus(), 0);
       for (const part of [tiles, body, whatIf, help]) part.hidden = !known;
       if (!known && !asked.value && stored("aegis-analyst")) asked.value = stored("aegis-analyst");
     }

@@ -197,7 +197,10 @@ def test_hostile_names_are_text(anna: Visit) -> None:
     row = anna.page.locator(".ar-row", has_text="DROP TABLE").first
     expect(row).to_be_visible()
     row.click()
-    expect(anna.page.locator(".ar-case h2")).to_contain_text("<script>")
+    heading = anna.page.locator(".ar-case h2")
+    expect(heading).to_contain_text("<script>")
+    expect(heading).to_contain_text("\ufffd", use_inner_text=True)
+    assert "\u202e" not in anna.page.locator(".aegis-review").inner_text()
     assert anna.page.locator(".aegis-review :is(img, script)").count() == 0
 
 

@@ -15,7 +15,8 @@ function element(tag, className, text) {
 }
 
 function button(text, className, act) {
-  const made = element("button", className ? `aegis-button ${className}` : "aegis-button", text);
+  const plain = className === "ar-row" || className === "ar-transaction";
+  const made = element("button", plain ? className : `aegis-button ${className}`.trim(), text);
   made.type = "button";
   made.onclick = act;
   return made;
@@ -183,7 +184,7 @@ export default {
       badgeText.textContent = status.text ?? (status.state === "live"
         ? status.served ? "through the service" : "in the database itself" : "");
       const known = Boolean(status.who);
-      name.querySelector("p").textContent = known ? `You answer as ${status.who}` : "Nobody answers yet";
+      name.querySelector("p").textContent = known ? `You answer as ${clipped(status.who, 60)}` : "Nobody answers yet";
       const begins = !known && asking.hidden !== false;
       asking.hidden = known;
       if (begins && document.body.dataset.voila) setTimeout(() => asked.focus(), 0);
@@ -193,7 +194,7 @@ export default {
 
     function showTold() {
       const { text, tone, undo_s, focus } = model.get("told");
-      toldText.textContent = text ?? "";
+      toldText.textContent = clipped(text ?? "", 600);
       told.dataset.tone = tone ?? "";
       told.classList.toggle("ar-silent", !text);
       if (undo_s) state.undoUntil = Date.now() + undo_s * 1000;
@@ -376,10 +377,10 @@ export default {
     function reasons(page, above) {
       const v = page.verdict;
       const list = element("ul", "ar-reasons");
-      for (const r of v.reasons) list.append(element("li", "", r.text));
+      for (const r of v.reasons) list.append(element("li", "", clipped(r.text, 400)));
       if (!v.reasons.length) list.append(element("li", "", "Nothing unusual: drawn for the audit sample."));
       return pictured("Why", [list, ...waterfallPicture(page, above),
-        said(v.cleared ?? "There is no alert that anything would have cleared.")]);
+        said(v.cleared ?? "What would have cleared it was not told with the verdict.")]);
     }
 
     function earlier(page) {

@@ -22,8 +22,12 @@ const shortNumber = (value) =>
   value.toLocaleString("en-US", { notation: "compact", maximumSignificantDigits: 3 });
 const day = (ms) => new Date(ms).toISOString().slice(0, 10);
 const minute = (ms) => new Date(ms).toISOString().slice(0, 16).replace("T", " ");
-const money = (amount, currency) => `${currency ? currency + " " : ""}${number(amount, 2)}`;
-const clipped = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+const money = (amount, currency) => `${currency ? clipped(currency, 8) + " " : ""}${number(amount, 2)}`;
+// Text from outside: shortened, and marks that would turn the writing round are made visible.
+const clipped = (text, most) => {
+  const told = String(text).slice(0, most + 1).replace(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+  return told.length > most ? told.slice(0, most - 1) + "…" : told;
+};
 
 const MARKS = {
   paid: { shape: "circle", size: 2.6, name: "paid" },
@@ -64,8 +68,10 @@ function amountsPicture(page) {
   const width = 640, height = 230, left = 52, right = 10, top = 10, bottom = 26;
   const band = page.band;
   const values = band ? [...amount, band.low, band.high] : amount;
-  const low = Math.log10(Math.max(Math.min(...values), 0.01)) - 0.05;
-  const high = Math.log10(Math.max(...values)) + 0.05;
+  const least = Math.log10(Math.max(Math.min(...values), 0.01));
+  const most = Math.log10(Math.max(...values, 0.01));
+  const room = Math.max(0.05, (1 - (most - least)) / 2); // a decade at least
+  const low = least - room, high = most + room;
   const first = ms.reduce((a, b) => Math.min(a, b)), last = ms.reduce((a, b) => Math.max(a, b));
   const span = Math.max(last - first, 1);
   const x = (t) => left + ((t - first) / span) * (width - left - right);
@@ -103,7 +109,7 @@ function amountsPicture(page) {
     made.append(drawn("text", {
       class: "ar-tick", x: x(at), y: height - 8,
       "text-anchor": i === 0 ? "start" : i === 4 ? "end" : "middle",
-    }, day(at).slice(5)));
+    }, span < 2 * 86400000 ? minute(at).slice(11) : day(at).slice(5)));
   }
   const order = Object.keys(MARKS);
   const places = ms.map((_, i) => i).sort((a, b) => order.indexOf(kind[a]) - order.indexOf(kind[b]));
@@ -184,7 +190,7 @@ function placesPicture(page) {
   for (let lon = Math.ceil((midLon - across) / stepLon) * stepLon; x(lon) < width; lon += stepLon) {
     made.append(
       drawn("line", { class: "ar-grid", x1: x(lon), x2: x(lon), y1: 0, y2: height }),
-      drawn("text", { class: "ar-tick", x: x(lon) + 3, y: height - 5 },
+      x(lon) > width - 44 ? "" : drawn("text", { class: "ar-tick", x: x(lon) + 3, y: height - 5 },
         `${number(Math.abs(lon), stepLon < 1 ? 1 : 0)}° ${lon < 0 ? "W" : "E"}`),
     );
   }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import os
 import secrets
 import time
@@ -34,6 +35,8 @@ from aegis_core.reviews import NEWEST, STANDING, UNDO_S, named
 from aegis_core.store import Store
 
 NOTEBOOK: Final = CHECKOUT / "notebooks" / "05_review.ipynb"
+OUTLINES: Final = ASSETS / "outlines.json"
+"""Coasts and borders of Natural Earth, which is in the public domain."""
 SHOWN_CASES: Final = 100
 STATISTICS_EVERY_S: Final = 20.0
 SNOOZE_DAYS: Final = 7
@@ -55,6 +58,7 @@ class Page(anywidget.AnyWidget):
     case: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     what_if: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     told: traitlets.Dict[str, Any] = traitlets.Dict({"text": ""}).tag(sync=True)
+    outlines: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
 
 class Review:
@@ -87,7 +91,7 @@ class Review:
         self.interval_s, self.silent_s, self.on_left = interval_s, silent_s, on_left
         self.desk = Desk(store, settings, analyst) if analyst else None
         self.fixed = bool(analyst)
-        self.page = Page()
+        self.page = Page(outlines=json.loads(OUTLINES.read_text("utf-8"))["lines"])
         self._order = "risk"
         self._case_id, self._this, self._last_case = "", "", ""
         self._undoable: tuple[float, str, list[str]] = (0.0, "", [])

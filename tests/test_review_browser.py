@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
@@ -62,8 +63,8 @@ def store(home: Path) -> Store:
 
 
 @pytest.fixture(scope="module")
-def address(home: Path) -> Iterator[str]:
-    """Where analysts are let in, its token included."""
+def served(home: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Where analysts are let in, the token included, and the process that lets them in."""
     out = home / "review.txt"
     environment = {
         **{"AEGIS_HOME": str(home), "AEGIS_TOKEN": TOKEN, "AEGIS_REVIEW_TOKEN": LOG_IN},
@@ -77,9 +78,14 @@ def address(home: Path) -> Iterator[str]:
     until(lambda: process.poll() is not None or out.read_text().endswith("\n"), 60)
     found = re.match(r"Review: (http://127\.0\.0\.1:\d+/\?token=\S+) ", out.read_text())
     assert found, out.read_text()
-    yield found[1]
+    yield found[1], psutil.Process(process.pid)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def address(served: tuple[str, psutil.Process]) -> str:
+    return served[0]
 
 
 @dataclass
@@ -229,7 +235,8 @@ def test_nothing_went_wrong_and_nothing_left_the_machine(anna: Visit, address: s
     assert [url for url in anna.asked if not url.startswith(local)] == []
 
 
-def test_who_has_no_token_is_not_let_in(address: str) -> None:
+def test_who_has_no_token_is_not_let_in(served: tuple[str, psutil.Process]) -> None:
+    address, server = served
     port = urllib.parse.urlsplit(address).port
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     for path in ("/", "/?token=wrong", f"/?token={TOKEN}", "/voila/files/05_review.ipynb"):
@@ -238,6 +245,19 @@ def test_who_has_no_token_is_not_let_in(address: str) -> None:
         body = response.read()
         assert response.status in (302, 403, 404)
         assert b"aegis" not in body.lower()
+    begun = " ".join(word for p in server.children(recursive=True) for word in p.cmdline())
+    kernels = re.findall(r"kernel-([0-9a-f-]{36})\.json", begun)
+    assert kernels
+    upgrade = {
+        **{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
+        **{"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="},
+        **{"Sec-WebSocket-Protocol": "v1.kernel.websocket.jupyter.org"},
+    }
+    for kernel in kernels:
+        connection.request("GET", f"/api/kernels/{kernel}/channels", headers=upgrade)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 403, "also for who knows a kernel's name"
     connection.close()
 
 

@@ -374,12 +374,12 @@ export default {
       return made;
     }
 
-    function reasons(page, above) {
+    function reasons(page, above, narrow) {
       const v = page.verdict;
       const list = element("ul", "ar-reasons");
       for (const r of v.reasons) list.append(element("li", "", clipped(r.text, 400)));
       if (!v.reasons.length) list.append(element("li", "", "Nothing unusual: drawn for the audit sample."));
-      return pictured("Why", [list, ...waterfallPicture(page, above),
+      return pictured("Why", [list, ...waterfallPicture(page, above, narrow),
         said(v.cleared ?? "What would have cleared it was not told with the verdict.")]);
     }
 
@@ -419,6 +419,8 @@ export default {
       return made;
     }
 
+    const isNarrow = () => el.clientWidth > 0 && el.clientWidth < 640;
+
     function showCase() {
       const page = model.get("case"), above = model.get("what_if").actual?.review_above;
       const focused = caseView.contains(document.activeElement) ? document.activeElement : null;
@@ -440,10 +442,12 @@ export default {
       caseHeading.append(`Customer ${clipped(page.customer_id, 60)} `,
         element("small", "", [word, left, `${number(page.n_before)} payments before`].filter(Boolean).join(" · ")));
       const grid = element("div", "ar-grid-of-pictures");
+      const narrow = isNarrow(), outlines = model.get("outlines");
       grid.append(
-        pictured("Amounts", amountsPicture(page)), reasons(page, above),
-        pictured("Hours (UTC)", hoursPicture(page)), pictured("Places", placesPicture(page)),
-        pictured("Merchants", merchantsPicture(page)), earlier(page),
+        pictured("Amounts", amountsPicture(page, narrow)), reasons(page, above, narrow),
+        pictured("Hours (UTC)", hoursPicture(page)),
+        pictured("Places", placesPicture(page, outlines, narrow)),
+        pictured("Merchants", merchantsPicture(page, narrow)), earlier(page),
       );
       const scrolled = window.scrollY;
       caseView.replaceChildren(caseHeading, ...(page.done ? [] : [actions(page)]), transactions(page), grid);
@@ -530,7 +534,7 @@ export default {
         said("A proposal is only recorded; nothing changes until somebody trains with it."));
       const side = element("div");
       side.append(table, said(`${number(w.transactions)} transactions of ${number(w.days, 1)} days, ` +
-        `scored by ${w.model_version}.${others} Only frauds that are known by now count.`));
+        `scored by ${w.model_version}.${others} Only frauds that are known by now count, and most are known because they were alerts.`));
       const both = element("div", "ar-what-if-both");
       both.append(controls, side);
       whatIf.replaceChildren(heading, both);
@@ -571,6 +575,14 @@ export default {
       does();
     }
 
+    let drawnNarrow = isNarrow();
+    const resized = new ResizeObserver(() => {
+      if (isNarrow() === drawnNarrow) return;
+      drawnNarrow = isNarrow();
+      showCase();
+    });
+    resized.observe(el);
+
     const keysOn = document.body.dataset.voila ? document : el;
     keysOn.addEventListener("keydown", onKey);
     const watch = setInterval(() => {
@@ -592,6 +604,7 @@ export default {
     for (const act of Object.values(shown)) act();
     return () => {
       clearInterval(watch);
+      resized.disconnect();
       keysOn.removeEventListener("keydown", onKey);
     };
   },

@@ -63,9 +63,9 @@ function legend(kinds) {
 }
 
 // Amounts over time on a logarithmic scale, with the band in which the customer usually paid.
-function amountsPicture(page) {
+function amountsPicture(page, narrow) {
   const { ms, amount, kind } = page.history;
-  const width = 640, height = 230, left = 52, right = 10, top = 10, bottom = 26;
+  const width = narrow ? 350 : 640, height = 230, left = 52, right = 10, top = 10, bottom = 26;
   const band = page.band;
   const values = band ? [...amount, band.low, band.high] : amount;
   const least = Math.log10(Math.max(Math.min(...values), 0.01));
@@ -104,11 +104,12 @@ function amountsPicture(page) {
       );
     }
   }
-  for (let i = 0; i < 5; i++) {
-    const at = first + (span * i) / 4;
+  const ticks = narrow ? 3 : 5;
+  for (let i = 0; i < ticks; i++) {
+    const at = first + (span * i) / (ticks - 1);
     made.append(drawn("text", {
       class: "ar-tick", x: x(at), y: height - 8,
-      "text-anchor": i === 0 ? "start" : i === 4 ? "end" : "middle",
+      "text-anchor": i === 0 ? "start" : i === ticks - 1 ? "end" : "middle",
     }, span < 2 * 86400000 ? minute(at).slice(11) : day(at).slice(5)));
   }
   const order = Object.keys(MARKS);
@@ -153,8 +154,24 @@ function hoursPicture(page) {
   return [made, said(sentence)];
 }
 
+// Coasts and borders as far as they touch the picture.
+function coast(outlines, x, y, width, height) {
+  const parts = [];
+  for (const line of outlines) {
+    const points = [];
+    let near = false;
+    for (let i = 0; i < line.length; i += 2) {
+      const [px, py] = [x(line[i]), y(line[i + 1])];
+      near ||= px > -width && px < 2 * width && py > -height && py < 2 * height;
+      points.push(`${px.toFixed(1)} ${py.toFixed(1)}`);
+    }
+    if (near) parts.push("M" + points.join("L"));
+  }
+  return drawn("path", { class: "ar-coast", d: parts.join("") });
+}
+
 // Places on the sphere laid flat, cut to what is to be seen, and the way from the last one.
-function placesPicture(page) {
+function placesPicture(page, outlines, narrow) {
   const { usual, path, distance_km } = page.places;
   const all = [...usual.map((p) => [p.lat, p.lon]), ...path];
   if (!all.length) return [said("None of this customer's payments has a place.")];
@@ -162,7 +179,7 @@ function placesPicture(page) {
     ? `${number(distance_km)} km from the place before.`
     : path.length ? "The first payment with a place." : "This payment has no place.";
   const sentence = `${number(usual.length)} usual places. ${way}`;
-  const width = 420, height = 230;
+  const width = narrow ? 350 : 420, height = 230;
   const lats = all.map((p) => p[0]), lons = all.map((p) => p[1]);
   const midLat = (Math.min(...lats) + Math.max(...lats)) / 2;
   const midLon = (Math.min(...lons) + Math.max(...lons)) / 2;
@@ -175,6 +192,7 @@ function placesPicture(page) {
   const x = (lon) => width / 2 + (lon - midLon) * squeeze * scale;
   const y = (lat) => height / 2 - (lat - midLat) * scale;
   const made = picture(width, height, `Places. ${sentence}`, "ar-places");
+  if (degrees > 2) made.append(coast(outlines, x, y, width, height)); // they are not finer than that
   const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60].find((s) => degrees / s <= 5) ?? 90;
   const digits = step < 1 ? 1 : 0;
   for (let lat = Math.ceil((midLat - degrees / 2) / step) * step; y(lat) > 0; lat += step) {
@@ -213,7 +231,7 @@ function placesPicture(page) {
 }
 
 // The merchants that the customer paid most often, and this one among them or not.
-function merchantsPicture(page) {
+function merchantsPicture(page, narrow) {
   const { most, n_this, n_merchants } = page.merchants;
   const name = page.merchants.this;
   const sentence = name == null
@@ -223,7 +241,7 @@ function merchantsPicture(page) {
   const rows = [...most];
   if (name != null && !rows.some((r) => r.name === name)) rows.push({ name, n: n_this ?? 0 });
   if (!rows.length) return [said(sentence)];
-  const width = 420, line = 24, height = rows.length * line + 6;
+  const width = narrow ? 350 : 420, line = 24, height = rows.length * line + 6;
   const longest = Math.max(...rows.map((r) => r.n), 1);
   const made = picture(width, height, `Merchants. ${sentence}`, "ar-merchants");
   rows.forEach((row, i) => {
@@ -240,7 +258,7 @@ function merchantsPicture(page) {
 }
 
 // From the score of a transaction without evidence, through what each factor adds, to this score.
-function waterfallPicture(page, above) {
+function waterfallPicture(page, above, narrow) {
   const { base, parts, score, decision } = page.verdict;
   const rows = [
     { name: "no evidence", from: 0, to: base, text: number(base, 3), kind: "base" },
@@ -251,7 +269,7 @@ function waterfallPicture(page, above) {
     }),
     { name: "score", from: 0, to: score, text: number(score, 3), kind: decision },
   ];
-  const width = 640, line = 27, left = 96, right = 56, height = rows.length * line + 22;
+  const width = narrow ? 350 : 640, line = 27, left = 96, right = 56, height = rows.length * line + 22;
   const ends = rows.flatMap((r) => [r.from, r.to]).concat(above ?? []);
   const most = Math.max(...ends, 0.01), least = Math.min(...ends, 0);
   const x = (v) => left + ((v - least) / (most - least)) * (width - left - right);

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aegis_core.errors import InputError, StoreError
-from aegis_core.reviews import NEWEST, STANDING, UNDO_S, answer_all, named, settle, utc_now
+from aegis_core.reviews import NEWEST, STANDING, named, settle, utc_now
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
@@ -46,7 +46,8 @@ _ASKED: Final = f"""
       SELECT transaction_id, count(DISTINCT analyst) AS n, bool_or(analyst = $analyst) AS mine
       FROM standing GROUP BY transaction_id),
     judged AS (
-      SELECT v.seq, v.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.merchant_id,
+      SELECT v.seq, v.transaction_id, coalesce(said.n, 0) AS n_said, t.customer_id, t.ts,
+        t.amount, t.currency, t.merchant_id,
         v.decision, v.risk, v.score, v.inclusion, v.scored_at, v.reasons[1].text AS why,
         coalesce(said.n, 0) = 0 OR (said.n = 1 AND v.inclusion < 1 AND $analyst != ''
           AND NOT said.mine AND hash(v.transaction_id) % {SECOND_OPINION} = 0) AS open
@@ -98,7 +99,7 @@ QUEUE: Final = f"""
 _INSIDE: Final = f"""
     {_ASKED}
     SELECT transaction_id, seq, customer_id, ts, amount, currency, merchant_id, decision, risk,
-      score, inclusion, why, open
+      score, inclusion, why, open, n_said
     FROM cased WHERE case_id = $case_id ORDER BY ts, seq
 """
 
@@ -194,7 +195,8 @@ def claim(
 ) -> Claim | None:
     """Keep a case for `analyst` for `CLAIM_S`, and let go of the one they held.
 
-    Claiming the case that one holds makes its time begin anew.
+    Claiming the case that one holds makes its time begin anew. What takes time, `wanted`, is read
+    before the writing, `take`.
 
     Parameters
     ----------
@@ -210,44 +212,73 @@ def claim(
     InputError
         The case is not open, or another analyst holds its customer.
     """
+    found = wanted(store, analyst, case_id, order=order, after=after, now=now)
+    return take(store, analyst, found, only=bool(case_id), now=now)
+
+
+def wanted(
+    source: Store | Session,
+    analyst: str,
+    case_id: str = "",
+    *,
+    order: str = "risk",
+    after: str = "",
+    now: dt.datetime | None = None,
+) -> list[tuple[str, str]]:
+    """Cases and their customers that an analyst may claim, the best first; see `claim`."""
+    who = named(analyst)
+    if case_id:
+        rows = [row for row in inside(source, case_id, analyst=who) if row["open"]]
+        if not rows:
+            raise InputError(f"There is no open case {case_id!r}; it may have been answered.")
+        return [(case_id, rows[0]["customer_id"])]
+    cases = queue(source, order=order, analyst=who, now=now).cases
+    ids = [case["case_id"] for case in cases]
+    start = ids.index(after) + 1 if after in ids else 0
+    return [(case["case_id"], case["customer_id"]) for case in [*cases[start:], *cases[:start]]]
+
+
+def take(
+    store: Store,
+    analyst: str,
+    found: Sequence[tuple[str, str]],
+    *,
+    only: bool = False,
+    now: dt.datetime | None = None,
+) -> Claim | None:
+    """Claim the first of the cases that `wanted` found whose customer nobody else holds.
+
+    Parameters
+    ----------
+    only : whether it must be the first one, whoever holds it.
+    """
     who, moment = named(analyst), now or utc_now()
     for _ in range(8):
         try:
             with store.writing(checkpoint=False) as session:
                 settle(session, now=moment)
-                return _claimed(session, who, case_id, order, after, moment)
+                if only:
+                    require_free(session, found[0][1], who, moment)
+                held = session.rows(
+                    f"SELECT customer_id FROM ({_TAKEN}) WHERE holder != $who",
+                    {"now": moment, "who": who},
+                )
+                others = {row["customer_id"] for row in held}
+                free = next((pair for pair in found if pair[1] not in others), None)
+                let_go(session, who, moment, keep=free[1] if free else None)
+                if free is None:
+                    return None
+                made = Claim(*free, who, moment + dt.timedelta(seconds=CLAIM_S))
+                _write(session, made, moment)
+                return made
         except StoreError as e:
             if not any(sign in str(e) for sign in ("onstraint", "onflict", "Duplicate")):
                 raise
     raise InputError("Others are claiming cases at this moment; try again.")
 
 
-def _claimed(
-    session: Session, who: str, case_id: str, order: str, after: str, now: dt.datetime
-) -> Claim | None:
-    wanted: list[dict[str, Any]] = []
-    if case_id:
-        wanted = [row for row in inside(session, case_id, analyst=who) if row["open"]]
-        if not wanted:
-            raise InputError(f"There is no open case {case_id!r}; it may have been answered.")
-        _require_free(session, wanted[0]["customer_id"], who, now)
-    else:
-        cases = queue(session, order=order, analyst=who, now=now).cases
-        ids = [case["case_id"] for case in cases]
-        start = ids.index(after) + 1 if after in ids else 0
-        wanted = [
-            case for case in [*cases[start:], *cases[:start]] if case["holder"] in (None, who)
-        ]
-    _let_go(session, who, now, keep=wanted[0]["customer_id"] if wanted else None)
-    if not wanted:
-        return None
-    until = now + dt.timedelta(seconds=CLAIM_S)
-    made = Claim(case_id or wanted[0]["case_id"], wanted[0]["customer_id"], who, until)
-    _write(session, made, now)
-    return made
-
-
-def _require_free(session: Session, customer_id: str, who: str, now: dt.datetime) -> None:
+def require_free(session: Session, customer_id: str, who: str, now: dt.datetime) -> None:
+    """Refuse with a sentence where another analyst holds a case of the customer."""
     found = session.rows(
         f"SELECT holder, until FROM ({_TAKEN}) WHERE customer_id = $customer AND holder != $who",
         {"now": now, "customer": customer_id, "who": who},
@@ -287,7 +318,8 @@ def holds(
     return [Claim(**row) for row in rows]
 
 
-def _let_go(session: Session, who: str, now: dt.datetime, keep: str | None = None) -> int:
+def let_go(session: Session, who: str, now: dt.datetime, keep: str | None = None) -> int:
+    """Release what an analyst holds, but for the customer `keep`; how many cases that was."""
     mine = [claim for claim in holds(session, who, now=now) if claim.customer_id != keep]
     for claim in mine:
         _write(session, claim, now, released_at=now)
@@ -299,82 +331,4 @@ def release(store: Store, analyst: str, *, now: dt.datetime | None = None) -> in
     who, moment = named(analyst), now or utc_now()
     with store.writing(checkpoint=False) as session:
         settle(session, now=moment)
-        return _let_go(session, who, moment)
-
-
-def answer_case(
-    store: Store,
-    case_id: str,
-    answer: str,
-    *,
-    analyst: str,
-    note: str = "",
-    transaction_ids: Sequence[str] | None = None,
-    hold_s: float = UNDO_S,
-    now: dt.datetime | None = None,
-) -> list[str]:
-    """Answer all that is open in a case, or some of it, in one go; the reviews' ids.
-
-    The answers become labels after `hold_s`, see `reviews`. A case without anything open is
-    released.
-
-    Raises
-    ------
-    InputError
-        The case is not open, another analyst holds its customer, or a transaction is not of it.
-    """
-    who, moment = named(analyst), now or utc_now()
-    with store.writing(checkpoint=False) as session:
-        settle(session, now=moment)
-        found = inside(session, case_id, analyst=who)
-        open_ = [row["transaction_id"] for row in found if row["open"]]
-        _require_free(session, found[0]["customer_id"], who, moment)
-        asked = open_ if transaction_ids is None else list(transaction_ids)
-        if strange := [name for name in asked if name not in open_]:
-            raise InputError(f"{strange[0]!r} is not open in the case {case_id!r}.")
-        if not asked:
-            raise InputError(f"Nothing is open in the case {case_id!r}.")
-        made = answer_all(
-            store, asked, answer, analyst=who, note=note, hold_s=hold_s, now=moment
-        )  # fmt: skip
-        if len(asked) == len(open_):
-            _let_go(session, who, moment)
-    return made
-
-
-def snooze(
-    store: Store,
-    customer_id: str,
-    until: str,
-    *,
-    analyst: str,
-    why: str,
-    now: dt.datetime | None = None,
-) -> str:
-    """Ask nothing about a customer until a date on the transactions' clock; the entry's id.
-
-    See `lists.add`; the analyst lets go of what they held.
-
-    Raises
-    ------
-    InputError
-        The customer has no transactions, or the date or the reason is missing or no longer to come.
-    """
-    from aegis_core.lists import add
-
-    who, moment = named(analyst), now or utc_now()
-    with store.writing(checkpoint=False) as session:
-        (there,) = session.rows(
-            f"SELECT count(*) AS n, ({NEWEST}) AS newest FROM transactions WHERE customer_id = ?",
-            [customer_id],
-        )
-        if not there["n"]:
-            raise InputError(f"There is no customer {customer_id!r}.")
-        entry = add(store, "snooze", customer_id, until=until, who=who, why=why)
-        if entry.until is None or entry.until <= there["newest"]:
-            raise InputError(
-                f"until must lie after {there['newest']:%Y-%m-%d %H:%M}, the time of the newest "
-                "transactions."
-            )
-        _let_go(session, who, moment)
-    return entry.entry_id
+        return let_go(session, who, moment)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from aegis_core import caseload, reviews, workload
+from aegis_core import answering, caseload, reviews, workload
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreBusy
 from aegis_core.store import Store
@@ -217,7 +217,7 @@ class Desk:
         told = self._asked("POST", "/v1/cases/answer", asked)
         if told is not None:
             return list(told["review_ids"])
-        return caseload.answer_case(
+        return answering.answer_case(
             self.store, case_id, answer, analyst=self.analyst, note=note,
             transaction_ids=list(only) or None,
         )  # fmt: skip
@@ -238,7 +238,7 @@ class Desk:
         """Ask nothing about a customer until a date."""
         asked = {"customer_id": customer_id, "until": until, "why": why}
         if self._asked("POST", "/v1/cases/snooze", asked) is None:
-            caseload.snooze(self.store, customer_id, until, analyst=self.analyst, why=why)
+            answering.snooze(self.store, customer_id, until, analyst=self.analyst, why=why)
 
     def statistics(self) -> dict[str, Any]:
         """How the queue does; see `workload.statistics`."""

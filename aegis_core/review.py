@@ -39,6 +39,8 @@ OUTLINES: Final = ASSETS / "outlines.json"
 """Coasts and borders of Natural Earth, which is in the public domain."""
 SHOWN_CASES: Final = 100
 STATISTICS_EVERY_S: Final = 20.0
+LONGEST_PAUSE_S: Final = 10.0
+"""Between two readings of the queue; the page takes a longer silence for an end."""
 SNOOZE_DAYS: Final = 7
 """How far ahead the page proposes to snooze a customer."""
 _Changes = dict[str, dict[str, Any]]
@@ -304,9 +306,12 @@ class Review:
 
     async def _run(self) -> None:
         while time.monotonic() - self._heard_at < self.silent_s:
+            began = time.monotonic()
             if self._visible:
                 await self._in_turn(self._read)
-            await asyncio.sleep(self.interval_s)
+            # A long queue takes long to read: ten analysts must not be a burden.
+            took = time.monotonic() - began
+            await asyncio.sleep(max(self.interval_s, min(10 * took, LONGEST_PAUSE_S)))
         if self.desk is not None:
             await asyncio.to_thread(self._leave, self.desk)
         self.on_left()

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from aegis_core import caseload, models, reviews, workload
-from aegis_core.caseload import CLAIM_S, answer_case, claim, queue, release
+from aegis_core import answering, caseload, models, reviews, workload
+from aegis_core.answering import answer_case
+from aegis_core.caseload import CLAIM_S, claim, queue, release
 from aegis_core.errors import InputError
 from aegis_core.store import Store, connect
 from aegis_core.store.gate import Limits
@@ -117,7 +118,7 @@ def test_the_queue_counts_all_cases_whatever_its_limit(two: Store) -> None:
 
 
 def test_a_snoozed_customer_is_left_out_until_the_transactions_clock_is_there(two: Store) -> None:
-    caseload.snooze(two, "anna", "2026-04-02", analyst="eve", why="travels")
+    answering.snooze(two, "anna", "2026-04-02", analyst="eve", why="travels")
     found = queue(two)
     assert ([case["case_id"] for case in found.cases], found.n_asleep) == (["t1"], 1)
     arrive(two, [{"customer": "carl", "minute": 60 * 48 + i} for i in range(100)])
@@ -127,9 +128,9 @@ def test_a_snoozed_customer_is_left_out_until_the_transactions_clock_is_there(tw
 @pytest.mark.parametrize("until", ["2020-01-01", "", "soon"])
 def test_a_snooze_needs_an_end_that_is_still_to_come(two: Store, until: str) -> None:
     with pytest.raises(InputError, match="until"):
-        caseload.snooze(two, "anna", until, analyst="eve", why="x")
+        answering.snooze(two, "anna", until, analyst="eve", why="x")
     with pytest.raises(InputError, match="no customer"):
-        caseload.snooze(two, HOSTILE, "2026-05-01", analyst="eve", why="x")
+        answering.snooze(two, HOSTILE, "2026-05-01", analyst="eve", why="x")
     assert two.rows("FROM lists") == []
 
 
@@ -363,6 +364,16 @@ def test_one_transaction_of_a_case_is_answered_and_the_rest_stays(two: Store) ->
     for wrong in (["t1"], ["t2"], [HOSTILE]):
         with pytest.raises(InputError, match="not open in the case"):
             answer_case(two, "t0", "fraud", analyst="anna", transaction_ids=wrong, now=NOON)
+
+
+def test_a_case_that_was_answered_between_looking_and_answering_is_not_answered_twice(
+    two: Store,
+) -> None:
+    found = answering.asked(two, "t0", "anna")
+    answer_case(two, "t0", "legitimate", analyst="ben", transaction_ids=["t2"], now=NOON)
+    with pytest.raises(InputError, match="answered meanwhile"):
+        answering.give(two, found, "fraud", analyst="anna", now=NOON)
+    assert [row["analyst"] for row in two.rows("FROM reviews")] == ["ben"]
 
 
 def test_hostile_names_are_names(held: Store) -> None:

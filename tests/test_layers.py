@@ -19,6 +19,7 @@ ORDER = (
         "training",
         "lists",
         "caseload",
+        "answering",
         "workload",
         "whatif",
         "client",

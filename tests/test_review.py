@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_caseload import HOSTILE, arrive
 
-from aegis_core import caseload, config, review
+from aegis_core import answering, caseload, config, review
 from aegis_core.board.customer import page
 from aegis_core.board.launcher import ASSETS
 from aegis_core.config import Settings
@@ -170,7 +170,7 @@ def test_the_page_tells_the_customers_history_and_the_whole_score(
 def test_who_gives_a_second_opinion_is_not_shown_the_first(store: Store) -> None:
     rows = [{"decision": "approve", "inclusion": 0.01, "minute": i} for i in range(40)]
     arrive(store, rows)
-    caseload.answer_case(store, "t0", "fraud", analyst="anna", hold_s=0)
+    answering.answer_case(store, "t0", "fraud", analyst="anna", hold_s=0)
     inside = caseload.inside(store, "t0", analyst="ben")
     asked = {row["transaction_id"] for row in inside if row["open"]}
     assert asked

@@ -1,7 +1,7 @@
 // The review page: queue, one case, keys. What a person does goes to the kernel as a message that
 // names an action; what is shown comes back in the widget's traits. All of it is text nodes.
 
-const STALE_AFTER_MS = 12000;
+const STALE_AFTER_MS = 15000;
 const KEYS = [
   ["N", "next case"], ["F", "fraud"], ["L", "legitimate"], ["⇧F / ⇧L", "this transaction only"],
   ["M", "note"], ["S", "snooze"], ["U", "undo, 10 s"], ["J / K", "other transaction"], ["Q", "queue"],

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Body, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from aegis_core import caseload, reviews, whatif, workload
+from aegis_core import answering, caseload, reviews, whatif, workload
 from aegis_core.config import Settings
 from aegis_core.errors import AegisError, NotReady
 from aegis_core.service.committer import Committer, log
@@ -170,12 +170,14 @@ def router(
     @routes.post("/v1/cases/claim")
     async def claim(given: Annotated[ClaimAsked, Body()]) -> Response:
         """Keep a case for ten minutes: a given one, or the next; null where none is free."""
-        claimed = await _done(committer,
-            lambda: caseload.claim(
-                store, given.analyst, given.case_id or "", order=given.order,
-                after=given.after or "",
-            )
+        found = await asyncio.to_thread(
+            caseload.wanted, store, given.analyst, given.case_id or "", order=given.order,
+            after=given.after or "",
         )  # fmt: skip
+        claimed = await _done(
+            committer,
+            lambda: caseload.take(store, given.analyst, found, only=given.case_id is not None),
+        )
         return as_json({"claim": None if claimed is None else shown(vars(claimed))})
 
     @routes.post("/v1/cases/release")
@@ -187,12 +189,15 @@ def router(
     @routes.post("/v1/cases/answer", status_code=201)
     async def answer(given: Annotated[CaseAnswer, Body()]) -> Response:
         """Answer a case as a whole, or some of it; it becomes labels when undo is over."""
-        made = await _done(committer,
-            lambda: caseload.answer_case(
-                store, given.case_id, given.answer, analyst=given.analyst, note=given.note,
-                transaction_ids=given.transaction_ids,
-            )
-        )  # fmt: skip
+        found = await asyncio.to_thread(
+            answering.asked, store, given.case_id, given.analyst, given.transaction_ids
+        )
+        made = await _done(
+            committer,
+            lambda: answering.give(
+                store, found, given.answer, analyst=given.analyst, note=given.note
+            ),
+        )
         settling.remind()
         return as_json({"review_ids": made, "undo_s": reviews.UNDO_S}, 201)
 
@@ -208,7 +213,7 @@ def router(
     async def snooze(given: Annotated[SnoozeAsked, Body()]) -> Response:
         """Ask nothing about a customer until a date."""
         entry = await _done(committer,
-            lambda: caseload.snooze(
+            lambda: answering.snooze(
                 store, given.customer_id, given.until.isoformat(), analyst=given.analyst,
                 why=given.why,
             )

@@ -133,7 +133,8 @@ class Review:
             changes = {"told": {"text": str(e), "tone": "wrong"}}
         except Exception as e:
             changes = {"told": _unexpected(e)}
-        return changes | self._read(count=action in ("answer", "undo", "name"))
+        # The outcome comes last: who reads it finds the page as it says.
+        return self._read(count=action in ("answer", "undo", "name")) | changes
 
     def _name(self, content: Mapping[str, Any]) -> dict[str, Any]:
         if self.fixed:

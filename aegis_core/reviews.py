@@ -36,7 +36,8 @@ NEWEST: Final = """
 
 _TOLD: Final = """
     SELECT r.review_id FROM reviews r
-    WHERE r.held_until IS NOT NULL AND (r.held_until <= ? OR r.answered_at > ?)
+    WHERE r.undoes IS NULL AND r.held_until IS NOT NULL
+      AND (r.held_until <= ? OR r.answered_at > ?)
       AND r.review_id NOT IN (SELECT undoes FROM reviews WHERE undoes IS NOT NULL)
       AND r.review_id NOT IN (SELECT review_id FROM taught)
     ORDER BY r.rowid"""

@@ -157,7 +157,7 @@ def test_a_case_is_answered_with_the_keyboard_alone(anna: Visit, store: Store) -
 
 def test_an_answer_becomes_a_label_when_undo_is_over(anna: Visit, store: Store) -> None:
     with store.writing() as session:  # as if ten seconds were over
-        session.execute("UPDATE reviews SET held_until = answered_at")
+        session.execute("UPDATE reviews SET held_until = answered_at WHERE undoes IS NULL")
     labelled = "SELECT DISTINCT is_fraud FROM labels WHERE source = 'review'"
     until(lambda: store.rows(labelled) == [{"is_fraud": False}], 20)
     anna.press("u")

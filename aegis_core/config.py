@@ -154,6 +154,10 @@ class Settings(BaseSettings):
     require_approval: bool = Field(
         False, description="Whether a second person has to agree before a champion is replaced."
     )
+    analyst: str = Field("", description="Who answers on the review page; else it asks.")
+    review_token: SecretStr = Field(
+        SecretStr(""), description="What lets analysts in to the review page; else made anew."
+    )
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
     keep_runs: int = Field(
         0, ge=0, description="Runs whose reports are kept; 0 for all. The ledger keeps its rows."

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -25,12 +24,14 @@ from aegis_core.arrays import Rows
 from aegis_core.carried import begin
 from aegis_core.client import Client, kept_token
 from aegis_core.config import Settings
-from aegis_core.errors import InputError, did_you_mean
+from aegis_core.errors import InputError
 from aegis_core.intake import admit
 from aegis_core.learner import Learner
 from aegis_core.models import ModelVersion, history, load, recorded, roles, told
 from aegis_core.profiles import Profiles
-from aegis_core.schema import ANSWERS, FACTORS
+from aegis_core.reviews import answer as answer
+from aegis_core.reviews import settle
+from aegis_core.schema import FACTORS
 from aegis_core.scoring import Scored, Scorer
 from aegis_core.store import Store
 from aegis_core.store.journal import as_table
@@ -92,6 +93,7 @@ class Stream:
         self.store.require_no_service()
         try:
             with self.store.writing(checkpoint=False) as session:
+                settle(session)
                 self._catch_up(session)
                 admitted = admit(session, rows, source).accepted
                 frame = admitted.to_pandas()
@@ -156,52 +158,6 @@ class Stream:
         """The state to fold the history onto."""
         begun = begin(session, answers=learns)
         return begun.profiles, begun.answers
-
-
-def answer(
-    store: Store, transaction_id: str, answer: str, *, analyst: str, note: str = ""
-) -> str:  # fmt: skip
-    """Keep an analyst's answer about a transaction, as a review and as a label; the review's id.
-
-    The label is known from the time that the newest transactions bear, so that it is the clock of
-    the transactions that counts, and from the next transaction on; beside a service, from the next
-    one after it heard of it. A later answer replaces an
-    earlier one; both are kept.
-
-    Raises
-    ------
-    InputError
-        There is no such transaction or answer, or nobody says who answers.
-    """
-    if answer not in ANSWERS:
-        raise InputError(
-            f"{answer!r} is no answer; there are {', '.join(ANSWERS)}."
-            + did_you_mean(answer, ANSWERS)
-        )
-    if not analyst.strip():
-        raise InputError("Say who answers.")
-    review_id, now = uuid4().hex, pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
-    with store.writing(checkpoint=False) as session:
-        found = session.rows(
-            """SELECT ts, (SELECT median(ts) FROM (
-                SELECT ts FROM transactions WHERE seq > (SELECT max(seq) - 100 FROM transactions)
-            )) AS newest FROM transactions WHERE transaction_id = ?""",
-            [transaction_id],
-        )
-        if not found:
-            raise InputError(f"There is no transaction {transaction_id!r}.")
-        said = {"transaction_id": transaction_id, "answer": answer, "analyst": analyst.strip()}
-        review = said | {"review_id": review_id, "note": note or None, "answered_at": now}
-        label = {
-            "transaction_id": transaction_id,
-            "is_fraud": ANSWERS[answer],
-            "known_at": max(found[0]["ts"], found[0]["newest"]),
-            "source": "review",
-            "after_seq": session.last_seq(),
-        }
-        session.append("reviews", pa.Table.from_pylist([review]))
-        session.append("labels", pa.Table.from_pylist([label]))
-    return review_id
 
 
 def count(session: Session, table: str) -> int:

@@ -362,6 +362,17 @@ def weighted_share(value: npt.ArrayLike, inclusion: npt.ArrayLike, level: float 
     return Interval(*(float(x) for x in out))
 
 
+def share_of(n_true: int, n: int, level: float = 0.9) -> Interval:
+    """Share of `n_true` among `n` answers, with Wilson's interval; of nothing it is None.
+
+    >>> share, low, high = share_of(3, 4)
+    >>> share, round(low, 2), round(high, 2)
+    (0.75, 0.26, 0.98)
+    """
+    share = n_true / n if n else 0.0
+    return Interval(share, *_wilson(share, n, level)) if n else Interval(None, None, None)
+
+
 def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
     """Wilson's interval with continuity correction for a share among `n` answers."""
     if n < 1:  # one answer that speaks for more than all others

@@ -352,7 +352,7 @@ def audited(source: Store | Session) -> str:
         """
         SELECT v.inclusion, v.decision, arg_max(l.is_fraud, l.rowid) AS is_fraud
         FROM verdicts v JOIN labels l USING (transaction_id)
-        WHERE v.inclusion IS NOT NULL AND l.source = 'review'
+        WHERE v.inclusion <= 1 AND l.source = 'review'
         GROUP BY v.seq, v.inclusion, v.decision ORDER BY v.seq
         """
     )

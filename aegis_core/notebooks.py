@@ -26,6 +26,7 @@ NOTEBOOKS: Final = {
     "train": FOLDER / "02_train.ipynb",
     "evaluate": FOLDER / "03_evaluate.ipynb",
     "simulate": FOLDER / "04_simulate.ipynb",
+    "review": FOLDER / "05_review.ipynb",
     "drift": FOLDER / "06_drift.ipynb",
 }
 """The notebooks that can be run, by name."""

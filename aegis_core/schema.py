@@ -92,7 +92,8 @@ TABLES: Final = {
         added_at TIMESTAMP NOT NULL, ends VARCHAR""",
     "reviews": """
         review_id VARCHAR NOT NULL, transaction_id VARCHAR NOT NULL, answer VARCHAR NOT NULL,
-        analyst VARCHAR NOT NULL, note VARCHAR, answered_at TIMESTAMP NOT NULL""",
+        analyst VARCHAR NOT NULL, note VARCHAR, answered_at TIMESTAMP NOT NULL,
+        held_until TIMESTAMP, undoes VARCHAR""",
     "models": """
         version VARCHAR PRIMARY KEY, detector VARCHAR NOT NULL, path VARCHAR NOT NULL,
         trained_from TIMESTAMP, trained_to TIMESTAMP, n_train BIGINT, parameters VARCHAR,
@@ -145,6 +146,15 @@ TABLES: Final = {
     "remains": """
         transaction_id VARCHAR NOT NULL, customer_id VARCHAR NOT NULL, merchant_id VARCHAR,
         ts TIMESTAMP NOT NULL""",
+    "claims": """
+        customer_id VARCHAR NOT NULL, turn BIGINT NOT NULL, case_id VARCHAR NOT NULL,
+        analyst VARCHAR NOT NULL, claimed_at TIMESTAMP NOT NULL, until TIMESTAMP NOT NULL,
+        released_at TIMESTAMP, PRIMARY KEY (customer_id, turn)""",
+    "taught": """
+        review_id VARCHAR PRIMARY KEY, taught_at TIMESTAMP NOT NULL""",
+    "proposals": """
+        proposal_id VARCHAR NOT NULL, proposed_at TIMESTAMP NOT NULL, who VARCHAR NOT NULL,
+        kind VARCHAR NOT NULL, content VARCHAR NOT NULL, note VARCHAR""",
 }
 """Every table of the database: its name and the body of its CREATE TABLE.
 
@@ -162,7 +172,10 @@ and `due_at` the line of the schedule that started it. In `drift` an `effect` us
 whom it goes to; rows of one `message_id` went out as one message. `audit` is
 written by the module of that name, `nominations` by `approvals`. `carried` holds the state of the
 pass before transaction `cut`, where older ones were forgotten, and `remains` what a label that
-arrived later needs to know of one of them.
+arrived later needs to know of one of them. In
+`reviews` a row with `undoes` takes that answer back, which it may until `held_until`; the answer
+becomes a label after that, noted in `taught` (null: it is a label at once). In `claims` the last
+`turn` of a customer decides.
 """
 
 MIGRATIONS: Final = {
@@ -195,6 +208,8 @@ MIGRATIONS: Final = {
         "ALTER TABLE runs ADD COLUMN IF NOT EXISTS n_labels BIGINT",
         "ALTER TABLE runs ADD COLUMN IF NOT EXISTS model_version VARCHAR",
         "ALTER TABLE runs ADD COLUMN IF NOT EXISTS pid BIGINT",
+        "ALTER TABLE reviews ADD COLUMN IF NOT EXISTS held_until TIMESTAMP",
+        "ALTER TABLE reviews ADD COLUMN IF NOT EXISTS undoes VARCHAR",
     ),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

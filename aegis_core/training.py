@@ -31,6 +31,7 @@ from aegis_core.models import (
 )
 from aegis_core.policy import Counter, Policy, burst_limits
 from aegis_core.profiles import SIGNAL_FACTOR, SIGNALS
+from aegis_core.reviews import settle
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import Scorer
 from aegis_core.store import Store
@@ -211,6 +212,8 @@ def train(
             "A second person has to agree before the champion is replaced (require_approval). "
             "Train with role shadow, then `aegis models propose VERSION`."
         )
+    if store.path.exists():
+        settle(store)
     frame = history(store)
     if frame.empty:
         raise NotReady(

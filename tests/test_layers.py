@@ -29,9 +29,14 @@ ORDER = (
         "approvals",
         "carried",
         "care",
+        "reviews",
         "training",
         "drift",
         "lists",
+        "caseload",
+        "answering",
+        "workload",
+        "whatif",
         "client",
         "live",
         "service",
@@ -45,7 +50,7 @@ ORDER = (
         "notify",
         "figures",
     ),
-    *("board", "dashboard", "up", "cli"),
+    *("board", "dashboard", "review", "up", "cli"),
 )
 INSIDE = {
     "evaluation": ("splits", "learning", "hindsight", "cases", "outcome", "__init__"),
@@ -60,11 +65,14 @@ INSIDE = {
         *("connection", "session", "tables", "journal", "compaction", "endpoint", "admission"),
         *("gate", "owner", "attached", "__init__"),
     ),
-    "service": ("keeper", "engine", "messages", "committer", "app", "__init__"),
+    "service": ("keeper", "engine", "messages", "committer", "casework", "app", "__init__"),
     "care": ("files", "retention", "archive", "parquet", "__init__"),
     "notify": ("events", "sending", "outbox", "__init__"),
-    "board": ("feed", "launcher", "pictures", "__init__"),
-    "cli": ("common", "output", "register", "care", "runs", "notify", "__init__", "__main__"),
+    "board": ("feed", "launcher", "pictures", "customer", "__init__"),
+    "cli": (
+        *("common", "output", "register", "reviewing", "care", "runs", "notify"),
+        *("__init__", "__main__"),
+    ),
 }
 """The modules of a package, in their order; none imports the package that imports it."""
 ONLY_IN = {
@@ -75,8 +83,8 @@ ONLY_IN = {
     "nbconvert": {"reports"},
     "apscheduler": {"schedule"},
     "typer": {"cli"},
-    "ipywidgets": {"dashboard"},
-    "anywidget": {"dashboard"},
+    "ipywidgets": {"dashboard", "review"},
+    "anywidget": {"dashboard", "review"},
     "voila": {"board"},
     "apprise": {"notify"},
 }

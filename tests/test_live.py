@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from aegis_core import config, lists, live, models, store
+from aegis_core import config, lists, live, models, reviews, store
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, NotReady
 from aegis_core.policy import inclusion
@@ -285,6 +285,30 @@ def test_a_stream_that_starts_anew_knows_the_same_answers(taught: Taught) -> Non
         live.answer(db, row["transaction_id"], "fraud", analyst="anna")
     live.Stream(db, settings).take(rows.slice(60, 10), "test")  # another process
     one.take(rows.slice(70, 20), "test")
+    assert live.parity(db, settings) == live.Parity(90, 0, None)
+
+
+def test_an_answer_that_was_taken_back_leaves_no_trace_in_verdicts_and_they_replay(
+    taught: Taught,
+) -> None:
+    db, settings, learner = taught
+    models.promote(db, learner, who="anna")
+    rows, _ = arrivals(90)
+    one = live.Stream(db, settings)
+    one.take(rows.slice(0, 60), "test")
+    asked = [row["id"] for row in db.rows("SELECT transaction_id AS id FROM verdicts LIMIT 20")]
+    n_labels = db.rows("SELECT count(*) AS n FROM labels")
+    given = reviews.answer_all(db, asked, "fraud", analyst="anna", hold_s=10)
+    reviews.undo(db, given[5:], analyst="anna")
+    one.take(rows.slice(60, 10), "test")
+    assert db.rows("SELECT count(*) AS n FROM labels") == n_labels, "held, or taken back"
+    with db.writing() as session:  # as if ten seconds were over
+        session.execute("UPDATE reviews SET held_until = answered_at WHERE undoes IS NULL")
+    one.take(rows.slice(70, 20), "test")
+    said = db.rows("SELECT transaction_id AS id, after_seq FROM labels WHERE source = 'review'")
+    assert [row["id"] for row in said] == asked[:5]
+    (before,) = db.rows("SELECT seq FROM transactions ORDER BY seq DESC LIMIT 1 OFFSET 20")
+    assert {row["after_seq"] for row in said} == {before["seq"]}
     assert live.parity(db, settings) == live.Parity(90, 0, None)
 
 

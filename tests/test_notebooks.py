@@ -130,7 +130,7 @@ def test_the_kernel_is_whatever_python_runs_it(notebook: NotebookNode) -> None:
 
 
 ORDER = [
-    *("01_generate", "02_train", "03_evaluate", "04_simulate", "06_drift"),
+    *("01_generate", "02_train", "03_evaluate", "04_simulate", "05_review", "06_drift"),
     *("00_start", "dashboard"),
 ]
 

@@ -20,6 +20,7 @@ What is closed, and why (found by trying; Voilà 0.5.13):
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -45,6 +46,26 @@ from aegis_core.errors import InputError, NotReady, ServerFailed
 HOST = "127.0.0.1"
 NOTEBOOK = CHECKOUT / "notebooks" / "dashboard.ipynb"
 ASSETS = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """A notebook that is served to browsers, and for whom.
+
+    Parameters
+    ----------
+    name : what it is called in messages.
+    notebook : its file.
+    token : what a browser must bring to be let in; "" lets everybody on this machine in.
+    environment : further variables of its kernels.
+    """
+
+    name: str = "Dashboard"
+    notebook: Path = NOTEBOOK
+    token: str = dataclasses.field(default="", repr=False)
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
 STARTS_WITHIN_S = 60.0
 ENDS_WITHIN_S = 15.0
 POOLED_KERNELS = 1
@@ -87,8 +108,9 @@ def serve(
     for_s: float | None = None,
     open_browser: bool = False,
     visitors: int = 20,
+    page: Page = Page(),
 ) -> None:
-    """Serve the dashboard on the loopback interface until Ctrl-C, or for `for_s` seconds.
+    """Serve a page, the dashboard, on the loopback interface until Ctrl-C, or for `for_s` seconds.
 
     Prints the address as soon as the page answers. When this returns, the server and all of its
     kernels are gone.
@@ -99,6 +121,8 @@ def serve(
         0 takes any free one.
     visitors
         How many pages may be open at a time; each has a kernel of its own, about 125 MB.
+    page
+        What is served. One with a token prints it as part of its address.
 
     Raises
     ------
@@ -112,17 +136,19 @@ def serve(
     try:
         with tempfile.TemporaryDirectory(prefix="aegis-board-") as folder:
             _lay_out(Path(folder))
-            server = _start(settings, Path(folder), port, visitors)
+            server = _start(settings, Path(folder), port, visitors, page)
             try:
                 address = f"http://{HOST}:{port}"
                 # Not the page itself, which would start a kernel for nobody.
                 _wait_until_it_answers(server, f"{address}/voila/templates/aegis/static/board.css")
-                print(f"Dashboard: {address}  (Ctrl-C ends it)", flush=True)
+                if page.token:
+                    address += f"/?token={page.token}"
+                print(f"{page.name}: {address}  (Ctrl-C ends it)", flush=True)
                 if open_browser:
                     webbrowser.open(address)
                 _wait(server, for_s)
             except KeyboardInterrupt:
-                print("Dashboard: ended", flush=True)
+                print(f"{page.name}: ended", flush=True)
             finally:
                 _end(server)
     finally:
@@ -178,9 +204,12 @@ def _lay_out(folder: Path) -> None:
     (kernel / "kernel.json").write_text(json.dumps(about))
 
 
-def _start(settings: Settings, folder: Path, port: int, visitors: int) -> subprocess.Popen[bytes]:
+def _start(
+    settings: Settings, folder: Path, port: int, visitors: int, page: Page
+) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
+        **page.environment,
         "AEGIS_DB": str(settings.db),
         "AEGIS_REPORTS": str(settings.reports),
         "JUPYTER_PATH": str(folder),
@@ -190,7 +219,10 @@ def _start(settings: Settings, folder: Path, port: int, visitors: int) -> subpro
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
     command = [sys.executable, "-m", "aegis_core.board.launcher"]
-    command += ["--port", str(port), "--visitors", str(visitors)]
+    command += ["--port", str(port), "--visitors", str(visitors), "--notebook", str(page.notebook)]
+    if page.token:  # in a file: everybody on the machine sees arguments
+        with open(os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
+            f.write(page.token)
     # A session of its own: Ctrl-C reaches the parent only, which then ends the child in order.
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, start_new_session=True, cwd=folder
@@ -230,16 +262,19 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def voila_settings(port: int) -> dict[str, dict[str, Any]]:
+def voila_settings(
+    port: int, notebook: Path = NOTEBOOK, token: str = ""
+) -> dict[str, dict[str, Any]]:
     """Voilà's configuration, by class."""
     return {
         "Voila": {
+            **({"token": token} if token else {}),
             "ip": HOST,
             "port": port,
             "port_retries": 0,
             "open_browser": False,
             "log_level": "ERROR",
-            "notebook_path": str(NOTEBOOK),
+            "notebook_path": str(notebook),
             "config_file_paths": [],
             "tornado_settings": {
                 "allow_remote_access": False,
@@ -288,6 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--visitors", type=int, required=True)
+    parser.add_argument("--notebook", type=Path, default=NOTEBOOK)
     asked = parser.parse_args()
 
     class Channels(VoilaKernelWebsocketHandler):  # type: ignore[misc]
@@ -328,7 +364,9 @@ def main() -> None:
     logging.getLogger("tornado.general").setLevel(logging.ERROR)
     voila.app.VoilaKernelWebsocketHandler = Channels
     voila.app.TornadoVoilaHandler = Page
-    server = voila.app.Voila(config=Config(voila_settings(asked.port)))
+    kept = Path("token")  # of this folder, which is the parent's and goes with it
+    token = kept.read_text() if kept.exists() else ""
+    server = voila.app.Voila(config=Config(voila_settings(asked.port, asked.notebook, token)))
     server.initialize([])
     watcher = threading.Thread(
         target=end_with_the_parent, args=[tornado.ioloop.IOLoop.current()], daemon=True

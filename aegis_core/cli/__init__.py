@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis_core import __version__
-from aegis_core.cli import care, notify, register, runs
+from aegis_core.cli import care, notify, register, reviewing, runs
 from aegis_core.cli.common import (
     Database,
     Port,
@@ -43,6 +43,7 @@ app.add_typer(runs.schedule_app, name="schedule")
 app.add_typer(care.audit_app, name="audit")
 for command in (care.backup, care.restore, care.compact, care.forget, care.export):
     app.command(epilog=care.EXAMPLES[command.__name__])(command)
+app.command(epilog=reviewing.EXAMPLES)(reviewing.review)
 
 TABLE_ROWS = 100
 

@@ -67,7 +67,8 @@ def serve(
     token = token_of(store, settings)
     listener = _listener(host, port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with store.owned(limits=Limits(rows=10_000_000)):
+    address = "http://{}:{}".format(*_reached(listener))
+    with store.owned(limits=Limits(rows=10_000_000), rest=address):
         with tqdm(unit="tx", desc="Reading the history", delay=2) as bar:
             engine = Engine(store, settings, progress=bar.update)
         app = create_app(engine, token)
@@ -78,7 +79,6 @@ def serve(
                 limit_concurrency=1_000, h11_max_incomplete_event_size=65_536,
             )
         )  # fmt: skip
-        address = "http://{}:{}".format(*listener.getsockname()[:2])
         print(f"Scoring on {address}/v1/transactions, described at {address}/docs", flush=True)
         print(f"The token is in {token_file(store)}" if not settings.token.get_secret_value() else
               "The token is that of AEGIS_TOKEN", flush=True)  # fmt: skip
@@ -97,6 +97,14 @@ def _without_long_breaths() -> None:
     gc.freeze()  # what the start left is never looked at again
     gc.set_threshold(50_000, 20, 100)
     sys.setswitchinterval(0.001)  # the engine's thread and the one that answers take turns
+
+
+def _reached(listener: socket.socket) -> tuple[str, int]:
+    """Host and port at which this machine reaches the listener."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+    return f"[{host}]" if ":" in host else host, port
 
 
 def _listener(host: str, port: int) -> socket.socket:

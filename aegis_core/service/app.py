@@ -19,7 +19,8 @@ from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
 from aegis_core import __version__
 from aegis_core.errors import AegisError, InputError, StoreError
-from aegis_core.live import answer
+from aegis_core.reviews import STANDING, UNDO_S, answer
+from aegis_core.service import casework
 from aegis_core.service.committer import Committer, Meters, log
 from aegis_core.service.engine import Engine
 from aegis_core.service.messages import (
@@ -114,10 +115,12 @@ def create_app(engine: Engine, token: str) -> Door:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         place["committer"] = committer = Committer(engine, meters)
         running = asyncio.create_task(committer.run())
+        settling = asyncio.create_task(settler.run())
         log("ready", transactions=engine.next_seq, model=engine.champion.version)
         telling = asyncio.create_task(committer.tell())
         yield
         telling.cancel()
+        settling.cancel()
         committer.end()
         await running
         with contextlib.suppress(OSError, AegisError):
@@ -136,6 +139,7 @@ def create_app(engine: Engine, token: str) -> Door:
     def committer() -> Committer:
         return place["committer"]
 
+    settler = casework.Settling(store, committer)
     Admitted = [Depends(_BEARER)]  # for the description; `Door` asks for it
     Problems: dict[int | str, dict[str, Any]] = {
         code: {"model": Problem} for code in (400, 401, 413, 415, 422, 429, 503)
@@ -217,18 +221,20 @@ def create_app(engine: Engine, token: str) -> Door:
         responses=Problems | {404: {"model": Problem}},
     )  # fmt: skip
     async def review(given: Annotated[Review, Body()]) -> Response:
-        """Keep an analyst's answer; it teaches the next learner."""
+        """Keep an analyst's answer; it teaches learners once it can no longer be taken back."""
 
         def keep() -> str | None:
             if engine.find(given.transaction_id) is None:
                 return None
             return answer(
-                store, given.transaction_id, given.answer, analyst=given.analyst, note=given.note
-            )
+                store, given.transaction_id, given.answer, analyst=given.analyst, note=given.note,
+                hold_s=UNDO_S,
+            )  # fmt: skip
 
         review_id = await committer().do(lambda: engine.do(keep))
         if review_id is None:
             raise HTTPException(404, f"There is no transaction {given.transaction_id!r}.")
+        settler.remind()
         return as_json({"review_id": review_id}, 201)
 
     @app.get("/v1/reviews/queue", dependencies=Admitted, responses=Problems)
@@ -236,6 +242,9 @@ def create_app(engine: Engine, token: str) -> Door:
         """Alerts and the audit sample that nobody answered yet, the highest risk first."""
         found = await asyncio.to_thread(store.rows, _QUEUE, [limit])
         return as_json([shown(row) for row in found])
+
+    cases = casework.router(store, engine.settings, committer, settler, Admitted, Problems)
+    app.include_router(cases)
 
     @app.get("/v1/health", responses={503: {"model": Problem}})
     async def health() -> Response:
@@ -273,10 +282,10 @@ def create_app(engine: Engine, token: str) -> Door:
     return Door(app, score, token, meters)
 
 
-_QUEUE = """
+_QUEUE = f"""
     SELECT v.transaction_id, v.seq, t.customer_id, t.ts, t.amount, t.currency, v.decision, v.risk,
       v.score, v.reasons, v.cleared, v.inclusion, v.model_version
     FROM verdicts v JOIN transactions t USING (seq)
-    WHERE v.inclusion IS NOT NULL AND v.transaction_id NOT IN (SELECT transaction_id FROM reviews)
+    WHERE v.inclusion <= 1 AND v.transaction_id NOT IN (SELECT transaction_id FROM ({STANDING}))
     ORDER BY v.risk DESC, v.seq LIMIT ?
 """

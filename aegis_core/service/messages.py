@@ -14,6 +14,7 @@ from fastapi import HTTPException, Response
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -42,9 +43,17 @@ def _utc(value: dt.datetime) -> dt.datetime:
     return moment
 
 
+def _iso(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("is not a time in ISO 8601")
+    return value
+
+
 _PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, strict=True, pattern=_PLAIN)]
+Note = Annotated[str, Field(max_length=2_000, pattern=_PLAIN)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Moment = Annotated[dt.datetime, BeforeValidator(_iso), AfterValidator(_utc)]
 
 
 class Transaction(BaseModel):
@@ -118,7 +127,7 @@ class Review(BaseModel):
     transaction_id: Text
     answer: Literal["fraud", "legitimate"]
     analyst: Text
-    note: Annotated[str, Field(max_length=2_000, pattern=_PLAIN)] = ""
+    note: Note = ""
 
 
 class Problem(BaseModel):

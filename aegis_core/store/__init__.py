@@ -214,7 +214,7 @@ class Store:
 
     @contextmanager
     def owned(
-        self, *, wait_s: float = 1.0, limits: Limits | None = None
+        self, *, wait_s: float = 1.0, limits: Limits | None = None, rest: str = ""
     ) -> Iterator[Endpoint | None]:
         """Hold the file for the length of the block, as the one process that may.
 
@@ -233,6 +233,8 @@ class Store:
             loopback interface: `connect` finds the addresses in a file beside the database, and
             another file beside it may be handed to those who shall only read. The block gets
             them too.
+        rest
+            The address at which this process answers over REST, for that file.
 
         Raises
         ------
@@ -258,7 +260,7 @@ class Store:
             self._held = held
         endpoint = None
         try:
-            endpoint = self._published(held)
+            endpoint = self._published(held, rest)
             yield endpoint
         finally:
             if endpoint is not None:
@@ -374,7 +376,7 @@ class Store:
         told = "|".join(f"{part['n']}:{part['total']}" for part in parts)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def _published(self, held: Held) -> Endpoint | None:
+    def _published(self, held: Held, rest: str) -> Endpoint | None:
         gate = held.gate
         if gate is None:
             return None
@@ -386,6 +388,7 @@ class Store:
             writers_token=gate.tokens[True],
             readers=gate.addresses[False],
             readers_token=gate.tokens[False],
+            rest=rest,
         )
         publish(self.path, endpoint)
         return endpoint

@@ -24,6 +24,8 @@ class Endpoint:
         The version of the tables.
     writers, readers
         Addresses for DuckDB's ATTACH, such as `quack:127.0.0.1:40123`.
+    rest
+        Where the owner answers over REST, such as `http://127.0.0.1:8000`; "" if it does not.
     """
 
     pid: int
@@ -33,6 +35,7 @@ class Endpoint:
     writers_token: str
     readers: str
     readers_token: str
+    rest: str = ""
 
 
 def files_of(database: Path) -> tuple[Path, Path]:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from aegis_core import lists
+from aegis_core import lists, rollups
 from aegis_core.answers import Answers
 from aegis_core.arrays import Rows
 from aegis_core.client import Client, kept_token
@@ -132,6 +132,7 @@ class Stream:
     ) -> None:
         """Write the verdicts, and what the challengers say."""
         session.append("verdicts", pa.table(dict(verdicts), schema=VERDICTS))
+        rollups.add(session, int(verdicts["seq"][0]), int(verdicts["seq"][-1]))
         for challenger in self.shadows:
             session.append("shadow_scores", challenger.judge(rows, scored))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 class Decision(IntEnum):
@@ -113,14 +113,35 @@ TABLES: Final = {
         score DOUBLE NOT NULL""",
     "rejected": """
         received_at TIMESTAMP NOT NULL, source VARCHAR, raw VARCHAR, reason VARCHAR NOT NULL""",
+    "rollups": """
+        minute TIMESTAMP, decision VARCHAR, factor VARCHAR, category VARCHAR, currency VARCHAR,
+        n BIGINT NOT NULL, amount DECIMAL(38, 6) NOT NULL, first_seq BIGINT NOT NULL,
+        last_seq BIGINT NOT NULL, PRIMARY KEY (minute, decision, factor, category, currency)""",
+    "service_stats": """
+        "at" TIMESTAMP NOT NULL, seconds DOUBLE NOT NULL, transactions BIGINT NOT NULL,
+        p50_ms DOUBLE, p99_ms DOUBLE, waiting BIGINT""",
+    "proofs": """
+        "at" TIMESTAMP NOT NULL, checked BIGINT NOT NULL, different BIGINT NOT NULL""",
 }
 """Every table of the database: its name and the body of its CREATE TABLE.
 
 `labels.after_seq` is the last transaction that had arrived before the label: with `known_at`, it
 says which transactions could know it. `verdicts.inclusion` is the probability with which the
 transaction went to review: 1 for an alert, the audit share for a sample of the approved, null for
-what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off.
+what nobody was asked about. In `lists` a row with `ends` takes the entry of that id off. `rollups`
+counts the verdicts of a minute; `aegis_core.rollups` says how. `service_stats` is what the service
+did in the `seconds` before `at`, `proofs` when verdicts were replayed and how many came out
+differently.
 """
+
+ROLLED_UP: Final = """
+    SELECT date_trunc('minute', v.scored_at) AS minute, v.decision,
+      coalesce(v.reasons[1].factor, '') AS factor, coalesce(t.category, '') AS category,
+      coalesce(t.currency, '') AS currency, count(*) AS n,
+      sum(t.amount::DECIMAL(38, 6))::DECIMAL(38, 6) AS amount,
+      min(v.seq) AS first_seq, max(v.seq) AS last_seq
+    FROM verdicts v JOIN transactions t ON t.seq = v.seq"""
+"""Rows of `rollups` from what they count; a condition and `GROUP BY ALL` follow."""
 
 MIGRATIONS: Final = {
     1: (
@@ -134,5 +155,6 @@ MIGRATIONS: Final = {
         "INSERT INTO promotions SELECT version, 'champion', 'train', promoted_at FROM models"
         " WHERE promoted_at IS NOT NULL",
     ),
+    2: (f"INSERT INTO rollups {ROLLED_UP} GROUP BY ALL",),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

@@ -12,7 +12,7 @@ ORDER = (
     *("errors", "schema", "config", "kernels", "arrays", "geo"),
     *("surprise", "profiles", "answers"),
     *("forest", "detector", "trees", "learner", "policy", "scoring", "metrics", "evaluation"),
-    *("store", "intake", "synthetic"),
+    *("store", "rollups", "intake", "synthetic"),
     *(
         "models",
         "training",
@@ -40,7 +40,10 @@ INSIDE = {
         "__init__",
     ),
     "service": ("engine", "messages", "committer", "app", "__init__"),
-    "board": ("feed", "launcher", "pictures", "__init__"),
+    "board": (
+        *("filters", "counts", "feed", "log", "launcher", "pictures", "atlas", "tiles", "widgets"),
+        "__init__",
+    ),
     "cli": ("common", "output", "register", "__init__", "__main__"),
 }
 """The modules of a package, in their order; none imports the package that imports it."""
@@ -52,7 +55,7 @@ ONLY_IN = {
     "nbconvert": {"reports"},
     "typer": {"cli"},
     "ipywidgets": {"dashboard"},
-    "anywidget": {"dashboard"},
+    "anywidget": {"board"},
     "voila": {"board"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

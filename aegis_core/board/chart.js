@@ -44,16 +44,34 @@ function cssColour(name) {
   return getComputedStyle(document.body).getPropertyValue(name).trim();
 }
 
-// Columns to typed arrays, colour names to the theme's colours: a change of theme asks no kernel.
-function resolve(given) {
+function typed(type, view) {
+  const { buffer, byteOffset, byteLength } = view;
+  return new COLUMN_TYPES[type](buffer.slice(byteOffset, byteOffset + byteLength));
+}
+
+// Colour names to the theme's colours: a change of theme asks no kernel.
+function coloured(given) {
   if (typeof given === "string") return given.startsWith("--aegis-") ? cssColour(given) : given;
-  if (Array.isArray(given)) return given.map(resolve);
+  if (ArrayBuffer.isView(given)) return given;
+  if (Array.isArray(given)) return given.map(coloured);
   if (given === null || typeof given !== "object") return given;
-  if (given.column) {
-    const { buffer, byteOffset, byteLength } = given.column;
-    return new COLUMN_TYPES[given.type](buffer.slice(byteOffset, byteOffset + byteLength));
-  }
-  return Object.fromEntries(Object.entries(given).map(([key, value]) => [key, resolve(value)]));
+  return Object.fromEntries(Object.entries(given).map(([key, value]) => [key, coloured(value)]));
+}
+
+function unpacked(trace) {
+  const columns = Object.entries(trace).map(([key, value]) => [
+    key, value?.column ? typed(value.type, value.column) : value,
+  ]);
+  return Object.fromEntries(columns);
+}
+
+// The newest `most` of two columns put together, in the type of the first.
+function joined(old, added, most) {
+  if (!ArrayBuffer.isView(old)) return [...(old ?? []), ...added].slice(-most || Infinity);
+  const both = new old.constructor(old.length + added.length);
+  both.set(old);
+  both.set(added, old.length);
+  return both.slice(Math.max(0, both.length - most));
 }
 
 // Remote desktops often have no WebGL; SVG is slower, and shows the same.
@@ -85,7 +103,7 @@ const LAYOUT = {
   paper_bgcolor: "rgba(0,0,0,0)",
   plot_bgcolor: "rgba(0,0,0,0)",
   font: { family: "system-ui, sans-serif", color: "--aegis-text", size: 12 },
-  margin: { l: 48, r: 12, t: 8, b: 36 },
+  margin: { l: 44, r: 10, t: 6, b: 30 },
   hovermode: "closest",
   hoverlabel: {
     bgcolor: "--aegis-field",
@@ -107,21 +125,56 @@ const CONFIG = {
   displaylogo: false,
   showSendToCloud: false,
   plotlyServerURL: "",
-  displayModeBar: "hover",
-  modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d", "autoScale2d"],
+  topojsonURL: "",
+  modeBarButtonsToRemove: ["autoScale2d", "toImage"],
 };
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text != null) made.textContent = text;
+  return made;
+}
 
 export default {
   async render({ model, el }) {
     el.classList.add("aegis-chart");
-    const box = document.createElement("div");
+    const heading = element("h2", "", model.get("title"));
+    const note = element("small");
+    const release = element("button", "aegis-button aegis-small", "Let go");
+    release.type = "button";
+    release.hidden = true;
+    heading.append(" ", note);
+    const top = element("div", "aegis-heading");
+    top.append(heading, release);
+    const frame = element("div", "aegis-frame");
+    const box = element("div");
     box.setAttribute("role", "figure");
     box.setAttribute("aria-label", model.get("label"));
-    el.append(box);
+    frame.append(box);
+    el.append(top, frame);
 
     let plotly = null;
     let busy = false;
     let waiting = false;
+    let revision = 0;
+
+    // What the page has of the figure; messages change it in place, for all views of the model.
+    function shown() {
+      const figure = model.get("figure");
+      if (!figure.traces) return null;
+      figure.live ??= figure.traces.map(unpacked);
+      figure.tick ??= model.get("tick");
+      return figure;
+    }
+
+    function themed(layout) {
+      const flat = Object.fromEntries(
+        Object.entries(layout).filter(([key]) => /^[xy]axis/.test(key)).map(([key]) => [key, AXIS]),
+      );
+      const scene = layout.scene ? { scene: { xaxis: AXIS, yaxis: AXIS, zaxis: AXIS } } : {};
+      return coloured(merge(merge(LAYOUT, { ...flat, ...scene }), layout));
+    }
 
     // A drawing that takes longer than a second must not queue up: only the newest is drawn.
     async function draw() {
@@ -133,27 +186,101 @@ export default {
         plotly ??= await loadPlotly(model);
         while (waiting) {
           waiting = false;
-          const { traces, layout } = model.get("figure");
-          if (!traces) continue;
-          const flat = Object.fromEntries(
-            Object.entries(layout).filter(([key]) => /^[xy]axis/.test(key)).map(([key]) => [key, AXIS]),
-          );
-          const scene = layout.scene ? { scene: { xaxis: AXIS, yaxis: AXIS, zaxis: AXIS } } : {};
-          const themed = merge(merge(LAYOUT, { ...flat, ...scene }), layout);
-          await plotly.react(box, drawable(resolve(traces)), resolve(themed), CONFIG);
+          const figure = shown();
+          if (!figure) continue;
+          const traces = drawable(figure.live.map(coloured));
+          const picks = figure.layout.dragmode === "lasso" || figure.layout.scene;
+          const layout = { ...themed(figure.layout), selections: [], datarevision: ++revision };
+          const first = !box.data;
+          await plotly.react(box, traces, layout, { ...CONFIG, displayModeBar: picks ? "hover" : false });
+          if (first) listen();
         }
       } finally {
         busy = false;
       }
     }
 
+    function listen() {
+      const lassoed = () => shown()?.layout.dragmode === "lasso";
+      const let_go = () => {
+        release.hidden = true;
+        model.send({ selected: null });
+      };
+      box.on("plotly_selected", (event) => {
+        if (lassoed()) {
+          const seqs = (event?.points ?? []).map((point) => point.customdata);
+          release.hidden = !seqs.length;
+          model.send({ selected: seqs.length ? seqs : null });
+        } else if (event?.range) {
+          const times = event.range.x.map((x) => Date.parse(`${String(x).replace(" ", "T")}Z`));
+          model.send({ range: times });
+          plotly.relayout(box, { selections: [] });
+        }
+      });
+      box.on("plotly_deselect", () => { if (lassoed()) let_go(); });
+      release.onclick = () => {
+        let_go();
+        plotly.restyle(box, { selectedpoints: [null] });
+        plotly.relayout(box, { selections: [] });
+      };
+    }
+
+    function added(figure, columns, kept) {
+      const indices = columns.map((_, i) => i);
+      const names = Object.keys(columns[0]).filter((name) => columns.every((c) => name in c));
+      const texts = Object.keys(columns.at(-1)).filter((name) => !names.includes(name));
+      columns.forEach((column, i) => {
+        for (const [name, values] of Object.entries(column)) {
+          figure.live[i][name] = joined(figure.live[i][name], values, kept[i]);
+        }
+      });
+      if (busy || !box.data || !kept.every(Boolean)) return draw();
+      const of = (name, which) => which.map((i) => columns[i][name]);
+      const most = (name, which) => ({ [name]: which.map((i) => kept[i]) });
+      const having = indices.filter((i) => texts.some((name) => name in columns[i]));
+      const update = Object.fromEntries(names.map((name) => [name, of(name, indices)]));
+      const limits = Object.assign({}, ...names.map((name) => most(name, indices)));
+      for (const name of texts) {
+        for (const i of having) box.data[i][name] = figure.live[i][name];
+      }
+      return plotly.extendTraces(box, update, indices, limits);
+    }
+
+    function heard(message, buffers) {
+      if (!message.tick) return;
+      const figure = shown();
+      if (!figure || message.tick > figure.tick + 1) {
+        model.send({ need: "all" });
+        return;
+      }
+      const columns = (message.columns ?? message.added).map((trace) => Object.fromEntries(
+        Object.entries(trace).map(([name, value]) => [
+          // packed columns are [type, number of the buffer], texts are texts
+          name, COLUMN_TYPES[value?.[0]] && value.length === 2 ? typed(value[0], buffers[value[1]]) : value,
+        ]),
+      ));
+      const news = message.tick === figure.tick + 1;
+      figure.tick = message.tick;
+      if (message.added && news) {
+        added(figure, columns, message.kept);
+        return;
+      }
+      if (news) columns.forEach((column, i) => Object.assign(figure.live[i], column));
+      draw();
+    }
+
+    const showNote = () => { note.textContent = model.get("note"); };
     const resized = new ResizeObserver(() => {
       if (!box.data) draw();
       else if (box.clientWidth) plotly.Plots.resize(box);
     });
-    resized.observe(el);
-    model.on("change:figure", draw);
+    const replaced = () => { release.hidden = true; draw(); };
+    resized.observe(frame);
+    model.on("change:figure", replaced);
+    model.on("change:note", showNote);
+    model.on("msg:custom", heard);
     window.addEventListener("aegis-theme", draw);
+    showNote();
     draw();
     return () => {
       resized.disconnect();

@@ -31,7 +31,7 @@ from aegis_core.board.log import COLUMNS, TABLE_ROWS, as_csv, rows
 from aegis_core.board.tiles import lineage, next_steps, proof, sources, tiles, trends
 from aegis_core.board.widgets import Chart, Controls, Head, Table, Tiles
 from aegis_core.errors import NotReady, StoreBusy
-from aegis_core.store import Store
+from aegis_core.store import Store, connect
 
 if TYPE_CHECKING:
     from aegis_core.board.counts import Columns
@@ -148,7 +148,10 @@ class Board:
             else:
                 self._status("live", "")
             self._notice(read)
-            self._draw(read)
+            try:
+                self._draw(read)
+            except Exception as e:  # see _read
+                self._status("stale", f"what was read cannot be shown ({type(e).__name__})")
 
     def _status(self, state: str, text: str) -> None:
         now = seconds(self.feed.now())
@@ -208,7 +211,7 @@ class Board:
         if self.selected:
             self.scatter.note = f"{len(self.selected):,} selected; stands still until you let go"
             return
-        self.scatter.note = note + "; box or lasso selects" if not axes[2] else note
+        self.scatter.note = note
         same = bool(before) and self._drawn_with[:2] == (self.filters, self.selected)
         if same and window is before:
             return
@@ -390,6 +393,14 @@ def _appended(before: np.ndarray, after: np.ndarray) -> int:
     kept = len(after) - n_new
     same = 0 < kept <= len(before) and np.array_equal(before[-kept:], after[:kept])
     return n_new if same else -1
+
+
+def opened(db: str = "") -> Store:
+    """The database at `db`; else the one that the board's server names, or the settings do.
+
+    A visitor's kernel does not read the settings, which takes 10 MB.
+    """
+    return connect(db or os.environ.get("AEGIS_BOARD_DB") or None, wait_s=0.8)
 
 
 def show(store: Store, *, live: bool = True) -> ipywidgets.Widget | None:

@@ -270,7 +270,8 @@ class Feed:
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         today = session.numpy(_ROLLED.format("true", 600), [midnight, _NEVER])
         stats = session.numpy(_STATS, [now - dt.timedelta(minutes=15)])
-        (facts,) = dicts(session.numpy(_FACTS))
+        (found,) = dicts(session.numpy(_FACTS))
+        facts: dict[str, Any] = {k: None if v != v else v for k, v in found.items()}
         a_month = now - dt.timedelta(days=30)
         categories = session.numpy(_CATEGORIES, [a_month])["category"].tolist()
         return replace(

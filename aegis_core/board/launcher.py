@@ -34,17 +34,16 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from aegis_core.board.assets import ASSETS, plotly_js
 from aegis_core.config import CHECKOUT, Settings
-from aegis_core.errors import InputError, NotReady, ServerFailed
+from aegis_core.errors import InputError, ServerFailed
 
 HOST = "127.0.0.1"
 NOTEBOOK = CHECKOUT / "notebooks" / "dashboard.ipynb"
-ASSETS = Path(__file__).parent
 STARTS_WITHIN_S = 60.0
 ENDS_WITHIN_S = 15.0
 POOLED_KERNELS = 1
@@ -55,7 +54,7 @@ POOLED_KERNELS = 1
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "script-src 'self' 'unsafe-inline' blob:",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
         "font-src 'self' data:",
@@ -66,18 +65,6 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-
-
-def plotly_js() -> Path:
-    """The installed plotly package's `plotly.min.js`, without importing the package.
-
-    >>> plotly_js().name
-    'plotly.min.js'
-    """
-    spec = find_spec("plotly")
-    if spec is None or not spec.submodule_search_locations:
-        raise NotReady("The package plotly is not installed; run `make setup`.")
-    return Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js"
 
 
 def serve(
@@ -182,6 +169,7 @@ def _start(settings: Settings, folder: Path, port: int, visitors: int) -> subpro
     environment = {
         **os.environ,
         "AEGIS_DB": str(settings.db),
+        "AEGIS_BOARD_DB": str(settings.db),
         "AEGIS_REPORTS": str(settings.reports),
         "JUPYTER_PATH": str(folder),
         "JUPYTER_DATA_DIR": str(folder / "jupyter"),

@@ -236,10 +236,11 @@ def budget_figure(today: Counts, share: float, now: dt.datetime) -> dict[str, An
     """Alerts since midnight as they added up, the budget, and both as they may go on."""
     at = seconds(now)
     midnight = at // DAY_S * DAY_S
-    starts, counts = today.bars(midnight, at)
+    begin = float(today.start.min()) if len(today.start) else midnight
+    starts, counts = today.bars(begin, at)
     alerts, verdicts = np.cumsum(counts[1:].sum(axis=0)), np.cumsum(counts.sum(axis=0))
     found = budget(today, share, now)
-    times = np.concatenate([[midnight], np.minimum(starts + today.width_s, at)]) * 1_000
+    times = np.concatenate([[begin], np.minimum(starts + today.width_s, at)]) * 1_000
     ahead = np.array([at, midnight + DAY_S]) * 1_000
     lines = (
         ("alerts", "--aegis-block-fill", "solid", times, np.concatenate([[0], alerts])),
@@ -267,7 +268,7 @@ def budget_figure(today: Counts, share: float, now: dt.datetime) -> dict[str, An
             "hovermode": "x unified",
             "xaxis": {
                 "type": "date",
-                "range": [midnight * 1_000, (midnight + DAY_S) * 1_000],
+                "range": [begin * 1_000, (midnight + DAY_S) * 1_000],
                 "nticks": 5,
                 "tickformat": "%H:%M",
             },
@@ -332,11 +333,17 @@ def drift(risk: Floats) -> tuple[Floats, float]:
     """Share of scores in each of `RISK_BINS` equal shares of the training scores, and the PSI.
 
     Without drift each share is the same. The population stability index is the sum of
-    (share - expected) * log(share / expected); above 0.2 it is usually called a shift.
+    (share - expected) * log(share / expected); above 0.2 it is usually called a shift. Scores that
+    tie with the lowest of training stand for all shares up to the next one seen, and are spread
+    over these.
 
     >>> drift(np.linspace(0, 99.9, 2000))[1] < 1e-9
     True
     """
+    lowest, rest = risk <= 0, risk[risk > 0]
+    if lowest.any() and len(rest):
+        tied = np.linspace(0, rest.min(), int(lowest.sum()), endpoint=False)
+        risk = np.concatenate([tied, rest])
     counts, _ = np.histogram(risk, RISK_BINS, (0.0, 100.0))
     expected = 1 / RISK_BINS
     share = counts / max(1, counts.sum())

@@ -16,7 +16,8 @@ const CELLS = {
   },
   prose(cell, value) {
     cell.className = "prose";
-    cell.textContent = value;
+    cell.append(element("div", "", value));
+    cell.title = value;
   },
   number(cell, value) {
     cell.className = "number";

@@ -29,7 +29,7 @@ function makeTile(host) {
   const from = document.createElement("button");
   from.type = "button";
   from.className = "aegis-from";
-  from.textContent = "ⓘ";
+  from.textContent = "i";
   tile.append(label, value, note, svg, from);
   host.append(tile);
   return { tile, label, value, note, path, from };

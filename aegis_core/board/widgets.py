@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import anywidget
 import traitlets
 
+from aegis_core.board.assets import ASSETS, plotly_js
 from aegis_core.board.filters import AXES, BARS, DECISIONS, PERIODS, REASONS
-from aegis_core.board.launcher import plotly_js
-
-ASSETS: Final = Path(__file__).parent
 
 
 class Head(anywidget.AnyWidget):

@@ -67,18 +67,143 @@ function unpacked(trace) {
 
 // The newest `most` of two columns put together, in the type of the first.
 function joined(old, added, most) {
-  if (!ArrayBuffer.isView(old)) return [...(old ?? []), ...added].slice(-most || Infinity);
+  if (!ArrayBuffer.isView(old)) return most ? [...(old ?? []), ...added].slice(-most) : [];
   const both = new old.constructor(old.length + added.length);
   both.set(old);
   both.set(added, old.length);
   return both.slice(Math.max(0, both.length - most));
 }
 
-// Remote desktops often have no WebGL; SVG is slower, and shows the same.
-let webgl = null;
-function drawable(traces) {
-  webgl ??= Boolean(document.createElement("canvas").getContext("webgl"));
-  return webgl ? traces : traces.map((t) => (t.type === "scattergl" ? { ...t, type: "scatter" } : t));
+// Thousands of points of ordinary traffic are drawn on a canvas under the chart: plotly.js's own way
+// to draw many compiles code at run time, which the page's policy forbids, and takes longer. The
+// first trace of a "scattergl" figure is that cloud; plotly.js gets its extent and its legend.
+function isCloud(figure) {
+  return figure.traces[0]?.type === "scattergl";
+}
+
+function extent(values) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return low <= high ? [low, high] : [];
+}
+
+function withoutCloud(traces) {
+  const [cloud, ...alerts] = traces.map((trace) => ({ ...trace, type: "scatter" }));
+  const marker = { color: "rgba(0,0,0,0)", size: 1 };
+  const corners = { type: "scatter", mode: "markers", marker, hoverinfo: "skip", showlegend: false };
+  return [
+    { ...cloud, x: [null], y: [null], customdata: [null] },
+    ...alerts,
+    { ...corners, x: extent(cloud.x), y: extent(cloud.y) },
+  ];
+}
+
+function makeCloud(box) {
+  const canvas = document.createElement("canvas");
+  canvas.className = "aegis-cloud";
+  const tip = document.createElement("div");
+  tip.className = "aegis-tip";
+  tip.hidden = true;
+  let cloud = null;
+  let chosen = null; // seqs, or null: all
+  let places = { x: [], y: [] };
+
+  function paint() {
+    const layout = box._fullLayout;
+    const host = box.querySelector(".svg-container");
+    if (!cloud || !layout?.xaxis || !host) return;
+    if (canvas.parentNode !== host) host.prepend(canvas);
+    const scale = window.devicePixelRatio || 1;
+    canvas.width = layout.width * scale;
+    canvas.height = layout.height * scale;
+    const { xaxis, yaxis } = layout;
+    const n = cloud.x.length;
+    places = { x: new Float32Array(n), y: new Float32Array(n) };
+    const pen = canvas.getContext("2d");
+    pen.scale(scale, scale);
+    pen.beginPath();
+    pen.rect(xaxis._offset, yaxis._offset, xaxis._length, yaxis._length);
+    pen.clip();
+    pen.fillStyle = cloud.marker.color;
+    if (box._fullData[0]?.visible !== true) return;
+    const radius = cloud.marker.size / 2;
+    for (let i = 0; i < n; i += 1) {
+      const x = xaxis._offset + xaxis.d2p(cloud.x[i]);
+      const y = yaxis._offset + yaxis.d2p(cloud.y[i]);
+      places.x[i] = x;
+      places.y[i] = y;
+      if (!Number.isFinite(x + y)) continue;
+      pen.globalAlpha = !chosen || chosen.has(cloud.customdata[i]) ? 1 : 0.15;
+      pen.beginPath();
+      pen.arc(x, y, radius, 0, 6.3);
+      pen.fill();
+    }
+  }
+
+  // The cloud's points inside of a box or lasso, by their customdata.
+  function inside(event) {
+    const { xaxis, yaxis } = box._fullLayout;
+    const { range, lassoPoints: lasso } = event;
+    const xs = lasso ? lasso.x : [range.x[0], range.x[1], range.x[1], range.x[0]];
+    const ys = lasso ? lasso.y : [range.y[0], range.y[0], range.y[1], range.y[1]];
+    const corners = xs.map((x, i) => [xaxis._offset + xaxis.d2p(x), yaxis._offset + yaxis.d2p(ys[i])]);
+    const found = [];
+    for (let i = 0; i < places.x.length; i += 1) {
+      let within = false;
+      for (let j = 0, k = corners.length - 1; j < corners.length; k = j, j += 1) {
+        const [x1, y1] = corners[j];
+        const [x2, y2] = corners[k];
+        const y = places.y[i];
+        if ((y1 > y) !== (y2 > y) && places.x[i] < ((x2 - x1) * (y - y1)) / (y2 - y1) + x1) within = !within;
+      }
+      if (within) found.push(cloud.customdata[i]);
+    }
+    return found;
+  }
+
+  box.addEventListener("mousemove", (event) => {
+    tip.hidden = true;
+    if (!cloud || event.buttons || box.querySelector(".hoverlayer > *")) return;
+    const { left, top } = box.getBoundingClientRect();
+    const [x, y] = [event.clientX - left, event.clientY - top];
+    let nearest = -1;
+    let least = 64;
+    for (let i = 0; i < places.x.length; i += 1) {
+      const distance = (places.x[i] - x) ** 2 + (places.y[i] - y) ** 2;
+      if (distance < least) [nearest, least] = [i, distance];
+    }
+    if (nearest < 0) return;
+    const { xaxis, yaxis } = box._fullLayout;
+    const number = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 2 });
+    tip.replaceChildren(...[[xaxis, cloud.x], [yaxis, cloud.y]].map(([axis, values]) => {
+      const line = document.createElement("div");
+      line.textContent = `${axis.title.text} ${number.format(values[nearest])}`;
+      return line;
+    }));
+    tip.hidden = false;
+    const fits = x + 12 + tip.offsetWidth < box.clientWidth;
+    tip.style.left = `${fits ? x + 12 : x - 12 - tip.offsetWidth}px`;
+    tip.style.top = `${Math.max(0, y - 34)}px`;
+  });
+  box.addEventListener("mouseleave", () => { tip.hidden = true; });
+  box.after(tip);
+
+  return {
+    inside,
+    paint,
+    use(trace) {
+      cloud = trace;
+      if (!trace) canvas.remove();
+    },
+    choose(seqs) {
+      chosen = seqs?.length ? new Set(seqs) : null;
+      paint();
+    },
+  };
 }
 
 function merge(base, extra) {
@@ -158,6 +283,7 @@ export default {
     let busy = false;
     let waiting = false;
     let revision = 0;
+    const cloud = makeCloud(box);
 
     // What the page has of the figure; messages change it in place, for all views of the model.
     function shown() {
@@ -188,12 +314,15 @@ export default {
           waiting = false;
           const figure = shown();
           if (!figure) continue;
-          const traces = drawable(figure.live.map(coloured));
+          const all = figure.live.map(coloured);
+          const traces = isCloud(figure) ? withoutCloud(all) : all;
+          cloud.use(isCloud(figure) ? all[0] : null);
           const picks = figure.layout.dragmode === "lasso" || figure.layout.scene;
           const layout = { ...themed(figure.layout), selections: [], datarevision: ++revision };
           const first = !box.data;
           await plotly.react(box, traces, layout, { ...CONFIG, displayModeBar: picks ? "hover" : false });
           if (first) listen();
+          cloud.paint();
         }
       } finally {
         busy = false;
@@ -202,14 +331,20 @@ export default {
 
     function listen() {
       const lassoed = () => shown()?.layout.dragmode === "lasso";
-      const let_go = () => {
+      const letGo = () => {
         release.hidden = true;
+        cloud.choose(null);
         model.send({ selected: null });
       };
+      box.on("plotly_afterplot", cloud.paint);
+      box.on("plotly_relayouting", cloud.paint);
       box.on("plotly_selected", (event) => {
         if (lassoed()) {
-          const seqs = (event?.points ?? []).map((point) => point.customdata);
+          if (!event || !(event.range || event.lassoPoints)) return;
+          const alerts = event.points.map((point) => point.customdata).filter((seq) => seq != null);
+          const seqs = [...alerts, ...cloud.inside(event)];
           release.hidden = !seqs.length;
+          cloud.choose(seqs);
           model.send({ selected: seqs.length ? seqs : null });
         } else if (event?.range) {
           const times = event.range.x.map((x) => Date.parse(`${String(x).replace(" ", "T")}Z`));
@@ -217,33 +352,31 @@ export default {
           plotly.relayout(box, { selections: [] });
         }
       });
-      box.on("plotly_deselect", () => { if (lassoed()) let_go(); });
+      box.on("plotly_deselect", () => { if (lassoed()) letGo(); });
       release.onclick = () => {
-        let_go();
+        letGo();
         plotly.restyle(box, { selectedpoints: [null] });
         plotly.relayout(box, { selections: [] });
       };
     }
 
     function added(figure, columns, kept) {
-      const indices = columns.map((_, i) => i);
-      const names = Object.keys(columns[0]).filter((name) => columns.every((c) => name in c));
-      const texts = Object.keys(columns.at(-1)).filter((name) => !names.includes(name));
+      const before = isCloud(figure) ? ["x", "y"].map((axis) => extent(figure.live[0][axis])) : [];
+      const alerts = figure.live.slice(1).map((trace) => trace.x.length);
       columns.forEach((column, i) => {
         for (const [name, values] of Object.entries(column)) {
           figure.live[i][name] = joined(figure.live[i][name], values, kept[i]);
         }
       });
-      if (busy || !box.data || !kept.every(Boolean)) return draw();
-      const of = (name, which) => which.map((i) => columns[i][name]);
-      const most = (name, which) => ({ [name]: which.map((i) => kept[i]) });
-      const having = indices.filter((i) => texts.some((name) => name in columns[i]));
-      const update = Object.fromEntries(names.map((name) => [name, of(name, indices)]));
-      const limits = Object.assign({}, ...names.map((name) => most(name, indices)));
-      for (const name of texts) {
-        for (const i of having) box.data[i][name] = figure.live[i][name];
+      const quiet = columns.slice(1).every((column, i) => !column.x.length && kept[i + 1] === alerts[i]);
+      const [x, y] = ["x", "y"].map((axis) => extent(figure.live[0][axis]));
+      const fits = before.length && x[0] >= before[0][0] && x[1] <= before[0][1] && y[0] >= before[1][0] && y[1] <= before[1][1];
+      if (busy || !box.data || !isCloud(figure) || !quiet || !fits) {
+        draw();
+        return;
       }
-      return plotly.extendTraces(box, update, indices, limits);
+      cloud.use({ ...coloured(figure.live[0]) });
+      cloud.paint();
     }
 
     function heard(message, buffers) {
@@ -274,7 +407,11 @@ export default {
       if (!box.data) draw();
       else if (box.clientWidth) plotly.Plots.resize(box);
     });
-    const replaced = () => { release.hidden = true; draw(); };
+    const replaced = () => {
+      release.hidden = true;
+      cloud.choose(null);
+      draw();
+    };
     resized.observe(frame);
     model.on("change:figure", replaced);
     model.on("change:note", showNote);

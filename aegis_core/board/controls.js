@@ -115,6 +115,8 @@ async function picture(board) {
   for (const plot of board.querySelectorAll(".js-plotly-plot")) {
     const [x, y, width, height] = at(plot);
     if (!width) continue;
+    const cloud = plot.querySelector(".aegis-cloud");
+    if (cloud) pen.drawImage(cloud, x, y, width, height);
     const image = new Image();
     image.src = await plotly.toImage(plot, { format: "png", width, height, scale });
     await image.decode();

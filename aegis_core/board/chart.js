@@ -217,6 +217,7 @@ function merge(base, extra) {
 
 const AXIS = {
   automargin: true,
+  tickangle: 0,
   gridcolor: "--aegis-grid",
   linecolor: "--aegis-border",
   zerolinecolor: "--aegis-grid",

@@ -158,7 +158,7 @@ class Feed:
         if anew:
             made = self._read_anew(session, made, filters, newest)
             self._recounted = began
-        elif newest > self._seen and until is None:
+        elif newest > self._seen and (until is None or until > last.as_of):
             made = self._read_on(session, made, filters, newest)
         else:
             made = replace(made, n_new=0)
@@ -224,7 +224,7 @@ class Feed:
         return replace(made, counts=counts, window=window, n_new=-1)
 
     def _read_on(self, session: Session, made: Snapshot, filters: Filters, newest: int) -> Snapshot:
-        span: list[object] = [made.since, _NEVER]
+        span: list[object] = [made.since, made.until or _NEVER]
         counts, low = made.counts, max(self._seen, newest - SEARCHED) + 1
         if filters.by_row:
             new = self._searched(session, filters, low, newest, span, counts.width_s)

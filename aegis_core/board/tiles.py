@@ -178,14 +178,14 @@ def next_steps(snapshot: Snapshot | None) -> tuple[str, list[tuple[str, str]]]:
     >>> next_steps(Snapshot(dt.datetime(2026, 4, 1), n_transactions=1, n_models=1))[0]
     'There are no verdicts yet.'
     """
+    if snapshot is not None and snapshot.newest >= 0:
+        return "", []
     if snapshot is None or not snapshot.n_transactions:
         return "There are no transactions yet.", [
             ("make run", "does everything: synthetic data, training, a stream"),
             ("aegis run generate", "makes synthetic transactions"),
             ("aegis import FILE", "reads your own, CSV or Parquet"),
         ]
-    if snapshot.newest >= 0:
-        return "", []
     stream = ("aegis run simulate", "sends a stream of transactions to the model")
     if not snapshot.n_models:
         train = ("aegis run train", "fits the first model on the history that is there")

@@ -209,7 +209,7 @@ class Board:
         axes = self.filters.x, self.filters.y, self.filters.z
         note = f"{len(window['seq']):,} newest"
         if self.selected:
-            self.scatter.note = f"{len(self.selected):,} selected; stands still until you let go"
+            self.scatter.note = f"{len(self.selected):,} selected"
             return
         self.scatter.note = note
         same = bool(before) and self._drawn_with[:2] == (self.filters, self.selected)

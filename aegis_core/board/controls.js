@@ -3,7 +3,7 @@
 
 const LABELS = {
   decision: "Decision", factor: "Reason", category: "Category", min_amount: "Amount from",
-  max_amount: "to", customer: "Customer", bars: "Bars", x: "Across", y: "Up", z: "Depth",
+  max_amount: "Amount to", customer: "Customer", bars: "Bars", x: "Across", y: "Up", z: "Depth",
 };
 const AXIS_NAMES = {
   hour: "hour", amount: "amount", distance: "distance", travel: "travel evidence", risk: "risk",
@@ -18,9 +18,12 @@ function element(tag, className, text) {
 }
 
 function labelled(name, input) {
-  const label = element("label", "aegis-field", LABELS[name]);
-  label.append(input);
-  return label;
+  const field = element("div", "aegis-field");
+  const label = element("label", "", LABELS[name]);
+  input.id = `aegis-${name}`;
+  label.htmlFor = input.id;
+  field.append(label, input);
+  return field;
 }
 
 function select(options) {

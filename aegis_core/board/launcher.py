@@ -75,7 +75,7 @@ REPORT_POLICY = (
 
 
 def well_formed(message: bytes | str) -> bool:
-    """Whether a websocket's message has as many parts as it tells, in the v1 protocol.
+    r"""Whether a websocket's message has as many parts as it tells, in the v1 protocol.
 
     >>> well_formed((2).to_bytes(8, "little") + bytes(16)), well_formed(b"\xff" * 8)
     (True, False)

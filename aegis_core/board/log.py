@@ -21,7 +21,7 @@ COLUMNS: Final = (
     ("decision", "Decision", "decision"),
     ("risk", "Risk", "risk"),
     ("amount", "Amount", "number"),
-    ("currency", "", "text"),
+    ("currency", "Currency", "text"),
     ("customer_id", "Customer", "text"),
     ("merchant_id", "Merchant", "text"),
     ("category", "Category", "text"),

@@ -7,8 +7,8 @@ that comes from a page as input.
 
 The kernel behind each page imports neither pandas nor plotly.py (74 and 34 MB a visitor, and two
 seconds): columns go as binary arrays to plotly.js in the page, and of what a page has already only
-what changed is sent. Without Voilà the same widgets run in JupyterLab; `report` draws the same
-picture without widgets, for papermill.
+what changed is sent. Without Voilà the same widgets run in JupyterLab; `board.report` draws the
+same picture without widgets, for papermill.
 """
 
 from __future__ import annotations
@@ -189,13 +189,14 @@ class Board:
             counts = counted(only, counts.width_s)
         shown = counts if self.selected else None
         self.tiles.tiles = tiles(snapshot, self.filters, shown)
-        with_ = (self.filters, self.selected, self.controls.chosen)
+        with_ = (self.filters, self.selected)
         if self._ticks % _TRENDS_EVERY == 0 or with_ != self._drawn_with:
             self.tiles.trends = trends(snapshot, shown)
             self.tiles.sources = sources(snapshot, self.filters) | {"lineage": self.head.origin}
         self._draw_scatter(snapshot)
         self._draw_panels(snapshot, counts)
         self.table.note = self._log_note(snapshot)
+        self.table.of = f"{self.filters.seen()} {len(self.selected)}"
         self.table.show(rows(window, chosen[::-1][:TABLE_ROWS]))
         self._drawn, self._drawn_with = window, with_
 
@@ -404,8 +405,10 @@ def opened(db: str = "") -> Store:
 
 
 def show(store: Store, *, live: bool = True) -> ipywidgets.Widget | None:
-    """What `notebooks/dashboard.ipynb` shows: the live board, or else `report`."""
+    """What `notebooks/dashboard.ipynb` shows: the live board, or else a report of this moment."""
     if not live:
+        from aegis_core.board.report import report
+
         report(store)
         return None
     # Voilà sets this for its kernels; only there does a kernel belong to one page.
@@ -415,38 +418,6 @@ def show(store: Store, *, live: bool = True) -> ipywidgets.Widget | None:
     board = Board(Feed(store), on_left=_end_this_kernel if in_voila else lambda: None)
     board.refresh()
     return board.widget
-
-
-def report(store: Store) -> None:
-    """Display this moment for papermill: the board's numbers, pictures and newest blocks.
-
-    Widgets would make the report fetch their code from a CDN.
-    """
-    import pandas as pd
-    from IPython.display import display
-
-    from aegis_core import figures
-
-    ever, feed = Filters(period="all"), Feed(store)
-    snapshot = feed.read(ever)
-    text, steps = next_steps(snapshot)
-    if text:
-        print(text, *(f"`{command}` {effect}." for command, effect in steps), sep="\n")
-        return
-    print(f"As of {snapshot.as_of:%Y-%m-%d %H:%M:%S} UTC.")
-    print(*(f"{t['label']}: {t['value']} ({t['note']})" for t in tiles(snapshot, ever)), sep="\n")
-    print(*(" ".join(part) for part in lineage(snapshot)), sep=", ")
-    print(proof(snapshot)["text"])
-    counts = snapshot.counts
-    span = float(counts.start.min()), float(counts.start.max())
-    scatter = pictures.scatter_figure(snapshot.window, "hour", "amount")
-    for drawn in (scatter, pictures.bars_figure(counts, *span)):
-        display(figures.figure(**pictures.unpacked(drawn, figures.COLOURS)))  # type: ignore[no-untyped-call]
-    columns = {key: title or key for key, title, _ in COLUMNS}
-    blocks = feed.read(replace(ever, decision="block")).window
-    newest = np.arange(len(blocks["seq"]))[::-1][:25]
-    blocked = pd.DataFrame(rows(blocks, newest), columns=list(columns))
-    display(blocked.rename(columns=columns).round(2))  # type: ignore[no-untyped-call]
 
 
 def _end_this_kernel() -> None:

@@ -735,7 +735,7 @@ def test_a_visitors_kernel_imports_neither_pandas_nor_plotly_nor_arrow(store: St
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     collected: list[Any] = []
-    monkeypatch.setattr("IPython.display.display", collected.append)
+    monkeypatch.setattr("aegis_core.board.report.display", collected.append)
     return collected
 
 

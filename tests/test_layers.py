@@ -51,7 +51,7 @@ INSIDE = {
             "pictures",
             "atlas",
             "tiles",
-            "widgets",
+            *("widgets", "report"),
         ),
         "__init__",
     ),

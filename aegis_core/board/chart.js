@@ -372,20 +372,24 @@ export default {
       const quiet = columns.slice(1).every((column, i) => !column.x.length && kept[i + 1] === alerts[i]);
       const [x, y] = ["x", "y"].map((axis) => extent(figure.live[0][axis]));
       const fits = before.length && x[0] >= before[0][0] && x[1] <= before[0][1] && y[0] >= before[1][0] && y[1] <= before[1][1];
-      if (busy || !box.data || !isCloud(figure) || !quiet || !fits) {
-        draw();
-        return;
-      }
-      cloud.use({ ...coloured(figure.live[0]) });
-      cloud.paint();
+      if (busy || !box.data || !isCloud(figure) || !quiet || !fits) return draw();
+      cloud.use(coloured(figure.live[0]));
+      return cloud.paint();
     }
 
-    function heard(message, buffers) {
-      if (!message.tick) return;
+    // How long an update took in this page, for who measures.
+    async function heard(message, buffers) {
+      const began = performance.now();
+      await taken(message, buffers);
+      if (message.tick) frame.dataset.ms = (performance.now() - began).toFixed(1);
+    }
+
+    function taken(message, buffers) {
+      if (!message.tick) return undefined;
       const figure = shown();
       if (!figure || message.tick > figure.tick + 1) {
         model.send({ need: "all" });
-        return;
+        return undefined;
       }
       const columns = (message.columns ?? message.added).map((trace) => Object.fromEntries(
         Object.entries(trace).map(([name, value]) => [
@@ -395,12 +399,9 @@ export default {
       ));
       const news = message.tick === figure.tick + 1;
       figure.tick = message.tick;
-      if (message.added && news) {
-        added(figure, columns, message.kept);
-        return;
-      }
+      if (message.added && news) return added(figure, columns, message.kept);
       if (news) columns.forEach((column, i) => Object.assign(figure.live[i], column));
-      draw();
+      return draw();
     }
 
     const showNote = () => { note.textContent = model.get("note"); };

@@ -173,6 +173,7 @@ def _lay_out(folder: Path) -> None:
     kernel = folder / "kernels" / "python3"
     kernel.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command += ["--HistoryManager.enabled=False"]  # nobody types
     command += ["--log-level=CRITICAL"]  # it complains when it is ended in the middle of a cell
     about = {
         "argv": command,
@@ -326,7 +327,7 @@ def main() -> None:
             finally:
                 Page.loading -= 1
 
-    class Report(JupyterHandler):  # type: ignore[misc]
+    class Report(JupyterHandler):
         @tornado.web.authenticated
         def get(self, run_id: str) -> None:
             path = Path(os.environ["AEGIS_REPORTS"]) / run_id / "report.html"

@@ -66,6 +66,7 @@ export default {
     let sorted = null; // { key, descending }; null: newest first
     let still = false;
     let drawn = new Map(); // seq -> the row's element
+    let drawnOf = null; // what was asked for when the rows were drawn
 
     const heads = columns.map((column) => {
       const th = element("th", column.kind === "number" ? "number" : "");
@@ -114,6 +115,7 @@ export default {
 
     function draw() {
       const rows = model.get("rows");
+      drawnOf = model.get("of");
       const next = new Map(rows.map((row) => [row.seq, drawn.get(row.seq) ?? makeRow(row)]));
       const shown = inOrder(matching(rows));
       body.replaceChildren(...shown.map((row) => next.get(row.seq)));
@@ -126,8 +128,14 @@ export default {
       note.textContent = shown.length < rows.length ? `${shown.length} of ${rows.length} verdicts` : `${rows.length} verdicts`;
     }
 
+    function pointedAt() {
+      return scroll.matches(":hover") || scroll.contains(document.activeElement);
+    }
+
     function arrived() {
-      if (still) note.textContent = "standing still while you read; newer verdicts wait";
+      // An element that is taken away loses the focus without saying so.
+      still = still && pointedAt();
+      if (still && drawnOf === model.get("of")) note.textContent = "standing still while you read; newer verdicts wait";
       else draw();
     }
 
@@ -148,7 +156,7 @@ export default {
     }
 
     function settle() {
-      still = scroll.matches(":hover") || scroll.contains(document.activeElement);
+      still = pointedAt();
       if (!still) draw();
     }
 

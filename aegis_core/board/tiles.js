@@ -95,6 +95,7 @@ export default {
         parts.tile.dataset.tone = given.tone ?? "";
         parts.label.textContent = given.label;
         parts.value.textContent = given.value;
+        parts.value.classList.toggle("long", given.value.length > 10);
         parts.note.textContent = given.note;
         parts.from.setAttribute("aria-label", `Where from: ${given.label}`);
         parts.from.onclick = () => {

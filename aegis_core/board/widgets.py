@@ -58,13 +58,17 @@ class Controls(anywidget.AnyWidget):
 
 
 class Table(anywidget.AnyWidget):
-    """A sortable table whose cells are text, whatever they contain; rows have a `seq`."""
+    """A sortable table whose cells are text, whatever they contain; rows have a `seq`.
+
+    It stands still under the pointer until `of`, which says what the rows are of, changes.
+    """
 
     _esm = ASSETS / "table.js"
     title = traitlets.Unicode().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
     note = traitlets.Unicode().tag(sync=True)
     columns: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    of = traitlets.Unicode().tag(sync=True)
     rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
     tick = traitlets.Int(0).tag(sync=True)
 

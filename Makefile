@@ -68,6 +68,10 @@ format: setup ## Put code and notebooks into the agreed form
 bench: setup ## Measure speed and memory
 	@$(BIN)/python benchmarks/throughput.py
 
+.PHONY: bench-dashboard
+bench-dashboard: setup ## Measure the dashboard in a browser (OPTIONS=--help)
+	@$(BIN)/python benchmarks/dashboard.py $(OPTIONS)
+
 .PHONY: bench-detection
 bench-detection: setup ## Measure detection without labels (DATA=folder of handbook.parquet, sparkov.parquet; OPTIONS=--help)
 	@$(BIN)/python benchmarks/detection.py --data $(DATA) $(OPTIONS)

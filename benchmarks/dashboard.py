@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import itertools
 import json
 import multiprocessing
 import os
@@ -162,7 +163,7 @@ def watched(browser: Browser, address: str, seconds: int) -> dict[str, Any]:
     first = opened(page, address)
     page.wait_for_timeout(8_000)
     frames.clear()
-    before = busy(wire)
+    before, began = busy(wire), time.monotonic()
     drawn: dict[str, list[float]] = {}
     for _ in range(seconds):
         page.wait_for_timeout(1_000)
@@ -172,13 +173,13 @@ def watched(browser: Browser, address: str, seconds: int) -> dict[str, Any]:
         )
         for name, ms in found.items():
             drawn.setdefault(name, []).append(ms)
-    after = busy(wire)
+    after, elapsed = busy(wire), time.monotonic() - began
     result = {
         "first": first,
         "drawn": {name: statistics.median(ms) for name, ms in drawn.items()},
-        "bytes": sum(length for _, length in frames) / seconds,
-        "messages": len(frames) / seconds,
-        "busy": (after["TaskDuration"] - before["TaskDuration"]) / seconds * 1_000,
+        "bytes": sum(length for _, length in frames) / elapsed,
+        "messages": len(frames) / elapsed,
+        "busy": (after["TaskDuration"] - before["TaskDuration"]) / elapsed * 1_000,
         "away": [u for u in asked if not re.match(r"(http://127\.0\.0\.1:|blob:|data:)", u)],
     }
     page.close(run_before_unload=True)
@@ -229,7 +230,7 @@ def gaps(browser: Browser, address: str, viewers: int) -> tuple[float, float]:
     all_gaps: list[float] = []
     for page in pages:
         at = page.evaluate("window.at")[3:]
-        all_gaps += [b - a for a, b in zip(at, at[1:], strict=False)]
+        all_gaps += [b - a for a, b in itertools.pairwise(at)]
         page.close(run_before_unload=True)
     return statistics.median(all_gaps) / 1_000, max(all_gaps) / 1_000
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aegis_core.board.counts import Floats
 
 OUTLINES: Final = Path(__file__).parent / "outlines.json"
-_STEPS: Final = 48
+_STEPS: Final = 24
 _SMALLEST_VIEW: Final = 24.0
 _ROOM: Final = 6.0
 
@@ -37,7 +37,7 @@ def great_circle(lat: float, lon: float, to_lat: float, to_lon: float) -> tuple[
 
     A NaN stands where it leaves the map at 180 degrees and comes in at the other side.
 
-    >>> [array.round(1).tolist() for array in (a[[0, 24, 48]] for a in great_circle(0, 0, 0, 90))]
+    >>> [array.round(1).tolist() for array in (a[[0, 12, 24]] for a in great_circle(0, 0, 0, 90))]
     [[0.0, 45.0, 90.0], [0.0, 0.0, 0.0]]
     """
     lats, lons = np.radians([lat, to_lat]), np.radians([lon, to_lon])

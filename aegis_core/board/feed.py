@@ -88,7 +88,6 @@ class Snapshot:
     n_models: int = 0
     uncounted: int = 0
     rate_per_s: float = 0.0
-    last_scored_at: float | None = None
     counts: Counts = field(default_factory=nothing)
     window: Columns = field(default_factory=dict)
     n_new: int = -1
@@ -154,7 +153,7 @@ class Feed:
         if anew or began - self._slowly > SLOWLY_S:
             made = self._read_slowly(session, made, now)
             self._slowly = began
-        made = replace(made, service=self._service(), rate_per_s=self._rate(session, newest, now))
+        made = replace(made, service=self._service())
         if anew:
             made = self._read_anew(session, made, filters, newest)
             self._recounted = began
@@ -163,8 +162,12 @@ class Feed:
         else:
             made = replace(made, n_new=0)
         kept = made.counts.since(seconds(since) // made.counts.width_s * made.counts.width_s)
-        made = replace(made, counts=kept, travels=self._travels(session, made))
-        made = replace(made, last_scored_at=self._scored(session, newest))
+        made = replace(
+            made,
+            counts=kept,
+            travels=self._travels(session, made),
+            rate_per_s=self._rate(session, made, filters),
+        )
         self._filters, self._seen, self._last = filters, newest, made
         return made
 
@@ -179,18 +182,15 @@ class Feed:
         self._minute = _FIRST + dt.timedelta(seconds=float(found["minute"][0]))
         return int(found["newest"][0])
 
-    def _scored(self, session: Session, newest: int) -> float | None:
-        if newest == self._seen and self._last.last_scored_at is not None:
-            return self._last.last_scored_at
-        found = session.numpy(_SCORED, [newest])["at"]
-        return float(found[0]) if len(found) else None
-
-    def _rate(self, session: Session, newest: int, now: dt.datetime) -> float:
+    def _rate(self, session: Session, made: Snapshot, filters: Filters) -> float:
         """Verdicts a second, of the last ten seconds."""
-        if newest < 0:
-            return 0.0
-        sure = newest - SEARCHED  # more than 20,000 a second would not be counted
-        found = session.numpy(_RATE, [sure, now - dt.timedelta(seconds=RATE_OVER_S)])
+        from_ = seconds(made.as_of) - RATE_OVER_S
+        at = made.window["scored_at"]
+        goes_on = filters.all_rows and made.until is None
+        if goes_on and len(at) and (len(at) < WINDOW or at[0] < from_):  # all of them are here
+            return float((at > from_).sum()) / RATE_OVER_S
+        sure = made.newest - SEARCHED  # more than 20,000 a second would not be counted
+        found = session.numpy(_RATE, [sure, made.as_of - dt.timedelta(seconds=RATE_OVER_S)])
         return float(found["n"][0]) / RATE_OVER_S
 
     def _service(self) -> bool | None:
@@ -334,7 +334,6 @@ def dicts(columns: Columns) -> list[dict[str, Any]]:
 _NEWEST = """
     SELECT count(*) AS n, coalesce(max(last_seq), -1) AS newest, max(epoch(minute)) AS minute
     FROM rollups WHERE minute >= ?"""
-_SCORED = "SELECT epoch(scored_at) AS at FROM verdicts WHERE seq = ?"
 _RATE = "SELECT count(*) AS n FROM verdicts WHERE seq > ? AND scored_at > ?"
 _INSIDE = """
     SELECT coalesce(sum(n), 0)::BIGINT AS n, min(first_seq) AS low, max(last_seq) AS high,

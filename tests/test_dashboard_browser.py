@@ -438,7 +438,10 @@ def test_a_visitors_websocket_cannot_execute_inspect_or_debug(
             await again.write_message(framed, binary=isinstance(framed, bytes))
             while await asyncio.wait_for(again.read_message(), 30) is not None:
                 continue
+            again.close()
         socket.close()
+        while await asyncio.wait_for(socket.read_message(), 30) is not None:
+            continue
         return kinds
 
     with ThreadPoolExecutor(1) as pool:  # playwright has a loop in this thread

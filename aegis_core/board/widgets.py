@@ -75,6 +75,7 @@ class Table(anywidget.AnyWidget):
     def __init__(self, **traits: object) -> None:
         super().__init__(**traits)
         self._shown: list[Any] = list(self.rows)
+        self._tick = 0  # of the newest message; `tick` is that of `rows`
         self.on_msg(self._answer)
 
     def show(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -86,14 +87,15 @@ class Table(anywidget.AnyWidget):
         n_new = next((i for i, row in enumerate(rows) if before and row == before[0]), len(rows))
         kept = len(rows) - n_new
         if kept and rows[n_new:] == before[:kept]:
-            self.tick += 1
-            self.send({"tick": self.tick, "new": rows[:n_new], "keep": len(rows)})
+            self._tick += 1
+            self.send({"tick": self._tick, "new": rows[:n_new], "keep": len(rows)})
         else:
             self._all()
 
     def _all(self) -> None:
         with self.hold_sync():
-            self.tick += 1
+            self._tick += 1
+            self.tick = self._tick
             self.rows = self._shown
 
     def _answer(self, _: object, content: object, __: object) -> None:
@@ -118,6 +120,7 @@ class Chart(anywidget.AnyWidget):
     def __init__(self, **traits: object) -> None:
         super().__init__(**traits)
         self._shown: Mapping[str, Any] = self.figure
+        self._tick = 0  # of the newest message; `tick` is that of `figure`
         self.on_msg(self._answer)
 
     def show(self, figure: Mapping[str, Any]) -> None:
@@ -165,12 +168,13 @@ class Chart(anywidget.AnyWidget):
                     buffers.append(value["column"])
                 named[name] = [value["type"], buffers.index(value["column"])]
             told.append(named)
-        self.tick += 1
-        self.send({"tick": self.tick, what: told, "kept": kept}, buffers=buffers)
+        self._tick += 1
+        self.send({"tick": self._tick, what: told, "kept": kept}, buffers=buffers)
 
     def _all(self) -> None:
         with self.hold_sync():
-            self.tick += 1
+            self._tick += 1
+            self.tick = self._tick
             self.figure = dict(self._shown)
 
     def _answer(self, _: object, content: object, __: object) -> None:

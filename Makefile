@@ -79,6 +79,10 @@ bench-live: setup ## Measure the running service beside the usual stack, with wr
 soak: setup ## Load the service for MINUTES=30, look for lost verdicts and growing memory (KILL=seconds)
 	@$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --kill $(KILL) $(OPTIONS)
 
+.PHONY: bench-dashboard
+bench-dashboard: setup ## Measure the dashboard in a browser (OPTIONS=--help)
+	@$(BIN)/python benchmarks/dashboard.py $(OPTIONS)
+
 .PHONY: bench-detection
 bench-detection: setup ## Measure detection without labels (DATA=folder of handbook.parquet, sparkov.parquet; OPTIONS=--help)
 	@$(BIN)/python benchmarks/detection.py --data $(DATA) $(OPTIONS)

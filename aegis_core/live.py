@@ -33,7 +33,7 @@ from aegis_core.reviews import answer as answer
 from aegis_core.reviews import settle
 from aegis_core.schema import FACTORS
 from aegis_core.scoring import Scored, Scorer
-from aegis_core.store import Store
+from aegis_core.store import Store, rollups
 from aegis_core.store.journal import as_table
 from aegis_core.store.session import Session
 from aegis_core.synthetic import SyntheticConfig, history_config, stream
@@ -120,6 +120,7 @@ class Stream:
     def _keep(self, session: Session, rows: Rows, scored: Scored, verdicts: Verdicts) -> None:
         """Write the verdicts, and what the challengers say."""
         session.append("verdicts", as_table([verdicts.columns()], VERDICTS))
+        rollups.add(session, int(verdicts.seq[0]), int(verdicts.seq[-1]))
         for challenger in self.shadows:
             session.append("shadow_scores", challenger.judge(rows, scored))
 

@@ -26,8 +26,8 @@ import traitlets
 
 from aegis_core import caseload, workload
 from aegis_core.board import launcher
+from aegis_core.board.assets import ASSETS
 from aegis_core.board.customer import page
-from aegis_core.board.launcher import ASSETS
 from aegis_core.client import Desk
 from aegis_core.config import CHECKOUT, Settings
 from aegis_core.errors import AegisError, InputError

@@ -189,6 +189,18 @@ def record_metrics(
         session.append("metrics", rows)
 
 
+def record_proof(store: Store, checked: int, different: int) -> None:
+    """Note for the dashboard that stored verdicts were replayed, and how many came out differently.
+
+    Where nothing was checked nothing is noted.
+    """
+    if checked:
+        with store.writing() as session:
+            session.execute(
+                "INSERT INTO proofs VALUES (?, ?, ?)", [ledger.now(), checked, different]
+            )
+
+
 def record_scores(store: Store, run_id: str, scores: pd.DataFrame) -> None:
     """Replace the rows of `evaluation_scores` of a run: `transaction_id`, `detector`, `score`.
 

@@ -155,6 +155,12 @@ TABLES: Final = {
     "proposals": """
         proposal_id VARCHAR NOT NULL, proposed_at TIMESTAMP NOT NULL, who VARCHAR NOT NULL,
         kind VARCHAR NOT NULL, content VARCHAR NOT NULL, note VARCHAR""",
+    "rollups": """
+        minute TIMESTAMP, decision VARCHAR, factor VARCHAR, category VARCHAR, currency VARCHAR,
+        n BIGINT NOT NULL, amount DECIMAL(38, 6) NOT NULL, first_seq BIGINT NOT NULL,
+        last_seq BIGINT NOT NULL, PRIMARY KEY (minute, decision, factor, category, currency)""",
+    "proofs": """
+        proved_at TIMESTAMP NOT NULL, checked BIGINT NOT NULL, different BIGINT NOT NULL""",
 }
 """Every table of the database: its name and the body of its CREATE TABLE.
 
@@ -163,20 +169,34 @@ says which transactions could know it; null until the service heard of the label
 `verdicts.inclusion` is the probability with which the transaction went to review: 1 for an alert,
 the audit share for a sample of the approved, null for what nobody was asked about. In `lists` a
 row with `ends` takes the entry of that id off.
-`service_stats` tells of the seconds before `noted_at`.
+
 In `runs`, `status` is waiting, running, done, failed, interrupted or skipped; `last_seq` and
 `n_labels` are the last transaction and the number of labels that a run saw, and `data_hash` is of
 these; `heading` is where a running notebook is, `model_version` what model it made or used, `entry`
-and `due_at` the line of the schedule that started it. In `drift` an `effect` usually lies between
-`low` and `high`; `told` says of an alarm who moved. `notifications` has a row for each event and
-whom it goes to; rows of one `message_id` went out as one message. `audit` is
-written by the module of that name, `nominations` by `approvals`. `carried` holds the state of the
-pass before transaction `cut`, where older ones were forgotten, and `remains` what a label that
-arrived later needs to know of one of them. In
-`reviews` a row with `undoes` takes that answer back, which it may until `held_until`; the answer
+and `due_at` the line of the schedule that started it.
+
+In `reviews` a row with `undoes` takes that answer back, which it may until `held_until`; the answer
 becomes a label after that, noted in `taught` (null: it is a label at once). In `claims` the last
 `turn` of a customer decides.
+
+In `drift` an `effect` usually lies between `low` and `high`; `told` says of an alarm who moved.
+`notifications` has a row for each event and whom it goes to; rows of one `message_id` went out as
+one message. `service_stats` tells of the seconds before `noted_at`, `proofs` when verdicts were
+replayed and how many came out differently. `rollups` counts the verdicts of a minute.
+
+`audit` is written by the module of that name, `nominations` by `approvals`. `carried` holds the
+state of the pass before transaction `cut`, where older ones were forgotten, and `remains` what a
+label that arrived later needs to know of one of them.
 """
+
+ROLLED_UP: Final = """
+    SELECT date_trunc('minute', v.scored_at) AS minute, v.decision,
+      coalesce(v.reasons[1].factor, '') AS factor, coalesce(t.category, '') AS category,
+      coalesce(t.currency, '') AS currency, count(*) AS n,
+      sum(t.amount::DECIMAL(38, 6))::DECIMAL(38, 6) AS amount,
+      min(v.seq) AS first_seq, max(v.seq) AS last_seq
+    FROM verdicts v JOIN transactions t ON t.seq = v.seq"""
+"""Rows of `rollups` from what they count; a condition and `GROUP BY ALL` follow."""
 
 MIGRATIONS: Final = {
     1: (
@@ -210,6 +230,7 @@ MIGRATIONS: Final = {
         "ALTER TABLE runs ADD COLUMN IF NOT EXISTS pid BIGINT",
         "ALTER TABLE reviews ADD COLUMN IF NOT EXISTS held_until TIMESTAMP",
         "ALTER TABLE reviews ADD COLUMN IF NOT EXISTS undoes VARCHAR",
+        f"INSERT INTO rollups {ROLLED_UP} GROUP BY ALL",
     ),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
+import json
 import os
 import re
 import shutil
@@ -10,18 +12,29 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from jupyter_server.services.kernels.connection.base import (
+    deserialize_msg_from_ws_v1,
+    serialize_msg_to_ws_v1,
+)
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from test_dashboard import HOSTILE, arrive, train
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import websocket_connect
 
 from aegis_core.board.feed import utc_now
 from aegis_core.store import Store, connect
+from aegis_core.store.gate import Limits
 
 SERVE = """
 import sys
@@ -161,15 +174,122 @@ def test_the_tiles_say_what_the_database_says(visit: Visit, store: Store) -> Non
     assert visit.value("transactions") == f"{n:,}"
     assert visit.value("blocked") == f"{blocked:,}"
     assert visit.value("fraud_rate") == "12.00%"
-    expect(visit.page.locator(".aegis-origin")).to_contain_text("in run run-7")
+    origin = visit.page.locator(".aegis-origin")
+    expect(origin).to_contain_text("Champion v1 · since 2026-03-31 03:00 UTC")
+    expect(origin).to_contain_text("live = replay: not checked yet")
 
 
 def test_the_pictures_are_drawn(visit: Visit) -> None:
-    expect(visit.page.locator(".aegis-scatter canvas").first).to_be_visible(timeout=SLOW_MS)
-    expect(visit.page.locator(".aegis-bars .bars path").first).to_be_attached()
-    assert visit.page.get_by_text("WebGL is not supported").count() == 0
-    drawn = "[...document.querySelectorAll('.js-plotly-plot')].map(p => p.data.length)"
-    assert visit.page.evaluate(drawn) == [3, 3]
+    expect(visit.page.locator(".aegis-scatter .aegis-cloud")).to_be_visible(timeout=SLOW_MS)
+    for panel in ("bars", "reasons", "budget", "map", "drift"):
+        drawn = visit.page.locator(f".aegis-{panel} :is(.trace, .points) path").first
+        expect(drawn).to_be_attached(timeout=SLOW_MS)
+    dots = """() => {
+      const canvas = document.querySelector('.aegis-cloud');
+      const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+      return pixels.reduce((n, value, i) => n + (i % 4 === 3 && value > 0), 0);
+    }"""
+    assert visit.page.evaluate(dots) > 264, "a point of ordinary traffic has many pixels"
+
+
+def test_a_number_tells_where_it_comes_from(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_role("button", name="Where from: Blocked").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("decision = 'block'")
+    expect(dialog).to_contain_text("run-7")
+    expect(dialog).to_contain_text("abc123")
+    link = dialog.get_by_role("link", name="open the report")
+    assert (link.get_attribute("href") or "").endswith("/aegis/reports/run-7")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
+def test_a_lasso_filters_everything_else_until_it_is_let_go(visit: Visit, store: Store) -> None:
+    page = visit.page
+    box = page.locator(".aegis-scatter .nsewdrag").first.bounding_box()
+    assert box is not None
+    corners = [(0.02, 0.02), (0.5, 0.02), (0.5, 0.98), (0.02, 0.98), (0.02, 0.02)]
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=6)
+    page.mouse.up()
+    note = page.locator(".aegis-scatter small")
+    expect(note).to_contain_text("selected", timeout=10_000)
+    chosen = int((note.inner_text()).split()[0].replace(",", ""))
+    (found,) = store.rows(
+        "SELECT count(*) AS n FROM transactions WHERE hour(ts) + minute(ts) / 60 < 12"
+    )
+    assert 0 < chosen < counted(store)[0]
+    assert abs(chosen - found["n"]) < 0.1 * counted(store)[0], "the left half is the morning"
+    expect(page.locator('[data-tile="transactions"] .value')).to_have_text(f"{chosen:,}")
+    page.get_by_role("button", name="Let go").click()
+    expect(page.locator('[data-tile="transactions"] .value')).to_have_text(f"{counted(store)[0]:,}")
+
+
+def test_filters_are_in_the_address_and_survive_a_reload(visit: Visit, store: Store) -> None:
+    page, rows = visit.page, visit.page.locator(".aegis-scroll tbody tr")
+    page.get_by_label("Decision", exact=True).select_option("block")
+    page.get_by_label("Amount from", exact=True).fill("100")
+    page.keyboard.press("Enter")
+    (found,) = store.rows(
+        "SELECT count(*) AS n FROM verdicts JOIN transactions USING (seq) "
+        "WHERE decision = 'block' AND amount >= 100"
+    )
+    expect(rows).to_have_count(found["n"])
+    expect(page).to_have_url(re.compile(r"decision=block&min_amount=100"))
+    page.reload(wait_until="commit")
+    expect(rows).to_have_count(found["n"], timeout=SLOW_MS)
+    expect(page.get_by_label("Decision", exact=True)).to_have_value("block")
+    expect(page.get_by_label("Amount from", exact=True)).to_have_value("100")
+    page.get_by_role("button", name="Reset", exact=True).click()
+    expect(rows).to_have_count(100)
+    expect(page).to_have_url(re.compile(r"/(\?[^=]*)?$"))
+
+
+def test_the_log_is_used_by_keyboard(visit: Visit) -> None:
+    page = visit.page
+    page.locator(".aegis-scroll").focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowUp"):
+        page.keyboard.press(key)
+    first = page.locator(".aegis-scroll tbody tr").first
+    expect(first).to_be_focused()
+    customer = first.locator("td").nth(5).inner_text()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Customer", exact=True)).to_have_value(customer)
+    page.get_by_role("button", name="Reset", exact=True).click()
+    page.get_by_label("Filter: Newest verdicts").fill("late")
+    expect(page.locator(".aegis-scroll tbody tr")).not_to_have_count(100)
+    page.get_by_label("Filter: Newest verdicts").fill("")
+
+
+def test_what_is_shown_can_be_taken_along(visit: Visit, store: Store) -> None:
+    with visit.page.expect_download() as told:
+        visit.page.get_by_role("button", name="CSV").click()
+    lines = Path(told.value.path()).read_text("utf-8-sig").splitlines()
+    assert len(lines) == 1 + counted(store)[0]
+    with visit.page.expect_download() as told:
+        visit.page.get_by_role("button", name="PNG").click()
+    assert Path(told.value.path()).read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_page_is_accessible(visit: Visit, theme: str) -> None:
+    if visit.page.locator("body").get_attribute("data-aegis") != theme:
+        visit.page.get_by_role("button", name="theme").click()
+    visit.page.mouse.move(0, 0)
+    found = Axe().run(visit.page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_nothing_sticks_out(visit: Visit, width: int) -> None:
+    visit.page.set_viewport_size({"width": width, "height": 900})
+    over = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert visit.page.evaluate(over) == 0
+    visit.page.set_viewport_size({"width": 1440, "height": 1000})
 
 
 def test_a_hostile_merchant_is_text(visit: Visit) -> None:
@@ -195,10 +315,11 @@ def test_a_filter_and_the_theme_can_be_chosen(visit: Visit, store: Store) -> Non
     decision.select_option("block")
     expect(rows).to_have_count(counted(store)[1])
     expect(visit.page.locator(".aegis-scroll tbody .aegis-pill").first).to_have_text("block")
-    decision.select_option("all")
+    decision.select_option("")
     expect(rows).to_have_count(100)
+    before = visit.page.locator("body").get_attribute("data-aegis")
     visit.page.get_by_role("button", name="theme").click()
-    expect(visit.page.locator("body")).to_have_attribute("data-aegis", "dark")
+    expect(visit.page.locator("body")).not_to_have_attribute("data-aegis", before or "")
 
 
 def test_a_database_that_is_held_makes_the_page_stale_for_a_while(
@@ -211,6 +332,21 @@ def test_a_database_that_is_held_makes_the_page_stale_for_a_while(
     expect(badge).to_have_attribute("data-state", "live", timeout=10_000)
 
 
+def test_a_service_that_ends_makes_the_page_stale_until_it_is_back(
+    visit: Visit, store: Store
+) -> None:
+    badge = visit.page.locator(".aegis-badge")
+    with store.owned(limits=Limits()):
+        arrive(store, counted(store)[0], 50, scored_at=utc_now())
+        told = visit.page.locator('[data-tile="transactions"] .value')
+        expect(told).to_have_text(f"{counted(store)[0]:,}", timeout=10_000)
+        expect(badge).to_have_attribute("data-state", "live")
+    expect(badge).to_have_attribute("data-state", "stale", timeout=7_000)
+    expect(badge).to_contain_text("the service ended")
+    with store.owned(limits=Limits()):
+        expect(badge).to_have_attribute("data-state", "live", timeout=7_000)
+
+
 def test_what_voila_leaves_open_is_closed(served: Served) -> None:
     channels = f"/api/kernels/{uuid4()}/channels"
     upgrade = {
@@ -220,8 +356,15 @@ def test_what_voila_leaves_open_is_closed(served: Served) -> None:
         "Sec_WebSocket_Key": "AAAAAAAAAAAAAAAAAAAAAA==",
     }
     assert served.ask("GET", channels, **upgrade) == 426
+    legacy = {"Sec_WebSocket_Protocol": "v0"}
+    assert served.ask("GET", channels, **upgrade, **legacy) == 426
     assert served.ask("GET", "/", Host="rebound.example") == 403
-    assert served.ask("GET", "/voila/files/dashboard.ipynb") in (403, 404)
+    for name in ("dashboard.ipynb", "01_generate.ipynb", "..%2fpyproject.toml"):
+        assert served.ask("GET", f"/voila/files/{name}") in (400, 403, 404)
+        assert served.ask("GET", f"/aegis/reports/{name}") in (302, 400, 403, 404)
+    for path in ("/api/contents", "/api/kernels", "/api/terminals", "/lab", "/tree"):
+        assert served.ask("GET", path) in (302, 403, 404, 405), path
+    assert served.ask("POST", "/api/kernels") in (302, 403, 404, 405)
     assert served.ask("POST", f"/voila/api/shutdown/{uuid4()}") == 403
 
 
@@ -239,6 +382,85 @@ def test_a_page_that_is_left_takes_its_kernel_along(served: Served, browser: Bro
     until(lambda: len(served.kernels()) == 3, 30)
     page.close(run_before_unload=True)
     until(lambda: len(served.kernels()) == 2)
+
+
+KINDS = (
+    *("execute_request", "inspect_request", "complete_request", "is_complete_request"),
+    *("history_request", "debug_request", "input_reply", "interrupt_request"),
+)
+
+
+def request(kind: str, code: str) -> dict[str, Any]:
+    header = {"msg_id": uuid4().hex, "msg_type": kind, "username": "", "session": "s"}
+    header |= {"date": "2026-04-01T12:00:00Z", "version": "5.3"}
+    content = {
+        "code": code,
+        "silent": False,
+        "store_history": True,
+        "user_expressions": {"a": code},
+    }
+    content |= {"allow_stdin": True, "stop_on_error": False, "cursor_pos": 3, "detail_level": 1}
+    content |= {"hist_access_type": "tail", "n": 9, "value": code, "command": "evaluate"}
+    content |= {"arguments": {"expression": code}, "type": "request", "seq": 1}
+    return {"header": header, "parent_header": {}, "metadata": {}, "content": content}
+
+
+def test_a_visitors_websocket_cannot_execute_inspect_or_debug(
+    served: Served, tmp_path: Path
+) -> None:
+    mark = tmp_path / "owned"
+    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+
+    def pack(part: object) -> bytes:
+        return json.dumps(part).encode()
+
+    async def attack() -> list[str]:
+        page = urllib.request.urlopen(served.address, timeout=60).read().decode()
+        kernel = re.search(r'"kernelId": ?"([0-9a-f-]+)"', page)
+        assert kernel is not None
+        asked = HTTPRequest(f"ws://127.0.0.1:{served.port}/api/kernels/{kernel[1]}/channels")
+        v1 = ["v1.kernel.websocket.jupyter.org"]
+        socket = await websocket_connect(asked, subprotocols=v1)
+        for channel in ("shell", "control", "stdin", "iopub", "hb", "other"):
+            for kind in KINDS:
+                framed = serialize_msg_to_ws_v1(request(kind, code), channel, pack)
+                await socket.write_message(framed, binary=True)
+        info = serialize_msg_to_ws_v1(request("kernel_info_request", ""), "shell", pack)
+        await socket.write_message(info, binary=True)
+        kinds: list[str] = []
+        while "kernel_info_reply" not in kinds:
+            told = await asyncio.wait_for(socket.read_message(), 30)
+            assert isinstance(told, bytes)
+            _, (head, *_) = deserialize_msg_from_ws_v1(told)
+            kinds.append(json.loads(head)["msg_type"])
+        for framed in (b"\xff" * 64, json.dumps(request(KINDS[0], code) | {"channel": "shell"})):
+            again = await websocket_connect(asked.url, subprotocols=v1)
+            await again.write_message(framed, binary=isinstance(framed, bytes))
+            while await asyncio.wait_for(again.read_message(), 30) is not None:
+                continue
+            again.close()
+        socket.close()
+        while await asyncio.wait_for(socket.read_message(), 30) is not None:
+            continue
+        return kinds
+
+    with ThreadPoolExecutor(1) as pool:  # playwright has a loop in this thread
+        kinds = pool.submit(asyncio.run, attack()).result(timeout=120)
+    answers = {"execute_reply", "inspect_reply", "complete_reply", "history_reply", "debug_reply"}
+    assert not answers & set(kinds)
+    assert "execute_result" not in kinds
+    assert not mark.exists()
+    assert served.ask("GET", "/voila/templates/aegis/static/board.css") == 200, "it still serves"
+
+
+@pytest.mark.parametrize("query", ["voila-theme={}", "theme={}", "template={}", "aegis={}"])
+def test_nothing_of_the_address_becomes_markup(served: Served, query: str) -> None:
+    evil = "%22%3E%3Cscript%3Ealert(1)%3C/script%3E"
+    with urllib.request.urlopen(f"{served.address}?{query.format(evil)}", timeout=60) as answer:
+        page, policy = answer.read().decode(), answer.headers["Content-Security-Policy"]
+    assert "<script>alert(1)" not in page
+    assert "unsafe-eval" not in policy
+    assert "default-src 'none'" in policy
 
 
 def test_a_server_that_is_full_says_so_and_ends_in_time(store: Store) -> None:

@@ -62,16 +62,30 @@ INSIDE = {
         "__init__",
     ),
     "store": (
-        *("connection", "session", "tables", "journal", "compaction", "endpoint", "admission"),
-        *("gate", "owner", "attached", "__init__"),
+        *("connection", "session", "tables", "rollups", "journal", "compaction"),
+        *("endpoint", "admission", "gate", "owner", "attached", "__init__"),
     ),
     "service": ("keeper", "engine", "messages", "committer", "casework", "app", "__init__"),
     "care": ("files", "retention", "archive", "parquet", "__init__"),
     "notify": ("events", "sending", "outbox", "__init__"),
-    "board": ("feed", "launcher", "pictures", "customer", "__init__"),
     "cli": (
         *("common", "output", "register", "reviewing", "care", "runs", "notify"),
         *("__init__", "__main__"),
+    ),
+    "board": (
+        *(
+            "assets",
+            "filters",
+            "counts",
+            "feed",
+            "log",
+            "launcher",
+            "pictures",
+            "atlas",
+            "tiles",
+            *("widgets", "report", "customer"),
+        ),
+        "__init__",
     ),
 }
 """The modules of a package, in their order; none imports the package that imports it."""
@@ -84,7 +98,7 @@ ONLY_IN = {
     "apscheduler": {"schedule"},
     "typer": {"cli"},
     "ipywidgets": {"dashboard", "review"},
-    "anywidget": {"dashboard", "review"},
+    "anywidget": {"board", "review"},
     "voila": {"board"},
     "apprise": {"notify"},
 }

@@ -1,6 +1,6 @@
 // Title, state of the data, theme; and the sign of life that keeps the kernel's loop running.
 
-const STALE_AFTER_MS = 6000;
+const STALE_AFTER_MS = 5500;
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -64,8 +64,16 @@ export default {
     reload.onclick = () => location.reload();
     const theme = element("button", "aegis-button");
     theme.type = "button";
+    const pause = element("button", "aegis-button", "❚❚ Pause");
+    pause.type = "button";
+    let paused = false;
+    pause.onclick = () => {
+      paused = !paused;
+      pause.textContent = paused ? "▶ Go on" : "❚❚ Pause";
+      model.send({ pause: paused, visible: !document.hidden });
+    };
     const right = element("div", "aegis-right");
-    right.append(badge, reload, theme);
+    right.append(badge, reload, pause, theme);
 
     const origin = element("p", "aegis-origin");
     const notice = element("div", "aegis-notice");
@@ -91,7 +99,7 @@ export default {
 
     function showBadge(kind, text) {
       badge.dataset.state = kind;
-      state.textContent = { live: "Live", stale: "Stale", waiting: "Waiting" }[kind] ?? kind;
+      state.textContent = { live: "Live", paused: "Paused", stale: "Stale", waiting: "Waiting" }[kind] ?? kind;
       detail.textContent = text;
     }
 
@@ -99,7 +107,8 @@ export default {
       const status = model.get("status");
       heardAt = Date.now();
       reload.hidden = true;
-      const asOf = status.as_of ? `as of ${clock(status.as_of)}` : "";
+      const since = status.since ? `since ${clock(status.since)} · ` : "";
+      const asOf = status.as_of ? `${since}as of ${clock(status.as_of)}` : "";
       const why = status.text ? `${asOf ? " · " : ""}${status.text}` : "";
       showBadge(status.state, asOf + why);
     }
@@ -107,9 +116,15 @@ export default {
     function showOrigin() {
       origin.replaceChildren();
       for (const [label, value] of model.get("origin")) {
+        if (!["Champion", "since", "trained on"].includes(label)) continue; // behind each number's "i"
         if (origin.childNodes.length) origin.append(" · ");
         origin.append(label + " ", element("b", "", value));
       }
+      const { state: found, text } = model.get("proof");
+      if (!text) return;
+      const proof = element("span", "aegis-proof", text);
+      proof.dataset.state = found;
+      origin.append(" · ", proof);
     }
 
     function showNotice() {
@@ -133,12 +148,14 @@ export default {
       }
       if (Date.now() - heardAt < STALE_AFTER_MS) return;
       const { as_of } = model.get("status");
-      showBadge("stale", as_of ? `as of ${clock(as_of)} · no answer` : "no answer");
+      const since = `since ${clock(heardAt)}`;
+      showBadge("stale", `${since}${as_of ? ` · as of ${clock(as_of)}` : ""} · no answer`);
       reload.hidden = false;
     }, 1000);
 
     model.on("change:status", showStatus);
     model.on("change:origin", showOrigin);
+    model.on("change:proof", showOrigin);
     model.on("change:notice", showNotice);
     setTheme(startingTheme());
     showStatus();

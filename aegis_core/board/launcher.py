@@ -6,7 +6,8 @@ that neither the server nor a kernel outlives the parent, however it ends.
 
 What is closed, and why (found by trying; Voilà 0.5.13):
 
-- a websocket without the v1 sub-protocol can hang the server with one message: answered 426;
+- a websocket without the v1 sub-protocol can hang the server with one message: answered 426; one
+  with it can as well, by telling more parts than the message has: such a message closes it;
 - the page's farewell is refused for want of a cookie, and its kernel stays: the cookie is set;
 - every page load starts a kernel: there is a limit on visitors;
 - a page of another site may reach the server under another name for 127.0.0.1: only loopback
@@ -35,17 +36,16 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from aegis_core.board.assets import ASSETS, plotly_js
 from aegis_core.config import CHECKOUT, Settings
-from aegis_core.errors import InputError, NotReady, ServerFailed
+from aegis_core.errors import InputError, ServerFailed
 
 HOST = "127.0.0.1"
 NOTEBOOK = CHECKOUT / "notebooks" / "dashboard.ipynb"
-ASSETS = Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +70,12 @@ STARTS_WITHIN_S = 60.0
 ENDS_WITHIN_S = 15.0
 POOLED_KERNELS = 1
 
-# The widgets' views are blob: modules, Voilà's page has scripts in line, and plotly.js compiles
-# what draws points in WebGL. So the policy's use is that nothing is fetched from, sent to or framed
-# by another site.
+# The widgets' views are blob: modules, and Voilà's page has scripts in line. So the policy's use is
+# that no text becomes code, and nothing is fetched from, sent to or framed by another site.
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "script-src 'self' 'unsafe-inline' blob:",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
         "font-src 'self' data:",
@@ -89,16 +88,22 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 
-def plotly_js() -> Path:
-    """The installed plotly package's `plotly.min.js`, without importing the package.
+# A report is other people's text: it may draw itself, and reach nothing, not even this site.
+REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; frame-ancestors 'none'"
+)
 
-    >>> plotly_js().name
-    'plotly.min.js'
+
+def well_formed(message: bytes | str) -> bool:
+    r"""Whether a websocket's message has as many parts as it tells, in the v1 protocol.
+
+    >>> well_formed((2).to_bytes(8, "little") + bytes(16)), well_formed(b"\xff" * 8)
+    (True, False)
     """
-    spec = find_spec("plotly")
-    if spec is None or not spec.submodule_search_locations:
-        raise NotReady("The package plotly is not installed; run `make setup`.")
-    return Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js"
+    if isinstance(message, str) or len(message) < 8:
+        return False
+    return 2 <= int.from_bytes(message[:8], "little") <= len(message) // 8 - 1
 
 
 def serve(
@@ -194,6 +199,7 @@ def _lay_out(folder: Path) -> None:
     kernel = folder / "kernels" / "python3"
     kernel.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command += ["--HistoryManager.enabled=False"]  # nobody types
     command += ["--log-level=CRITICAL"]  # it complains when it is ended in the middle of a cell
     about = {
         "argv": command,
@@ -211,12 +217,15 @@ def _start(
         **os.environ,
         **page.environment,
         "AEGIS_DB": str(settings.db),
+        "AEGIS_BOARD_DB": str(settings.db),
         "AEGIS_REPORTS": str(settings.reports),
         "JUPYTER_PATH": str(folder),
         "JUPYTER_DATA_DIR": str(folder / "jupyter"),
         "IPYTHONDIR": str(folder / "ipython"),
         "JUPYTER_NO_CONFIG": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "OPENBLAS_NUM_THREADS": "1",  # each thread of each kernel keeps memory
+        "MALLOC_ARENA_MAX": "2",
     }
     command = [sys.executable, "-m", "aegis_core.board.launcher"]
     command += ["--port", str(port), "--visitors", str(visitors), "--notebook", str(page.notebook)]
@@ -316,6 +325,7 @@ def main() -> None:
     import tornado.web
     import tornado.websocket
     import voila.app
+    from jupyter_server.base.handlers import JupyterHandler
     from traitlets.config import Config
     from voila.tornado.handler import TornadoVoilaHandler
     from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
@@ -333,6 +343,12 @@ def main() -> None:
                 raise tornado.web.HTTPError(426)
             return await super().get(*args, **kwargs)
 
+        def on_message(self, message: bytes | str) -> None:
+            if well_formed(message):
+                super().on_message(message)
+            else:
+                self.close(1002)
+
     class Page(TornadoVoilaHandler):  # type: ignore[misc]
         loading = 0
 
@@ -346,6 +362,21 @@ def main() -> None:
                 await super().get(path)
             finally:
                 Page.loading -= 1
+
+    class Report(JupyterHandler):
+        @tornado.web.authenticated
+        def get(self, run_id: str) -> None:
+            path = Path(os.environ["AEGIS_REPORTS"]) / run_id / "report.html"
+            if not path.is_file():
+                raise tornado.web.HTTPError(404)
+            self.set_header("Content-Security-Policy", REPORT_POLICY)
+            self.set_header("X-Content-Type-Options", "nosniff")
+            self.finish(path.read_bytes())
+
+    class Server(voila.app.Voila):  # type: ignore[misc]
+        def init_handlers(self) -> list[Any]:
+            reports = rf"{self.base_url}aegis/reports/([A-Za-z0-9][A-Za-z0-9_-]*)"
+            return [(reports, Report), *super().init_handlers()]
 
     def end_with_the_parent(loop: tornado.ioloop.IOLoop) -> None:
         os.read(0, 1)  # not sys.stdin, whose lock a thread must not hold when Python ends
@@ -366,7 +397,7 @@ def main() -> None:
     voila.app.TornadoVoilaHandler = Page
     kept = Path("token")  # of this folder, which is the parent's and goes with it
     token = kept.read_text() if kept.exists() else ""
-    server = voila.app.Voila(config=Config(voila_settings(asked.port, asked.notebook, token)))
+    server = Server(config=Config(voila_settings(asked.port, asked.notebook, token)))
     server.initialize([])
     watcher = threading.Thread(
         target=end_with_the_parent, args=[tornado.ioloop.IOLoop.current()], daemon=True

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aegis_core import audit, config
+from aegis_core import audit
 from aegis_core.errors import (
     ColumnError,
     NotReady,
@@ -55,7 +55,11 @@ def connect(path: Path | str | None = None, *, wait_s: float = 30.0) -> Store:
     ...     store.rows("SELECT transaction_id, is_fraud FROM labels")
     [{'transaction_id': 't1', 'is_fraud': True}]
     """
-    return Store(Path(path) if path else config.load().db, wait_s=wait_s)
+    if path:
+        return Store(Path(path), wait_s=wait_s)
+    from aegis_core import config  # 10 MB, which a visitor's kernel does without
+
+    return Store(config.load().db, wait_s=wait_s)
 
 
 class Store:

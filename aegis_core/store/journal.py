@@ -21,6 +21,7 @@ import numpy as np
 import orjson
 
 from aegis_core.errors import StoreError
+from aegis_core.store import rollups
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -229,6 +230,8 @@ def bring_in(session: Session, groups: Sequence[Group], number: int) -> None:
         parts = [group[table] for group in groups if table in group]
         schema = session.arrow(f'FROM "{table}" LIMIT 0').schema
         session.append(table, as_table(parts, schema))
+        if table == "verdicts":
+            rollups.add(session, int(parts[0]["seq"][0]), int(parts[-1]["seq"][-1]))
     session.execute(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
         [_REACHED, str(number)],

@@ -1,0 +1,178 @@
+"""What a visitor chose: period, filters, axes. All of it comes from a page or an address."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from aegis_core.schema import TOLD_FACTORS, Decision
+
+DECISIONS: Final = tuple(decision.label for decision in Decision)
+REASONS: Final = (*TOLD_FACTORS, "list")
+"""What the first reason of a verdict can speak of."""
+PERIODS: Final = {
+    "15m": ("15 min", 900.0),
+    "1h": ("1 hour", 3_600.0),
+    "today": ("Today", None),
+    "7d": ("7 days", 7 * 86_400.0),
+    "30d": ("30 days", 30 * 86_400.0),
+    "all": ("All", None),
+}
+"""Periods to choose from: their names and lengths in seconds; a day begins at midnight UTC."""
+AXES: Final = ("hour", "amount", "distance", "travel", "risk", "score")
+BARS: Final = {"auto": 0, "minute": 60, "hour": 3_600, "day": 86_400}
+LONGEST_TEXT: Final = 200
+"""Characters of a customer or category that are compared and shown."""
+_LAST_TIME: Final = 253_402_300_799.0
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which verdicts the board shows, and over which axes; "" means all.
+
+    Attributes
+    ----------
+    period
+        A key of `PERIODS`, or "between" for `start` to `end`, in seconds since 1970. Periods count
+        by the time of the verdict.
+    factor
+        Of the first reason, one of `REASONS`.
+    min_amount, max_amount
+        In the transaction's currency; `max_amount` 0 means no limit.
+    x, y, z
+        Axes of the scatter; `z` "" draws it flat.
+    bars
+        Width of a bar over time, a key of `BARS`.
+    """
+
+    period: str = "today"
+    start: float = 0.0
+    end: float = 0.0
+    decision: str = ""
+    factor: str = ""
+    category: str = ""
+    min_amount: float = 0.0
+    max_amount: float = 0.0
+    customer: str = ""
+    x: str = "hour"
+    y: str = "amount"
+    z: str = ""
+    bars: str = "auto"
+
+    @classmethod
+    def parse(cls, given: object) -> Filters:
+        """The filters that a page asked for; what cannot be is left at its default.
+
+        >>> Filters.parse({"decision": "block", "min_amount": "12.5", "x": "' OR 1=1"}).chosen()
+        {'decision': 'block', 'min_amount': 12.5}
+        >>> Filters.parse(["no", "mapping"]) == Filters()
+        True
+        """
+        told: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+        allowed = {
+            **{"period": (*PERIODS, "between"), "decision": ("", *DECISIONS), "bars": tuple(BARS)},
+            **{"factor": ("", *REASONS), "x": AXES, "y": AXES, "z": ("", *AXES)},
+        }
+        values: dict[str, Any] = {}
+        for name, default in asdict(cls()).items():
+            value = told.get(name, default)
+            if name in allowed:
+                values[name] = value if value in allowed[name] else default
+            elif isinstance(default, float):
+                values[name] = _number(value, _LAST_TIME if name in ("start", "end") else 1e12)
+            else:
+                text = value if isinstance(value, str) else ""
+                values[name] = text.replace("\0", "")[:LONGEST_TEXT]
+        made = cls(**values)
+        if made.period == "between" and made.start < made.end:
+            return made
+        period = "today" if made.period == "between" else made.period
+        return replace(made, period=period, start=0.0, end=0.0)
+
+    def chosen(self) -> dict[str, Any]:
+        """What differs from the default, as it stands in the address."""
+        default = asdict(Filters())
+        return {name: value for name, value in asdict(self).items() if value != default[name]}
+
+    def seen(self) -> Filters:
+        """The same without axes, which change no number."""
+        return replace(self, x="hour", y="amount", z="")
+
+    def from_to(self, now: dt.datetime) -> tuple[dt.datetime, dt.datetime | None]:
+        """First minute of the period at `now`, and the one after its last; None: to the newest.
+
+        >>> Filters("15m").from_to(dt.datetime(2026, 4, 1, 12, 0, 30))[0].isoformat()
+        '2026-04-01T11:45:00'
+        """
+        if self.period == "between":
+            epoch = dt.datetime(1970, 1, 1)
+            first = epoch + dt.timedelta(seconds=self.start // 60 * 60)
+            return first, epoch + dt.timedelta(seconds=-(-self.end // 60) * 60)
+        if self.period == "all":
+            return dt.datetime(1970, 1, 1), None
+        if self.period == "today":
+            return now.replace(hour=0, minute=0, second=0, microsecond=0), None
+        length = PERIODS[self.period][1]
+        first = now - dt.timedelta(seconds=length or 0.0)
+        return first.replace(second=0, microsecond=0), None
+
+    @property
+    def by_row(self) -> bool:
+        """Whether rollups cannot answer, so that transactions must be looked through."""
+        return bool(self.customer or self.min_amount or self.max_amount)
+
+    @property
+    def all_rows(self) -> bool:
+        """Whether every verdict of the period passes."""
+        return not (self.by_row or self.decision or self.factor or self.category)
+
+    def condition(self) -> tuple[str, list[object]]:
+        """The SQL condition on `v` (verdicts) and `t` (transactions), with its parameters.
+
+        >>> Filters(decision="block").condition()
+        ('v.decision = ?', ['block'])
+        >>> Filters().condition()
+        ('true', [])
+        """
+        parts: list[tuple[str, object]] = []
+        if self.decision:
+            parts.append(("v.decision = ?", self.decision))
+        if self.factor:
+            parts.append(("v.reasons[1].factor = ?", self.factor))
+        if self.category:
+            parts.append((f"left(t.category, {LONGEST_TEXT}) = ?", self.category))
+        if self.min_amount > 0:
+            parts.append(("t.amount >= ?", float(self.min_amount)))
+        if self.max_amount > 0:
+            parts.append(("t.amount <= ?", float(self.max_amount)))
+        if self.customer:
+            parts.append((f"left(t.customer_id, {LONGEST_TEXT}) = ?", self.customer))
+        return " AND ".join(sql for sql, _ in parts) or "true", [value for _, value in parts]
+
+    def rolled_condition(self) -> tuple[str, list[object]]:
+        """The same on `rollups`, as far as these know.
+
+        >>> Filters(category="food").rolled_condition()
+        ('left(category, 200) = ?', ['food'])
+        """
+        parts: list[tuple[str, object]] = []
+        for name in ("decision", "factor"):
+            if value := getattr(self, name):
+                parts.append((f"{name} = ?", value))
+        if self.category:
+            parts.append((f"left(category, {LONGEST_TEXT}) = ?", self.category))
+        return " AND ".join(sql for sql, _ in parts) or "true", [value for _, value in parts]
+
+
+def _number(value: object, most: float) -> float:
+    """A number of [0, most] from what a page sent; 0 for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return 0.0
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(number, most) if math.isfinite(number) and number > 0 else 0.0

@@ -31,6 +31,8 @@ QUEUE_ROWS: Final = 20_000
 """Rows that may wait for a commit; beyond that the answer is 429."""
 GROUP_ROWS: Final = 10_000
 """Rows of one commit at most."""
+GATHER_S: Final = 0.0005
+"""How long a group waits to become as large as the one before."""
 STATS_S: Final = 5.0
 """How often rate and latency are noted in the table `service_stats`."""
 SNAPSHOT_S: Final = 600.0
@@ -98,6 +100,7 @@ class Committer:
         self._rows = 0
         self._some = asyncio.Event()
         self._ended = False
+        self._before = 0
         self._saved = (time.monotonic(), engine.next_seq)
         self._thread = ThreadPoolExecutor(1, "aegis-engine")
 
@@ -145,8 +148,10 @@ class Committer:
         """Commit until `end` was called and nothing waits any more."""
         while not (self._ended and not self._queue):
             await self._some.wait()
+            await self._gather()
             group = self._next_group()
             if group:
+                self._before = len(group)
                 await self._commit(group)
             if not self._queue and not self._ended:
                 self._some.clear()
@@ -174,6 +179,12 @@ class Committer:
             }
             self.engine.keeper.note({"service_stats": {k: [v] for k, v in stats.items()}})
             seq, began = self.engine.next_seq, now
+
+    async def _gather(self) -> None:
+        """Wait a moment for those who were just answered: they tend to come again together."""
+        until = time.perf_counter() + GATHER_S
+        while len(self._queue) < self._before and time.perf_counter() < until:
+            await asyncio.sleep(0)
 
     def end(self) -> None:
         """Take nothing more."""

@@ -228,14 +228,23 @@ def bring_in(session: Session, groups: Sequence[Group], number: int) -> None:
     """Write groups into their tables, and that these have reached `number` now."""
     for table in {name: None for group in groups for name in group}:
         parts = [group[table] for group in groups if table in group]
-        schema = session.arrow(f'FROM "{table}" LIMIT 0').schema
-        session.append(table, as_table(parts, schema))
+        session.append(table, as_table(parts, _schema(session, table)))
         if table == "verdicts":
             rollups.add(session, int(parts[0]["seq"][0]), int(parts[-1]["seq"][-1]))
     session.execute(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
         [_REACHED, str(number)],
     )
+
+
+_SCHEMAS: dict[str, pa.Schema] = {}
+
+
+def _schema(session: Session, table: str) -> pa.Schema:
+    """The columns of a table, which are those of this code's version: asked once."""
+    if table not in _SCHEMAS:
+        _SCHEMAS[table] = session.arrow(f'FROM "{table}" LIMIT 0').schema
+    return _SCHEMAS[table]
 
 
 def recover(session: Session, database: Path) -> int:

@@ -256,8 +256,11 @@ def test_while_it_scores_others_read_simulate_and_write_all_but_transactions(
         assert tally.transactions == 150
         assert store.rows("SELECT count(*) AS n FROM transactions")[0]["n"] == before + 150
         board = Feed(store).read(Filters())
-        assert board.n_transactions == before + 150
-        assert sum(board.tally.values()) == 150
+        assert board.newest == before + 149
+        assert board.counts.total() == 150
+        assert board.uncounted == 0
+        with pytest.raises(InputError), store.writing() as session:
+            session.execute("UPDATE verdicts SET decision = 'approve'")
         result = runs.run_notebook("start", {}, settings, progress=False)
         assert result.status == "done"
         assert live.parity(store, settings) == live.Parity(150, 0, None)

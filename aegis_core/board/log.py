@@ -92,7 +92,7 @@ def inert(text: str) -> str:
 def degrees(lat: float, lon: float) -> str:
     """A place in words.
 
-    >>> degrees(52.52, -13.405)
+    >>> degrees(52.52, -13.408)
     '52.52 N 13.41 W'
     """
     return f"{abs(lat):.2f} {'N' if lat >= 0 else 'S'} {abs(lon):.2f} {'E' if lon >= 0 else 'W'}"

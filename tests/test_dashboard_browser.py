@@ -101,16 +101,21 @@ def until(condition: Callable[[], bool], seconds: float = 15) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def chromium() -> str:
+    """The browser's program."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if path is None:
         pytest.fail(
             "This test needs a browser. Install Chromium (Debian, Ubuntu: apt-get install "
             "chromium), or name any Chromium or Chrome in the variable CHROMIUM."
         )
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=QUIET)
+        launched = playwright.chromium.launch(executable_path=chromium(), args=QUIET)
         yield launched
         launched.close()
 

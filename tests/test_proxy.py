@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
-from test_dashboard_browser import QUIET, SLOW_MS, chromium, start
+from test_dashboard_browser import QUIET, SLOW_MS, Served, chromium, start, until
 from test_service_process import TOKEN, free_port, started, trained  # noqa: F401 (a fixture)
 
 from aegis_core import config
@@ -37,14 +37,13 @@ UPGRADE = {
 V1 = {"Sec-WebSocket-Protocol": "v1.kernel.websocket.jupyter.org"}
 OURS, THEIRS = {"Origin": f"https://{NAME}"}, {"Origin": "https://other.example.org"}
 
-# What a distribution's nginx.conf has around the files of conf.d; its other paths are of the system.
+# Instead of a distribution's nginx.conf, whose paths are of the system.
 AROUND = """
 daemon off;
 master_process off;
 pid nginx.pid;
 events {{}}
 http {{
-    access_log off;
     {paths}
     include {site};
 }}
@@ -57,14 +56,14 @@ class Proxy:
     """A running nginx and what is behind it."""
 
     port: int
-    certificate: Path
-    log: Path
+    folder: Path
+    dashboard: Served
 
     def ask(
         self, method: str, path: str, headers: dict[str, str], body: object = None
     ) -> tuple[int, bytes]:
         """Status and body of what is asked with TLS, the certificate checked."""
-        context = ssl.create_default_context(cafile=str(self.certificate))
+        context = ssl.create_default_context(cafile=str(self.folder / "aegis.pem"))
         connection = http.client.HTTPSConnection(
             "127.0.0.1", self.port, timeout=60, context=context
         )
@@ -118,11 +117,10 @@ def proxy(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
             "apt-get install nginx-light; macOS: brew install nginx."
         )
     folder = tmp_path_factory.mktemp("nginx")
-    certificate = folder / "aegis.pem"
     openssl(
         *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={NAME}"),
         *("-addext", f"subjectAltName=DNS:{NAME},DNS:review.example.org,IP:127.0.0.1"),
-        *("-keyout", str(folder / "aegis.key"), "-out", str(certificate)),
+        *("-keyout", str(folder / "aegis.key"), "-out", str(folder / "aegis.pem")),
     )
     hashed = openssl("passwd", "-6", "-stdin", given=PASSWORD)
     (folder / "aegis-viewers").write_text(f"{VERA}:{hashed}\n")
@@ -137,11 +135,10 @@ def proxy(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in KINDS_OF_PATHS)
         around = folder / "nginx.conf"
         around.write_text(AROUND.format(paths=paths, site=site))
-        log = folder / "error.log"
-        arguments = ["-p", str(folder), "-e", str(log), "-c", str(around)]
+        arguments = ["-p", str(folder), "-e", str(folder / "error.log"), "-c", str(around)]
         running = subprocess.Popen([nginx, *arguments])
         try:
-            made = Proxy(port, certificate, log)
+            made = Proxy(port, folder, dashboard)
             until_it_answers(made, running)
             yield made
         finally:
@@ -158,7 +155,7 @@ def proxy(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 def until_it_answers(proxy: Proxy, running: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
-        assert running.poll() is None, proxy.log.read_text()
+        assert running.poll() is None, (proxy.folder / "error.log").read_text()
         try:
             proxy.status("GET", "/")
         except ConnectionRefusedError:
@@ -187,6 +184,9 @@ def test_without_a_log_in_there_is_no_page_no_websocket_and_no_service(proxy: Pr
         assert proxy.status("GET", "/v1/metrics", nothing) == 401
     assert proxy.status("GET", static, LOGGED_IN) == 200
     assert proxy.status("GET", "/", {"Host": "review.example.org"}, LOGGED_IN) == 401
+    log = (proxy.folder / "aegis.log").read_text()
+    assert f"{VERA} GET {static} 200" in log
+    assert "token" not in log
 
 
 def test_the_service_answers_through_the_proxy(proxy: Proxy) -> None:
@@ -230,5 +230,8 @@ def test_the_page_opens_and_follows_through_the_proxy(proxy: Proxy) -> None:
         assert proxy.ask("POST", batch, BEARER, payments(200, 30))[0] == 200
         expect(tile).to_have_text(f"{before + 30:,}", timeout=20_000)
         expect(page.locator(".aegis-badge")).to_have_attribute("data-state", "live")
+        assert errors == []
+        until(lambda: len(proxy.dashboard.kernels()) == 2, 30)  # the visitor's and the next one's
+        page.close(run_before_unload=True)
+        until(lambda: len(proxy.dashboard.kernels()) == 1, 30)
         browser.close()
-    assert errors == []

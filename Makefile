@@ -54,7 +54,11 @@ lab: setup ## Open the notebooks in JupyterLab
 
 .PHONY: test
 test: lint ## Lint, types and all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nginx"
+
+.PHONY: test-proxy
+test-proxy: setup ## Test the proxy's configuration of docs/deploy.md (needs nginx and openssl)
+	@$(BIN)/python -m pytest -m nginx tests/test_proxy.py
 
 .PHONY: lint
 lint: setup ## Check style, format and types

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
@@ -27,7 +28,7 @@ from jupyter_server.services.kernels.connection.base import (
     deserialize_msg_from_ws_v1,
     serialize_msg_to_ws_v1,
 )
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 from test_dashboard import HOSTILE, arrive, train
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
@@ -101,16 +102,21 @@ def until(condition: Callable[[], bool], seconds: float = 15) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def chromium() -> str:
+    """The browser's program."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if path is None:
         pytest.fail(
             "This test needs a browser. Install Chromium (Debian, Ubuntu: apt-get install "
             "chromium), or name any Chromium or Chrome in the variable CHROMIUM."
         )
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=QUIET)
+        launched = playwright.chromium.launch(executable_path=chromium(), args=QUIET)
         yield launched
         launched.close()
 
@@ -382,6 +388,38 @@ def test_a_page_that_is_left_takes_its_kernel_along(served: Served, browser: Bro
     until(lambda: len(served.kernels()) == 3, 30)
     page.close(run_before_unload=True)
     until(lambda: len(served.kernels()) == 2)
+
+
+def goes_stale(page: Page, since: float) -> None:
+    """The badge says so within 7 s of `since`, and offers to load the page again."""
+    badge = page.locator('.aegis-badge[data-state="stale"]')
+    left_ms = 1_000 * (since + 7 - time.monotonic())
+    expect(badge).to_contain_text("no answer", timeout=left_ms)
+    expect(page.get_by_role("button", name="Reload")).to_be_visible()
+
+
+def test_a_killed_kernel_or_a_lost_network_makes_the_page_stale_until_it_is_loaded_again(
+    visit: Visit, served: Served
+) -> None:
+    page, lost = visit.page, Event()
+    found = re.search(r'"kernelId": ?"([0-9a-f-]+)"', page.content())
+    assert found is not None
+    (kernel,) = [p for p in served.kernels() if found[1] in " ".join(command(p))]
+    kernel.kill()
+    goes_stale(page, time.monotonic())
+
+    def between(near: WebSocketRoute) -> None:
+        far = near.connect_to_server()
+        near.on_message(lambda told: None if lost.is_set() else far.send(told))
+        far.on_message(lambda told: None if lost.is_set() else near.send(told))
+
+    page.route_web_socket(re.compile("/channels"), between)
+    page.get_by_role("button", name="Reload").click(no_wait_after=True)
+    badge = page.locator(".aegis-badge")
+    expect(badge).not_to_contain_text("no answer", timeout=SLOW_MS)
+    expect(badge).to_contain_text("as of")
+    lost.set()
+    goes_stale(page, time.monotonic())
 
 
 KINDS = (

@@ -151,7 +151,7 @@ export default {
       const since = `since ${clock(heardAt)}`;
       showBadge("stale", `${since}${as_of ? ` · as of ${clock(as_of)}` : ""} · no answer`);
       reload.hidden = false;
-    }, 1000);
+    }, 500);
 
     model.on("change:status", showStatus);
     model.on("change:origin", showOrigin);

@@ -151,6 +151,10 @@ class Settings(BaseSettings):
     token: SecretStr = Field(
         SecretStr(""), description="What requests to the service bring; else of a file it makes."
     )
+    service_memory: str = Field(
+        "4GB", pattern=r"^[1-9]\d* ?[KMGT]i?B$",
+        description="What the database may hold in memory while a service owns it, such as 800MB.",
+    )  # fmt: skip
     require_approval: bool = Field(
         False, description="Whether a second person has to agree before a champion is replaced."
     )

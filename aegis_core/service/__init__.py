@@ -68,7 +68,8 @@ def serve(
     listener = _listener(host, port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     address = "http://{}:{}".format(*_reached(listener))
-    with store.owned(limits=Limits(rows=10_000_000), rest=address):
+    limits = Limits(rows=10_000_000, memory=settings.service_memory)
+    with store.owned(limits=limits, rest=address):
         with tqdm(unit="tx", desc="Reading the history", delay=2) as bar:
             engine = Engine(store, settings, progress=bar.update)
         app = create_app(engine, token)

@@ -39,16 +39,19 @@ function loadPlotly(model) {
 }
 
 // A page's first drawings take turns, and none begins before the numbers are painted: plotly.js and
-// the charts hold the page up for two seconds in which nothing else could be seen or clicked.
+// the charts hold the page up for seconds in which nothing else could be seen or clicked. Nor does
+// one begin before the kernel has answered, if it does soon: one heated long ago has old numbers
+// until then, and each chart would be drawn twice.
 const MOST_PATIENCE_MS = 1000;
 
 function firstTurn(drawing) {
   const frame = () => new Promise((resolve) => { requestAnimationFrame(() => resolve()); });
-  const idle = () => new Promise((resolve) => {
-    if (window.requestIdleCallback) requestIdleCallback(resolve, { timeout: MOST_PATIENCE_MS });
-    else setTimeout(resolve, MOST_PATIENCE_MS / 10);
+  const answered = () => new Promise((resolve) => {
+    if (document.body.dataset.aegisHeard) resolve();
+    window.addEventListener("aegis-heard", () => resolve(), { once: true });
+    setTimeout(resolve, MOST_PATIENCE_MS);
   });
-  window.aegisTurn ??= frame().then(frame).then(idle);
+  window.aegisTurn ??= frame().then(frame).then(answered).then(frame).then(frame);
   const turn = window.aegisTurn.then(drawing);
   window.aegisTurn = turn.catch(() => null).then(frame);
   return turn;

@@ -38,6 +38,25 @@ function loadPlotly(model) {
   return window.aegisPlotly;
 }
 
+// A page's first drawings take turns, and none begins before the numbers are painted: plotly.js and
+// the charts hold the page up for seconds in which nothing else could be seen or clicked. Nor does
+// one begin before the kernel has answered, if it does soon: one heated long ago has old numbers
+// until then, and each chart would be drawn twice.
+const MOST_PATIENCE_MS = 1000;
+
+function firstTurn(drawing) {
+  const frame = () => new Promise((resolve) => { requestAnimationFrame(() => resolve()); });
+  const answered = () => new Promise((resolve) => {
+    if (document.body.dataset.aegisHeard) resolve();
+    window.addEventListener("aegis-heard", () => resolve(), { once: true });
+    setTimeout(resolve, MOST_PATIENCE_MS);
+  });
+  window.aegisTurn ??= frame().then(frame).then(answered).then(frame).then(frame);
+  const turn = window.aegisTurn.then(drawing);
+  window.aegisTurn = turn.catch(() => null).then(frame);
+  return turn;
+}
+
 const COLUMN_TYPES = { f4: Float32Array, f8: Float64Array };
 
 function cssColour(name) {
@@ -310,23 +329,30 @@ export default {
       if (busy || !box.clientWidth) return;
       busy = true;
       try {
-        plotly ??= await loadPlotly(model);
-        while (waiting) {
-          waiting = false;
-          const figure = shown();
-          if (!figure) continue;
-          const all = figure.live.map(coloured);
-          const traces = isCloud(figure) ? withoutCloud(all) : all;
-          cloud.use(isCloud(figure) ? all[0] : null);
-          const picks = figure.layout.dragmode === "lasso" || figure.layout.scene;
-          const layout = { ...themed(figure.layout), selections: [], datarevision: ++revision };
-          const first = !box.data;
-          await plotly.react(box, traces, layout, { ...CONFIG, displayModeBar: picks ? "hover" : false });
-          if (first) listen();
-          cloud.paint();
-        }
+        if (plotly) await drawWaiting();
+        else await firstTurn(async () => {
+          plotly = await loadPlotly(model);
+          await drawWaiting();
+        });
       } finally {
         busy = false;
+      }
+    }
+
+    async function drawWaiting() {
+      while (waiting) {
+        waiting = false;
+        const figure = shown();
+        if (!figure) continue;
+        const all = figure.live.map(coloured);
+        const traces = isCloud(figure) ? withoutCloud(all) : all;
+        cloud.use(isCloud(figure) ? all[0] : null);
+        const picks = figure.layout.dragmode === "lasso" || figure.layout.scene;
+        const layout = { ...themed(figure.layout), selections: [], datarevision: ++revision };
+        const first = !box.data;
+        await plotly.react(box, traces, layout, { ...CONFIG, displayModeBar: picks ? "hover" : false });
+        if (first) listen();
+        cloud.paint();
       }
     }
 

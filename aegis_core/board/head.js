@@ -153,7 +153,11 @@ export default {
       reload.hidden = false;
     }, 500);
 
-    model.on("change:status", showStatus);
+    model.on("change:status", () => {
+      showStatus();
+      document.body.dataset.aegisHeard = "yes"; // the charts wait for it
+      window.dispatchEvent(new Event("aegis-heard"));
+    });
     model.on("change:origin", showOrigin);
     model.on("change:proof", showOrigin);
     model.on("change:notice", showNotice);

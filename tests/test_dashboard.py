@@ -230,6 +230,18 @@ def test_the_origin_leads_from_the_numbers_to_the_run(feed: Feed) -> None:
     assert told["report"] == "reports/run-7/report.html"
 
 
+def test_notebooks_that_run_are_told_with_their_progress(store: Store, feed: Feed) -> None:
+    assert "running" not in dict(numbers.lineage(feed.read(Filters())))
+    with store.writing() as session:
+        session.execute(
+            "INSERT INTO runs (run_id, notebook, status, started_at, cells_done, cells_total, "
+            "heading) VALUES ('r1', 'evaluate', 'running', '2026-04-01', 5, 46, 'By fold <b>'), "
+            "('r2', 'drift', 'running', '2026-04-02', 0, 20, NULL)"
+        )
+    told = dict(numbers.lineage(Feed(store, now=feed.now).read(Filters())))
+    assert told["running"] == "evaluate 5 of 46 cells · By fold <b>, drift 0 of 20 cells"
+
+
 def test_the_last_proof_is_told(store: Store, feed: Feed) -> None:
     assert numbers.proof(feed.read(Filters()))["state"] == "none"
     with store.writing() as session:

@@ -373,6 +373,9 @@ _FACTS = """
            (SELECT epoch(max(proved_at)) FROM proofs) AS proved_at,
            (SELECT arg_max(checked, proved_at) FROM proofs) AS checked,
            (SELECT arg_max(different, proved_at) FROM proofs) AS different,
+           (SELECT string_agg(left(concat(notebook, ' ', cells_done, ' of ', cells_total, ' cells',
+              ' · ' || heading), 80), ', ' ORDER BY started_at)
+            FROM runs WHERE status = 'running') AS running,
            (SELECT count(*) FROM models) AS n_models,
            (SELECT count(*) FROM (SELECT 1 FROM transactions LIMIT 1)) AS n_transactions
     FROM (SELECT 1) LEFT JOIN (FROM models WHERE promoted_at IS NOT NULL

@@ -116,7 +116,7 @@ export default {
     function showOrigin() {
       origin.replaceChildren();
       for (const [label, value] of model.get("origin")) {
-        if (!["Champion", "since", "trained on"].includes(label)) continue; // behind each number's "i"
+        if (!["Champion", "since", "trained on", "running"].includes(label)) continue; // behind each number's "i"
         if (origin.childNodes.length) origin.append(" · ");
         origin.append(label + " ", element("b", "", value));
       }

@@ -105,7 +105,7 @@ def sources(snapshot: Snapshot, filters: Filters) -> dict[str, Any]:
 
 
 def lineage(snapshot: Snapshot) -> list[tuple[str, str]]:
-    """What leads from the numbers to the model, its run and its data."""
+    """What leads from the numbers to the model, its run and its data; and what runs just now."""
     facts = snapshot.facts
     if not facts.get("version"):
         return [("Champion", "none")]
@@ -115,7 +115,10 @@ def lineage(snapshot: Snapshot) -> list[tuple[str, str]]:
     if facts["n_train"]:
         days = f" of {facts['first_day']} to {facts['last_day']}" if facts["first_day"] else ""
         line.append(("trained on", f"{facts['n_train']:,.0f} transactions{days}"))
-    names = (("run", "run_id"), ("data", "data_hash"), ("report", "report_path"))
+    names = (
+        *(("run", "run_id"), ("data", "data_hash"), ("report", "report_path")),
+        ("running", "running"),
+    )
     return line + [(label, str(facts[name])) for label, name in names if facts[name]]
 
 

@@ -78,6 +78,7 @@ def serve(
             uvicorn.Config(
                 app, log_level="warning", access_log=False, timeout_graceful_shutdown=10,
                 limit_concurrency=1_000, h11_max_incomplete_event_size=65_536,
+                proxy_headers=False, server_header=False,
             )
         )  # fmt: skip
         print(f"Scoring on {address}/v1/transactions, described at {address}/docs", flush=True)

@@ -18,7 +18,7 @@ from aegis_core.store.journal import Group, Journal
 from aegis_core.store.session import Session
 
 _LOG: Final = logging.getLogger("aegis.service")
-EVERY_S: Final = 0.25
+EVERY_S: Final = 0.5
 """The tables follow the journal within about this time."""
 AT_ONCE_S: Final = 0.02
 """And within this one where somebody reads."""

@@ -20,12 +20,13 @@ from typing import IO, Any, Final
 
 import aegis_core
 from aegis_core import audit, checksums
-from aegis_core.care.files import aside, free, moment, scratch, synced
+from aegis_core.care.files import aside, free, moment, scratch
 from aegis_core.config import Settings
 from aegis_core.errors import FileUnreadable, InputError, StoreBusy, StoreError
 from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.store import Store, connect
 from aegis_core.store.connection import quoted
+from aegis_core.store.journal import synced
 from aegis_core.store.session import Session
 
 FORMAT: Final = 1

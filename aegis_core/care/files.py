@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -77,12 +76,3 @@ def aside(path: Path, moment: str) -> Path:
 def moment() -> str:
     """The present (UTC), for a file's name."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
-
-
-def synced(path: Path) -> None:
-    """Force a file, or what a folder lists, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

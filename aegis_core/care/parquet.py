@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aegis_core import audit
-from aegis_core.care.files import free, scratch, synced
+from aegis_core.care.files import free, scratch
 from aegis_core.store import Store
+from aegis_core.store.journal import synced
 from aegis_core.store.session import Session
 
 TABLES: Final = {

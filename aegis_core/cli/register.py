@@ -286,7 +286,7 @@ def answer(
     db: Database = None,
 ) -> None:
     """Answer an alert; the answer teaches the next learner."""
-    from aegis_core.live import answer as keep
+    from aegis_core.reviews import answer as keep
     from aegis_core.store import connect
 
     store = connect(settings_for(db).db)

@@ -295,7 +295,7 @@ class Store:
         StoreBusy
             There is one: its memory would not know of them.
         """
-        if self._held is None and self._owner() is not None:
+        if self._held is None and self.owned_by_any:
             raise StoreBusy(
                 f"A service owns {self.path} and alone writes transactions. Send them to it "
                 "(`aegis run simulate -p target http://…`), or end it first."

@@ -165,7 +165,7 @@ class Journal:
             with self._lock:
                 self._segments.append((first, path))
             for folder in (self.folder, self.folder.parent):
-                _sync_folder(folder)
+                synced(folder)
         return self._file
 
     def _leave(self) -> None:
@@ -321,8 +321,8 @@ def _write(file: int, line: bytes) -> None:
         rest = rest[os.write(file, rest) :]
 
 
-def _sync_folder(path: Path) -> None:
-    """Force to the disk that a file is in its folder."""
+def synced(path: Path) -> None:
+    """Force a file, or what a folder lists, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

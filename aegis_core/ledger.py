@@ -65,9 +65,10 @@ class Row:
     n_labels: int | None = None
     model_version: str | None = None
     pid: int | None = None
+    seen_at: str | None = None
 
 
-_NOTED: Final = ("data_hash", "last_seq", "n_labels", "model_version")
+_NOTED: Final = ("data_hash", "last_seq", "n_labels", "seen_at", "model_version")
 """Columns that the notebook fills in while it runs."""
 
 
@@ -135,8 +136,9 @@ def update(store: Store, row: Row) -> None:
 
 def noted(store: Store, run_id: str) -> dict[str, Any]:
     """What the notebook itself told of the run."""
-    found = store.rows(f"SELECT {', '.join(_NOTED)} FROM runs WHERE run_id = ?", [run_id])
-    return found[0]
+    (found,) = store.rows(f"SELECT {', '.join(_NOTED)} FROM runs WHERE run_id = ?", [run_id])
+    seen_at = found["seen_at"]
+    return found | {"seen_at": seen_at and seen_at.isoformat()}
 
 
 def keep(folder: Path, row: Row, figures: Mapping[str, float] | None = None) -> None:

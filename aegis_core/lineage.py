@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import aegis_core
@@ -31,7 +32,7 @@ _FIRST_SEEN: Final = """
 
 
 class Seen(NamedTuple):
-    """What a run saw of the data.
+    """What a run saw of the data, and when (UTC).
 
     `data_hash` is of the transactions up to `last_seq` (-1: none) and the first `n_labels` labels.
     """
@@ -39,6 +40,11 @@ class Seen(NamedTuple):
     data_hash: str
     last_seq: int
     n_labels: int
+    seen_at: datetime
+
+    def columns(self) -> dict[str, Any]:
+        """The same as columns of `runs`."""
+        return self._asdict() | {"seen_at": self.seen_at.isoformat()}
 
 
 def seen(
@@ -59,7 +65,8 @@ def seen(
     )
     last = there["last_seq"] if last_seq is None else -1 if last_seq != last_seq else int(last_seq)
     first = int(there["n_labels"]) if n_labels is None else n_labels
-    return Seen(Store.hashed(source, "seq <= ?", [last], n_labels=first), last, first)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    return Seen(Store.hashed(source, "seq <= ?", [last], n_labels=first), last, first, now)
 
 
 def code_version() -> str:
@@ -134,7 +141,7 @@ def _of_run(session: Session, row: dict[str, Any]) -> dict[str, Any]:
     run = {**row, "parameters": _read(row["parameters"]), "settings": _read(row["settings"])}
     run_id, last_seq = row["run_id"], row["last_seq"]
     first = session.rows(_FIRST_SEEN, [row["data_hash"]])
-    data = {key: row[key] for key in ("data_hash", "last_seq", "n_labels")} | {
+    data = {key: row[key] for key in ("data_hash", "last_seq", "n_labels", "seen_at")} | {
         "sources": [] if last_seq is None else session.rows(_SOURCES, [last_seq]),
         "first_seen_by": first[0] if first else None,
     }
@@ -194,6 +201,8 @@ def told(found: dict[str, Any]) -> Iterator[str]:
         if data["last_seq"] is None
         else f": transactions up to number {data['last_seq']:,}, {data['n_labels']:,} labels"
     )
+    if data["seen_at"]:
+        yield f"  seen    {data['seen_at']:%Y-%m-%d %H:%M:%S} UTC"
     for source in data["sources"]:
         yield (
             f"  from    {source['source'] or 'an unnamed source'}: {source['transactions']:,} "

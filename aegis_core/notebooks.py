@@ -43,15 +43,29 @@ _EXPECTED: Final = {
 }
 
 
+def parameters_of(name: str) -> dict[str, dict[str, str]]:
+    """The parameters of a notebook that a caller may give; see `inspect`.
+
+    Raises
+    ------
+    InputError
+        There is no such notebook.
+    """
+    if name not in NOTEBOOKS:
+        known = ", ".join(NOTEBOOKS)
+        raise InputError(f"No notebook {name!r}; there are {known}.{did_you_mean(name, NOTEBOOKS)}")
+    return {k: v for k, v in inspect(NOTEBOOKS[name]).items() if k not in OWN}
+
+
 def check_parameters(name: str, given: Mapping[str, object]) -> dict[str, object]:
     """The parameters of a notebook: `given` in the declared types, defaults for the others.
 
     Raises
     ------
     InputError
-        A name that the notebook does not have, or a value that does not fit its type.
+        There is no such notebook, it has no parameter of a name, or a value does not fit its type.
     """
-    declared = {k: v for k, v in inspect(NOTEBOOKS[name]).items() if k not in OWN}
+    declared = parameters_of(name)
     for key in given:
         if key in OWN:
             raise InputError(f"{key} is filled in by the run; choose the database with --db.")

@@ -24,7 +24,7 @@ from typing import Any, Final
 import anywidget
 import traitlets
 
-from aegis_core import caseload, workload
+from aegis_core import caseload, lineage, workload
 from aegis_core.board import launcher
 from aegis_core.board.assets import ASSETS
 from aegis_core.board.customer import page
@@ -354,16 +354,35 @@ def _epoch_ms(moment: dt.datetime | None) -> int | None:
 
 
 def show(
-    store: Store, settings: Settings, *, live: bool = True, analyst: str = ""
-) -> Page | None:  # fmt: skip
+    store: Store,
+    settings: Settings,
+    *,
+    live: bool = True,
+    analyst: str = "",
+    run_id: str = "",
+    now: str = "",
+) -> Page | None:
     """What `notebooks/05_review.ipynb` shows: the page, or else `report`.
 
     Parameters
     ----------
     analyst : who answers; "" means the one of the settings, or that the page asks.
+    run_id : of a run, which always makes the report; the ledger is told what it saw.
+    now : the moment of the report; "" means that it is made.
+
+    Raises
+    ------
+    InputError
+        `now` is no moment.
     """
-    if not live:
-        report(store)
+    if run_id or not live:
+        try:
+            moment = dt.datetime.fromisoformat(now) if now else None
+        except ValueError:
+            raise InputError(f"now must be a time such as 2026-04-01T08:00, not {now!r}.") from None
+        from aegis_core.runs import record_data
+
+        record_data(store, run_id, report(store, now=moment))
         return None
     from aegis_core.dashboard import _end_this_kernel, _keep_tracebacks_from_the_page
 
@@ -395,25 +414,41 @@ def served_page(settings: Settings, analyst: str = "") -> launcher.Page:
     return launcher.Page("Review", NOTEBOOK, token, named_)
 
 
-def report(store: Store, most: int = 10) -> None:
-    """Display the queue of this moment for papermill: numbers, the first cases, one of them.
+def report(store: Store, most: int = 10, *, now: dt.datetime | None = None) -> lineage.Seen:
+    """Display the queue of one moment for papermill: numbers, the first cases, one of them.
 
     Widgets would make the report fetch their code from a CDN.
+
+    Parameters
+    ----------
+    now : what claims, ages and today's answers are reckoned from (UTC); None: the moment of asking.
+
+    Returns
+    -------
+    What was there.
     """
     import pandas as pd
     from IPython.display import display
 
     from aegis_core import figures
 
-    found, numbers = caseload.queue(store, limit=most), workload.statistics(store)
+    with store.snapshot() as session:
+        saw = lineage.seen(session)
+        moment = now or saw.seen_at
+        found = caseload.queue(session, limit=most, now=moment)
+        numbers = workload.statistics(session, now=moment)
+        verdicts = []
+        if found.cases:
+            case = caseload.inside(session, found.cases[0]["case_id"])
+            riskiest = max(case, key=lambda row: row["risk"])
+            verdicts = session.rows("SELECT * FROM verdicts WHERE seq = ?", [riskiest["seq"]])
     print("This is the queue as it was when the report was made; nothing can be answered here.")
     print(*workload.spoken(found, numbers), sep="\n")
-    if not found.cases:
-        return
+    if not verdicts:
+        return saw
     columns = ["customer_id", "waiting", "amount", "risk", "first_ts", "why"]
     table = pd.DataFrame(found.cases)[columns].round({"amount": 2, "risk": 2})
     display(table)  # type: ignore[no-untyped-call]
-    riskiest = max(caseload.inside(store, found.cases[0]["case_id"]), key=lambda row: row["risk"])
-    verdicts = store.rows("SELECT * FROM verdicts WHERE seq = ?", [riskiest["seq"]])
     display(figures.contributions(verdicts))  # type: ignore[no-untyped-call]
     print(*(reason["text"] for reason in verdicts[0]["reasons"]), sep="\n")
+    return saw

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from aegis_core import ledger, lineage, notebooks, reports
 from aegis_core.config import Settings
-from aegis_core.errors import InputError, RunBusy, RunFailed, did_you_mean
+from aegis_core.errors import InputError, RunBusy, RunFailed
 from aegis_core.ledger import Due, Row
 from aegis_core.lineage import Seen
 from aegis_core.notebooks import NOTEBOOKS, check_parameters, inspect
@@ -103,15 +103,12 @@ def run_notebook(
     KeyboardInterrupt
         Ctrl-C or SIGTERM; the ledger says `interrupted`.
     """
-    if name not in NOTEBOOKS:
-        known = ", ".join(NOTEBOOKS)
-        raise InputError(f"No notebook {name!r}; there are {known}.{did_you_mean(name, NOTEBOOKS)}")
+    values = check_parameters(name, parameters)
     if on_overlap not in ON_OVERLAP or retries < 0 or backoff_s < 0:
         raise InputError(
             f"on_overlap is one of {', '.join(ON_OVERLAP)}, not {on_overlap!r}; retries and "
             "backoff are not negative."
         )
-    values = check_parameters(name, parameters)
     redactor = Redactor(secrets_of(values) | _token_of(settings))
     store = connect(settings.db)
     if name != "generate":
@@ -139,24 +136,23 @@ def run_notebook(
         return _attempts(work, claim, due, retries, backoff_s)
 
 
-def record_data(store: Store, run_id: str, seen: Seen | str | None = None) -> None:
+def record_data(store: Store, run_id: str, seen: Seen | int | None = None) -> None:
     """Note in the ledger what data a run saw. Outside a run (`run_id` empty) nothing happens.
 
     Parameters
     ----------
     seen
-        What `lineage.seen` told when the data was read; None means what is there now. A text
-        stands for the hash alone.
+        What `lineage.seen` told when the data was read, or the last transaction that the run looks
+        at; None means what is there now.
     """
     if not run_id:
         return
-    there = seen if isinstance(seen, Seen) else lineage.seen(store)
-    if isinstance(seen, str):
-        there = there._replace(data_hash=seen)
+    there = seen if isinstance(seen, Seen) else lineage.seen(store, seen)
     with store.writing() as session:
         session.execute(
-            "UPDATE runs SET data_hash = ?, last_seq = ?, n_labels = ? WHERE run_id = ?",
-            [*there, run_id],
+            "UPDATE runs SET data_hash = $data_hash, last_seq = $last_seq, n_labels = $n_labels, "
+            "seen_at = $seen_at WHERE run_id = $run_id",
+            there.columns() | {"run_id": run_id},
         )
 
 
@@ -335,7 +331,7 @@ class _Ending:
             **ledger.noted(store, self.row.run_id),
         )
         if row.data_hash is None:
-            row = replace(row, **lineage.seen(store)._asdict())
+            row = replace(row, **lineage.seen(store).columns())
         figures = headlines(store, row.run_id)
         try:
             row = self._written(row)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 
 class Decision(IntEnum):
@@ -109,7 +109,7 @@ TABLES: Final = {
         report_path VARCHAR, error VARCHAR, heading VARCHAR, seconds DOUBLE, peak_memory_mb DOUBLE,
         attempt INTEGER, retry_of VARCHAR, entry VARCHAR, due_at TIMESTAMP, notebook_hash VARCHAR,
         lock_hash VARCHAR, settings VARCHAR, seed BIGINT, last_seq BIGINT, n_labels BIGINT,
-        model_version VARCHAR, pid BIGINT""",
+        model_version VARCHAR, pid BIGINT, seen_at TIMESTAMP""",
     "metrics": """
         run_id VARCHAR NOT NULL, name VARCHAR NOT NULL, slice VARCHAR NOT NULL, value DOUBLE""",
     "evaluation_scores": """
@@ -171,9 +171,9 @@ the audit share for a sample of the approved, null for what nobody was asked abo
 row with `ends` takes the entry of that id off.
 
 In `runs`, `status` is waiting, running, done, failed, interrupted or skipped; `last_seq` and
-`n_labels` are the last transaction and the number of labels that a run saw, and `data_hash` is of
-these; `heading` is where a running notebook is, `model_version` what model it made or used, `entry`
-and `due_at` the line of the schedule that started it.
+`n_labels` are the last transaction and the number of labels that a run saw, at `seen_at`, and
+`data_hash` is of these; `heading` is where a running notebook is, `model_version` what model it made
+or used, `entry` and `due_at` the line of the schedule that started it.
 
 In `reviews` a row with `undoes` takes that answer back, which it may until `held_until`; the answer
 becomes a label after that, noted in `taught` (null: it is a label at once). In `claims` the last
@@ -232,5 +232,6 @@ MIGRATIONS: Final = {
         "ALTER TABLE reviews ADD COLUMN IF NOT EXISTS undoes VARCHAR",
         f"INSERT INTO rollups {ROLLED_UP} GROUP BY ALL",
     ),
+    3: ("ALTER TABLE runs ADD COLUMN IF NOT EXISTS seen_at TIMESTAMP",),
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

@@ -87,10 +87,11 @@ def verify(
 ) -> Verification:
     """Execute a run again in a scratch database and compare every number.
 
-    Compared are the run's rows of `metrics` and `evaluation_scores`, the model that it made, the
-    data that it left, and the numbers that the executed notebook prints and draws, except for
-    durations and for the names of runs and models. The verification is a row of the ledger
-    itself: `failed` where numbers differ.
+    Compared are the run's rows of `metrics`, `evaluation_scores` and `drift`, the model that it
+    made, the data that it left, and the numbers that the executed notebook prints and draws, except
+    for durations and for the names of runs and models. A notebook with a parameter `now` is told
+    the moment of then. The verification is a row of the ledger itself: `failed` where numbers
+    differ.
 
     Parameters
     ----------
@@ -196,6 +197,8 @@ def _repeated(
         )
         if run["notebook"] != "generate":
             _rebuild(store, run, connect(scratch.db))
+        if "now" in notebooks.inspect(notebooks.NOTEBOOKS[run["notebook"]]) and run["seen_at"]:
+            parameters = {"now": run["seen_at"].isoformat()} | parameters
         try:
             again = runs.run_notebook(
                 run["notebook"], parameters, scratch, progress=progress, timeout_s=timeout_s
@@ -256,6 +259,7 @@ def _must_be_repeatable(
 def _rebuild(store: Store, run: dict[str, Any], scratch: Store) -> None:
     """Fill a scratch database with what was there when the run began."""
     last, began = run["last_seq"], run["started_at"]
+    seen = run["seen_at"] or began
     with store.reading() as old, scratch.writing() as new:
         for start in range(0, last + 1, _BATCH):
             part = {"a": start, "b": min(start + _BATCH - 1, last)}
@@ -266,14 +270,16 @@ def _rebuild(store: Store, run: dict[str, Any], scratch: Store) -> None:
                 new.append(table, rows)
         labels = old.arrow("SELECT * FROM labels ORDER BY rowid LIMIT ?", [run["n_labels"]])
         new.append("labels", labels)
-        for table, time in (
-            ("reviews", "answered_at"),
-            ("lists", "added_at"),
-            ("models", "created_at"),
-            ("promotions", "promoted_at"),
+        for table, time, until in (
+            ("reviews", "answered_at", seen),
+            ("lists", "added_at", seen),
+            ("claims", "claimed_at", seen),
+            ("models", "created_at", began),
+            ("promotions", "promoted_at", began),
         ):
             chosen = f"SELECT * FROM {table} WHERE {time} <= ? ORDER BY rowid"
-            new.append(table, old.arrow(chosen, [began]))
+            new.append(table, old.arrow(chosen, [until]))
+        new.execute("UPDATE claims SET released_at = NULL WHERE released_at > ?", [seen])
         new.append("meta", old.arrow("SELECT * FROM meta WHERE key != 'schema_version'"))
         new.execute(
             """
@@ -302,6 +308,9 @@ def _stored(
             "FROM evaluation_scores WHERE run_id = ? GROUP BY detector",
             run_id,
         )
+        drift = session.rows(
+            "SELECT * EXCLUDE (day, found_at, run_id) FROM drift WHERE run_id = ?", run_id
+        )
         models = session.rows("SELECT * FROM models WHERE run_id = ?", run_id)
         span = [run["last_seq"], last_seq]
         arrived = session.rows(
@@ -312,6 +321,9 @@ def _stored(
     found: dict[str, object] = {"data hash": run["data_hash"]}
     found |= {f"metric {m['name']} {m['slice']}": m["value"] for m in metrics}
     found |= {f"scores of {s['detector']}": s["told"] for s in scores}
+    for row in drift:
+        measure, part = row.pop("measure"), row.pop("part")
+        found |= {f"drift {measure} {part} {key}": value for key, value in row.items()}
     found["transactions and verdicts that arrived"] = arrived[0]["told"]
     for i, model in enumerate(models):
         for key in ("detector", "n_train", "trained_from", "trained_to", "data_hash", "parameters"):

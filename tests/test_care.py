@@ -501,7 +501,7 @@ def test_an_export_that_is_killed_leaves_no_folder(settings: Settings, tmp_path:
 # --- older databases ---------------------------------------------------------------------
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def older(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
     """A database of an older version with a few rows."""
     path = tmp_path / "data" / "old.duckdb"

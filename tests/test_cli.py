@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aegis_core import __version__, config, ledger
+from aegis_core import __version__, config, ledger, notebooks
 from aegis_core.cli import app, main
 from aegis_core.errors import InputError, RunBusy, RunFailed
 from aegis_core.store import Store, connect
@@ -80,6 +80,21 @@ def test_every_help_page_has_examples_of_its_command(
     page = capsys.readouterr().out
     assert f"aegis {command}" in page.partition("Examples")[2]
     assert "--db" in page
+
+
+def test_help_names_every_notebook_and_a_notebook_tells_its_parameters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert [name for name in notebooks.NOTEBOOKS if name not in page] == []
+    assert main(["run", "train", "--parameters"]) == 0
+    told = capsys.readouterr().out
+    assert "n_trees" in told
+    assert "trees of the Isolation Forest" in told
+    assert "run_id" not in told
+    assert main(["run", "trian", "--parameters"]) == 2
+    assert "Did you mean train?" in capsys.readouterr().err
 
 
 def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,9 +49,11 @@ if how == "dead": os._exit(9)
 """
 MACHINE = """
 import os, sys
-from aegis_core import config, runs, store
+from datetime import datetime
+from aegis_core import config, lineage, runs, store
 settings = config.load(db=db)
-runs.record_data(store.connect(settings.db), run_id, "4711")
+seen = lineage.Seen("4711", -1, 0, datetime(2026, 3, 1))
+runs.record_data(store.connect(settings.db), run_id, seen)
 runs.record_metrics(store.connect(settings.db), run_id, {("average_precision", "forest/0"): 0.25})
 print(sys.executable, os.getcwd(), settings.alert_budget, settings.db, n, sep="|")
 """
@@ -181,7 +183,7 @@ def test_metrics_of_a_run_are_rows_under_its_id(
 
 def test_recording_outside_a_run_does_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "none.duckdb")
-    runs.record_data(store, "", "4711")
+    runs.record_data(store, "", 7)
     runs.record_metrics(store, "", {("average_precision", "forest/0"): 0.25})
     assert not store.path.exists()
 
@@ -586,7 +588,7 @@ def test_the_ledger_of_an_older_version_gets_every_column_and_keeps_its_rows(sto
         session.execute(
             "INSERT INTO runs (run_id, notebook, status, started_at) VALUES ('a', 'b', 'c', now())"
         )
-        for statement in MIGRATIONS[2]:
+        for statement in (*MIGRATIONS[2], *MIGRATIONS[3]):
             if " runs " in statement:
                 session.execute(statement)
         assert session.columns("runs") == columns

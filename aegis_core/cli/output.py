@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-WIDEST_CELL = 60
+WIDEST_CELL = 80
 
 
 def cell_text(value: object) -> str:

@@ -13,6 +13,7 @@ from aegis_core.cli.common import Database, Seconds, assignment, example, settin
 from aegis_core.cli.output import cell_text, write_table
 
 RUN_EXAMPLES = example(
+    "aegis run train --parameters",
     "aegis run generate -p n_transactions 100000",
     "aegis run train --timeout 1800 --retries 2",
     "aegis run evaluate -p train_from 2018-07-25 -p folds 4",
@@ -40,12 +41,18 @@ class Overlap(StrEnum):
 
 def run(
     name: Annotated[
-        str, typer.Argument(help="generate, train, evaluate, simulate or start.", metavar="NAME")
+        str,
+        typer.Argument(
+            help="start, generate, train, evaluate, simulate, review or drift.", metavar="NAME"
+        ),
     ],
     parameters: Annotated[
         list[str] | None,
         typer.Option("-p", "--parameter", metavar="KEY VALUE", help="Again for more."),
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--parameters", help="List its parameters and run nothing.")
+    ] = False,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Fail after so many seconds; each attempt.")
     ] = None,
@@ -65,8 +72,17 @@ def run(
 
     A secret is given as env:NAME, never as its value.
     """
+    from aegis_core import notebooks
     from aegis_core.runs import run_notebook
 
+    if show:
+        declared = notebooks.parameters_of(name).values()
+        write_table(
+            ["parameter", "type", "default", "meaning"],
+            ((a["name"], a["inferred_type_name"], a["default"], a["help"]) for a in declared),
+            0,
+        )
+        return
     result = run_notebook(
         name,
         dict(assignment("-p", pair) for pair in parameters or []),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from aegis_core import models
+from aegis_core import lineage, models
 from aegis_core.answers import Answers
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, NotReady
@@ -24,9 +24,9 @@ _WINDOW = f"""
       {", ".join(f"v.evidence.{f} AS {f}" for f in FACTORS)}, v.score,
       v.decision != 'approve' AS alert
     FROM transactions t LEFT JOIN verdicts v ON v.seq = t.seq AND v.model_version = ?
-    WHERE t.ts >= ? AND t.ts < ? ORDER BY t.seq
+    WHERE t.ts >= ? AND t.ts < ? AND t.seq <= ? ORDER BY t.seq
 """
-_LATER = "SELECT count(*) AS n FROM transactions WHERE ts >= ?"
+_LATER = "SELECT count(*) AS n FROM transactions WHERE ts >= ? AND seq <= ?"
 _TODAY = "SELECT ts::DATE AS day, count(*) AS n, max(ts) AS last FROM transactions GROUP BY 1"
 
 
@@ -45,12 +45,15 @@ class Traffic:
         Rows that this model did not score live, so that the history was replayed for them.
     over :
         Whether there is traffic in the last hour of the day, or after it.
+    saw :
+        All the data that was there when these rows were read; None where nothing was.
     """
 
     rows: pd.DataFrame
     model: str = ""
     replayed: int = 0
     over: bool = True
+    saw: lineage.Seen | None = None
 
     def told(self) -> str:
         """Where the evidence comes from, in a sentence."""
@@ -128,9 +131,10 @@ def traffic(
     with store.reading() as session:
         version = model or models.roles(store)[0]
         judge = models.load(session, version, settings)
-        window = [version, day - weeks * 7 * DAY, day + DAY]
-        rows = session.query(_WINDOW, [str(asked) for asked in window])
-        (later,) = session.rows(_LATER, [str(day + DAY - LAST)])
+        saw = lineage.seen(session)
+        window = [version, str(day - weeks * 7 * DAY), str(day + DAY), saw.last_seq]
+        rows = session.query(_WINDOW, window)
+        (later,) = session.rows(_LATER, [str(day + DAY - LAST), saw.last_seq])
         missing = rows.score.isna().to_numpy()
         if missing.any():
             last = int(rows.seq[missing].iloc[-1])
@@ -150,4 +154,4 @@ def traffic(
     kinds = dict.fromkeys([*FACTORS, "score", "paid"], float) | {"alert": bool}
     rows = rows.astype(kinds).assign(day=rows.ts.dt.normalize())
     rows = rows.drop(columns=["seq", "ts"])
-    return Traffic(rows, version, int(np.sum(missing)), bool(later["n"]))
+    return Traffic(rows, version, int(np.sum(missing)), bool(later["n"]), saw)

@@ -28,7 +28,8 @@ from aegis_core.board.counts import Counts, counted
 from aegis_core.board.feed import SEARCHED, WINDOW, Feed, Snapshot, seconds
 from aegis_core.board.filters import Filters
 from aegis_core.board.log import COLUMNS, TABLE_ROWS, as_csv, rows
-from aegis_core.board.tiles import lineage, next_steps, proof, sources, tiles, trends
+from aegis_core.board.origins import before, lineage, queries
+from aegis_core.board.tiles import next_steps, proof, tiles, trends
 from aegis_core.board.widgets import Chart, Controls, Head, Table, Tiles
 from aegis_core.errors import NotReady, StoreBusy
 from aegis_core.store import Store, connect
@@ -85,18 +86,30 @@ class Board:
         self.head, self.tiles, self.controls = Head(), Tiles(), Controls()
         self.axes = Controls(part="axes")
         self.scatter = Chart(
+            part="scatter",
             title="Transactions",
             label="Scatter of normal and anomalous transactions; box or lasso selects",
         )
-        self.bars = Chart(title="Verdicts over time", label="Verdicts over time by decision")
-        self.reasons = Chart(title="Reasons", label="Alerts by the factor of their first reason")
-        self.budget = Chart(title="Alert budget today", label="Alerts today against the budget")
-        self.map = Chart(title="Impossible travels", label="Map of impossible travels")
-        self.latency = Chart(
-            title="Latency and throughput", label="Latency and throughput of the service"
+        self.bars = Chart(
+            part="bars", title="Verdicts over time", label="Verdicts over time by decision"
         )
-        self.drift = Chart(title="Score now and in training", label="Scores now and in training")
+        self.reasons = Chart(
+            part="reasons", title="Reasons", label="Alerts by the factor of their first reason"
+        )
+        self.budget = Chart(
+            part="budget", title="Alert budget today", label="Alerts today against the budget"
+        )
+        self.map = Chart(part="map", title="Impossible travels", label="Map of impossible travels")
+        self.latency = Chart(
+            part="stats",
+            title="Latency and throughput",
+            label="Latency and throughput of the service",
+        )
+        self.drift = Chart(
+            part="drift", title="Score now and in training", label="Scores now and in training"
+        )
         self.table = Table(
+            part="log",
             title="Live log",
             label="Newest verdicts",
             columns=[{"key": k, "title": title, "kind": kind} for k, title, kind in COLUMNS],
@@ -192,7 +205,8 @@ class Board:
         with_ = (self.filters, self.selected)
         if self._ticks % _TRENDS_EVERY == 0 or with_ != self._drawn_with:
             self.tiles.trends = trends(snapshot, shown)
-            self.tiles.sources = sources(snapshot, self.filters) | {"lineage": self.head.origin}
+            self.tiles.models = [self.head.origin, *before(snapshot)]
+            self.tiles.queries = queries(snapshot, self.filters, self.selected)
         self._draw_scatter(snapshot)
         self._draw_panels(snapshot, counts)
         self.table.note = self._log_note(snapshot)

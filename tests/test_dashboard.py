@@ -27,6 +27,7 @@ from aegis_core.board import atlas, launcher, pictures
 from aegis_core.board import counts as counting
 from aegis_core.board import feed as feeds
 from aegis_core.board import log as logs
+from aegis_core.board import origins
 from aegis_core.board import tiles as numbers
 from aegis_core.board.assets import ASSETS
 from aegis_core.board.counts import counted
@@ -223,22 +224,114 @@ def test_the_rate_counts_the_last_ten_seconds(store: Store) -> None:
 
 
 def test_the_origin_leads_from_the_numbers_to_the_run(feed: Feed) -> None:
-    told = dict(numbers.lineage(feed.read(Filters())))
+    told = dict(origins.lineage(feed.read(Filters())))
     assert (told["Champion"], told["since"]) == ("v1", "2026-03-31 03:00 UTC")
     assert told["trained on"] == "1,234 transactions"
     assert (told["run"], told["data"]) == ("run-7", "abc123")
     assert told["report"] == "reports/run-7/report.html"
 
 
+def test_the_origin_names_every_champion_of_the_period(store: Store, feed: Feed) -> None:
+    with store.writing() as session:
+        session.execute(
+            "INSERT INTO models (version, detector, path, run_id, data_hash, created_at) VALUES "
+            "('v0', 'forest', 'm', 'run-5', 'abc0', now()), ('old', 'forest', 'm', 'r', 'x', now())"
+        )
+        session.execute(
+            "INSERT INTO promotions VALUES ('old', 'champion', 'a', '2026-03-01'), "
+            "('v0', 'champion', 'a', '2026-03-02'), ('v1', 'shadow', 'a', '2026-03-03'), "
+            "('v1', 'rollback', 'a', '2026-04-01 02:00')"
+        )
+    (line,) = origins.before(feed.read(Filters()))
+    assert line == [
+        *(("Champion", "v0"), ("until", "2026-04-01 02:00 UTC")),
+        *(("run", "run-5"), ("data", "abc0")),
+    ]
+    versions = [dict(line)["Champion"] for line in origins.before(feed.read(Filters("all")))]
+    assert versions == ["v0", "old"]
+    assert origins.before(feed.read(Filters("15m"))) == []
+
+
+def asked(store: Store, origin: dict[str, str]) -> list[tuple[Any, ...]]:
+    """What the query of a part of the board gives, as somebody who pastes it would see it."""
+    sql = origin["sql"].replace("now()", f"TIMESTAMP '{NOON + dt.timedelta(seconds=5)}'")
+    return [tuple(row.values()) for row in store.rows(sql)]
+
+
+@pytest.mark.parametrize("chosen", [(), (7, 8, 51, 100, 200)], ids=["all", "chosen"])
+@pytest.mark.parametrize("filters", CHOICES, ids=lambda f: json.dumps(f.chosen()))
+def test_every_number_and_picture_is_what_its_query_gives(
+    store: Store, feed: Feed, filters: Filters, chosen: tuple[int, ...]
+) -> None:
+    with store.writing() as session:
+        session.execute("INSERT INTO service_stats VALUES (?, 5, 250, 2.5, 11.5, 0)", [NOON])
+    read = feed.read(filters)
+    chosen = tuple(seq for seq in chosen if seq in set(read.window["seq"].tolist()))
+    window = {k: v[np.isin(read.window["seq"], chosen)] for k, v in read.window.items()}
+    counts = counted(window, read.counts.width_s) if chosen else read.counts
+    told = origins.queries(read, filters, chosen)
+    by_part = {part: asked(store, told[part]) for part in told}
+
+    def one(part: str) -> Any:
+        return by_part[part][0][0] or 0
+
+    n = counts.total()
+    assert [one("transactions"), one("blocked"), one("review")] == [
+        *(n, counts.total(2), counts.total(1)),
+    ]
+    assert not n or one("fraud_rate") == pytest.approx(counts.total(1, 2) / n)
+    money, _ = numbers.amounts(counts, 2)
+    assert money == (
+        " ".join((by_part["protected"][0][0], numbers.short(float(by_part["protected"][0][1]))))
+        if by_part["protected"]
+        else "0"
+    )
+    assert one("rate") == pytest.approx(read.rate_per_s)
+    assert one("latency") == numbers.latency(read) == 11.5
+    assert sorted(row[0] for row in by_part["scatter"]) == read.window["seq"].tolist()
+    alerts = np.unique(counts.factor[counts.decision > 0].astype(str))
+    assert {row[0] or "" for row in by_part["reasons"]} == set(alerts)
+    assert sum(row[-1] for row in by_part["reasons"]) == counts.total(1, 2)
+    bars = {(row[0] // 1_000, row[1]): row[2] for row in by_part["bars"]}
+    for start in np.unique(counts.start):
+        for code, decision in enumerate(DECISIONS):
+            here = counts.n[(counts.start == start) & (counts.decision == code)].sum()
+            assert bars.get((int(start), decision), 0) == here
+    assert sum(row[1] for row in by_part["budget"]) == read.today.total(1, 2)
+    assert sum(float(row[2]) for row in by_part["budget"]) == pytest.approx(
+        0.01 * read.today.total()
+    )
+    travels = {t["seq"] for t in read.travels if not chosen or t["seq"] in chosen}
+    assert travels <= {row[0] for row in by_part["map"]}
+    assert [row[3] for row in by_part["stats"]] == [50.0]
+    if len(read.window["seq"]):
+        share, _ = pictures.drift(read.window["risk"])
+        above = [row[1] for row in by_part["drift"] if row[0] >= 50]
+        assert sum(above) == pytest.approx(100 * share[10:].sum())
+    assert len(by_part["log"]) == (len(chosen) or len(read.window["seq"]))
+
+
+def test_a_long_choice_is_told_in_part_and_hostile_filters_stay_values(
+    store: Store, feed: Feed
+) -> None:
+    read = feed.read(Filters())
+    told = origins.queries(read, Filters(), range(100))["transactions"]["sql"]
+    assert told.endswith("18, 19, … and 80 more)")
+    for customer in ("c3' OR true --", "?", "'?'", HOSTILE):
+        filters = Filters(customer=customer, category="?'")
+        for origin in origins.queries(feed.read(filters), filters).values():
+            asked(store, origin)
+
+
 def test_notebooks_that_run_are_told_with_their_progress(store: Store, feed: Feed) -> None:
-    assert "running" not in dict(numbers.lineage(feed.read(Filters())))
+    assert "running" not in dict(origins.lineage(feed.read(Filters())))
     with store.writing() as session:
         session.execute(
             "INSERT INTO runs (run_id, notebook, status, started_at, cells_done, cells_total, "
             "heading) VALUES ('r1', 'evaluate', 'running', '2026-04-01', 5, 46, 'By fold <b>'), "
             "('r2', 'drift', 'running', '2026-04-02', 0, 20, NULL)"
         )
-    told = dict(numbers.lineage(Feed(store, now=feed.now).read(Filters())))
+    told = dict(origins.lineage(Feed(store, now=feed.now).read(Filters())))
     assert told["running"] == "evaluate 5 of 46 cells · By fold <b>, drift 0 of 20 cells"
 
 

@@ -211,9 +211,26 @@ def test_a_number_tells_where_it_comes_from(visit: Visit) -> None:
     expect(dialog).to_have_count(0)
 
 
+def test_every_picture_and_the_log_tell_where_they_come_from(visit: Visit) -> None:
+    page = visit.page
+    titles = page.locator(".aegis-chart h2, .aegis-recent h2").all()
+    assert len(titles) == 8
+    for title in titles:
+        name = title.evaluate("title => title.firstChild.textContent")
+        panel = title.locator("xpath=ancestor::*[contains(@class, 'aegis-panel')][1]")
+        panel.get_by_role("button", name=f"Where from: {name}").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("SELECT")
+        expect(dialog.get_by_role("link", name="open the report")).to_have_count(1)
+        page.keyboard.press("Escape")
+        expect(dialog).to_have_count(0)
+
+
 def test_a_lasso_filters_everything_else_until_it_is_let_go(visit: Visit, store: Store) -> None:
     page = visit.page
-    box = page.locator(".aegis-scatter .nsewdrag").first.bounding_box()
+    area = page.locator(".aegis-scatter .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
     assert box is not None
     corners = [(0.02, 0.02), (0.5, 0.02), (0.5, 0.98), (0.02, 0.98), (0.02, 0.02)]
     places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]

@@ -79,6 +79,7 @@ INSIDE = {
             "counts",
             "feed",
             "log",
+            "origins",
             "launcher",
             "pictures",
             "atlas",

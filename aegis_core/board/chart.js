@@ -292,6 +292,7 @@ export default {
     heading.append(" ", note);
     const top = element("div", "aegis-heading");
     top.append(heading, release);
+    if (model.get("part")) top.append(fromButton(model.get("part"), model.get("title")));
     const frame = element("div", "aegis-frame");
     const box = element("div");
     box.setAttribute("role", "figure");

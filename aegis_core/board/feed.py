@@ -39,6 +39,9 @@ RECOUNT_S: Final = 60.0
 SLOWLY_S: Final = 5.0
 """How often what changes slowly is read: latency, today's budget, model, proof."""
 MOST_TRAVELS: Final = 25
+MOST_EARLIER: Final = 5
+"""Champions of the period, before the one of now, that are told."""
+STATS_OVER: Final = dt.timedelta(minutes=15)
 _FIRST: Final = dt.datetime(1970, 1, 1)
 _NEVER: Final = dt.datetime(9999, 1, 1)
 
@@ -74,6 +77,9 @@ class Snapshot:
         Columns of `service_stats`, of the last quarter of an hour.
     facts
         The champion, how it was made, the last proof: see `_FACTS`.
+    earlier
+        Champions that judged in the period before the one of now, the newest first: `version`,
+        `until` (seconds since 1970), `run_id`, `data_hash`, `report_path`.
     travels
         For impossible travels of the window, where they began and ended.
     """
@@ -93,6 +99,7 @@ class Snapshot:
     today: Counts = field(default_factory=nothing)
     stats: Columns = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
     categories: tuple[str, ...] = ()
     travels: list[dict[str, Any]] = field(default_factory=list)
 
@@ -268,9 +275,10 @@ class Feed:
     def _read_slowly(self, session: Session, made: Snapshot, now: dt.datetime) -> Snapshot:
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         today = session.numpy(_ROLLED.format("true", 600), [midnight, _NEVER])
-        stats = session.numpy(_STATS, [now - dt.timedelta(minutes=15)])
+        stats = session.numpy(_STATS, [now - STATS_OVER])
         (found,) = dicts(session.numpy(_FACTS))
         facts: dict[str, Any] = {k: None if v != v else v for k, v in found.items()}
+        earlier = dicts(session.numpy(_EARLIER, [made.since, made.until or now]))
         a_month = now - dt.timedelta(days=30)
         categories = session.numpy(_CATEGORIES, [a_month])["category"].tolist()
         return replace(
@@ -280,6 +288,7 @@ class Feed:
             today=counted(today, 600),
             stats=stats,
             facts=facts | {"alert_budget": _budget(facts["parameters"])},
+            earlier=earlier,
             categories=tuple(sorted(categories)),
         )
 
@@ -381,6 +390,13 @@ _FACTS = """
     FROM (SELECT 1) LEFT JOIN (FROM models WHERE promoted_at IS NOT NULL
                                ORDER BY promoted_at DESC LIMIT 1) m ON true
                     LEFT JOIN runs r ON r.run_id = m.run_id"""
+_EARLIER = f"""
+    WITH reigns AS (
+      SELECT version, promoted_at, lead(promoted_at) OVER (ORDER BY promoted_at) AS until
+      FROM promotions WHERE role IN ('champion', 'rollback'))
+    SELECT version, epoch(until) AS until, m.run_id, m.data_hash, r.report_path
+    FROM reigns JOIN models m USING (version) LEFT JOIN runs r ON r.run_id = m.run_id
+    WHERE until > ? AND reigns.promoted_at < ? ORDER BY until DESC LIMIT {MOST_EARLIER}"""
 _CATEGORIES = f"""
     SELECT left(category, {LONGEST_TEXT}) AS category FROM rollups
     WHERE minute >= ? AND category <> '' GROUP BY 1 ORDER BY sum(n) DESC LIMIT 60"""

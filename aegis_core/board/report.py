@@ -13,7 +13,8 @@ from aegis_core.board import pictures
 from aegis_core.board.feed import Feed
 from aegis_core.board.filters import Filters
 from aegis_core.board.log import COLUMNS, rows
-from aegis_core.board.tiles import lineage, next_steps, proof, tiles
+from aegis_core.board.origins import lineage
+from aegis_core.board.tiles import next_steps, proof, tiles
 from aegis_core.store import Store
 
 

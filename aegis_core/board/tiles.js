@@ -11,7 +11,7 @@ function sparkline(values) {
     .join("");
 }
 
-function makeTile(host) {
+function makeTile(host, given) {
   const tile = document.createElement("div");
   tile.className = "aegis-tile";
   tile.setAttribute("role", "listitem");
@@ -26,13 +26,9 @@ function makeTile(host) {
   svg.setAttribute("aria-hidden", "true");
   const path = document.createElementNS(SVG, "path");
   svg.append(path);
-  const from = document.createElement("button");
-  from.type = "button";
-  from.className = "aegis-from";
-  from.textContent = "i";
-  tile.append(label, value, note, svg, from);
+  tile.append(label, value, note, svg, fromButton(given.id, given.label));
   host.append(tile);
-  return { tile, label, value, note, path, from };
+  return { tile, label, value, note, path };
 }
 
 function line(parent, tag, text) {
@@ -48,17 +44,11 @@ function reportUrl(runId) {
   return base ? `${base.replace(/voila\/$/, "")}aegis/reports/${encodeURIComponent(runId)}` : null;
 }
 
-function whereFrom(host, title, sql, lineage) {
-  const dialog = document.createElement("dialog");
-  dialog.className = "aegis-dialog";
-  dialog.setAttribute("aria-label", `Where from: ${title}`);
-  line(dialog, "h2", `Where “${title}” comes from`);
-  line(dialog, "p", "The query:");
-  line(dialog, "pre", sql).tabIndex = 0;
-  line(dialog, "p", "The model that judges, the run and the data that made it:");
+// Label and value of a model, and what made it; a report that the server hands out is a link.
+function lineageOf(pairs) {
   const list = document.createElement("dl");
-  const run = lineage.find(([label]) => label === "run")?.[1];
-  for (const [label, value] of lineage) {
+  const run = pairs.find(([label]) => label === "run")?.[1];
+  for (const [label, value] of pairs) {
     line(list, "dt", label);
     const told = line(list, "dd", "");
     const url = label === "report" && run ? reportUrl(run) : null;
@@ -71,7 +61,21 @@ function whereFrom(host, title, sql, lineage) {
       told.textContent = value;
     }
   }
-  dialog.append(list);
+  return list;
+}
+
+function whereFrom(host, title, { sql = "", note = "" }, [now = [], ...earlier]) {
+  const dialog = document.createElement("dialog");
+  dialog.className = "aegis-dialog";
+  dialog.setAttribute("aria-label", `Where from: ${title}`);
+  line(dialog, "h2", `Where “${title}” comes from`);
+  line(dialog, "p", "The query:");
+  line(dialog, "pre", sql).tabIndex = 0;
+  if (note) line(dialog, "p", note);
+  line(dialog, "p", "The model that judges, the run and the data that made it:");
+  dialog.append(lineageOf(now));
+  if (earlier.length) line(dialog, "p", "Earlier in this period judged:");
+  dialog.append(...earlier.map(lineageOf));
   const close = line(dialog, "button", "Close");
   close.type = "button";
   close.className = "aegis-button";
@@ -89,7 +93,7 @@ export default {
     const shown = new Map();
     function show() {
       for (const given of model.get("tiles")) {
-        if (!shown.has(given.id)) shown.set(given.id, makeTile(el));
+        if (!shown.has(given.id)) shown.set(given.id, makeTile(el, given));
         const parts = shown.get(given.id);
         parts.tile.dataset.tile = given.id;
         parts.tile.dataset.tone = given.tone ?? "";
@@ -97,19 +101,22 @@ export default {
         parts.value.textContent = given.value;
         parts.value.classList.toggle("long", given.value.length > 10);
         parts.note.textContent = given.note;
-        parts.from.setAttribute("aria-label", `Where from: ${given.label}`);
-        parts.from.onclick = () => {
-          const { lineage, ...sources } = model.get("sources");
-          whereFrom(el, given.label, sources[given.id]?.sql ?? "", lineage ?? []);
-        };
       }
       const trends = model.get("trends");
       for (const [id, { path }] of shown) {
         path.setAttribute("d", trends[id]?.length > 1 ? sparkline(trends[id]) : "");
       }
     }
+    // Of all parts of this board; another one in the same JupyterLab has tiles of its own.
+    const board = (node) => node.closest(".aegis-board");
+    const asked = ({ target, detail }) => {
+      if (board(target) !== board(el)) return;
+      whereFrom(el, detail.title, model.get("queries")[detail.part] ?? {}, model.get("models"));
+    };
+    document.addEventListener("aegis-where-from", asked);
     model.on("change:tiles", show);
     model.on("change:trends", show);
     show();
+    return () => document.removeEventListener("aegis-where-from", asked);
   },
 };

@@ -1,4 +1,4 @@
-"""The numbers at the top, in words, and where each comes from."""
+"""The numbers at the top, in words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from aegis_core.board.counts import Counts
 from aegis_core.board.feed import RATE_OVER_S, Snapshot, seconds
 from aegis_core.board.filters import PERIODS, Filters
+from aegis_core.board.origins import utc
 
 if TYPE_CHECKING:
     from aegis_core.board.counts import Floats
@@ -82,46 +83,6 @@ def trends(snapshot: Snapshot, counts: Counts | None = None) -> dict[str, list[f
     return out
 
 
-def sources(snapshot: Snapshot, filters: Filters) -> dict[str, Any]:
-    """For each tile the query behind it, to be read."""
-    condition = _where(snapshot, filters)
-    table = (
-        "verdicts v JOIN transactions t USING (seq)" if filters.by_row else "rollups"
-    )  # fmt: skip
-    n = "count(*)" if filters.by_row else "sum(n)"
-    amount = "sum(amount)"
-    sql = {
-        "transactions": f"SELECT {n} FROM {table}\nWHERE {condition}",
-        "fraud_rate": f"SELECT {n} FILTER (decision <> 'approve') / {n} FROM {table}\n"
-        f"WHERE {condition}",
-        "blocked": f"SELECT {n} FROM {table}\nWHERE decision = 'block' AND {condition}",
-        "review": f"SELECT {n} FROM {table}\nWHERE decision = 'review' AND {condition}",
-        "rate": "SELECT count(*) / 10 FROM verdicts\nWHERE scored_at > now() - INTERVAL 10 SECOND",
-        "latency": "SELECT p99_ms FROM service_stats ORDER BY noted_at DESC LIMIT 1",
-        "protected": f"SELECT currency, {amount} FROM {table}\n"
-        f"WHERE decision = 'block' AND {condition} GROUP BY currency",
-    }
-    return {name: {"sql": text} for name, text in sql.items()}
-
-
-def lineage(snapshot: Snapshot) -> list[tuple[str, str]]:
-    """What leads from the numbers to the model, its run and its data; and what runs just now."""
-    facts = snapshot.facts
-    if not facts.get("version"):
-        return [("Champion", "none")]
-    line = [("Champion", str(facts["version"]))]
-    if facts["promoted_at"]:
-        line.append(("since", _utc(facts["promoted_at"])))
-    if facts["n_train"]:
-        days = f" of {facts['first_day']} to {facts['last_day']}" if facts["first_day"] else ""
-        line.append(("trained on", f"{facts['n_train']:,.0f} transactions{days}"))
-    names = (
-        *(("run", "run_id"), ("data", "data_hash"), ("report", "report_path")),
-        ("running", "running"),
-    )
-    return line + [(label, str(facts[name])) for label, name in names if facts[name]]
-
-
 def proof(snapshot: Snapshot) -> dict[str, str]:
     """Whether stored verdicts were replayed and came out the same, in words."""
     facts = snapshot.facts
@@ -130,7 +91,7 @@ def proof(snapshot: Snapshot) -> dict[str, str]:
     same = not facts["different"]
     return {
         "state": "same" if same else "different",
-        "text": f"live = replay: checked {_utc(facts['proved_at'])}, "
+        "text": f"live = replay: checked {utc(facts['proved_at'])}, "
         f"{facts['checked']:,.0f} verdicts, {facts['different']:,.0f} differ",
     }
 
@@ -196,29 +157,12 @@ def next_steps(snapshot: Snapshot | None) -> tuple[str, list[tuple[str, str]]]:
     return "There are no verdicts yet.", [stream]
 
 
-def _utc(at: float) -> str:
-    return f"{dt.datetime.fromtimestamp(at, dt.UTC):%Y-%m-%d %H:%M} UTC"
-
-
 def _when(filters: Filters) -> str:
     if filters.period == "between":
         first, last = (dt.datetime.fromtimestamp(t, dt.UTC) for t in (filters.start, filters.end))
         return f"{first:%d %b %H:%M} – {last:%d %b %H:%M}"
     words = {"today": "today (UTC)", "all": "ever"}
     return words.get(filters.period, f"last {PERIODS[filters.period][0]}")
-
-
-def _where(snapshot: Snapshot, filters: Filters) -> str:
-    """The condition in words of SQL, for reading; values of the visitor's are quoted."""
-    sql, params = filters.condition() if filters.by_row else filters.rolled_condition()
-    for value in params:
-        shown = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else f"{value:g}"
-        sql = sql.replace("?", shown.replace("?", "\0"), 1)
-    time = "scored_at" if filters.by_row else "minute"
-    span = f"{time} >= '{snapshot.since:%Y-%m-%d %H:%M}'"
-    if snapshot.until is not None:
-        span += f" AND {time} < '{snapshot.until:%Y-%m-%d %H:%M}'"
-    return (span if sql == "true" else f"{span} AND {sql}").replace("\0", "?")
 
 
 def _money_by_bar(counts: Counts, starts: Floats) -> Floats:

@@ -30,13 +30,23 @@ class Head(anywidget.AnyWidget):
     notice: traitlets.Dict[str, Any] = traitlets.Dict({"text": ""}).tag(sync=True)
 
 
-class Tiles(anywidget.AnyWidget):
-    """Numbers with a label, a note, a trend and where they come from."""
+def _modules(*names: str) -> str:
+    """Files of a widget's view as one module, in this order."""
+    return "\n".join((ASSETS / name).read_text("utf-8") for name in names)
 
-    _esm = ASSETS / "tiles.js"
+
+class Tiles(anywidget.AnyWidget):
+    """Numbers with a label, a note and a trend; tells of all parts of the board whence they come.
+
+    `queries` has `sql` and `note` for each part, `models` pairs of label and value of each model
+    that judged, the newest first.
+    """
+
+    _esm = _modules("origin.js", "tiles.js")
     tiles: traitlets.List[Any] = traitlets.List().tag(sync=True)
     trends: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
-    sources: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    queries: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    models: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
 
 class Controls(anywidget.AnyWidget):
@@ -60,10 +70,12 @@ class Controls(anywidget.AnyWidget):
 class Table(anywidget.AnyWidget):
     """A sortable table whose cells are text, whatever they contain; rows have a `seq`.
 
-    It stands still under the pointer until `of`, which says what the rows are of, changes.
+    It stands still under the pointer until `of`, which says what the rows are of, changes. `part`
+    is its name among the board's `queries`; empty: it does not say where it comes from.
     """
 
-    _esm = ASSETS / "table.js"
+    _esm = _modules("origin.js", "table.js")
+    part = traitlets.Unicode().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
     note = traitlets.Unicode().tag(sync=True)
@@ -108,9 +120,11 @@ class Chart(anywidget.AnyWidget):
     """A plotly.js chart; `figure` has `traces` and `layout`, with columns as `packed` gives them.
 
     A page that cannot load plotly.js from the Voilà template (JupyterLab) asks the kernel for it.
+    `part` is its name among the board's `queries`, as for `Table`.
     """
 
-    _esm = ASSETS / "chart.js"
+    _esm = _modules("origin.js", "chart.js")
+    part = traitlets.Unicode().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
     note = traitlets.Unicode().tag(sync=True)

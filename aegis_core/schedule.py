@@ -37,6 +37,8 @@ from aegis_core.verify import verify
 
 _DAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _LOOKED_BACK: Final = (timedelta(hours=2), timedelta(days=2), timedelta(days=40))
+_LONGEST_SKIP: Final = timedelta(hours=3)
+"""No clock skips more; most skip one hour, Troll in Antarctica two."""
 _END_S: Final = 30.0
 """How long a run may take to end once the service is stopped."""
 
@@ -44,8 +46,9 @@ _END_S: Final = 30.0
 class Trigger(CronTrigger):  # type: ignore[misc]
     """When a cron expression is due in its time zone, with cron's own rules for the clock change.
 
-    A time that the clock skips is due at the same distance from midnight, once. Of a time that
-    comes twice, the second is due only where the hour is `*`, that is, where the pace matters.
+    A time that the clock skips is due as much later as it skips: 02:30 at 03:30, and 00:00 at 01:00
+    where the clock is put forward at midnight. Of a time that comes twice, the first is due. Only
+    where the hour is `*` the pace matters instead: each hour that passes has its time.
 
     Parameters
     ----------
@@ -75,28 +78,50 @@ class Trigger(CronTrigger):  # type: ignore[misc]
             names = ("minute", "hour", "day", "month", "day_of_week")
             given = dict(zip(names, [*fields[:4], weekdays(fields[4])], strict=True))
             super().__init__(**given, timezone=zone)
+            self._wall = CronTrigger(**given, timezone=UTC)  # of a clock that is never changed
         except (ValueError, TypeError) as e:
             raise InputError(
                 f"{cron!r} is no cron expression: {e}. Write minute, hour, day of month, month and "
                 "weekday, such as '30 2 * * 1-5'."
             ) from None
-        self.by_the_hour = fields[1].startswith("*")
+        self.by_the_hour = fields[1] in ("*", "*/1")
 
     def get_next_fire_time(
         self, previous_fire_time: datetime | None, now: datetime
     ) -> datetime | None:
         """The first time that is due after `previous_fire_time`, or else from `now` on."""
-        found: datetime | None = super().get_next_fire_time(previous_fire_time, now)
-        while found is not None and not self.by_the_hour and self._comes_again(found):
-            found = super().get_next_fire_time(found, found)
-        return found
+        if self.by_the_hour:
+            found: datetime | None = super().get_next_fire_time(previous_fire_time, now)
+            return found and found.astimezone(UTC).astimezone(self.timezone)  # if it is skipped
+        begin = (previous_fire_time or now).astimezone(UTC)
+        for due in self._by_the_wall(begin):
+            if due > begin or (previous_fire_time is None and due == begin):
+                return due.astimezone(self.timezone)
+        return None
 
-    def _comes_again(self, moment: datetime) -> bool:
-        """Whether the clock showed this time before, an hour ago."""
-        return moment.astimezone(UTC).astimezone(self.timezone).fold == 1
+    def _by_the_wall(self, begin: datetime) -> Iterator[datetime]:
+        """Times (UTC) that are due, from somewhat before `begin` on: each once, in their order.
+
+        Stepping on the clock itself would step over what it skips.
+        """
+        at = self._shown(begin) - _LONGEST_SKIP
+        found: set[datetime] = set()  # what is skipped is due when the clock shows a later time
+        while (at := self._wall.get_next_fire_time(at, at)) is not None:
+            found.add(at.replace(tzinfo=self.timezone).astimezone(UTC))
+            ready = {due for due in found if self._shown(due) <= at}
+            found -= ready
+            yield from sorted(ready)
+        yield from sorted(found)
+
+    def _shown(self, moment: datetime) -> datetime:
+        """What the clock shows, as if it were UTC."""
+        return moment.astimezone(self.timezone).replace(tzinfo=UTC, fold=0)
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """All times (UTC) that are due after `moment`."""
+        if not self.by_the_hour:
+            yield from (due for due in self._by_the_wall(moment) if due > moment)
+            return
         due = self.get_next_fire_time(moment, moment)
         while due is not None:
             yield due.astimezone(UTC)

@@ -54,6 +54,80 @@ def test_each_hour_goes_on_at_its_pace_through_a_clock_change() -> None:
         assert {b - a for a, b in itertools.pairwise(due)} == {timedelta(hours=1)}
 
 
+MIDNIGHT_ZONES = {  # where the clock is put forward at midnight, and the day of 2026
+    "Africa/Cairo": "2026-04-24",
+    "America/Santiago": "2026-09-06",
+    "Asia/Beirut": "2026-03-29",
+    "America/Havana": "2026-03-08",
+}
+ZONES = [*MIDNIGHT_ZONES, *("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC")]
+
+
+@pytest.mark.parametrize("timezone", MIDNIGHT_ZONES)
+def test_a_midnight_that_the_clock_skips_is_due_an_hour_later(timezone: str) -> None:
+    zone, day = ZoneInfo(timezone), datetime.fromisoformat(MIDNIGHT_ZONES[timezone])
+    for minute in (0, 30):
+        after = Trigger(f"{minute} 0 * * *", timezone).after(
+            (day - timedelta(hours=12)).replace(tzinfo=zone)
+        )
+        due = [next(after).astimezone(zone).replace(tzinfo=None) for _ in range(2)]
+        assert due == [
+            day + timedelta(hours=1, minutes=minute),
+            day + timedelta(days=1, minutes=minute),
+        ]
+
+
+@pytest.mark.parametrize("timezone", ZONES)
+@pytest.mark.parametrize("cron", ["0 0 * * *", "30 0 * * *", "30 2 * * *", "15 1 * * *"])
+def test_a_nightly_entry_has_one_time_for_each_day_of_the_year(cron: str, timezone: str) -> None:
+    zone, start = ZoneInfo(timezone), datetime(2026, 1, 1, 12)
+    after = Trigger(cron, timezone).after(start.replace(tzinfo=zone))
+    dates = [next(after).astimezone(zone).date() for _ in range(365)]
+    assert dates == [(start + timedelta(days=i)).date() for i in range(1, 366)]
+
+
+@pytest.mark.parametrize("timezone", ZONES)
+@pytest.mark.parametrize(
+    "cron",
+    ["*/15 2 * * *", "30 2,3 * * *", "0,45 0-3 * * *", "15,35 2 * * 0", "0 */2 * * *",
+     "0 * * * *", "0 * 24 4 *", "*/30 * 6 9 *"],
+)  # fmt: skip
+def test_times_rise_and_none_comes_twice_however_they_are_asked_for(
+    cron: str, timezone: str
+) -> None:
+    trigger, start = Trigger(cron, timezone), datetime(2026, 1, 1, tzinfo=UTC)
+    year = list(itertools.takewhile(lambda due: due.year == 2026, trigger.after(start)))
+    assert year == sorted(set(year))
+    for change in ("03-08", "03-29", "04-05", "04-24", "09-06", "10-04", "10-25", "11-01"):
+        near = datetime.fromisoformat(f"2026-{change}T00:00+00:00") - timedelta(hours=16)
+        wanted = [due for due in year if near < due < near + timedelta(hours=40)]
+        asked, due = [], trigger.get_next_fire_time(None, near + timedelta(microseconds=1))
+        while due is not None and due < near + timedelta(hours=40):
+            asked.append(due.astimezone(UTC))
+            due = trigger.get_next_fire_time(due, due)
+        assert asked == wanted
+
+
+def test_each_time_of_a_skipped_hour_is_due() -> None:
+    assert times("*/15 2 * * *", "2026-03-28T12:00", 5) == [
+        *(f"29 03:{minute} +0200" for minute in ("00", "15", "30", "45")), "30 02:00 +0200"
+    ]  # fmt: skip
+    assert times("30 2,3 * * *", "2026-03-28T12:00", 3) == [
+        *("29 03:30 +0200", "30 02:30 +0200", "30 03:30 +0200")
+    ]
+    assert times("*/15 2 * * *", "2026-10-24T12:00", 5) == [
+        *(f"25 02:{minute} +0200" for minute in ("00", "15", "30", "45")), "26 02:00 +0100"
+    ]  # fmt: skip
+    assert times("0 */2 * * *", "2026-03-28T23:30", 3)[1:] == ["29 03:00 +0200", "29 04:00 +0200"]
+
+
+def test_the_time_of_a_start_counts_as_due_from_it_on() -> None:
+    trigger = Trigger("0 0 * * *", "Africa/Cairo")
+    due = datetime(2026, 4, 23, 22, tzinfo=UTC)  # midnight, shown as 01:00
+    assert trigger.get_next_fire_time(None, due) == due
+    assert trigger.get_next_fire_time(due, due) == due + timedelta(hours=23)
+
+
 def test_weekdays_count_from_sunday_as_in_crontab() -> None:
     assert times("0 6 * * 0", "2026-03-03T00:00", 1) == ["08 06:00 +0100"]
     assert times("0 6 * * 7", "2026-03-03T00:00", 1) == ["08 06:00 +0100"]

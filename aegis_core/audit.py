@@ -175,33 +175,39 @@ def entries(source: Asked, since: datetime | None = None) -> list[Entry]:
 def verify(source: Asked, noted: Sequence[Head] = ()) -> Verified:
     """Look at the whole chain, and whether it still holds every head that was noted.
 
+    Parameters
+    ----------
+    source : a session in which all statements see one state, where others may write meanwhile.
+    noted : read before that state began. Of two that contradict each other one cannot be held.
+
     Returns
     -------
     Verified
         With the first row at which something is wrong, in words.
     """
     last, n = Head(0, GENESIS), 0
-    wanted = {h.seq: h for h in noted if h.seq > 0}
+    wanted: dict[int, set[str]] = {}
+    for h in noted:
+        wanted.setdefault(h.seq, set()).add(h.hash)
     while chunk := source.rows(
         f"SELECT {_COLUMNS} FROM audit WHERE seq > ? ORDER BY seq LIMIT {_CHUNK}", [last.seq]
     ):
         for row in chunk:
             entry = Entry(**row)
-            if problem := _wrong(entry, last, wanted.get(entry.seq)):
+            if problem := _wrong(entry, last, wanted.get(entry.seq, set())):
                 return Verified(n, last if n else None, problem)
             last, n = Head(entry.seq, entry.hash), n + 1
     (found,) = source.rows("SELECT count(*) AS n FROM audit")
     if found["n"] != n:
         return Verified(n, last, f"{found['n'] - n} rows were put in beside those of the chain.")
-    if lost := [h for h in wanted.values() if h.seq > last.seq]:
-        first = last.seq + 1
-        upto = max(h.seq for h in lost)
+    first, upto = last.seq + 1, max(wanted, default=0)
+    if upto >= first:
         told = f"row {first} is" if first == upto else f"rows {first} to {upto} are"
         return Verified(n, last if n else None, f"{told} missing at its end: they were noted.")
     return Verified(n, last if n else None)
 
 
-def _wrong(entry: Entry, last: Head, noted: Head | None) -> str | None:
+def _wrong(entry: Entry, last: Head, noted: set[str]) -> str | None:
     if entry.seq != last.seq + 1:
         missing = f"row {last.seq + 1} is" if entry.seq == last.seq + 2 else (
             f"rows {last.seq + 1} to {entry.seq - 1} are"
@@ -214,7 +220,7 @@ def _wrong(entry: Entry, last: Head, noted: Head | None) -> str | None:
             f"row {entry} was written after another row {last.seq} than the one that is there: "
             f"row {last.seq} was put in or written anew."
         )
-    if noted is not None and noted.hash != entry.hash:
+    if noted - {entry.hash}:
         return f"row {entry} is not the one that was noted: it, or what was before, was replaced."
     return None
 

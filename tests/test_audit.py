@@ -14,6 +14,7 @@ import pytest
 
 from aegis_core import audit, lists
 from aegis_core.audit import Head
+from aegis_core.cli import main
 from aegis_core.errors import InputError, StoreBusy, StoreError
 from aegis_core.store import Store, connect
 from aegis_core.store.gate import Limits
@@ -151,6 +152,26 @@ def test_a_chain_that_was_written_anew_is_found_by_a_head_that_was_noted(chained
     assert audit.verify(chained).problem is None
     told = audit.verify(chained, [Head.read(str(noted))]).problem
     assert "not the one that was noted" in str(told)
+
+
+def test_a_head_that_was_noted_counts_whatever_is_noted_of_the_same_row_elsewhere(
+    chained: Store,
+) -> None:
+    noted = audit.kept_head(chained.path)
+    assert noted is not None
+    with chained.changing() as session:
+        session.execute("DELETE FROM audit")
+    add(chained, "v0", "v1", "v2", "v3", "v4", who="ben")
+    beside = audit.kept_head(chained.path)
+    assert beside is not None
+    assert beside.seq == noted.seq
+    for heads in ([noted, beside], [beside, noted]):
+        assert "not the one that was noted" in str(audit.verify(chained, heads).problem)
+    assert main(["audit", "verify", "--db", str(chained.path)]) == 0
+    asked = ["audit", "verify", "--head", str(noted), "--db", str(chained.path)]
+    assert main(asked) == 1
+    audit.head_file(chained.path).unlink()
+    assert main([*asked, "--head", str(beside)]) == 1
 
 
 @pytest.mark.parametrize("text", ["", "7", "7:abc", f"x:{'0' * 64}", f"7:{'z' * 64}"])

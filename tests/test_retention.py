@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from aegis_core import audit, carried, config
+from aegis_core import audit, carried, config, models
 from aegis_core.care.retention import forget, plan
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, NotReady, StoreBusy, StoreError
@@ -140,6 +140,23 @@ def test_an_answer_to_what_was_forgotten_since_is_remembered(
     with store.writing() as session:
         session.execute("DELETE FROM remains")
     assert parity(store, settings).different > 0
+
+
+def test_an_answer_that_the_service_has_not_heard_of_outlasts_its_transaction(
+    store: Store, settings: Settings
+) -> None:
+    (row,) = store.rows("SELECT transaction_id AS id FROM transactions WHERE seq = 10")
+    with store.writing() as session:
+        session.execute(
+            "INSERT INTO labels VALUES (?, true, NULL, now()::TIMESTAMP, 'review', NULL)",
+            [row["id"]],
+        )
+    before = models.told(store).iloc[-1]
+    assert before["transaction_id"] == row["id"]
+    for days in (150, 120):
+        forget(store, plan(store, days), who="anna")
+        assert models.told(store).iloc[-1].equals(before)
+    assert parity(store, settings).different == 0
 
 
 def test_only_what_is_older_goes_and_labels_reviews_and_audit_stay(

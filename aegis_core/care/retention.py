@@ -171,7 +171,8 @@ def forget(
 def _deleted(session: Session, planned: Plan) -> dict[str, int]:
     """Count what is about to go, and keep what labels that arrived later need to know of it."""
     cut = planned.cut
-    later = f"(SELECT transaction_id FROM labels WHERE coalesce(after_seq, -1) >= {cut})"
+    # without a place, it counts as the newest (`models.told`) until the service gives it one
+    later = f"(SELECT transaction_id FROM labels WHERE after_seq IS NULL OR after_seq >= {cut})"
     session.execute(f"DELETE FROM remains WHERE transaction_id NOT IN {later}")
     session.execute(
         "INSERT INTO remains SELECT transaction_id, customer_id, merchant_id, ts "

@@ -27,11 +27,11 @@ from apscheduler.schedulers.blocking import BlockingScheduler  # type: ignore[im
 from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped]
 
 from aegis_core.config import Entry, Settings
-from aegis_core.errors import AegisError, InputError, NotReady, RunFailed, did_you_mean
+from aegis_core.errors import AegisError, InputError, NotReady, RunFailed, StoreError, did_you_mean
 from aegis_core.ledger import Due
 from aegis_core.notebooks import NOTEBOOKS, check_parameters
 from aegis_core.redaction import secrets_of
-from aegis_core.runs import run_notebook
+from aegis_core.runs import LONGEST_BACKOFF_S, run_notebook
 from aegis_core.store import connect
 from aegis_core.verify import verify
 
@@ -41,6 +41,10 @@ _LONGEST_SKIP: Final = timedelta(hours=3)
 """No clock skips more; most skip one hour, Troll in Antarctica two."""
 _END_S: Final = 30.0
 """How long a run may take to end once the service is stopped."""
+RETRY_S: Final = 30.0
+"""The first pause after a run that could not even begin; it doubles up to an hour."""
+_SETTLED: Final = (0, 2, 4)
+"""Exit codes after which the same again would come to the same; see `errors`."""
 
 
 class Trigger(CronTrigger):  # type: ignore[misc]
@@ -324,32 +328,60 @@ class Service:
             self._done[name] = max(self._done[name], last[name]["due_at"].replace(tzinfo=UTC))
         self._running: set[multiprocessing.process.BaseProcess] = set()
         self._lock = threading.Lock()
-        self._ended = False
+        self._over = threading.Event()
 
     def tick(self, name: str) -> int:
         """Run an entry as long as it is due; how often that was.
 
-        What fell due meanwhile, or while no scheduler ran, is made up for by one run.
+        What fell due meanwhile, or while no scheduler ran, is made up for by one run. One that left
+        no row in the ledger, as when the database was busy, is owed and tried again.
         """
-        spawn, times = multiprocessing.get_context("spawn"), 0
+        times, pause_s = 0, RETRY_S
         while due := self.triggers[name].latest(self._done[name], datetime.now(UTC)):
-            self._done[name] = due
-            process = spawn.Process(target=_work, args=(self.settings, name, due), name=name)
-            with self._lock:
-                if self._ended:
-                    break
-                process.start()
-                self._running.add(process)
-            process.join()
-            with self._lock:
-                self._running.discard(process)
-            times += 1
+            code = self._process(name, due)
+            if self._over.is_set():
+                break
+            if code in _SETTLED or self._begun(name, due):
+                self._done[name] = due
+                times, pause_s = times + 1, RETRY_S
+                continue
+            told = f"{name}, due {due:%Y-%m-%d %H:%M} UTC: it did not begin"
+            print(f"{told}; tried again in {pause_s:g} s.", file=sys.stderr, flush=True)
+            if self._over.wait(pause_s):
+                break
+            pause_s = min(LONGEST_BACKOFF_S, 2 * pause_s)
         return times
+
+    def _process(self, name: str, due: datetime) -> int | None:
+        """Run an entry in a process of its own; how that ended, None where it did not start."""
+        spawn = multiprocessing.get_context("spawn")
+        process = spawn.Process(target=_work, args=(self.settings, name, due), name=name)
+        with self._lock:
+            if self._over.is_set():
+                return None
+            try:
+                process.start()
+            except OSError as e:  # no memory, or too many processes
+                print(f"{name}: {e}", file=sys.stderr, flush=True)
+                return None
+            self._running.add(process)
+        process.join()
+        with self._lock:
+            self._running.discard(process)
+        return process.exitcode
+
+    def _begun(self, name: str, due: datetime) -> bool:
+        """Whether the ledger knows of it; if that cannot be asked, a second start does no harm."""
+        asked = "SELECT 1 FROM runs WHERE entry = ? AND due_at = ?"
+        try:
+            return bool(connect(self.settings.db).rows(asked, [name, due.replace(tzinfo=None)]))
+        except (StoreError, NotReady):
+            return False
 
     def end(self) -> None:
         """Tell what runs to end, and kill what does not."""
         with self._lock:
-            self._ended = True
+            self._over.set()
             running = list(self._running)
         for process in running:
             process.terminate()
@@ -390,7 +422,7 @@ def _work(settings: Settings, name: str, due: datetime) -> None:
         print(f"{name}, due {due:%Y-%m-%d %H:%M} UTC: {start(settings, name, due)}", flush=True)
     except AegisError as e:
         print(f"{name}, due {due:%Y-%m-%d %H:%M} UTC: {e}", file=sys.stderr, flush=True)
-        sys.exit(e.exit_code)
+        sys.exit(os.EX_TEMPFAIL if isinstance(e, StoreError | NotReady) else e.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 

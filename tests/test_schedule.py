@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from aegis_core import config, notebooks, schedule
+from aegis_core import config, notebooks, runs, schedule
 from aegis_core.cli import main
 from aegis_core.errors import InputError
 from aegis_core.schedule import Trigger
@@ -282,6 +285,87 @@ def test_two_schedulers_at_once_run_a_missed_entry_once_and_end_when_told(
     assert told.count("start: done") == told.count("start: skipped") == 1, told
     (row,) = store.rows("SELECT * FROM runs")
     assert (row["status"], row["entry"]) == ("done", "look")
+
+
+# --- when it does not begin ------------------------------------------------------------------
+
+WORK = schedule._work
+
+
+def impatient(settings: config.Settings, name: str, due: datetime) -> None:
+    """The work of a process that waits for no database, executes nothing, and may die early."""
+    runs.connect = functools.partial(connect, wait_s=0.1)  # type: ignore[attr-defined]
+    notebooks.execute = lambda *_, **__: None
+    if (settings.home / "dies").exists():
+        os._exit(7)
+    WORK(settings, name, due)
+
+
+@pytest.mark.parametrize("trouble", ["the file is held", "it dies", "it does not start"])
+def test_a_run_that_could_not_begin_is_owed_and_tried_again(
+    trouble: str, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    settings = with_entries(tmp_path, look={"cron": "0 0 1 1 *", "notebook": "start"})
+    service = schedule.Service(settings, schedule.check(settings))
+    service._done["look"] = datetime.now(UTC) - timedelta(days=366)
+    monkeypatch.setattr(schedule, "_work", impatient)
+    monkeypatch.setattr(schedule, "connect", functools.partial(connect, wait_s=0.1))
+    ends = contextlib.ExitStack()
+    if trouble == "the file is held":
+        ends.enter_context(store.writing())  # in this process; the run's own cannot open it
+    elif trouble == "it dies":
+        (tmp_path / "dies").touch()
+        ends.callback((tmp_path / "dies").unlink)
+    else:
+        fails = ends.enter_context(pytest.MonkeyPatch.context())
+        fails.setattr("multiprocessing.context.SpawnProcess.start", no_memory)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> bool:
+        assert store.rows("SELECT * FROM runs") == []
+        pauses.append(seconds)
+        if trouble != "it does not start" or len(pauses) == 3:
+            ends.close()
+        return False
+
+    monkeypatch.setattr(service._over, "wait", pause)
+    with ends:
+        assert service.tick("look") == 1
+    assert pauses in ([30.0], [30.0, 60.0, 120.0])
+    assert "it did not begin; tried again in 30 s." in capfd.readouterr().err
+    (row,) = store.rows("SELECT * FROM runs")
+    assert (row["entry"], row["status"]) == ("look", "done")
+    assert (row["due_at"].day, row["due_at"].month) == (1, 1)
+    assert service.tick("look") == 0
+
+
+def no_memory(*_: object) -> None:
+    raise BlockingIOError("Resource temporarily unavailable")
+
+
+def test_what_would_come_to_the_same_again_is_not_tried_again(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = with_entries(tmp_path, trust={"cron": "0 0 1 1 *", "verify": "train"})
+    service = schedule.Service(settings, schedule.check(settings))
+    service._done["trust"] = datetime.now(UTC) - timedelta(days=366)
+    monkeypatch.setattr(service._over, "wait", pytest.fail)
+    assert service.tick("trust") == 1  # there is no run to verify
+    assert service.tick("trust") == 0
+
+
+def test_a_service_that_ends_does_not_wait_for_the_next_attempt(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = with_entries(tmp_path, look={"cron": "0 0 1 1 *", "notebook": "start"})
+    service = schedule.Service(settings, schedule.check(settings))
+    service._done["look"] = datetime.now(UTC) - timedelta(days=366)
+    monkeypatch.setattr(service, "_process", lambda *_: None)
+    threading.Timer(0.5, service.end).start()
+    began = time.monotonic()
+    assert service.tick("look") == 0
+    assert time.monotonic() - began < schedule.RETRY_S
 
 
 # --- JupyterLab's scheduler ----------------------------------------------------------------------

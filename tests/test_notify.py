@@ -30,7 +30,7 @@ from aegis_core.cli import app
 from aegis_core.config import NotifyRule, Settings
 from aegis_core.errors import InputError, NotReady, RunBusy, StoreBusy, StoreError
 from aegis_core.notify import Notifier, outbox
-from aegis_core.notify.events import plain
+from aegis_core.notify.events import plain, service_state
 from aegis_core.notify.outbox import is_quiet
 from aegis_core.notify.sending import address_of, send, without_secrets
 from aegis_core.store import Store, connect
@@ -239,6 +239,27 @@ def test_the_health_address_says_whether_the_service_is_there(tmp_path: Path, ho
     assert ["down" in title for _, title, _ in world.sent] == [True, False]
     hook.status = 503
     assert [world.later(seconds=5) for _ in range(3)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH_9\r\n", b"", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200]
+)
+def test_a_health_address_that_does_not_speak_http_is_down(answer: bytes) -> None:
+    def say() -> None:
+        asker, _ = server.accept()
+        with asker:
+            asker.recv(1000)
+            asker.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/health"
+        rule = NotifyRule(name="a", what=("service",), to=(TARGET,), health=address)
+        talks = threading.Thread(target=say)
+        talks.start()
+        assert service_state(Store("x"), rule) == "down"
+        talks.join()
+    spaced = rule.model_copy(update={"health": "http://127.0.0.1:80 00/a b"})
+    assert service_state(Store("x"), spaced) == "down"
 
 
 # --- how often -----------------------------------------------------------------------------------

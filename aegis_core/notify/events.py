@@ -5,7 +5,7 @@ Text from outside, such as the name of a merchant, is text here: one line, no co
 
 from __future__ import annotations
 
-import urllib.error
+import http.client
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ def service_state(store: Store, rule: NotifyRule) -> str:
         try:
             with urllib.request.urlopen(rule.health, timeout=HEALTH_S) as answer:
                 return "up" if answer.status == 200 else "down"
-        except (OSError, ValueError, urllib.error.URLError):
+        except (OSError, ValueError, http.client.HTTPException):  # such as no HTTP at all
             return "down"
     if find(store.path) is not None:
         return "up"

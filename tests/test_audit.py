@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -265,6 +266,21 @@ def test_two_rows_of_one_number_are_never_both_committed(owned: Store) -> None:
         both()
     assert [e.subject for e in audit.entries(owned)][5:] == ["y"]
     assert audit.verify(owned).problem is None
+
+
+def test_an_audit_that_grows_while_it_is_looked_at_is_whole(
+    owned: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look, more = audit._wrong, iter(["late"])
+
+    def beside_a_writer(*args: Any) -> str | None:
+        add(owned, *more)
+        return look(*args)
+
+    monkeypatch.setattr(audit, "_wrong", beside_a_writer)
+    assert main(["audit", "verify", "--db", str(owned.path)]) == 0
+    assert "5 rows" in capsys.readouterr().out
+    assert audit.verify(owned).rows == 6
 
 
 def test_a_turn_that_does_not_come_is_said(chained: Store) -> None:

@@ -193,7 +193,8 @@ def restore(
         manifest = _unpacked(file.expanduser().absolute(), folder)
         copy = connect(folder / DATABASE)
         head = manifest["audit_head"]
-        verified = audit.verify(copy, [audit.Head.read(head)] if head else [])
+        with copy.snapshot() as session:
+            verified = audit.verify(session, [audit.Head.read(head)] if head else [])
         if verified.problem:
             raise StoreError(f"{file} is not restored. {verified.sentence()}")
         kept = aside(final, now) if final.exists() else None

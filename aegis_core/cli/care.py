@@ -173,8 +173,9 @@ def verify(
 
     store = connect(settings_for(db or context.obj).db)
     noted = [Head.read(text) for text in head or []]
-    beside = kept_head(store.path)
-    found = look(store, noted if beside is None else [*noted, beside])
+    beside = kept_head(store.path)  # before the state that is looked at: it may not lag behind
+    with store.snapshot() as session:
+        found = look(session, noted if beside is None else [*noted, beside])
     print(found.sentence())
     if beside is None and found.head is not None:
         print("No head is kept beside the database: that its end was cut off cannot be seen.")

@@ -211,12 +211,18 @@ def alone(db: Path, name: str, wait_s: float | None = 0.0) -> Iterator[None]:
     Raises
     ------
     RunBusy
-        Another process holds it; the message says who.
+        Another process holds it, or another user's file is in its place; the message says who.
     """
     db.parent.mkdir(parents=True, exist_ok=True)
     path, began = _lock_of(db, name), time.monotonic()
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except PermissionError:
+            raise RunBusy(
+                f"{name} is running on {db}, or was: {path} belongs to another user, who alone may "
+                "run it on this database. Run it as that user."
+            ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -326,7 +332,8 @@ def now() -> str:
 
 
 def _lock_of(db: Path, name: str) -> Path:
-    return db.with_name(f".{db.name}.{name}.lock")
+    whole = db.resolve()  # one lock, also for who comes through a link
+    return whole.with_name(f".{whole.name}.{name}.lock")
 
 
 def _peak_mb(pid: int) -> float | None:

@@ -118,7 +118,7 @@ def run_notebook(
     if claim and not ledger.insert(store, claim):
         return work.skipped(claim.run_id, "It was started for this time already.")
     wait_s = {"wait": timeout_s}.get(on_overlap, 0.0)
-    with _terminate_as_interrupt(), contextlib.ExitStack() as stack:
+    with ended_in_order(), contextlib.ExitStack() as stack:
         try:
             stack.enter_context(ledger.alone(settings.db, name, wait_s))
         except RunBusy as e:
@@ -392,7 +392,7 @@ def _token_of(settings: Settings) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
+def ended_in_order() -> Iterator[None]:
     """Let SIGTERM, as schedulers send it, end a run in the same orderly way as Ctrl-C."""
 
     def stop(number: int, frame: FrameType | None) -> None:

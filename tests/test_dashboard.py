@@ -23,11 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_core import config, dashboard, figures
-from aegis_core.board import atlas, launcher, pictures
+from aegis_core.board import atlas, launcher, origins, pictures
 from aegis_core.board import counts as counting
 from aegis_core.board import feed as feeds
 from aegis_core.board import log as logs
-from aegis_core.board import origins
 from aegis_core.board import tiles as numbers
 from aegis_core.board.assets import ASSETS
 from aegis_core.board.counts import counted

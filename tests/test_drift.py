@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from aegis_core import config, drift, figures, models
+from aegis_core.care import retention
 from aegis_core.detector import Detector
 from aegis_core.drift import DAY, MEASURES, Drift, Traffic, judge
 from aegis_core.drift.effects import dominance, effect, sample
@@ -22,6 +23,7 @@ from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import Scorer
 from aegis_core.store import Store, connect
 from aegis_core.synthetic import SyntheticConfig, write_history
+from aegis_core.training import train
 
 DRIFTS = ("amounts", "category", "hours", "volume")
 TODAY = pd.Timestamp("2026-03-30")
@@ -385,6 +387,19 @@ def test_live_verdicts_and_a_replay_give_the_same_traffic(
     assert mixed.over
     newest = store.rows("SELECT max(ts) AS ts FROM transactions")[0]["ts"]
     assert not drift.traffic(store, settings, pd.Timestamp(newest).normalize() + DAY, 1).over
+
+
+def test_forgetting_what_lies_before_the_weeks_changes_no_evidence(tmp_path: Path) -> None:
+    settings = config.load(home=tmp_path)
+    store = connect(settings.db)
+    write_history(store, SyntheticConfig(4_000, 60, 30, days=160), progress=False)
+    train(store, settings, n_trees=10, max_samples=64)
+    before = drift.traffic(store, settings, drift.day_of(store, ""), 2)
+    retention.forget(store, retention.plan(store, 90.0), who="anna")
+    assert store.rows("SELECT min(seq) AS first FROM transactions")[0]["first"] > 500
+    after = drift.traffic(store, settings, drift.day_of(store, ""), 2)
+    pd.testing.assert_frame_equal(after.rows, before.rows)
+    assert after.replayed == len(after.rows) > 300
 
 
 def test_the_newest_day_that_is_over_is_judged(scored: tuple[Store, config.Settings]) -> None:

@@ -45,6 +45,19 @@ def same(one: Evaluation, other: Evaluation, columns: list[str]) -> bool:
     )
 
 
+def test_a_history_without_its_beginning_is_judged_from_what_the_beginning_had_taught(
+    payments: Payments, found: Evaluation
+) -> None:
+    frame, labels = payments
+    cut = int(frame.ts.searchsorted(FOLDS[0].train_from)) - 100
+    teacher = Scorer()
+    teacher.run(frame.iloc[:cut])
+    for _ in range(2):  # what was given is not changed
+        again = run((frame.iloc[cut:], labels), profiles=teacher.profiles)
+        assert same(again, found, SCORES)
+    assert not same(run((frame.iloc[cut:], labels)), found, SCORES)
+
+
 def test_known_customers_are_left_out_and_nobody_else(
     payments: Payments, found: Evaluation
 ) -> None:

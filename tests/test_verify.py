@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from aegis_core import answering, caseload, config, lineage, notebooks, runs, verify
+from aegis_core.care import retention
 from aegis_core.cli import main
 from aegis_core.errors import InputError, NotVerifiable, RunFailed
 from aegis_core.store import Store, connect
@@ -77,6 +81,36 @@ def test_a_run_comes_out_again_to_the_last_digit_after_more_data_arrived(
     assert json.loads(row["parameters"]) == {"run": run_of(store, name)}
     assert Path(row["report_path"]).exists()
     assert "verified" in "".join(lineage.told(lineage.chain(store, found.of)))
+
+
+def test_after_a_forgetting_new_runs_come_out_again_and_older_ones_say_why_not(
+    copy: config.Settings,
+) -> None:
+    store = connect(copy.db)
+    with store.writing() as session:
+        session.execute("UPDATE transactions SET ts = ts - INTERVAL 200 DAY WHERE seq < 500")
+    retention.forget(store, retention.plan(store, 90.0), who="anna")
+    assert store.rows("SELECT min(seq) AS first FROM transactions") == [{"first": 500}]
+    with pytest.raises(NotVerifiable, match="data of now"):
+        verify.verify("train", copy)
+    runs.run_notebook("drift", GIVEN["drift"], copy, progress=False)
+    assert verify.verify("drift", copy, progress=False).differences == ()
+    runs.run_notebook("train", GIVEN["train"], copy, progress=False)
+    assert verify.verify("train", copy, progress=False).differences == ()
+
+
+def test_sigterm_ends_a_verification_in_order(
+    copy: config.Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(verify, "_rebuild", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        verify.verify("train", copy, progress=False)
+    row = connect(copy.db).rows("SELECT * FROM runs ORDER BY started_at")[-1]
+    assert (row["notebook"], row["status"]) == ("verify", "interrupted")
+    assert not list(tmp_path.glob("aegis-verify-*"))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_each_number_that_differs_is_told_and_fails_the_verification(

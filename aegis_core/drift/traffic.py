@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from aegis_core import lineage, models
-from aegis_core.answers import Answers
+from aegis_core.carried import begin
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, NotReady
 from aegis_core.learner import Learner
@@ -138,11 +138,12 @@ def traffic(
         missing = rows.score.isna().to_numpy()
         if missing.any():
             last = int(rows.seq[missing].iloc[-1])
+            learns = isinstance(judge.model, Learner)
             past = models.history(session, "t.seq <= ?", [last])
-            told = models.told(session) if isinstance(judge.model, Learner) else None
+            told = models.told(session) if learns else None
+            begun = begin(session, answers=learns)
     if missing.any():
-        answers = None if told is None else Answers()
-        scorer = Scorer(judge.model, judge.policy, answers=answers)
+        scorer = Scorer(judge.model, judge.policy, begun.profiles, begun.answers)
         scored = scorer.replay(past, told, recorded=models.recorded(past), progress=progress)
         at = past.seq.searchsorted(rows.seq[missing])
         for i, factor in enumerate(FACTORS):

@@ -37,6 +37,7 @@ from aegis_core.evaluation.splits import (
 )
 from aegis_core.learner import MIN_FRAUDS, Learner
 from aegis_core.policy import Counter, Policy, burst_limits
+from aegis_core.profiles import Profiles
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.scoring import CHUNK_ROWS, Decisions, Scored, Scorer
 
@@ -54,6 +55,8 @@ def evaluate(
     learner: bool = False,
     seed: int = 0,
     recorded: Decisions | None = None,
+    profiles: Profiles | None = None,
+    memory: answers.Answers | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Run the folds over a history.
@@ -73,6 +76,9 @@ def evaluate(
         begins trains the learner, what becomes known during it is history to it.
     recorded :
         Decisions given when the transactions came; see `Scorer.run`.
+    profiles, memory :
+        What transactions and answers before the first of `frame` had taught, where those were
+        forgotten (`carried.begin`); None: there were none. They are not changed.
     progress :
         Called with the number of transactions done since the last call.
 
@@ -90,9 +96,9 @@ def evaluate(
         labels.drop_duplicates("transaction_id", keep="last"), on="transaction_id", how="left"
     )
     truth["is_fraud"] = truth.is_fraud.eq(True).fillna(False).astype(bool)
-    teacher = Scorer()
+    teacher = Scorer(profiles=None if profiles is None else profiles.copy())
     if learner:
-        teacher.answers = answers.Answers()
+        teacher.answers = answers.Answers() if memory is None else memory.copy()
         teacher.answers.tell(answers.of(frame, labels))
     learnt = 0
     first_kept = cut_at(ts, min(f.train_from for f in folds))

@@ -147,6 +147,28 @@ def test_history_is_not_told_when_a_rule_is_new(tmp_path: Path) -> None:
     assert world.sent[0][1] == "Aegis: 1 alert, 1 failed run"
 
 
+def test_a_history_longer_than_one_look_is_not_told_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core.notify.events.MOST", 5)
+    world = World(tmp_path, [{"name": "a", "what": ["run", "drift"], "to": [TARGET]}])
+    with world.store.writing() as session:
+        session.execute(
+            "INSERT INTO runs (run_id, notebook, status, started_at, error) "
+            "SELECT 'r' || i, 'train', 'failed', TIMESTAMP '2026-01-01' + to_hours(i), 'x' "
+            "FROM range(12) t(i)"
+        )
+        session.execute(
+            "INSERT INTO drift SELECT DATE '2026-01-01' + i::INTEGER, 'volume', '', 1, 1, 0.3, "
+            "-0.1, 0.1, true, now(), 'r' || i, 'More' FROM range(12) t(i)"
+        )
+    assert [world.later(seconds=5) for _ in range(3)] == [0, 0, 0]
+    assert (world.sent, set(world.statuses())) == ([], {"old"})
+    assert len(world.rows()) == 24
+    world.ran("late", "failed", "evaluate")
+    assert world.later() == 1
+
+
 def test_a_run_is_told_once_it_failed_and_not_while_it_runs(world: World) -> None:
     world.ran("r1", "running", error="x")
     world.ran("r2", "done")

@@ -18,7 +18,8 @@ from aegis_core.store.endpoint import files_of, find
 from aegis_core.store.session import Session
 
 MOST: Final = 500
-"""Events that one look brings at most; the next look brings the others."""
+"""Events that a look brings at most; the next brings the others. The first one has no limit: what
+it finds is old, and what it left would be told as new."""
 FAILED: Final = ("failed", "interrupted", "killed", "timeout")
 """What the ledger calls a run that did not end well."""
 HEALTH_S: Final = 5.0
@@ -93,11 +94,11 @@ def look(
             found, now["verdict"] = _verdicts(session, rule, positions.get("verdict"))
             events += found
         if "run" in rule.what:
-            rows = session.rows(_RUNS, [rule.name, MOST])
+            rows = session.rows(_RUNS, [rule.name, MOST if "run" in positions else None])
             events += [_run(row, settings, rule) for row in rows]
             now["run"] = "begun"
         if "drift" in rule.what:
-            rows = session.rows(_DRIFT, [rule.name, MOST])
+            rows = session.rows(_DRIFT, [rule.name, MOST if "drift" in positions else None])
             events += [_drift(row, settings, rule) for row in rows]
             now["drift"] = "begun"
     return events, now

@@ -28,7 +28,7 @@ from aegis_core.board.counts import Counts, counted
 from aegis_core.board.feed import SEARCHED, WINDOW, Feed, Snapshot, seconds
 from aegis_core.board.filters import Filters
 from aegis_core.board.log import COLUMNS, TABLE_ROWS, as_csv, rows
-from aegis_core.board.origins import before, lineage, queries
+from aegis_core.board.origins import before, lineage, queries, running
 from aegis_core.board.tiles import next_steps, proof, tiles, trends
 from aegis_core.board.widgets import Chart, Controls, Head, Table, Tiles
 from aegis_core.errors import NotReady, StoreBusy
@@ -190,7 +190,7 @@ class Board:
     # ---- drawing
 
     def _draw(self, snapshot: Snapshot) -> None:
-        self.head.origin = [list(part) for part in lineage(snapshot)]
+        self.head.origin = [*lineage(snapshot), *running(snapshot)]
         self.head.proof = proof(snapshot)
         self.controls.categories = list(snapshot.categories)
         if snapshot.newest < 0 or not snapshot.window:
@@ -205,7 +205,7 @@ class Board:
         with_ = (self.filters, self.selected)
         if self._ticks % _TRENDS_EVERY == 0 or with_ != self._drawn_with:
             self.tiles.trends = trends(snapshot, shown)
-            self.tiles.models = [self.head.origin, *before(snapshot)]
+            self.tiles.models = [lineage(snapshot), *before(snapshot)]
             self.tiles.queries = queries(snapshot, self.filters, self.selected)
         self._draw_scatter(snapshot)
         self._draw_panels(snapshot, counts)

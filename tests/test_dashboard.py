@@ -323,14 +323,14 @@ def test_a_long_choice_is_told_in_part_and_hostile_filters_stay_values(
 
 
 def test_notebooks_that_run_are_told_with_their_progress(store: Store, feed: Feed) -> None:
-    assert "running" not in dict(origins.lineage(feed.read(Filters())))
+    assert origins.running(feed.read(Filters())) == []
     with store.writing() as session:
         session.execute(
             "INSERT INTO runs (run_id, notebook, status, started_at, cells_done, cells_total, "
             "heading) VALUES ('r1', 'evaluate', 'running', '2026-04-01', 5, 46, 'By fold <b>'), "
             "('r2', 'drift', 'running', '2026-04-02', 0, 20, NULL)"
         )
-    told = dict(origins.lineage(Feed(store, now=feed.now).read(Filters())))
+    told = dict(origins.running(Feed(store, now=feed.now).read(Filters())))
     assert told["running"] == "evaluate 5 of 46 cells · By fold <b>, drift 0 of 20 cells"
 
 

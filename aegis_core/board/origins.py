@@ -7,8 +7,8 @@ comes back against what the board shows.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
 from aegis_core.board.feed import (
     MOST_TRAVELS,
@@ -102,7 +102,7 @@ def queries(
 
 
 def lineage(snapshot: Snapshot) -> list[tuple[str, str]]:
-    """What leads from the numbers to the model, its run and its data; and what runs just now."""
+    """What leads from the numbers to the model, its run and its data."""
     facts = snapshot.facts
     if not facts.get("version"):
         return [("Champion", "none")]
@@ -112,11 +112,7 @@ def lineage(snapshot: Snapshot) -> list[tuple[str, str]]:
     if facts["n_train"]:
         days = f" of {facts['first_day']} to {facts['last_day']}" if facts["first_day"] else ""
         line.append(("trained on", f"{facts['n_train']:,.0f} transactions{days}"))
-    names = (
-        *(("run", "run_id"), ("data", "data_hash"), ("report", "report_path")),
-        ("running", "running"),
-    )
-    return line + [(label, str(facts[name])) for label, name in names if facts[name]]
+    return line + _made_by(facts)
 
 
 def before(snapshot: Snapshot) -> list[list[tuple[str, str]]]:
@@ -124,11 +120,14 @@ def before(snapshot: Snapshot) -> list[list[tuple[str, str]]]:
     told = []
     for champion in snapshot.earlier:
         line = [("Champion", str(champion["version"])), ("until", utc(champion["until"]))]
-        names = (("run", "run_id"), ("data", "data_hash"), ("report", "report_path"))
-        told.append(
-            line + [(label, str(champion[name])) for label, name in names if champion[name]]
-        )
+        told.append(line + _made_by(champion))
     return told
+
+
+def running(snapshot: Snapshot) -> list[tuple[str, str]]:
+    """Which notebooks run just now, and how far they are."""
+    told = snapshot.facts.get("running")
+    return [("running", str(told))] if told else []
 
 
 def utc(at: float) -> str:
@@ -138,6 +137,11 @@ def utc(at: float) -> str:
     '1970-01-01 00:00 UTC'
     """
     return f"{dt.datetime.fromtimestamp(at, dt.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _made_by(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    names = (("run", "run_id"), ("data", "data_hash"), ("report", "report_path"))
+    return [(label, str(model[name])) for label, name in names if model[name]]
 
 
 def _where(

@@ -49,7 +49,7 @@ export default {
     search.setAttribute("aria-label", `Filter: ${label}`);
     const top = element("div", "aegis-heading");
     if (model.get("title")) top.append(heading, search);
-    if (model.get("part")) top.append(fromButton(model.get("part"), model.get("title")));
+    if (model.get("part")) heading.after(fromButton(model.get("part"), model.get("title")));
     const note = element("div", "aegis-note");
     const scroll = element("div", "aegis-scroll");
     scroll.tabIndex = 0;

@@ -232,8 +232,24 @@ def _as_left(outputs: Sequence[Any]) -> list[Any]:
             left.append(output)
     for output in left:
         if output["output_type"] == "stream":
-            output["text"] = re.sub(r"[^\n]*\r(?!\n)", "", output["text"])
+            output["text"] = _overwritten(output["text"])
     return left
+
+
+def _overwritten(text: str) -> str:
+    r"""Text without what a carriage return, other than at the end of a line, took back.
+
+    >>> _overwritten("1 %\r2 %\r99 %\r\ndone\n")
+    '99 %\r\ndone\n'
+    """
+    if "\r" not in text:
+        return text
+    *lines, last = text.split("\n")
+    left = []
+    for line in lines:
+        end = "\r" * line.endswith("\r")
+        left.append(line.removesuffix("\r").rpartition("\r")[2] + end)
+    return "\n".join([*left, last.rpartition("\r")[2]])
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -572,6 +573,24 @@ def test_old_reports_are_cleared_away_and_the_ledger_keeps_its_rows(
     assert ids[2] in page
     assert reports.clear(settings.reports, 0, 1.0) == []
     assert set(reports.clear(settings.reports, 0, 1e-9)) == set(ids[1:])
+
+
+def test_what_was_overwritten_is_gone_as_from_a_terminal() -> None:
+    for n in range(7):
+        for letters in itertools.product("a\r\n", repeat=n):
+            text = "".join(letters)
+            assert reports._overwritten(text) == re.sub(r"[^\n]*\r(?!\n)", "", text)
+
+
+def test_a_long_line_of_output_is_read_once() -> None:
+    """In a process of its own: a search that begins anew at each letter takes minutes for it."""
+    code = (
+        "from aegis_core.reports import _as_left; line = 'x' * 2_000_000;"
+        "said = lambda t: [{'output_type': 'stream', 'name': 'stdout', 'text': t}];"
+        "assert _as_left(said(line))[0]['text'] == line;"
+        "assert _as_left(said(line + '\\ra\\n' + line))[0]['text'] == 'a\\n' + line"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_the_ledger_of_an_older_version_gets_every_column_and_keeps_its_rows(store: Store) -> None:

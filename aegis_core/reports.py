@@ -138,6 +138,9 @@ def write_whole(path: Path, text: str) -> None:
 def clear(reports: Path, keep_runs: int, keep_days: float) -> list[str]:
     """Remove the folders of older runs; their ids. The ledger keeps its rows.
 
+    A folder that cannot be removed, or that another run removes at the same time, is no error: the
+    next clearing comes to it again.
+
     Parameters
     ----------
     keep_runs : the newest so many stay; 0 for all.
@@ -148,8 +151,9 @@ def clear(reports: Path, keep_runs: int, keep_days: float) -> list[str]:
         age = datetime.now(UTC).replace(tzinfo=None) - datetime.fromisoformat(run["started_at"])
         old = (keep_runs and place >= keep_runs) or (keep_days and age > timedelta(days=keep_days))
         if old and run["status"] not in ("waiting", "running"):
-            shutil.rmtree(reports / run["folder"])
-            gone.append(run["folder"])
+            shutil.rmtree(reports / run["folder"], ignore_errors=True)
+            if not (reports / run["folder"]).exists():
+                gone.append(run["folder"])
     return gone
 
 

@@ -575,6 +575,39 @@ def test_old_reports_are_cleared_away_and_the_ledger_keeps_its_rows(
     assert set(reports.clear(settings.reports, 0, 1e-9)) == set(ids[1:])
 
 
+def test_old_reports_that_cannot_be_removed_spoil_no_run(
+    tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config.load(home=tmp_path, keep_runs=1)
+    first = generate(settings).run_id
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", refused)
+        assert reports.clear(settings.reports, 0, 1e-9) == []
+        second = generate(settings)
+    assert (second.status, row(settings, second.run_id)["error"]) == ("done", None)
+    assert (settings.reports / first).exists()
+    assert reports.clear(settings.reports, 1, 0) == [first]
+
+
+def refused(path: Path, ignore_errors: bool = False) -> None:
+    if not ignore_errors:
+        raise PermissionError(f"{path} is not yours.")
+
+
+def test_two_that_clear_at_once_do_not_get_in_each_other_s_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"notebook": "x", "started_at": "2026-01-01", "status": "done", "parameters": "{}"}
+    for i in range(3):
+        (tmp_path / f"r{i}").mkdir()
+        (tmp_path / f"r{i}" / "run.json").write_text(json.dumps(facts | {"run_id": f"r{i}"}))
+    noted = reports._noted(tmp_path)
+    shutil.rmtree(tmp_path / "r1")  # by the other one, after this one looked
+    monkeypatch.setattr(reports, "_noted", lambda _: noted)
+    assert set(reports.clear(tmp_path, 0, 1)) == {"r0", "r1", "r2"}
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_was_overwritten_is_gone_as_from_a_terminal() -> None:
     for n in range(7):
         for letters in itertools.product("a\r\n", repeat=n):

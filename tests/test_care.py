@@ -215,6 +215,68 @@ def test_a_backup_does_not_replace_a_file_unless_told(
     assert tarfile.is_tarfile(file)
 
 
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("work", [care.backup, care.export])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(
+            "data/aegis.duckdb",
+            "data",
+            ".",
+            "data/models",
+            "data/models/mine",
+            "data/aegis.duckdb.state/mine",
+            "link",
+            "link/models",
+        ),
+        *("data/aegis.duckdb.wal", "data/aegis.duckdb.state", "data/aegis.duckdb.audit-head"),
+        *("data/aegis.duckdb.endpoint", "db"),
+    ],
+)
+def test_neither_backup_nor_export_replaces_what_the_database_needs(
+    store: Store, settings: Settings, work: Callable[..., object], target: str
+) -> None:
+    home = settings.home
+    for folder in (settings.models, home / "data/aegis.duckdb.state"):
+        folder.mkdir(exist_ok=True)
+        (folder / "mine").write_text("mine")
+    (home / "link").symlink_to(home / "data")
+    (home / "db").symlink_to(store.path)
+    before = everything(home)
+    with pytest.raises(InputError, match="which the database needs"):
+        work(store, home / target, settings, who="anna", force=True)
+    assert everything(home) == before
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        *("mine", "transactions/mine.parquet", "labels/day=2026-03-01/mine.csv", ".hidden"),
+        *("labels/day=2026-03-01/more/part-0.parquet", "reviews"),
+    ],
+)
+def test_an_export_replaces_only_an_earlier_export(
+    store: Store, settings: Settings, tmp_path: Path, foreign: str
+) -> None:
+    folder = tmp_path / "parquet"
+    care.export(store, folder, settings, who="anna")
+    if foreign == "reviews":
+        (folder / foreign).rmdir()
+    (folder / foreign).parent.mkdir(parents=True, exist_ok=True)
+    (folder / foreign).write_text("mine")
+    before = everything(folder)
+    with pytest.raises(InputError, match=foreign.replace("/part-0.parquet", "")):
+        care.export(store, folder, settings, who="anna", force=True)
+    assert everything(folder) == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        care.export(store, tmp_path / "file", settings, who="anna", force=True)
+
+
 def test_a_model_or_view_that_is_broken_is_said_and_the_rest_is_backed_up(
     store: Store, settings: Settings, tmp_path: Path
 ) -> None:
@@ -397,7 +459,7 @@ def test_a_full_disk_is_said_and_changes_nothing(
     before = content(store), len(audit.entries(store))
     work: dict[str, Callable[[], object]] = {
         "backup": lambda: care.backup(store, final, settings, who="anna"),
-        "export": lambda: care.export(store, final, who="anna"),
+        "export": lambda: care.export(store, final, settings, who="anna"),
         "compact": lambda: care.compact(store, who="anna"),
         "restore": lambda: care.restore(archive, settings, who="anna", force=True),
     }
@@ -467,10 +529,12 @@ def test_nobody_can_write_while_the_database_is_compacted(store: Store) -> None:
 # --- export ------------------------------------------------------------------------------
 
 
-def test_an_export_holds_every_row_in_a_folder_of_its_day(store: Store, tmp_path: Path) -> None:
+def test_an_export_holds_every_row_in_a_folder_of_its_day(
+    store: Store, settings: Settings, tmp_path: Path
+) -> None:
     folder = tmp_path / "parquet"
     shares: list[float] = []
-    done = care.export(store, folder, who="anna", tell=shares.append)
+    done = care.export(store, folder, settings, who="anna", tell=shares.append)
     assert shares[-1] == 1.0
     for table in ("transactions", "verdicts", "labels"):
         there = store.rows(f"SELECT count(*) AS n FROM {table}")[0]["n"]
@@ -484,16 +548,19 @@ def test_an_export_holds_every_row_in_a_folder_of_its_day(store: Store, tmp_path
     assert found[:2] == (total["n"], True)
     assert found[2] == pytest.approx(total["amount"])
     with pytest.raises(InputError, match="--force"):
-        care.export(store, folder, who="anna")
-    (folder / "old").write_text("")
-    care.export(store, folder, who="anna", force=True)
-    assert not (folder / "old").exists()
+        care.export(store, folder, settings, who="anna")
+    (old := folder / "labels/day=1999-01-01").mkdir()
+    care.export(store, folder, settings, who="anna", force=True)
+    assert not old.exists()
     assert [e.action for e in audit.entries(store)][-2:] == ["export", "export"]
 
 
 def test_an_export_that_is_killed_leaves_no_folder(settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "parquet"
-    code = "from aegis_core import care\ncare.export(store, Path(sys.argv[2]), who='x', tell=kill)"
+    code = (
+        "from aegis_core import care\n"
+        "care.export(store, Path(sys.argv[2]), settings, who='x', tell=kill)"
+    )
     killed(code, settings.home, folder)
     assert not folder.exists()
 
@@ -610,7 +677,7 @@ def test_what_is_no_database_cannot_be_looked_after(tmp_path: Path) -> None:
     for work in (
         lambda: care.backup(missing, tmp_path / "b.tar", settings, who="anna"),
         lambda: care.compact(missing, who="anna"),
-        lambda: care.export(missing, tmp_path / "p", who="anna"),
+        lambda: care.export(missing, tmp_path / "p", settings, who="anna"),
         lambda: care.restore(tmp_path / "b.tar", settings, who="anna"),
     ):
         with pytest.raises(AegisError, match="There is no"):

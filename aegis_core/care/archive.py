@@ -20,7 +20,7 @@ from typing import IO, Any, Final
 
 import aegis_core
 from aegis_core import audit, checksums
-from aegis_core.care.files import aside, free, moment, scratch
+from aegis_core.care.files import BESIDE, apart, aside, free, moment, scratch
 from aegis_core.config import Settings
 from aegis_core.errors import FileUnreadable, InputError, StoreBusy, StoreError
 from aegis_core.schema import SCHEMA_VERSION
@@ -33,8 +33,6 @@ FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 DATABASE: Final = "aegis.duckdb"
 CHUNK_ROWS: Final = 100_000
-BESIDE: Final = (".wal", ".state", ".journal", ".audit-head")
-"""What belongs to a database and lies beside it."""
 _BYTES: Final = 2**20
 
 
@@ -105,10 +103,11 @@ def backup(
     Raises
     ------
     InputError
-        The file is there, and `force` is not given.
+        The file is there, and `force` is not given; or it belongs to the database.
     StoreError
         The disk is full; there is no file then, or the one that was there.
     """
+    apart(file.expanduser(), store.path, settings.models)
     final = free(file, force=force)
     with scratch(final, "The backup") as folder:
         with store.snapshot() as session:

@@ -12,6 +12,9 @@ from typing import Final
 
 from aegis_core.errors import AegisError, InputError, StoreError
 
+BESIDE: Final = (".wal", ".state", ".journal", ".audit-head")
+"""What belongs to a database and lies beside it."""
+_OF_A_SERVICE: Final = (".endpoint", ".readers", ".token")
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SIGNS_OF_FULL: Final = ("No space left", "quota exceeded", "File too large", "enough disk space")
 
@@ -48,6 +51,31 @@ def scratch(final: Path, doing: str) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def apart(target: Path, database: Path, models: Path) -> None:
+    """Refuse to write where the database, what belongs to it or its models are.
+
+    Raises
+    ------
+    InputError
+        `target` is one of them, holds one, or is there already inside of one.
+    """
+    beside = [database.with_name(database.name + e) for e in (*BESIDE, *_OF_A_SERVICE)]
+    for needed in (database, models, *beside):
+        if _holds(target, needed) or (target.exists() and _holds(needed, target)):
+            raise InputError(
+                f"{target} cannot be written: {needed}, which the database needs, is there. Name "
+                "another place."
+            )
+
+
+def _holds(outer: Path, inner: Path) -> bool:
+    """Whether `inner` is `outer` or lies in it, whatever links and cases of letters they name."""
+    inner, outer = inner.resolve(), outer.resolve()
+    if outer in (inner, *inner.parents):
+        return True
+    return outer.exists() and any(p.exists() and p.samefile(outer) for p in (inner, *inner.parents))
 
 
 def free(path: Path, *, force: bool, option: str = "--force replaces it") -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -12,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aegis_core import audit
-from aegis_core.care.files import free, scratch
+from aegis_core.care.files import apart, free, scratch
+from aegis_core.config import Settings
+from aegis_core.errors import InputError
 from aegis_core.store import Store
 from aegis_core.store.journal import synced
 from aegis_core.store.session import Session
@@ -25,6 +28,7 @@ TABLES: Final = {
 }
 """What is exported: how it is asked for, the column that tells the day, and the order."""
 CHUNK_ROWS: Final = 250_000
+_WRITTEN: Final = re.compile(rf"({'|'.join(TABLES)})(/day=[\d-]+(/part-\d+\.parquet)?)?")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Exported:
 def export(
     store: Store,
     folder: Path,
+    settings: Settings,
     *,
     who: str,
     force: bool = False,
@@ -62,11 +67,13 @@ def export(
     Raises
     ------
     InputError
-        The folder is there, and `force` is not given.
+        The folder is there, and `force` is not given; or it holds anything but an earlier export.
     StoreError
         The disk is full; the folder is not there then, or is the one that was.
     """
+    apart(folder.expanduser(), store.path, settings.models)
     final = free(folder, force=force)
+    _nothing_else(final)
     rows, days = dict.fromkeys(TABLES, 0), set[date]()
     with scratch(final, "The export") as made:
         with store.snapshot() as session:
@@ -78,6 +85,7 @@ def export(
         for table in TABLES:
             (made / "export" / table).mkdir(parents=True, exist_ok=True)
         if final.exists():
+            _nothing_else(final)  # that came meanwhile
             old = made / "old"
             final.rename(old)
         (made / "export").rename(final)
@@ -85,6 +93,25 @@ def export(
     with store.changing(checkpoint=False) as session:
         audit.record(session, who, "export", final.name, {"rows": rows})
     return Exported(final, rows, len(days))
+
+
+def _nothing_else(folder: Path) -> None:
+    """Refuse to replace what no export has written.
+
+    Raises
+    ------
+    InputError
+        Something else is there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name another folder to export to.")
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder).as_posix()
+        if not _WRITTEN.fullmatch(inside) or path.is_dir() == inside.endswith(".parquet"):
+            raise InputError(
+                f"{folder} is not replaced: it holds {inside}, which no export has written. Move "
+                "that away, or name another folder."
+            )
 
 
 def _days(session: Session, table: str) -> list[date]:

@@ -111,9 +111,10 @@ def export(
     from aegis_core import care
     from aegis_core.store import connect
 
+    settings = settings_for(db)
     with _bar("export") as tell:
         made = care.export(
-            connect(settings_for(db).db), folder, who=named(who), force=force, tell=tell
+            connect(settings.db), folder, settings, who=named(who), force=force, tell=tell
         )
     print(made.sentence())
 

@@ -28,6 +28,7 @@ from aegis_core.live import Stream, parity
 from aegis_core.schema import SCHEMA_VERSION, TABLES
 from aegis_core.store import Store, connect
 from aegis_core.store.gate import Limits
+from aegis_core.store.journal import Journal
 from aegis_core.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.training import train
 
@@ -420,6 +421,44 @@ def test_a_restore_over_what_is_no_database_any_more_keeps_that_too(
     assert done.kept is not None
     assert done.kept.read_bytes() == b"broken" * 1000
     assert "could not be opened" in done.sentence()
+
+
+def leave(store: Store, ending: str) -> None:
+    """Leave what a database that is gone had beside it, and nothing else."""
+    if ending == ".wal":
+        with store.writing(checkpoint=False) as session:
+            session.execute("INSERT INTO labels VALUES ('ghost', true, NULL, now(), 'x', 0)")
+    for left in (".wal", ".state", ".journal", ".audit-head"):
+        path = store.path.with_name(store.path.name + left)
+        if left == ending == ".journal":
+            row = {"transaction_id": ["ghost"], "is_fraud": [True], "known_at": [0]}
+            Journal(path, 0).append({"labels": row})
+        elif left == ending == ".state":
+            path.mkdir()
+        elif left != ending:
+            path.unlink(missing_ok=True)
+        assert path.exists() == (left == ending)
+    store.path.unlink()
+
+
+@pytest.mark.parametrize("ending", [".wal", ".state", ".journal", ".audit-head"])
+def test_what_a_database_that_is_gone_left_is_kept_aside_and_not_taken_in(
+    store: Store, settings: Settings, archive: Path, ending: str
+) -> None:
+    before = content(store)
+    leave(store, ending)
+    done = care.restore(archive, settings, who="anna")
+    with store.writing():
+        pass
+    assert content(store) == before
+    assert done.kept is None
+    (left,) = done.left
+    assert left.match(f"aegis.before-*.duckdb{ending}")
+    assert left.exists()
+    assert f"is kept in {left}." in done.sentence()
+    head = audit.kept_head(store.path)
+    assert head is not None
+    assert audit.verify(store, [head]).problem is None
 
 
 def test_a_model_of_the_same_name_with_other_files_is_not_replaced_unless_told(

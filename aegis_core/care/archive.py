@@ -63,7 +63,10 @@ class BackedUp:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore put where; `kept` is what was there before, `usable` whether it opened."""
+    """What a restore put where; `kept` is what was there before, `usable` whether it opened.
+
+    `left` is what a database that was gone had left beside it, under the names it is kept by.
+    """
 
     path: Path
     made_at: str
@@ -71,11 +74,14 @@ class Restored:
     models: tuple[str, ...]
     kept: Path | None
     usable: bool
+    left: tuple[Path, ...] = ()
 
     def sentence(self) -> str:
         """The result in words."""
         was = "What was there" if self.usable else "What was there, and could not be opened,"
         kept = f" {was} is kept in {self.kept}." if self.kept else ""
+        if self.left:
+            kept = f" What another one left is kept in {', '.join(map(str, self.left))}."
         return (
             f"{self.path} is as it was on {self.made_at[:16].replace('T', ' ')} UTC: "
             f"{self.rows['transactions']:,} transactions and {len(self.models)} models.{kept}"
@@ -197,6 +203,7 @@ def restore(
         if verified.problem:
             raise StoreError(f"{file} is not restored. {verified.sentence()}")
         kept = aside(final, now) if final.exists() else None
+        left = () if kept else tuple(_left_beside(final, aside(final, now)).values())
         versions = tuple(manifest["models"])
         for version in versions:
             _place(folder / "models" / version, settings.models / version, now, force)
@@ -212,18 +219,18 @@ def restore(
                 session, who, "restore", file.name,
                 {
                     "made_at": manifest["made_at"], "kept": kept.name if kept else None,
+                    "left": [path.name for path in left],
                     "head_before": str(audit.kept_head(final) or "") or None,
                 },
             )  # fmt: skip
             noted = audit.head(session)
         synced(folder / DATABASE)
         usable = _settled(here) if kept else True
-        if kept:
-            _set_aside(final, kept)
+        _set_aside(final, aside(final, now))
         (folder / DATABASE).replace(final)
         synced(final.parent)
     audit.keep_head(final, noted)
-    return Restored(final, manifest["made_at"], manifest["rows"], versions, kept, usable)
+    return Restored(final, manifest["made_at"], manifest["rows"], versions, kept, usable, left)
 
 
 def _copied(
@@ -407,12 +414,21 @@ def _settled(here: Store) -> bool:
         return False
 
 
+def _left_beside(here: Path, kept: Path) -> dict[Path, Path]:
+    """What lies beside a database, and the names under which that is kept."""
+    names = ((p.with_name(p.name + ending) for p in (here, kept)) for ending in BESIDE)
+    return {path: name for path, name in names if path.exists()}
+
+
 def _set_aside(here: Path, kept: Path) -> None:
-    """Give the database another name as well, and what lies beside it only that."""
-    for ending in BESIDE:
-        beside = here.with_name(here.name + ending)
-        if beside.exists():
-            beside.rename(kept.with_name(kept.name + ending))
+    """Give the database another name as well, and what lies beside it only that.
+
+    Also where the database is gone: what it left would be taken for the restored one's.
+    """
+    for path, name in _left_beside(here, kept).items():
+        path.rename(name)
+    if not here.exists():
+        return
     try:
         os.link(here, kept)
     except OSError:  # a file system without hard links

@@ -215,7 +215,7 @@ def promote(
     if not who.strip():
         raise InputError("Say who promotes the model.")
     with store.changing() as session:
-        row = registered(session, version)
+        row, at = registered(session, version), _next(session)
         if row["role"] == "champion" and role == "champion":
             return f"{version} is the champion already."
         if role == "champion" and require_approval and has_champion(session):
@@ -231,13 +231,10 @@ def promote(
             )
         session.execute(
             "UPDATE models SET shadow_since = ?, promoted_at = ? WHERE version = ?",
-            [
-                _now() if role == "shadow" else None,
-                _now() if role == "champion" else row["promoted_at"],
-                version,
-            ],
-        )
-        _log(session, version, role, who)
+            [at if role == "shadow" else None, at if role == "champion" else row["promoted_at"],
+             version],
+        )  # fmt: skip
+        _log(session, version, role, who, at)
     if role == "none":
         return f"{version} steps down."
     place = "the champion" if role == "champion" else "in shadow"
@@ -266,12 +263,12 @@ def rollback(store: Store, *, who: str) -> str:
                 past.pop()
         if len(past) < 2:
             raise InputError("There was no champion before the present one.")
-        version = past[-2]
+        version, at = past[-2], _next(session)
         session.execute(
             "UPDATE models SET promoted_at = ?, shadow_since = NULL WHERE version = ?",
-            [_now(), version],
+            [at, version],
         )
-        _log(session, version, "rollback", who)
+        _log(session, version, "rollback", who, at)
     return version
 
 
@@ -423,8 +420,20 @@ def registered(source: Store | Session, version: str) -> dict[str, Any]:
     return rows[version]
 
 
-def _log(session: Session, version: str, role: str, who: str) -> None:
-    entry = {"version": version, "role": role, "who": who, "promoted_at": _now()}
+def _next(session: Session) -> pd.Timestamp:
+    """The time, or just after the last promotion where the clock was turned back behind it.
+
+    The order of these times says who is champion.
+    """
+    (last,) = session.rows(
+        "SELECT max(promoted_at) + to_microseconds(1) AS at FROM "
+        "(SELECT promoted_at FROM models UNION ALL SELECT promoted_at FROM promotions)"
+    )
+    return _now() if last["at"] is None else max(_now(), pd.Timestamp(last["at"]).as_unit("us"))
+
+
+def _log(session: Session, version: str, role: str, who: str, at: pd.Timestamp) -> None:
+    entry = {"version": version, "role": role, "who": who, "promoted_at": at}
     session.append("promotions", pd.DataFrame([entry]))
     audit.record(session, who, _ACTIONS.get(role, role), version, {"role": role})
 

@@ -193,6 +193,28 @@ def test_a_role_that_cannot_be_is_refused(db: Store, three: list[str]) -> None:
     assert models.roles(db) == (three[2], ())
 
 
+def test_a_clock_that_was_turned_back_does_not_keep_a_model_from_its_place(
+    db: Store, settings: Settings, three: list[str]
+) -> None:
+    first, second, third = three
+    with db.writing() as session:  # promoted before the clock was turned back a year
+        for table in ("models", "promotions"):
+            session.execute(f"UPDATE {table} SET promoted_at = promoted_at + to_years(1)")
+    assert "the champion now" in models.promote(db, first, who="anna")
+    assert models.roles(db)[0] == first
+    models.promote(db, second, who="anna", role="shadow")
+    assert models.rollback(db, who="ben") == third
+    assert models.roles(db) == (third, (second,))
+    assert models.rollback(db, who="ben") == second
+    assert models.roles(db) == (second, ())
+    latest = train(db, settings, n_trees=10, max_samples=64).version
+    assert models.roles(db)[0] == latest
+    times = [
+        row["at"] for row in db.rows("SELECT promoted_at AS at FROM promotions ORDER BY rowid")
+    ]
+    assert times == sorted(set(times))
+
+
 # ---- a learner
 
 

@@ -13,14 +13,15 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import duckdb
 import pandas as pd
 import pytest
 
-from aegis_core import audit, care, config, models
+from aegis_core import audit, care, checksums, config, models
+from aegis_core.care import archive as care_archive
 from aegis_core.cli import main
 from aegis_core.config import Settings
 from aegis_core.errors import AegisError, FileUnreadable, InputError, StoreBusy, StoreError
@@ -342,6 +343,12 @@ def outside(members: dict[str, bytes]) -> None:
     members["models/../../evil"] = b"x"
 
 
+def above(members: dict[str, bytes]) -> None:
+    manifest = json.loads(members["manifest.json"])
+    manifest["models"].append("..")
+    members["manifest.json"] = json.dumps(manifest).encode()
+
+
 def newer(members: dict[str, bytes]) -> None:
     manifest = json.loads(members["manifest.json"])
     members["manifest.json"] = json.dumps(manifest | {"schema_version": 99}).encode()
@@ -358,6 +365,7 @@ def unreadable(members: dict[str, bytes]) -> None:
         (lacking, "lacks aegis.duckdb"),
         (with_more, "not of a backup"),
         (outside, "not of a backup"),
+        (above, "not of a backup"),
         (newer, "newer"),
         (unreadable, "cannot be read"),
         (None, "cut short"),
@@ -461,19 +469,50 @@ def test_what_a_database_that_is_gone_left_is_kept_aside_and_not_taken_in(
     assert audit.verify(store, [head]).problem is None
 
 
-def test_a_model_of_the_same_name_with_other_files_is_not_replaced_unless_told(
-    store: Store, settings: Settings, archive: Path
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_model_of_the_same_name_with_other_files_is_never_replaced(
+    store: Store, settings: Settings, archive: Path, elsewhere: bool
+) -> None:
+    version, _ = models.roles(store)
+    was = checksums.of_folder(settings.models / version)
+    (settings.models / version / "more").write_text("x")
+    before = everything(settings.models)
+    to = settings.home / "new.duckdb" if elsewhere else None
+    for _ in range(2):
+        with store.owned(limits=Limits()) if elsewhere else nullcontext():
+            done = care.restore(archive, settings, to=to, who="anna", force=True)
+        assert everything(settings.models).items() >= before.items()
+        (ours,) = settings.models.glob(f"{version}.*")
+        assert done.renamed == (ours,)
+        assert str(ours) in done.sentence()
+        assert checksums.of_folder(ours) == was
+        there = config.load(home=settings.home, db=to)
+        assert models.registered(connect(there.db), version)["path"].endswith(ours.name)
+        assert models.champion(connect(there.db), there).version == version
+    assert done.kept is not None
+    assert not left_over(settings.models)
+
+
+def test_a_restore_that_finds_somebody_at_work_leaves_everything_as_it_was(
+    store: Store, settings: Settings, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, _ = models.roles(store)
     (settings.models / version / "more").write_text("x")
-    to = settings.home / "new.duckdb"
-    with pytest.raises(InputError, match="other files"):
-        care.restore(archive, settings, to=to, who="anna")
-    assert not to.exists()
-    care.restore(archive, settings, to=to, who="anna", force=True)
-    assert not (settings.models / version / "more").exists()
-    (kept,) = settings.models.glob(f"{version}.before-*")
-    assert (kept / "more").exists()
+    before, settled = everything(settings.models), care_archive._settled
+    for steps in (0, 1):  # at once, or when the models were placed already
+        free = iter([True] * steps)
+
+        def busy(here: Store, free: Iterator[bool] = free) -> bool:
+            if next(free, False):
+                return settled(here)
+            raise StoreBusy("somebody is at work")
+
+        monkeypatch.setattr(care_archive, "_settled", busy)
+        with pytest.raises(StoreBusy):
+            care.restore(archive, settings, who="anna", force=True)
+        assert everything(settings.models) == before
+        assert [p.name for p in settings.models.iterdir()] == [version]
+        assert not list(settings.db.parent.glob("*.before-*"))
 
 
 def test_nothing_is_restored_or_compacted_while_a_service_runs(

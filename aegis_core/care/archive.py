@@ -6,6 +6,8 @@ table and the head of the audit. The database in it is a DuckDB file like any ot
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -66,6 +68,7 @@ class Restored:
     """What a restore put where; `kept` is what was there before, `usable` whether it opened.
 
     `left` is what a database that was gone had left beside it, under the names it is kept by.
+    `renamed` are folders of models of which others of the same name were there, and stay.
     """
 
     path: Path
@@ -75,6 +78,7 @@ class Restored:
     kept: Path | None
     usable: bool
     left: tuple[Path, ...] = ()
+    renamed: tuple[Path, ...] = ()
 
     def sentence(self) -> str:
         """The result in words."""
@@ -82,6 +86,11 @@ class Restored:
         kept = f" {was} is kept in {self.kept}." if self.kept else ""
         if self.left:
             kept = f" What another one left is kept in {', '.join(map(str, self.left))}."
+        if self.renamed:
+            kept += (
+                " Other models of the same name are there and stay; those of the backup are in "
+                f"{', '.join(map(str, self.renamed))}."
+            )
         return (
             f"{self.path} is as it was on {self.made_at[:16].replace('T', ' ')} UTC: "
             f"{self.rows['transactions']:,} transactions and {len(self.models)} models.{kept}"
@@ -170,7 +179,9 @@ def restore(
 ) -> Restored:
     """Put a backup in place of the database, or at `to`; what was there is kept aside.
 
-    Nothing is touched before every checksum and the audit in the backup were found right.
+    Nothing is touched before every checksum and the audit in the backup were found right. A folder
+    of a model is never replaced, as another database may use it: where it has other files than
+    that of the backup, the restored database gets its own beside it.
 
     Parameters
     ----------
@@ -181,7 +192,7 @@ def restore(
     FileUnreadable
         It is no backup, or a damaged one.
     InputError
-        A database is there, or a model of the same name with other files, without `force`.
+        A database is there, without `force`.
     StoreBusy
         A service runs, or another process holds the database.
     StoreError
@@ -194,7 +205,7 @@ def restore(
     keeps = "--force restores over it and keeps it aside, --to PATH restores elsewhere"
     free(final, force=force, option=keeps)
     now = moment()
-    with scratch(final, "The restored database") as folder:
+    with scratch(final, "The restored database") as folder, contextlib.ExitStack() as undoing:
         manifest = _unpacked(file.expanduser().absolute(), folder)
         copy = connect(folder / DATABASE)
         head = manifest["audit_head"]
@@ -204,12 +215,14 @@ def restore(
             raise StoreError(f"{file} is not restored. {verified.sentence()}")
         kept = aside(final, now) if final.exists() else None
         left = () if kept else tuple(_left_beside(final, aside(final, now)).values())
-        versions = tuple(manifest["models"])
-        for version in versions:
-            _place(folder / "models" / version, settings.models / version, now, force)
+        if kept:
+            _settled(here)
+        placed = {
+            version: _placed(folder / "models" / version, settings.models / version, now, undoing)
+            for version in manifest["models"]
+        }
         with copy.changing() as session:
-            for version in versions:
-                where = settings.models / version
+            for version, where in placed.items():
                 inside = where.is_relative_to(settings.home)
                 session.execute(
                     "UPDATE models SET path = ? WHERE version = ?",
@@ -225,12 +238,16 @@ def restore(
             )  # fmt: skip
             noted = audit.head(session)
         synced(folder / DATABASE)
-        usable = _settled(here) if kept else True
+        usable = _settled(here) if kept else True  # nobody came since
         _set_aside(final, aside(final, now))
         (folder / DATABASE).replace(final)
+        undoing.pop_all()
         synced(final.parent)
     audit.keep_head(final, noted)
-    return Restored(final, manifest["made_at"], manifest["rows"], versions, kept, usable, left)
+    renamed = tuple(where for version, where in placed.items() if where.name != version)
+    return Restored(
+        final, manifest["made_at"], manifest["rows"], tuple(placed), kept, usable, left, renamed
+    )
 
 
 def _copied(
@@ -339,6 +356,7 @@ def _manifest(file: Path, tar: tarfile.TarFile) -> dict[str, Any]:
         files, versions = manifest["files"], manifest["models"]
         known = manifest["format"] == FORMAT and manifest["schema_version"] <= SCHEMA_VERSION
         sound = all(_is_ours(name, versions) for name in files) and DATABASE in files
+        sound &= all(_is_ours(f"models/{version}/file", versions) for version in versions)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FileUnreadable(f"{file} is damaged: its {MANIFEST} cannot be read.") from None
     if not known:
@@ -374,16 +392,13 @@ def _passed_on(content: IO[bytes], where: Path | None) -> str:
     return digest.hexdigest()
 
 
-def _place(unpacked: Path, final: Path, now: str, force: bool) -> None:
-    """Put the folder of a model where it belongs, unless the same is there."""
-    if final.exists():
-        if checksums.of_folder(final) == checksums.of_folder(unpacked):
-            return
-        if not force:
-            raise InputError(
-                f"The model in {final} has other files than that of the backup; --force keeps it "
-                "aside."
-            )
+def _placed(unpacked: Path, wanted: Path, now: str, undoing: contextlib.ExitStack) -> Path:
+    """Where the files of a model are now: in `wanted`, or beside it where that has others."""
+    before = wanted.parent.glob(f"{glob.escape(wanted.name)}.restored-*")
+    for there in (wanted, *sorted(before)):
+        if there.exists() and checksums.of_folder(there) == checksums.of_folder(unpacked):
+            return there
+    final = wanted.with_name(f"{wanted.name}.restored-{now}") if wanted.exists() else wanted
     final.parent.mkdir(parents=True, exist_ok=True)
     new = final.with_name(f".{final.name}.partial")
     shutil.rmtree(new, ignore_errors=True)
@@ -392,9 +407,9 @@ def _place(unpacked: Path, final: Path, now: str, force: bool) -> None:
     except OSError:
         shutil.rmtree(new, ignore_errors=True)
         raise
-    if final.exists():
-        final.rename(aside(final, now))
     new.rename(final)
+    undoing.callback(shutil.rmtree, final, ignore_errors=True)
+    return final
 
 
 def _settled(here: Store) -> bool:

@@ -2,7 +2,8 @@
 
 With `require_approval` in the settings a champion is replaced in two steps: somebody proposes a
 model, with what it did beside the champion, and somebody else approves. What is approved is what
-was proposed: the same version, with the same files, in the place of the same champion.
+was proposed: the same version, with the same files, in the place of the same champion. Only going
+back needs one person alone, for an emergency: `models.rollback`, to a model that was champion.
 """
 
 from __future__ import annotations

@@ -194,7 +194,13 @@ def load(source: Store | Session, version: str, settings: Settings) -> ModelVers
 
 
 def promote(
-    store: Store, version: str, *, who: str, role: str = "champion", require_approval: bool = False
+    store: Store,
+    version: str,
+    *,
+    who: str,
+    role: str = "champion",
+    require_approval: bool = False,
+    settings: Settings | None = None,
 ) -> str:
     """Give a registered model a role; what changed, in a sentence.
 
@@ -203,12 +209,15 @@ def promote(
     Parameters
     ----------
     require_approval : of the settings; a champion is then replaced by `approvals.approve` alone.
+    settings : where the model's files are, which are loaded first; None where the caller did that.
 
     Raises
     ------
     InputError
         There is no such model or role, the champion would step down without another, or a second
         person has to agree.
+    NotReady
+        The model's files are gone or broken, so that it could not score.
     """
     if role not in ROLES:
         raise InputError(f"{role!r} is no role; there are {', '.join(ROLES)}.")
@@ -225,6 +234,8 @@ def promote(
             )
         if row["role"] == "champion":
             raise InputError(f"{version} is the champion; promote another one first, or roll back.")
+        if settings and role != "none":
+            _must_load(session, version, settings)
         if role == "shadow":
             session.execute(
                 "UPDATE models SET shadow_since = NULL WHERE detector = ?", [row["kind"]]
@@ -241,16 +252,26 @@ def promote(
     return f"{version} ({row['kind']}) is {place} now."
 
 
-def rollback(store: Store, *, who: str) -> str:
+def rollback(store: Store, *, who: str, settings: Settings | None = None) -> str:
     """Make the model before the present champion the champion again; its version.
 
-    Rolling back twice goes back twice, and never forward.
+    Rolling back twice goes back twice, and never forward. It is for an emergency: one person may do
+    it, also where `require_approval` asks for two, since it only returns to a model that was the
+    champion before. The audit says who.
+
+    Parameters
+    ----------
+    settings : as of `promote`.
 
     Raises
     ------
     InputError
-        There is none before.
+        There is none before, or nobody says who.
+    NotReady
+        The files of the one before are gone or broken; the champion stays.
     """
+    if not who.strip():
+        raise InputError("Say who rolls back.")
     with store.changing() as session:
         past: list[str] = []
         for row in session.rows(
@@ -264,6 +285,8 @@ def rollback(store: Store, *, who: str) -> str:
         if len(past) < 2:
             raise InputError("There was no champion before the present one.")
         version, at = past[-2], _next(session)
+        if settings:
+            _must_load(session, version, settings)
         session.execute(
             "UPDATE models SET promoted_at = ?, shadow_since = NULL WHERE version = ?",
             [at, version],
@@ -418,6 +441,16 @@ def registered(source: Store | Session, version: str) -> dict[str, Any]:
             + did_you_mean(version, list(rows))
         )
     return rows[version]
+
+
+def _must_load(session: Session, version: str, settings: Settings) -> None:
+    try:
+        load(session, version, settings)
+    except NotReady as e:
+        raise NotReady(
+            f"{version} cannot score, so nothing was changed: {e} Or promote another model; "
+            "`aegis models` lists them."
+        ) from None
 
 
 def _next(session: Session) -> pd.Timestamp:

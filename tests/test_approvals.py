@@ -105,6 +105,31 @@ def test_no_other_way_leads_to_a_new_champion(
     assert models.roles(store)[0] == versions[0]
 
 
+def test_one_person_may_go_back_to_a_former_champion_and_the_audit_says_who(
+    store: Store,
+    settings: Settings,
+    versions: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("AEGIS_HOME", str(settings.home))
+    monkeypatch.setenv("AEGIS_REQUIRE_APPROVAL", "true")
+    assert main(["models", "rollback", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "One person may" in told
+    assert "require_approval" in told
+    kept = settings.models / versions[1] / "policy.json"
+    policy = kept.read_text()
+    kept.unlink()
+    assert main(["models", "rollback", "--who", "eva"]) == 2
+    assert "nothing was changed" in capsys.readouterr().err
+    kept.write_text(policy)
+    assert main(["models", "rollback", "--who", "eva"]) == 0
+    assert models.roles(store)[0] == versions[1]
+    last = audit.entries(store)[-1]
+    assert (last.who, last.action, last.subject) == ("eva", "rollback", versions[1])
+
+
 def test_a_training_in_between_does_not_slip_another_model_in(
     store: Store, settings: Settings, versions: tuple[str, str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -189,6 +190,8 @@ def test_a_role_that_cannot_be_is_refused(db: Store, three: list[str]) -> None:
             models.promote(db, version, who="anna", role=role)
     with pytest.raises(InputError, match="who"):
         models.promote(db, three[0], who=" ")
+    with pytest.raises(InputError, match="who"):
+        models.rollback(db, who=" ")
     assert models.promote(db, three[2], who="anna").endswith("already.")
     assert models.roles(db) == (three[2], ())
 
@@ -213,6 +216,30 @@ def test_a_clock_that_was_turned_back_does_not_keep_a_model_from_its_place(
         row["at"] for row in db.rows("SELECT promoted_at AS at FROM promotions ORDER BY rowid")
     ]
     assert times == sorted(set(times))
+
+
+@pytest.mark.parametrize("harm", ["gone", "broken", "without its policy"])
+def test_a_model_whose_files_do_not_load_gets_no_place(
+    db: Store, settings: Settings, three: list[str], harm: str
+) -> None:
+    folder = settings.models / three[1]
+    if harm == "gone":
+        shutil.rmtree(folder)
+    elif harm == "broken":
+        (folder / "detector.npz").write_bytes(b"PK")
+    else:
+        (folder / "policy.json").unlink()
+    before = db.rows("SELECT * FROM promotions")
+    for role in ("champion", "shadow"):
+        with pytest.raises(NotReady, match=f"{three[1]} cannot score, so nothing was changed"):
+            models.promote(db, three[1], who="anna", role=role, settings=settings)
+    with pytest.raises(NotReady, match="promote another model"):
+        models.rollback(db, who="anna", settings=settings)
+    assert models.roles(db) == (three[2], ())
+    assert db.rows("SELECT * FROM promotions") == before
+    assert "steps down" in models.promote(db, three[1], who="anna", role="none", settings=settings)
+    models.promote(db, three[0], who="anna", settings=settings)
+    assert models.rollback(db, who="anna", settings=settings) == three[2]
 
 
 # ---- a learner

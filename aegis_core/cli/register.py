@@ -184,11 +184,16 @@ def retire(
 
 @models_app.command(epilog=example("aegis models rollback --who anna"))
 def rollback(context: typer.Context, who: Who = None, db: Database = None) -> None:
-    """Go back to the champion before the present one."""
+    """Go back to the champion before the present one.
+
+    One person may, also where `require_approval` asks for two to promote: it is for an emergency,
+    and returns only to a model that was the champion before. The audit keeps who did it.
+    """
     from aegis_core.models import rollback as go_back
     from aegis_core.store import connect
 
-    version = go_back(connect(settings_for(db or context.obj).db), who=named(who))
+    settings = settings_for(db or context.obj)
+    version = go_back(connect(settings.db), who=named(who), settings=settings)
     print(f"{version} is the champion again.")
 
 
@@ -201,7 +206,9 @@ def _give(
     settings = settings_for(db or context.obj)
     asked = settings.require_approval
     store = connect(settings.db)
-    print(give(store, version, who=named(who), role=role, require_approval=asked))
+    print(
+        give(store, version, who=named(who), role=role, require_approval=asked, settings=settings)
+    )
 
 
 @lists_app.callback(

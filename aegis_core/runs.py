@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from aegis_core import ledger, lineage, notebooks, reports
-from aegis_core.config import Settings
+from aegis_core.config import SECRET, Settings, secret
 from aegis_core.errors import InputError, RunBusy, RunFailed
 from aegis_core.ledger import Due, Row
 from aegis_core.lineage import Seen
@@ -109,7 +109,7 @@ def run_notebook(
             f"on_overlap is one of {', '.join(ON_OVERLAP)}, not {on_overlap!r}; retries and "
             "backoff are not negative."
         )
-    redactor = Redactor(secrets_of(values) | _token_of(settings))
+    redactor = Redactor(secrets_of(values) | _secrets_of_the_house(settings))
     store = connect(settings.db)
     if name != "generate":
         store.rows("SELECT 1")  # no database, or not one of ours: said before anything starts
@@ -385,10 +385,21 @@ def _end_claim(store: Store, claim: Row, status: str, error: str) -> None:
     ledger.update(store, replace(claim, status=status, ended_at=ledger.now(), error=error))
 
 
-def _token_of(settings: Settings) -> dict[str, str]:
-    """The service's token, which no output may show either."""
-    token = settings.token.get_secret_value()
-    return {"AEGIS_TOKEN": token} if len(token) >= SHORTEST else {}
+def _secrets_of_the_house(settings: Settings) -> dict[str, str]:
+    """What no output may show either, since a kernel has the environment of its caller.
+
+    The tokens of the service and of the review page, and the addresses of `[[notify]]` that are
+    kept in variables.
+    """
+    found = {
+        "AEGIS_TOKEN": settings.token.get_secret_value(),
+        "AEGIS_REVIEW_TOKEN": settings.review_token.get_secret_value(),
+    }
+    for reference in (to.get_secret_value() for rule in settings.notify for to in rule.to):
+        if reference.startswith(SECRET):
+            with contextlib.suppress(InputError):  # not set, so nothing can show it
+                found[reference] = secret(reference)
+    return {name: value for name, value in found.items() if len(value) >= SHORTEST}
 
 
 @contextlib.contextmanager

@@ -278,6 +278,25 @@ def test_a_secret_is_nowhere_in_what_a_run_leaves_and_fails_it(
     assert json.loads(ledger_row["parameters"])["token"] == "env:TEST_SECRET"
 
 
+def test_the_secrets_of_the_house_are_masked_as_well(
+    tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {
+        "AEGIS_TOKEN": "t0ken-of-the-service",
+        "AEGIS_REVIEW_TOKEN": "t0ken-of-the-review",
+        "TEST_MAIL": "mailto://anna:passw0rd@example.org",
+    }
+    for name, value in kept.items():
+        monkeypatch.setenv(name, value)
+    rule = {"name": "a", "what": ["run"], "to": ["env:TEST_MAIL", "env:TEST_NOT_SET"]}
+    settings = config.load(home=tmp_path, notify=[rule])
+    said: dict[str, Any] = {"outputs": [{"text": " ".join(kept.values())}]}
+    quick.append(lambda watch: watch.ended(said))
+    with pytest.raises(RunFailed, match="AEGIS_REVIEW_TOKEN, AEGIS_TOKEN, env:TEST_MAIL; it was"):
+        generate(settings)
+    assert said["outputs"] == [{"text": "••• ••• •••"}]
+
+
 def test_a_kernel_that_dies_fails_the_run(settings: config.Settings) -> None:
     with pytest.raises(RunFailed, match="Python process died"):
         runs.run_notebook("generate", {"how": "dead"}, settings, progress=False)

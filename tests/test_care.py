@@ -421,6 +421,19 @@ def test_a_restore_over_a_database_keeps_it_aside(
     assert audit.verify(store, [head]).problem is None
 
 
+def test_a_restore_through_a_link_restores_what_it_names(
+    store: Store, settings: Settings, archive: Path, tmp_path: Path
+) -> None:
+    (link := tmp_path / "link.duckdb").symlink_to(store.path)
+    before = content(store)
+    with store.writing() as session:
+        session.execute("DELETE FROM transactions")
+    done = care.restore(archive, settings, to=link, who="anna", force=True)
+    assert link.is_symlink()
+    assert done.path == store.path
+    assert content(store) == before
+
+
 def test_a_restore_over_what_is_no_database_any_more_keeps_that_too(
     settings: Settings, archive: Path
 ) -> None:

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aegis_core import audit, care
 from aegis_core.errors import (
     ColumnError,
     FileUnreadable,
@@ -30,6 +31,8 @@ from aegis_core.errors import (
 from aegis_core.schema import SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
 from aegis_core.store import Store, connect
 from aegis_core.store.connection import literal
+from aegis_core.store.endpoint import find
+from aegis_core.store.gate import Limits
 
 NOON = datetime(2026, 3, 1, 12)
 PREAMBLE = "import os, sys\nfrom aegis_core.store import connect"
@@ -110,6 +113,38 @@ def test_a_table_that_a_database_lacks_is_added_by_the_next_writing(filled: Stor
         session.execute("DROP TABLE metrics")
     with filled.writing() as session:
         assert session.columns("metrics") == ["run_id", "name", "slice", "value"]
+
+
+def test_a_link_to_a_database_is_another_name_of_it(filled: Store, tmp_path: Path) -> None:
+    (link := tmp_path / "elsewhere" / "link.duckdb").parent.mkdir()
+    link.symlink_to(filled.path)
+    other = connect(link)
+    assert other.path == filled.path
+    with other.writing(checkpoint=False) as session:
+        session.append("transactions", rows(1, first=6))
+    assert count(filled) == 7
+    with (
+        audit.alone(filled.path, 1),
+        pytest.raises(StoreBusy, match="Another change"),
+        connect(link, wait_s=0.05).changing(),
+    ):
+        pass
+    with filled.owned(limits=Limits()):
+        assert find(link) == find(filled.path) is not None
+        with pytest.raises(StoreBusy, match="end it first"):
+            care.compact(other, who="anna")
+    care.compact(other, who="anna")
+    assert link.is_symlink()
+    assert count(connect(link)) == count(filled) == 7
+    assert [p.name for p in link.parent.iterdir()] == [link.name]
+
+
+def test_a_link_to_a_database_that_is_not_there_yet_is_kept(store: Store, tmp_path: Path) -> None:
+    (link := tmp_path / "link.duckdb").symlink_to(store.path)
+    with connect(link).writing() as session:
+        session.append("transactions", rows(1))
+    assert link.is_symlink()
+    assert count(store) == 1
 
 
 def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:

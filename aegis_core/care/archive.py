@@ -198,8 +198,8 @@ def restore(
     StoreError
         The audit in it is broken, or the disk is full.
     """
-    final = (to or settings.db).expanduser().absolute()
-    here = connect(final)
+    here = connect(to or settings.db)
+    final = here.path
     if here.owned_by_any:
         raise StoreBusy(f"A service owns {final}; end it first, then restore.")
     keeps = "--force restores over it and keeps it aside, --to PATH restores elsewhere"

@@ -68,13 +68,13 @@ class Store:
     Parameters
     ----------
     path
-        The file. It need not exist until something is read.
+        The file, also by a link to it. It need not exist until something is read.
     wait_s
         How long an opening waits while others hold the file, in seconds.
     """
 
     def __init__(self, path: Path | str, *, wait_s: float = 30.0) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = Path(os.path.realpath(Path(path).expanduser()))  # one name for locks and logs
         self.wait_s = wait_s
         self._turn = threading.RLock()
         self._of_this_thread = threading.local()

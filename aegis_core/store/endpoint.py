@@ -40,6 +40,7 @@ class Endpoint:
 
 def files_of(database: Path) -> tuple[Path, Path]:
     """The owner's file, which opens everything, and the one that may be handed to readers."""
+    database = Path(os.path.realpath(database))
     return (
         database.with_name(database.name + ".endpoint"),
         database.with_name(database.name + ".readers"),

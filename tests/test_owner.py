@@ -672,6 +672,26 @@ def test_what_a_dead_owner_left_is_ignored(store: Store) -> None:
     assert count(store) == 6
 
 
+def test_an_owner_that_died_is_ignored_also_where_there_is_no_proc(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core.store.endpoint._PROC", tmp_path / "none")
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        since = started(other.pid)
+        assert since is not None
+        assert since == started(other.pid) != started(os.getpid())
+        alive = Endpoint(other.pid, since, SCHEMA_VERSION, "", "", "", "")
+        publish(store.path, alive)
+        assert find(store.path) == alive
+        publish(store.path, replace(alive, pid=os.getpid()))  # a later process of that number
+        assert find(store.path) is None
+        publish(store.path, alive)
+    assert find(store.path) is None
+    publish(store.path, replace(alive, started=None))
+    assert find(store.path) is None
+
+
 def test_an_owner_of_another_version_is_named(owner: Owner, store: Store) -> None:
     endpoint = find(owner.path)
     assert endpoint is not None

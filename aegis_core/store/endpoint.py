@@ -7,8 +7,11 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from aegis_core.errors import StoreError
+
+_PROC: Final = Path("/proc")
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,7 @@ class Endpoint:
     Attributes
     ----------
     pid, started
-        The process, and what tells it from a later one of the same number; None where the
-        system does not say.
+        The process, and what tells it from a later one of the same number.
     schema_version
         The version of the tables.
     writers, readers
@@ -82,16 +84,23 @@ def withdraw(database: Path, endpoint: Endpoint) -> None:
 def find(database: Path) -> Endpoint | None:
     """The owner of a database; None if there is none, or it is known to have died."""
     endpoint = _read(database)
-    if endpoint is None or started(endpoint.pid) != endpoint.started:
+    if endpoint is None or (since := started(endpoint.pid)) is None or since != endpoint.started:
         return None
     return endpoint
 
 
 def started(pid: int) -> str | None:
-    """When a process started, in the system's ticks; None if it is gone or nothing says."""
+    """When a process started, as the system tells it; None if it is gone."""
     with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
-    return None
+        return (_PROC / f"{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
+    if (_PROC / "self/stat").exists():
+        return None
+    import psutil  # type: ignore[import-untyped]  # 30 ms that only systems without /proc need
+
+    try:
+        return repr(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
 
 
 def _read(database: Path) -> Endpoint | None:

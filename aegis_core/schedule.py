@@ -94,9 +94,6 @@ class Trigger(CronTrigger):  # type: ignore[misc]
         self, previous_fire_time: datetime | None, now: datetime
     ) -> datetime | None:
         """The first time that is due after `previous_fire_time`, or else from `now` on."""
-        if self.by_the_hour:
-            found: datetime | None = super().get_next_fire_time(previous_fire_time, now)
-            return found and found.astimezone(UTC).astimezone(self.timezone)  # if it is skipped
         begin = (previous_fire_time or now).astimezone(UTC)
         for due in self._by_the_wall(begin):
             if due > begin or (previous_fire_time is None and due == begin):
@@ -106,13 +103,19 @@ class Trigger(CronTrigger):  # type: ignore[misc]
     def _by_the_wall(self, begin: datetime) -> Iterator[datetime]:
         """Times (UTC) that are due, from somewhat before `begin` on: each once, in their order.
 
-        Stepping on the clock itself would step over what it skips.
+        Stepping on the clock itself, as APScheduler does, steps over what it skips.
         """
         at = self._shown(begin) - _LONGEST_SKIP
-        found: set[datetime] = set()  # what is skipped is due when the clock shows a later time
+        found: set[datetime] = set()
         while (at := self._wall.get_next_fire_time(at, at)) is not None:
-            found.add(at.replace(tzinfo=self.timezone).astimezone(UTC))
-            ready = {due for due in found if self._shown(due) <= at}
+            first, second = (
+                at.replace(tzinfo=self.timezone, fold=fold).astimezone(UTC) for fold in (0, 1)
+            )
+            found.add(first)
+            if self.by_the_hour and second > first:  # the clock shows it twice
+                found.add(second)
+            # what is skipped or shown again comes after times that the clock shows later
+            ready = {due for due in found if due <= first and self._shown(due) <= at}
             found -= ready
             yield from sorted(ready)
         yield from sorted(found)
@@ -123,13 +126,7 @@ class Trigger(CronTrigger):  # type: ignore[misc]
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """All times (UTC) that are due after `moment`."""
-        if not self.by_the_hour:
-            yield from (due for due in self._by_the_wall(moment) if due > moment)
-            return
-        due = self.get_next_fire_time(moment, moment)
-        while due is not None:
-            yield due.astimezone(UTC)
-            due = self.get_next_fire_time(due, due)
+        yield from (due for due in self._by_the_wall(moment) if due > moment)
 
     def latest(self, since: datetime, now: datetime) -> datetime | None:
         """The last time (UTC) that was due after `since` and until `now`, or None."""

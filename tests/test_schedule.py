@@ -131,6 +131,26 @@ def test_the_time_of_a_start_counts_as_due_from_it_on() -> None:
     assert trigger.get_next_fire_time(due, due) == due + timedelta(hours=23)
 
 
+@pytest.mark.parametrize("timezone", ZONES)
+def test_every_hour_of_a_weekday_is_due_also_on_the_days_after_a_clock_change(
+    timezone: str,
+) -> None:
+    zone, start = ZoneInfo(timezone), datetime(2026, 1, 1, tzinfo=UTC)
+    hourly = itertools.takewhile(
+        lambda due: due.year == 2026, Trigger("0 * * * *", timezone).after(start)
+    )
+    due: dict[int, list[datetime]] = {day: [] for day in range(7)}
+    for moment in hourly:
+        due[moment.astimezone(zone).isoweekday() % 7].append(moment)
+    for day, wanted in due.items():
+        after = Trigger(f"0 * * * {day}", timezone).after(start)
+        assert list(itertools.takewhile(lambda due: due.year == 2026, after)) == wanted
+    gaps = {b - a for a, b in itertools.pairwise(sorted(itertools.chain(*due.values())))}
+    if timezone == "Australia/Lord_Howe":
+        gaps -= {timedelta(minutes=30), timedelta(minutes=90)}  # it changes by half an hour
+    assert gaps == {timedelta(hours=1)}
+
+
 def test_weekdays_count_from_sunday_as_in_crontab() -> None:
     assert times("0 6 * * 0", "2026-03-03T00:00", 1) == ["08 06:00 +0100"]
     assert times("0 6 * * 7", "2026-03-03T00:00", 1) == ["08 06:00 +0100"]

@@ -1,8 +1,8 @@
 """One frozen settings object: defaults, then `aegis.toml`, then `AEGIS_*` variables.
 
 Read once by the command line or at the top of a notebook and passed down; nothing else reads the
-environment, except for what `resolved` looks up. Relative paths count from `home`, never from the
-caller's folder.
+environment, except for what `secret` looks up. Relative paths count from `home`, never from the
+caller's folder; `aegis.toml` is that of `home`, or without one there that of the checkout.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -31,7 +32,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from aegis_core.errors import InputError
+from aegis_core.errors import InputError, did_you_mean
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SECRET: Final = "env:"
@@ -203,7 +204,21 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Where settings come from, what goes before first."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        home = (env_settings() | init_settings()).get("home")
+        file = TomlConfigSettingsSource(settings_cls, settings_file(home))
+        return init_settings, env_settings, file
+
+
+def settings_file(home: object = None) -> Path:
+    """The `aegis.toml` that is read: that of `home` where there is one, else the checkout's.
+
+    Parameters
+    ----------
+    home : the folder that was named, by an argument or by AEGIS_HOME; None: none was.
+    """
+    usual = Path(str(Settings.model_config["toml_file"]))
+    own = Path(str(home)).expanduser() / usual.name if home else usual
+    return own if own.exists() else usual
 
 
 def secret(reference: str) -> str:
@@ -243,12 +258,24 @@ def load(**overrides: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as e:
-        # what stands in a rule of notification may be a password
-        problems = "; ".join(
-            f"{'.'.join(map(str, d['loc'])) or 'aegis.toml'}: {d['msg']}"
-            + ("" if d["loc"][:1] in ((), ("notify",)) else f" (got {d['input']!r})")
-            for d in e.errors()
-        )
+        problems = "; ".join(map(_problem, e.errors()))
         raise InputError(f"The settings are not usable: {problems}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as e:
-        raise InputError(f"aegis.toml cannot be read: {e}. Mend it or move it away.") from None
+        file = settings_file(given.get("home") or os.environ.get("AEGIS_HOME"))
+        raise InputError(f"{file} cannot be read: {e}. Mend it or move it away.") from None
+
+
+def _problem(found: ErrorDetails) -> str:
+    """What is wrong with a setting, in words."""
+    place, wrong = found["loc"], found["msg"]
+    if found["type"] == "extra_forbidden":
+        tables: dict[str, type[BaseModel]] = {"schedule": Entry, "notify": NotifyRule}
+        known = tables.get(str(place[0]), Settings).model_fields
+        wrong = "there is no such setting." + did_you_mean(str(place[-1]), known)
+        return f"{'.'.join(map(str, place))}: {wrong}".rstrip(".")
+    if found["type"] == "tuple_type":
+        wrong = 'write a list, such as ["run", "drift"]'
+    # what stands in a rule of notification may be a password
+    hidden = place[:1] in ((), ("notify",))
+    told = "" if hidden else f" (got {found['input']!r})"
+    return f"{'.'.join(map(str, place)) or 'aegis.toml'}: {wrong}{told}"

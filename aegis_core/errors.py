@@ -10,6 +10,7 @@ AegisError
 ├── NotReady            an earlier step is missing (no transactions, no champion)
 ├── RunBusy             the same notebook is already running on this database
 ├── RunFailed           a notebook run ended with an error
+│   └── RunRefused      what it was given, or what is there, cannot be used
 ├── NotVerifiable       what a run saw is not there any more
 └── ServerFailed        the dashboard's server did not start, or ended by itself
 
@@ -67,6 +68,12 @@ class RunFailed(AegisError):
     """A notebook run ended with an error; the executed notebook shows the cell."""
 
     exit_code = 1
+
+
+class RunRefused(RunFailed):
+    """A run's parameters or data cannot be used: another attempt would end the same."""
+
+    exit_code = 2
 
 
 class NotVerifiable(AegisError):

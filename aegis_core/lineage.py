@@ -8,6 +8,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import aegis_core
@@ -187,7 +188,10 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     if run["error"]:
         yield f"  error   {run['error']}"
     yield f"notebook  {run['notebook']}, hash {run['notebook_hash'] or 'not recorded'}"
-    yield f"  report  {run['report_path'] or 'none'}"
+    report = run["report_path"]
+    yield f"  report  {report or 'none'}" + (
+        ", cleared away since" if report and not Path(report).exists() else ""
+    )
     yield "  given   " + (", ".join(f"{k}={v}" for k, v in run["parameters"].items()) or "nothing")
     yield f"code      {run['code_version']}, packages {run['lock_hash'] or 'not recorded'}"
     yield f"  seed    {'not recorded' if run['seed'] is None else run['seed']}"

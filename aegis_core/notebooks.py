@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final, NamedTuple, Protocol
 
 from aegis_core import errors
 from aegis_core.config import CHECKOUT, Settings
-from aegis_core.errors import AegisError, InputError, did_you_mean
+from aegis_core.errors import AegisError, InputError, NotReady, StoreVersion, did_you_mean
 
 FOLDER: Final = CHECKOUT / "notebooks"
 NOTEBOOKS: Final = {
@@ -36,11 +36,18 @@ OWN: Final = ("db", "run_id")
 
 _ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _TRUTH: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_EXPECTED: Final = {
-    name
-    for name, value in vars(errors).items()
-    if isinstance(value, type) and issubclass(value, AegisError)
-}
+
+
+def _names(*kinds: type[AegisError]) -> frozenset[str]:
+    return frozenset(
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, kinds)
+    )
+
+
+_EXPECTED: Final = _names(AegisError)
+_FINAL: Final = _names(InputError, NotReady, StoreVersion)
 
 
 def parameters_of(name: str) -> dict[str, dict[str, str]]:
@@ -190,8 +197,16 @@ def execute(
         )
 
 
-def explain(e: Exception, timeout_s: float | None) -> tuple[str, str]:
-    """Where a run failed, and why as one sentence."""
+class Failure(NamedTuple):
+    """Where a run failed, why as one sentence, and whether a further attempt would fail as well."""
+
+    where: str
+    error: str
+    final: bool = False
+
+
+def explain(e: Exception, timeout_s: float | None) -> Failure:
+    """What made a run fail."""
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import PapermillExecutionError
 
@@ -199,12 +214,14 @@ def explain(e: Exception, timeout_s: float | None) -> tuple[str, str]:
         told = " ".join(_ANSI.sub("", str(e.evalue)).split())
         if e.ename not in _EXPECTED:
             told = f"{e.ename}: {told}"
-        return f" in cell In [{e.exec_count}]", _sentence(told)
+        return Failure(f" in cell In [{e.exec_count}]", _sentence(told), e.ename in _FINAL)
     if isinstance(e, CellTimeoutError):
-        return "", f"It took longer than the {timeout_s:g} s it was given."
+        return Failure("", f"It took longer than the {timeout_s:g} s it was given.")
     if isinstance(e, DeadKernelError):
-        return "", "The Python process died; the machine may be out of memory (see kernel.log)."
-    return "", _sentence(f"{type(e).__name__}: {_ANSI.sub('', str(e)).strip()}")
+        return Failure(
+            "", "The Python process died; the machine may be out of memory (see kernel.log)."
+        )
+    return Failure("", _sentence(f"{type(e).__name__}: {_ANSI.sub('', str(e)).strip()}"))
 
 
 def _sentence(text: str) -> str:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from aegis_core import ledger, lineage, notebooks, reports
 from aegis_core.config import SECRET, Settings, secret
-from aegis_core.errors import InputError, RunBusy, RunFailed
+from aegis_core.errors import InputError, RunBusy, RunFailed, RunRefused
 from aegis_core.ledger import Due, Row
 from aegis_core.lineage import Seen
 from aegis_core.notebooks import NOTEBOOKS, check_parameters, inspect
@@ -99,15 +99,16 @@ def run_notebook(
         The same notebook is running on the same database.
     RunFailed
         A cell raised, the kernel died, time ran out or the report could not be written; ledger and
-        report say which.
+        report say which. `RunRefused`, after the first attempt, where another would fail as well.
     KeyboardInterrupt
         Ctrl-C or SIGTERM; the ledger says `interrupted`.
     """
     values = check_parameters(name, parameters)
-    if on_overlap not in ON_OVERLAP or retries < 0 or backoff_s < 0:
+    lasts = timeout_s is None or 0 < timeout_s < float("inf")
+    if on_overlap not in ON_OVERLAP or retries < 0 or backoff_s < 0 or not lasts:
         raise InputError(
             f"on_overlap is one of {', '.join(ON_OVERLAP)}, not {on_overlap!r}; retries and "
-            "backoff are not negative."
+            "backoff are not negative; a timeout is a number of seconds above 0, or left out."
         )
     redactor = Redactor(secrets_of(values) | _secrets_of_the_house(settings))
     store = connect(settings.db)
@@ -257,8 +258,8 @@ def _attempts(
     while True:
         try:
             return _run(work, row)
-        except RunFailed:
-            if row.attempt > retries:
+        except RunFailed as e:
+            if row.attempt > retries or isinstance(e, RunRefused):
                 raise
             time.sleep(min(LONGEST_BACKOFF_S, backoff_s * 2.0 ** (row.attempt - 1)))
         row = work.row(due, attempt=row.attempt + 1, retry_of=row.run_id)
@@ -293,10 +294,11 @@ def _run(work: _Work, row: Row) -> RunResult:
         ending.close(progress, "interrupted", "Stopped from outside.")
         raise
     except Exception as e:  # whatever ends a run belongs in the ledger
-        where, error = notebooks.explain(e, work.timeout_s)
-        last = ending.close(progress, "failed", work.redactor.text(error))
-        raise RunFailed(
-            f"{work.name} failed{where}: {last.error} Executed notebook: {executed}"
+        failure = notebooks.explain(e, work.timeout_s)
+        last = ending.close(progress, "failed", work.redactor.text(failure.error))
+        kind = RunRefused if failure.final else RunFailed
+        raise kind(
+            f"{work.name} failed{failure.where}: {last.error} Executed notebook: {executed}"
         ) from None
     last = ending.close(progress, "done")
     if last.status == "interrupted":

@@ -146,6 +146,7 @@ def verify(
             ledger.update(store, last)
             folder.mkdir(parents=True, exist_ok=True)
             ledger.keep(folder, last)
+            reports.clear(settings.reports, settings.keep_runs, settings.keep_days)
             reports.write_index(settings.reports)
 
 

@@ -168,6 +168,38 @@ def test_a_value_out_of_range_is_named(name: str, value: object) -> None:
     assert repr(value) in str(e.value)
 
 
+def test_a_home_s_own_file_goes_before_the_checkout_s(
+    toml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toml.write_text("seed = 1\n")
+    home = tmp_path / "home"
+    home.mkdir()
+    assert load(home=home).seed == 1
+    (home / "aegis.toml").write_text("seed = 2\n[schedule.n]\ncron = '0 1 * * *'\nverify='train'")
+    assert load(home=home).seed == 2
+    assert load().seed == 1
+    monkeypatch.setenv("AEGIS_HOME", str(home))
+    assert load().seed == 2
+    assert list(load().schedule) == ["n"]
+    (home / "aegis.toml").write_text("seed = ")
+    with pytest.raises(InputError, match=re.escape(str(home / "aegis.toml"))):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("kep_days = 3", "kep_days: there is no such setting. Did you mean keep_days?"),
+        ("[schedule.a]\nnotebok='x'\ncron=''", "schedule.a.notebok: there is no such setting. Did"),
+        ("[[notify]]\nname='a'\nwhat='run'\nto=['env:X']", 'what: write a list, such as ["run"'),
+    ],
+)
+def test_a_slip_in_the_file_gets_a_word_of_help(toml: Path, text: str, told: str) -> None:
+    toml.write_text(text)
+    with pytest.raises(InputError, match=re.escape(told)):
+        load()
+
+
 def test_an_unknown_name_is_named(toml: Path) -> None:
     with pytest.raises(InputError, match="alert_bugdet"):
         load(alert_bugdet=0.1)

@@ -224,8 +224,13 @@ def chromium() -> dict[str, Any]:
 
 
 def test_an_error_on_purpose_is_told_as_its_sentence(settings: config.Settings) -> None:
+    before = connect(settings.db).rows("SELECT count(*) AS n FROM runs")[0]["n"]
     with pytest.raises(RunFailed) as failure:
-        runs.run_notebook("generate", {"how": "expected"}, settings, progress=False)
+        runs.run_notebook(
+            "generate", {"how": "expected"}, settings, progress=False, retries=2, backoff_s=0
+        )
+    after = connect(settings.db).rows("SELECT count(*) AS n FROM runs")[0]["n"]
+    assert after == before + 1, "what cannot be used is not tried again"
     entry = row(settings)
     folder = settings.reports / entry["run_id"]
     assert entry["status"] == "failed"
@@ -234,7 +239,7 @@ def test_an_error_on_purpose_is_told_as_its_sentence(settings: config.Settings) 
         "generate failed in cell In [5]: There is no champion. Train one first. "
         f"Executed notebook: {folder / '01_generate.ipynb'}"
     )
-    assert failure.value.exit_code == 1
+    assert failure.value.exit_code == 2
     assert entry["cells_done"] == entry["cells_total"] - 1
     assert "4711" in (folder / "run.json").read_text()
     assert "There is no champion" in (folder / "report.html").read_text()

@@ -67,8 +67,9 @@ def run(
 ) -> None:
     """Run a notebook through papermill; its report goes under reports/.
 
-    Exit codes: 0 done or skipped, 1 failed, 2 what was given cannot be used,
-    3 the same notebook is running, 130 stopped by Ctrl-C or SIGTERM.
+    Exit codes: 0 done or skipped, 1 failed, 2 what was given or is there cannot
+    be used (and is not tried again), 3 the same notebook is running, 130 stopped
+    by Ctrl-C or SIGTERM.
 
     A secret is given as env:NAME, never as its value.
     """

@@ -6,7 +6,8 @@ Makes a scratch home (generated history, trained forest), starts `aegis serve` a
 - single payments by wrk on 1, 8 and 64 connections; the same against a server that answers a
   constant, which shows what HTTP and the generator cost by themselves;
 - batches of 10,000, NDJSON and JSON array, on 2 connections, bodies made before the clock starts;
-- single payments alone, and beside ten dashboards and an analyst (`readers.py`);
+- single payments alone, and beside ten dashboards and an analyst (`readers.py`), or a notifier
+  whose webhook takes every message and never answers;
 - the service ended, killed and started again; the disk under it;
 - the embedded stream, without a service: `Stream.take` with a commit each.
 
@@ -23,10 +24,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -48,7 +50,7 @@ CONNECTIONS = (1, 8, 64)
 BATCH_ROWS = 10_000
 EMBEDDED_ROWS = 10_000
 WARM_S = 2
-PARTS = ("single", "batch", "readers", "restart", "embedded")
+PARTS = ("single", "batch", "readers", "notifier", "restart", "embedded")
 EXAMPLES = """
 examples:
   python benchmarks/live.py --json live.json
@@ -256,6 +258,55 @@ def readers(bench: Bench) -> Iterator[dict[str, Any]]:
             found[name] = json.loads(said)[name]
 
 
+@contextmanager
+def notifier(bench: Bench) -> Iterator[dict[str, Any]]:
+    """`aegis notify run` that tells of every alert; its webhook hangs.
+
+    The dictionary tells afterwards how many messages waited.
+    """
+    found: dict[str, Any] = {}
+    rules = bench.home.folder / "aegis.toml"
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        target = f"json://127.0.0.1:{hanging.getsockname()[1]}"
+        rule = f'name = "hangs"\nwhat = ["verdict"]\nto = ["{target}"]\nfrom_risk = 0.0\n'
+        rules.write_text(f"[[notify]]\n{rule}", "utf-8")
+        command = [sys.executable, "-m", "aegis_core.cli", "notify", "run", "--every", "1"]
+        one = subprocess.Popen(
+            command, env={**os.environ, **bench.home.environment}, start_new_session=True,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            _until(lambda: _rows(bench.home, "notify_cursors"), "The notifier did not begin.")
+            bench.single("Aegis", 8, WARM_S)  # alerts to tell of
+            _until(lambda: _rows(bench.home, "notifications"), "It heard of no alert.")
+            yield found
+            found["messages"] = {"answers": _rows(bench.home, "notifications")}
+        finally:
+            one.kill()
+            one.wait()
+            rules.unlink()
+
+
+def _rows(home: Home, table: str) -> int:
+    """How many rows a table has."""
+    return int(home.store().rows(f"SELECT count(*) AS n FROM {table}")[0]["n"])
+
+
+def _until(there: Callable[[], int], why: str) -> None:
+    """Wait for something.
+
+    Raises
+    ------
+    Failed
+        It did not come; `why` says what did not.
+    """
+    until = time.monotonic() + 30
+    while not there():
+        if time.monotonic() > until:
+            raise Failed(f"{why} See above.")
+        time.sleep(0.2)
+
+
 def large_log(folder: Path, n_transactions: int, model: Home) -> Home:
     """A home with a long history that was all decided, judged by the champion of another home."""
     home = servers.make_home(folder, n_transactions, trained=False)
@@ -289,15 +340,17 @@ def measure(bench: Bench) -> None:
             for kind in load.MIME:
                 say(f"repeat {repeat + 1}: batches, {kind}")
                 bench.keep(f"batch {kind}", "Aegis", repeat, bench.batch(kind))
-        if "readers" in wanted:
-            say(f"repeat {repeat + 1}: alone, and with readers")
+        for name, company in (("readers", readers), ("notifier", notifier)):
+            if name not in wanted:
+                continue
+            say(f"repeat {repeat + 1}: alone, and with {name}")
             alone = bench.single("Aegis", 8, given.seconds)
-            bench.keep("alone", "Aegis", repeat, alone)
-            with readers(bench) as people:
+            bench.keep(f"without {name}", "Aegis", repeat, alone)
+            with company(bench) as told:
                 beside = bench.single("Aegis", 8, given.seconds)
             both = beside["p99_ms"], alone["p99_ms"]
             ratio = {"p99_ratio": both[0] / both[1] if None not in both else None}
-            bench.keep("with readers", "Aegis", repeat, beside | ratio | people)
+            bench.keep(f"with {name}", "Aegis", repeat, beside | ratio | told)
     if "restart" in wanted:
         say("starting the service again")
         bench.restarts()

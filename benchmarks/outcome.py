@@ -55,6 +55,7 @@ ASKED: Final = (
     Asked("batch ndjson", "rate", False, 60_000, "≥ 60,000/s"),
     Asked("batch json", "rate", False, 60_000, "≥ 60,000/s"),
     Asked("with readers", "p99_ratio", True, 2, "p99 ≤ 2 × alone"),
+    Asked("with notifier", "p99_ratio", True, 1.25, "p99 ≤ 1.25 × alone"),
     Asked("embedded", "rate", False, 150_000, "≥ 150,000/s"),
     Asked("large log: ready after an end", "ready_s", True, 10, "≤ 10 s at 10 million", 10**7),
     Asked("large log: ready after kill -9", "ready_s", True, 10, "≤ 10 s at 10 million", 10**7),
@@ -221,6 +222,8 @@ def _people(record: Record) -> list[str]:
                 f"Beside the load {who} got {got['answers']:,} answers, p50 "
                 f"{number(got['p50_ms'])} ms, p99 {number(got['p99_ms'])} ms{errors}."
             )
+    if (messages := record.get("messages")) is not None:
+        lines.append(f"Beside the load {messages['answers']:,} messages waited for the webhook.")
     return lines
 
 

@@ -7,7 +7,8 @@ database (`client.Desk`). Nothing is done for somebody who has no name. An excep
 sentence on the page; a traceback never gets there.
 
 The kernel imports neither pandas nor plotly.py as long as a service runs: what needs them is
-asked of it. Without Voilà the same page runs in JupyterLab; `report` tells the queue for papermill.
+asked of it. Without Voilà the same page runs in JupyterLab; `board.report` tells the queue for
+papermill.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Final
 import anywidget
 import traitlets
 
-from aegis_core import caseload, lineage, workload
+from aegis_core import caseload
 from aegis_core.board import launcher
 from aegis_core.board.assets import ASSETS
 from aegis_core.board.customer import page
@@ -362,7 +363,7 @@ def show(
     run_id: str = "",
     now: str = "",
 ) -> Page | None:
-    """What `notebooks/05_review.ipynb` shows: the page, or else `report`.
+    """What `notebooks/05_review.ipynb` shows: the page, or else a report of the queue.
 
     Parameters
     ----------
@@ -380,9 +381,10 @@ def show(
             moment = dt.datetime.fromisoformat(now) if now else None
         except ValueError:
             raise InputError(f"now must be a time such as 2026-04-01T08:00, not {now!r}.") from None
+        from aegis_core.board.report import queue
         from aegis_core.runs import record_data
 
-        record_data(store, run_id, report(store, now=moment))
+        record_data(store, run_id, queue(store, now=moment))
         return None
     from aegis_core.dashboard import _end_this_kernel, _keep_tracebacks_from_the_page
 
@@ -412,43 +414,3 @@ def served_page(settings: Settings, analyst: str = "") -> launcher.Page:
     who = analyst or settings.analyst
     named_ = {"AEGIS_ANALYST": named(who)} if who else {}
     return launcher.Page("Review", NOTEBOOK, token, named_)
-
-
-def report(store: Store, most: int = 10, *, now: dt.datetime | None = None) -> lineage.Seen:
-    """Display the queue of one moment for papermill: numbers, the first cases, one of them.
-
-    Widgets would make the report fetch their code from a CDN.
-
-    Parameters
-    ----------
-    now : what claims, ages and today's answers are reckoned from (UTC); None: the moment of asking.
-
-    Returns
-    -------
-    What was there.
-    """
-    import pandas as pd
-    from IPython.display import display
-
-    from aegis_core import figures
-
-    with store.snapshot() as session:
-        saw = lineage.seen(session)
-        moment = now or saw.seen_at
-        found = caseload.queue(session, limit=most, now=moment)
-        numbers = workload.statistics(session, now=moment)
-        verdicts = []
-        if found.cases:
-            case = caseload.inside(session, found.cases[0]["case_id"])
-            riskiest = max(case, key=lambda row: row["risk"])
-            verdicts = session.rows("SELECT * FROM verdicts WHERE seq = ?", [riskiest["seq"]])
-    print("This is the queue as it was when the report was made; nothing can be answered here.")
-    print(*workload.spoken(found, numbers), sep="\n")
-    if not verdicts:
-        return saw
-    columns = ["customer_id", "waiting", "amount", "risk", "first_ts", "why"]
-    table = pd.DataFrame(found.cases)[columns].round({"amount": 2, "risk": 2})
-    display(table)  # type: ignore[no-untyped-call]
-    display(figures.contributions(verdicts))  # type: ignore[no-untyped-call]
-    print(*(reason["text"] for reason in verdicts[0]["reasons"]), sep="\n")
-    return saw

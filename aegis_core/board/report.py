@@ -1,28 +1,28 @@
-"""The board of one moment, without widgets: for papermill, and for whoever reads its report."""
+"""The board and the queue of one moment: for papermill, and for whoever reads its report.
+
+Neither has widgets, which would make the report fetch their code from a CDN.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from aegis_core import figures
-from aegis_core.board import pictures
+from aegis_core import caseload, figures, lineage, workload
+from aegis_core.board import origins, pictures
 from aegis_core.board.feed import Feed
 from aegis_core.board.filters import Filters
 from aegis_core.board.log import COLUMNS, rows
-from aegis_core.board.origins import lineage
 from aegis_core.board.tiles import next_steps, proof, tiles
 from aegis_core.store import Store
 
 
 def report(store: Store) -> None:
-    """Display this moment for papermill: the board's numbers, pictures and newest blocks.
-
-    Widgets would make the report fetch their code from a CDN.
-    """
+    """Display this moment of the board: its numbers, pictures and newest blocks."""
     ever, feed = Filters(period="all"), Feed(store)
     snapshot = feed.read(ever)
     text, steps = next_steps(snapshot)
@@ -31,7 +31,7 @@ def report(store: Store) -> None:
         return
     print(f"As of {snapshot.as_of:%Y-%m-%d %H:%M:%S} UTC.")
     print(*(f"{t['label']}: {t['value']} ({t['note']})" for t in tiles(snapshot, ever)), sep="\n")
-    print(*(" ".join(part) for part in lineage(snapshot)), sep=", ")
+    print(*(" ".join(part) for part in origins.lineage(snapshot)), sep=", ")
     print(proof(snapshot)["text"])
     counts = snapshot.counts
     span = float(counts.start.min()), float(counts.start.max())
@@ -43,3 +43,36 @@ def report(store: Store) -> None:
     newest = np.arange(len(blocks["seq"]))[::-1][:25]
     blocked = pd.DataFrame(rows(blocks, newest), columns=list(columns))
     display(blocked.rename(columns=columns).round(2))  # type: ignore[no-untyped-call]
+
+
+def queue(store: Store, most: int = 10, *, now: dt.datetime | None = None) -> lineage.Seen:
+    """Display the analysts' queue of one moment: numbers, the first cases, one of them.
+
+    Parameters
+    ----------
+    now : what claims, ages and today's answers are reckoned from (UTC); None: the moment of asking.
+
+    Returns
+    -------
+    What was there.
+    """
+    with store.snapshot() as session:
+        saw = lineage.seen(session)
+        moment = now or saw.seen_at
+        found = caseload.queue(session, limit=most, now=moment)
+        numbers = workload.statistics(session, now=moment)
+        verdicts = []
+        if found.cases:
+            case = caseload.inside(session, found.cases[0]["case_id"])
+            riskiest = max(case, key=lambda row: row["risk"])
+            verdicts = session.rows("SELECT * FROM verdicts WHERE seq = ?", [riskiest["seq"]])
+    print("This is the queue as it was when the report was made; nothing can be answered here.")
+    print(*workload.spoken(found, numbers), sep="\n")
+    if not verdicts:
+        return saw
+    columns = ["customer_id", "waiting", "amount", "risk", "first_ts", "why"]
+    table = pd.DataFrame(found.cases)[columns].round({"amount": 2, "risk": 2})
+    display(table)  # type: ignore[no-untyped-call]
+    display(figures.contributions(verdicts))  # type: ignore[no-untyped-call]
+    print(*(reason["text"] for reason in verdicts[0]["reasons"]), sep="\n")
+    return saw

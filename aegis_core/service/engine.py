@@ -139,10 +139,11 @@ class Engine(Stream):
             group["rejected"] = {name: [row[name] for row in refused] for name in refused[0]}
         if group:
             self.journal.append(group)
-        for i, row in enumerate(rows):  # repeats of what came first in this very group
-            if outcomes[i] is None:
-                first = next(k for k in fresh if rows[k]["transaction_id"] == row["transaction_id"])
-                outcomes[i] = _again(row, rows[first], outcomes[first])
+        if None in outcomes:  # repeats of what came first in this very group
+            firsts = {rows[k]["transaction_id"]: k for k in fresh}
+            for i in (i for i, outcome in enumerate(outcomes) if outcome is None):
+                first = firsts[rows[i]["transaction_id"]]
+                outcomes[i] = _again(rows[i], rows[first], outcomes[first])
         return [o for o in outcomes if o is not None]
 
     def check(self) -> None:

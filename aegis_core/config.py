@@ -83,7 +83,7 @@ class NotifyRule(BaseModel):
     quiet: str = Field("", description="Hours without messages, such as 22:00-07:00.")
     zone: str = Field("UTC", description="Time zone of the quiet hours, such as Europe/Berlin.")
     dedupe_hours: float = Field(
-        24, ge=0, le=8_760, description="The same customer, notebook or day again: not told."
+        24, ge=0, le=8_760, description="The same customer, failure or day again: not told."
     )
     at_most_once: bool = Field(
         False, description="Rather lose than repeat what was being sent when the notifier died."

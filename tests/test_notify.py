@@ -25,11 +25,11 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from typer.testing import CliRunner
 
-from aegis_core import config, notify
+from aegis_core import config, ledger, notify
 from aegis_core.cli import app
 from aegis_core.config import NotifyRule, Settings
 from aegis_core.errors import InputError, NotReady, RunBusy, StoreBusy, StoreError
-from aegis_core.notify import Notifier, outbox
+from aegis_core.notify import Notifier, events, outbox
 from aegis_core.notify.events import plain, service_state
 from aegis_core.notify.outbox import is_quiet
 from aegis_core.notify.sending import address_of, send, without_secrets
@@ -89,13 +89,21 @@ class World:
                     [i, f"t{i}", risk, decision, NOON],
                 )
 
-    def ran(self, run_id: str, status: str, notebook: str = "train", error: str = "") -> None:
+    def ran(self, run_id: str, status: str, notebook: str = "train", error: str = "",
+            retry_of: str | None = None, pid: int | None = None) -> None:  # fmt: skip
         with self.store.writing() as session:
             session.execute(
-                "INSERT INTO runs (run_id, notebook, status, started_at, error) "
-                "VALUES (?, ?, ?, ?, ?)",
-                [run_id, notebook, status, NOON, error or None],
+                "INSERT INTO runs (run_id, notebook, status, started_at, error, retry_of, pid) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [run_id, notebook, status, NOON, error or None, retry_of, pid],
             )
+
+    def left(self, run_id: str, name: str) -> Path:
+        """A file that a run left behind."""
+        path = self.settings.reports / run_id / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return path
 
     def rows(self, columns: str = "*") -> list[dict[str, Any]]:
         order = "ORDER BY created_at, event"
@@ -172,14 +180,88 @@ def test_a_history_longer_than_one_look_is_not_told_either(
 def test_a_run_is_told_once_it_failed_and_not_while_it_runs(world: World) -> None:
     world.ran("r1", "running", error="x")
     world.ran("r2", "done")
-    assert world.later() == 0
-    with world.store.writing() as session:
-        session.execute(
-            "UPDATE runs SET status = 'failed', error = 'No champion.', ended_at = ?", [NOON]
-        )
+    report = world.left("r1", "report.html")
+    with ledger.alone(world.store.path, "train"):
+        assert world.later() == 0
+        with world.store.writing() as session:
+            session.execute(
+                "UPDATE runs SET status = 'failed', error = 'No champion.', ended_at = ?", [NOON]
+            )
     assert world.later() == 1
     assert "No champion." in world.sent[0][2]
-    assert str(world.settings.reports / "r1" / "report.html") in world.sent[0][2]
+    assert f"Report: {report}" in world.sent[0][2]
+    assert world.later() == 0
+
+
+def test_a_killed_run_is_told_at_once_and_not_again_when_the_next_closes_its_row(
+    world: World,
+) -> None:
+    world.ran("r1", "running")
+    world.left("r1", "02_train.ipynb")
+    assert world.later() == 1
+    ((_, title, text),) = world.sent
+    assert title == "Aegis: train killed"
+    assert f"Executed notebook: {world.settings.reports / 'r1' / '02_train.ipynb'}" in text
+    assert "report.html" not in text
+    with ledger.alone(world.store.path, "train"):
+        ledger.close_killed(world.store, world.settings.reports, "train")
+    assert world.store.rows("SELECT status FROM runs") == [{"status": "interrupted"}]
+    assert world.later() == 0
+
+
+def test_a_run_that_was_killed_before_the_notifier_looked_is_told_as_killed(world: World) -> None:
+    world.ran("r1", "running")
+    ledger.close_killed(world.store, world.settings.reports, "train")
+    assert world.later() == 1
+    assert world.sent[0][1] == "Aegis: train killed"
+    assert str(world.settings.reports) not in world.sent[0][2], "it left nothing to read"
+
+
+def test_a_run_that_waits_is_told_once_its_process_is_gone(world: World) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    world.ran("r1", "waiting", pid=process.pid)
+    assert world.later() == 0
+    process.kill()
+    process.communicate()
+    assert world.later() == 1
+    assert world.sent[0][1] == "Aegis: train killed"
+
+
+def test_a_run_that_ends_while_the_notifier_looks_was_not_killed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: object) -> None:
+        with world.store.writing() as session:
+            session.execute("UPDATE runs SET status = 'done'")
+
+    world.ran("r1", "running")
+    monkeypatch.setattr(events, "holder", ends)
+    assert world.later() == 0
+
+
+@given(what=["run"])
+def test_only_the_last_of_several_attempts_is_told(world: World) -> None:
+    mine = os.getpid()
+    with ledger.alone(world.store.path, "train"):
+        world.ran("r1", "failed", error="Once.", pid=mine)
+        assert world.later() == 0, "it may be tried again"
+        world.ran("r2", "running", retry_of="r1", pid=mine)
+        assert world.later() == 0
+        with world.store.writing() as session:
+            session.execute(
+                "UPDATE runs SET status = 'failed', error = 'Twice.' WHERE run_id = 'r2'"
+            )
+        world.ran("r3", "failed", error="Long ago.", pid=1)
+        assert world.later() == 1, "whoever else holds the lock tries its own again"
+        assert "Long ago." in world.sent[0][2]
+    assert world.later() == 1
+    assert "Twice." in world.sent[1][2]
+    assert {row["event"] for row in world.rows()} == {"r2", "r3"}
+
+
+def test_an_attempt_whose_next_one_went_well_is_not_told(world: World) -> None:
+    world.ran("r1", "failed")
+    world.ran("r2", "done", retry_of="r1")
     assert world.later() == 0
 
 
@@ -191,9 +273,11 @@ def test_a_drift_alarm_leads_to_the_report_of_its_run(world: World) -> None:
             "'d1', 'Of ' || m FROM (VALUES ('amounts', 0.2), ('volume', 0.3), ('score', 0)) t(m, e)"
         )
     world.ran("d1", "running", "drift")
-    assert world.later() == 0
-    with world.store.writing() as session:
-        session.execute("UPDATE runs SET status = 'done'")
+    world.left("d1", "report.html")
+    with ledger.alone(world.store.path, "drift"):
+        assert world.later() == 0
+        with world.store.writing() as session:
+            session.execute("UPDATE runs SET status = 'done'")
     assert world.later() == 1
     ((_, title, text),) = world.sent
     assert title == "Aegis: drift on 2026-03-01 in volume, amounts"
@@ -298,6 +382,25 @@ def test_the_same_customer_is_told_once_a_day(world: World) -> None:
     world.verdicts(customer="anna")
     assert world.later(hours=5) == 1
     assert world.statuses().count("sent") == 3
+
+
+@given(dedupe_hours=24)
+def test_the_same_failure_is_told_once_a_day_and_another_one_as_well(world: World) -> None:
+    world.ran("r1", "running")
+    assert world.later() == 1
+    for run_id, error in (
+        ("r2", "No space left."),
+        ("r3", "No space left."),
+        ("r4", "No champion."),
+    ):
+        world.ran(run_id, "failed", error=error)
+        world.later(minutes=1)
+    assert [text.splitlines()[1] for _, _, text in world.sent] == [
+        "Killed.",
+        "No space left.",
+        "No champion.",
+    ]
+    assert world.statuses() == ["sent", "sent", "repeat", "sent"]
 
 
 @given(digest_minutes=30)

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import psutil  # type: ignore[import-untyped]
+
 from aegis_core.config import NotifyRule, Settings
+from aegis_core.ledger import holder
+from aegis_core.notebooks import NOTEBOOKS
 from aegis_core.store import Store
 from aegis_core.store.endpoint import files_of, find
 from aegis_core.store.session import Session
@@ -20,8 +24,6 @@ from aegis_core.store.session import Session
 MOST: Final = 500
 """Events that a look brings at most; the next brings the others. The first one has no limit: what
 it finds is old, and what it left would be told as new."""
-FAILED: Final = ("failed", "interrupted", "killed", "timeout")
-"""What the ledger calls a run that did not end well."""
 HEALTH_S: Final = 5.0
 
 _VERDICTS: Final = """
@@ -32,19 +34,22 @@ _VERDICTS: Final = """
     ORDER BY v.seq LIMIT ?
 """
 _RUNS: Final = """
-    SELECT run_id, notebook, status, started_at, ended_at, error FROM runs
-    WHERE status IN ('failed', 'interrupted', 'killed', 'timeout')
+    SELECT run_id, notebook, status, started_at, ended_at, error, pid FROM runs
+    WHERE status IN ('failed', 'interrupted', 'waiting', 'running')
       AND run_id NOT IN (SELECT event FROM notifications WHERE rule = ? AND what = 'run')
-    ORDER BY started_at LIMIT ?
+      AND run_id NOT IN (SELECT retry_of FROM runs WHERE retry_of IS NOT NULL)
+    ORDER BY started_at
 """
+_KILLED: Final = "Killed."
+"""What the ledger calls the error of a run that was killed, once another one finds its row."""
 _DRIFT: Final = """
-    SELECT run_id, day, list(told ORDER BY abs(effect) / high DESC) AS told,
+    SELECT run_id, notebook, day, list(told ORDER BY abs(effect) / high DESC) AS told,
       list(CASE part WHEN '' THEN measure ELSE part || ' evidence' END
         ORDER BY abs(effect) / high DESC) AS measures
     FROM drift JOIN runs USING (run_id)
     WHERE alarm AND status != 'running'
       AND run_id NOT IN (SELECT event FROM notifications WHERE rule = ? AND what = 'drift')
-    GROUP BY run_id, day ORDER BY day, run_id LIMIT ?
+    GROUP BY run_id, notebook, day ORDER BY day, run_id LIMIT ?
 """
 
 
@@ -93,14 +98,14 @@ def look(
         if "verdict" in rule.what:
             found, now["verdict"] = _verdicts(session, rule, positions.get("verdict"))
             events += found
-        if "run" in rule.what:
-            rows = session.rows(_RUNS, [rule.name, MOST if "run" in positions else None])
-            events += [_run(row, settings, rule) for row in rows]
-            now["run"] = "begun"
         if "drift" in rule.what:
             rows = session.rows(_DRIFT, [rule.name, MOST if "drift" in positions else None])
             events += [_drift(row, settings, rule) for row in rows]
             now["drift"] = "begun"
+    if "run" in rule.what:
+        ended = _ended_badly(store, rule)[: MOST if "run" in positions else None]
+        events += [_run(row, settings, rule) for row in ended]
+        now["run"] = "begun"
     return events, now
 
 
@@ -160,29 +165,66 @@ def _verdict(row: Mapping[str, Any]) -> Event:
     return Event("verdict", row["transaction_id"], row["customer_id"], title, "\n".join(lines))
 
 
+def _ended_badly(store: Store, rule: NotifyRule) -> list[dict[str, Any]]:
+    """Runs to tell: those that failed for good, were stopped or were killed.
+
+    A killed run cannot say so: its row goes on saying that it runs, and its lock is free. A failed
+    attempt waits as long as its process holds the lock, since it may be tried again. Whoever ends
+    in order brings the ledger up to date before it lets go of the lock, so that the ledger is asked
+    once more after the lock.
+    """
+    with store.reading() as session:
+        rows = session.rows(_RUNS, [rule.name])
+    held = {name: holder(store.path, name) for name in {row["notebook"] for row in rows}}
+    over = {row["run_id"] for row in rows if _is_over(row, held[row["notebook"]])}
+    if not over:
+        return []
+    with store.reading() as session:
+        rows = [row for row in session.rows(_RUNS, [rule.name]) if row["run_id"] in over]
+    for row in rows:
+        if row["status"] in ("waiting", "running") or row["error"] == _KILLED:
+            row |= {"status": "killed", "error": _KILLED, "ended_at": None}
+    return rows
+
+
+def _is_over(row: Mapping[str, Any], held: str | None) -> bool:
+    """Whether nothing more comes of a run, given who holds the lock of its notebook."""
+    if row["status"] == "waiting":
+        return not (row["pid"] and psutil.pid_exists(row["pid"]))
+    if row["status"] == "running":
+        return held is None
+    return held is None or not held.startswith(f"process {row['pid']},")
+
+
 def _run(row: Mapping[str, Any], settings: Settings, rule: NotifyRule) -> Event:
+    name, status = plain(row["notebook"]), plain(row["status"])
     ended = f"{row['ended_at']:%Y-%m-%d %H:%M}" if row["ended_at"] else "an unknown time"
+    error = plain(row["error"] or "It left no error.", 600)
     lines = [
-        f"The run of {plain(row['notebook'])} from {row['started_at']:%Y-%m-%d %H:%M} UTC ended at "
-        f"{ended}: {plain(row['status'])}.",
-        plain(row["error"] or "It left no error.", 600),
-        f"Report: {_report(settings, rule, row['run_id'])}",
+        f"The run of {name} from {row['started_at']:%Y-%m-%d %H:%M} UTC ended at {ended}: "
+        f"{status}.",
+        error,
+        *_to_read(settings, rule, row),
     ]
-    title = f"Aegis: {plain(row['notebook'])} {plain(row['status'])}"
-    return Event("run", row["run_id"], row["notebook"], title, "\n".join(lines))
+    key = f"{row['notebook']} {status} {error}"
+    return Event("run", row["run_id"], key, f"Aegis: {name} {status}", "\n".join(lines))
 
 
 def _drift(row: Mapping[str, Any], settings: Settings, rule: NotifyRule) -> Event:
     told = [plain(sentence, 800) for sentence in row["told"] if sentence]
     measures = ", ".join(plain(name).replace("_", " ") for name in row["measures"])
     title = f"Aegis: drift on {row['day']:%Y-%m-%d} in {measures}"
-    link = f"Report: {_report(settings, rule, row['run_id'])}"
-    return Event("drift", row["run_id"], f"{row['day']}", title, "\n".join([*told, link]))
+    lines = [*told, *_to_read(settings, rule, row)]
+    return Event("drift", row["run_id"], f"{row['day']}", title, "\n".join(lines))
 
 
-def _report(settings: Settings, rule: NotifyRule, run_id: str) -> str:
-    """Where the report of a run is read."""
-    if rule.link:
-        return f"{rule.link.rstrip('/')}/{run_id}/report.html"
-    path: Path = settings.reports / run_id / "report.html"
-    return str(path)
+def _to_read(settings: Settings, rule: NotifyRule, row: Mapping[str, Any]) -> list[str]:
+    """Where the report of a run is read, or else its executed notebook; nothing without either."""
+    notebook: Path | None = NOTEBOOKS.get(row["notebook"])
+    files = {"Report": "report.html"} | ({"Executed notebook": notebook.name} if notebook else {})
+    for what, file in files.items():
+        path: Path = settings.reports / row["run_id"] / file
+        if path.exists():
+            where = f"{rule.link.rstrip('/')}/{row['run_id']}/{file}" if rule.link else path
+            return [f"{what}: {where}"]
+    return []

@@ -20,6 +20,10 @@ MASK: Final = "•••"
 SHORTEST: Final = 8
 """A shorter secret could not be told from other text."""
 _NAMED_SO: Final = re.compile(r"(^|_)(token|secret|password|passwd|api_?key|credentials?)(_|$)")
+_IN_AN_ADDRESS: Final = re.compile(
+    r"://(?:[^/?#\s]*@"
+    r"|[^/?#\s:@\[]*:(?!\d*(?:[/?#\s]|$))\S*@)"  # a password with / ? # in it: no port, and then @
+)
 
 
 def secrets_of(parameters: Mapping[str, object]) -> dict[str, str]:
@@ -28,8 +32,8 @@ def secrets_of(parameters: Mapping[str, object]) -> dict[str, str]:
     Raises
     ------
     InputError
-        A parameter with the name of a secret holds the secret itself, a variable is not there, or
-        its value is too short to be found again.
+        A parameter with the name of a secret holds the secret itself, an address has a user or a
+        password in it, a variable is not there, or its value is too short to be found again.
 
     >>> secrets_of({"token": "abc"})
     Traceback (most recent call last):
@@ -44,6 +48,13 @@ and in reports. Put it into a variable of the environment and give its name: -p 
                 f"{name} looks like a secret, and parameters are kept in the ledger and in "
                 "reports. Put it into a variable of the environment and give its name: "
                 f"-p {name} env:NAME."
+            )
+        if given and _IN_AN_ADDRESS.search(str(value)):
+            raise InputError(
+                f"{name} is an address with a user or a password in it, and parameters are kept in "
+                "the ledger and in reports. Leave out what stands before the @; where a token is "
+                "needed, put it into a variable of the environment and give its name: "
+                "-p token env:NAME."
             )
     references = {v for v in parameters.values() if isinstance(v, str) and v.startswith(SECRET)}
     found = {reference: secret(reference) for reference in sorted(references)}

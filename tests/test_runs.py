@@ -24,6 +24,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from aegis_core import config, ledger, lineage, notebooks, reports, runs
 from aegis_core.errors import InputError, NotReady, RunBusy, RunFailed
+from aegis_core.redaction import secrets_of
 from aegis_core.schema import MIGRATIONS
 from aegis_core.store import Store, connect
 
@@ -408,6 +409,27 @@ def test_a_wrong_parameter_is_refused_before_anything_starts(
     with pytest.raises(InputError, match=re.escape(message)):
         runs.run_notebook("generate", given, settings)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://user:{}@127.0.0.1:9/", "http://{}@[::1]:9", "http://user:a/{}#@host", "x://:{}@h"],
+)
+def test_an_address_with_a_password_in_it_is_refused_without_telling_it(
+    address: str, tmp_path: Path
+) -> None:
+    settings = config.load(home=tmp_path)
+    with pytest.raises(InputError, match="Leave out what stands before the @") as refused:
+        runs.run_notebook("simulate", {"target": address.format("s3cret")}, settings)
+    assert "s3cret" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:8000/a@b", "http://[::1]:80?to=a@b", "sqlite:///a@b", "a:b@c"]
+)
+def test_an_address_without_one_is_not(address: str) -> None:
+    assert secrets_of({"target": address}) == {}
 
 
 def test_an_unknown_notebook_is_refused_with_the_names_there_are(

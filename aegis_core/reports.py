@@ -135,7 +135,7 @@ def write_whole(path: Path, text: str) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def clear(reports: Path, keep_runs: int, keep_days: float) -> list[str]:
+def clear(reports: Path, keep_runs: int, keep_days: float, spared: str = "") -> list[str]:
     """Remove the folders of older runs; their ids. The ledger keeps its rows.
 
     A folder that cannot be removed, or that another run removes at the same time, is no error: the
@@ -145,12 +145,13 @@ def clear(reports: Path, keep_runs: int, keep_days: float) -> list[str]:
     ----------
     keep_runs : the newest so many stay; 0 for all.
     keep_days : those that started within so many days stay; 0 for all.
+    spared : the run that is being closed, whose report nobody has read; it stays.
     """
     gone = []
     for place, run in enumerate(_noted(reports)):
         age = datetime.now(UTC).replace(tzinfo=None) - datetime.fromisoformat(run["started_at"])
         old = (keep_runs and place >= keep_runs) or (keep_days and age > timedelta(days=keep_days))
-        if old and run["status"] not in ("waiting", "running"):
+        if old and run["folder"] != spared and run["status"] not in ("waiting", "running"):
             shutil.rmtree(reports / run["folder"], ignore_errors=True)
             if not (reports / run["folder"]).exists():
                 gone.append(run["folder"])

@@ -338,7 +338,8 @@ class _Ending:
         try:
             row = self._written(row)
             ledger.keep(self.folder, row, figures)
-            reports.clear(self.folder.parent, work.settings.keep_runs, work.settings.keep_days)
+            keeps = (work.settings.keep_runs, work.settings.keep_days)
+            reports.clear(self.folder.parent, *keeps, spared=row.run_id)
             reports.write_index(self.folder.parent)
         except KeyboardInterrupt:
             row = replace(row, status="interrupted", error="Stopped while the report was written.")

@@ -146,7 +146,8 @@ def verify(
             ledger.update(store, last)
             folder.mkdir(parents=True, exist_ok=True)
             ledger.keep(folder, last)
-            reports.clear(settings.reports, settings.keep_runs, settings.keep_days)
+            keeps = (settings.keep_runs, settings.keep_days)
+            reports.clear(settings.reports, *keeps, spared=row.run_id)
             reports.write_index(settings.reports)
 
 

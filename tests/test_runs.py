@@ -621,6 +621,28 @@ def test_old_reports_are_cleared_away_and_the_ledger_keeps_its_rows(
     assert set(reports.clear(settings.reports, 0, 1e-9)) == set(ids[1:])
 
 
+@pytest.mark.parametrize("keeps", [{"keep_days": 1e-9}, {"keep_runs": 1}], ids=str)
+def test_the_report_of_the_run_that_ends_is_there_to_be_read(
+    keeps: dict[str, Any], tmp_path: Path, quick: Quick
+) -> None:
+    settings = config.load(home=tmp_path, **keeps)
+
+    def long(_: notebooks.Watch) -> None:
+        other = settings.reports / "20990101-000000-train-0000"  # began later and ended before
+        other.mkdir()
+        facts: dict[str, object] = {"run_id": other.name, "notebook": "train", "cells_done": 1}
+        facts |= {
+            "status": "done",
+            "started_at": "2099-01-01",
+            "parameters": "{}",
+            "cells_total": 1,
+        }
+        (other / "run.json").write_text(json.dumps(facts))
+
+    quick.append(long)
+    assert generate(settings).report_path.exists()
+
+
 def test_old_reports_that_cannot_be_removed_spoil_no_run(
     tmp_path: Path, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:

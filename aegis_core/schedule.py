@@ -43,6 +43,8 @@ _END_S: Final = 30.0
 """How long a run may take to end once the service is stopped."""
 RETRY_S: Final = 30.0
 """The first pause after a run that could not even begin; it doubles up to an hour."""
+_OF_A_RUN: Final = ("parameters", "retries", "backoff", "on_overlap")
+"""What an entry that verifies cannot be given."""
 _SETTLED: Final = (0, 2, 4)
 """Exit codes after which the same again would come to the same; see `errors`."""
 
@@ -178,13 +180,24 @@ def check(settings: Settings) -> dict[str, Trigger]:
         try:
             if bool(entry.notebook) == bool(entry.verify):
                 raise InputError("Give either `notebook` or `verify`.")
+            idle = [what for what in _OF_A_RUN if what in entry.model_fields_set]
+            if entry.verify and idle:
+                raise InputError(
+                    f"Take out {', '.join(idle)}: a verification repeats a run once, with the "
+                    "parameters that it had, and waits for another one to end."
+                )
             if notebook not in NOTEBOOKS:
                 raise InputError(
                     f"There is no notebook {notebook!r}; there are {', '.join(NOTEBOOKS)}."
                     + did_you_mean(notebook, NOTEBOOKS)
                 )
             secrets_of(check_parameters(notebook, entry.parameters))
-            found[name] = Trigger(entry.cron, entry.timezone)
+            trigger = found[name] = Trigger(entry.cron, entry.timezone)
+            if next(trigger.after(datetime.now(UTC)), None) is None:
+                raise InputError(
+                    f"{entry.cron!r} is never due: no month that it names has such a day. Write a "
+                    "day that there is."
+                )
         except InputError as e:
             raise InputError(f"[schedule.{name}] in aegis.toml: {e}") from None
     return found
@@ -365,6 +378,10 @@ class Service:
         process.join()
         with self._lock:
             self._running.discard(process)
+        if process.exitcode is not None and process.exitcode < 0:
+            by = f"signal {-process.exitcode} ({signal.strsignal(-process.exitcode)})"
+            told = f"{name}, due {due:%Y-%m-%d %H:%M} UTC: its process was killed by {by}"
+            print(f"{told}.", file=sys.stderr, flush=True)
         return process.exitcode
 
     def _begun(self, name: str, due: datetime) -> bool:
@@ -468,4 +485,6 @@ def _last_runs(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _day(text: str) -> int:
+    if text not in _DAYS and not text.isdigit():
+        raise ValueError(f"{text!r} is no weekday")
     return int(text) if text.isdigit() else _DAYS.index(text)

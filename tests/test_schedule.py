@@ -168,6 +168,8 @@ def test_utc_knows_no_clock_change() -> None:
         ("61 * * * *", "UTC", "no cron expression"),
         ("0 0 1 * 1", "UTC", "two entries"),
         ("0 0 * * 9", "UTC", "no weekday"),
+        ("0 0 * * foo", "UTC", "'foo' is no weekday"),
+        ("0 0 * * mon-foo", "UTC", "'foo' is no weekday"),
         ("", "UTC", "0 fields"),
         ("0 0 * * *", "Europe/Berlinn", "no time zone"),
         ("0 0 * * *", "../etc/passwd", "no time zone"),
@@ -202,6 +204,11 @@ def with_entries(home: Path, **entries: dict[str, Any]) -> config.Settings:
         ({"notebook": "train", "verify": "train"}, "either `notebook` or `verify`"),
         ({"notebook": "train", "parameters": {"days": 3}}, "no parameter 'days'"),
         ({"notebook": "train", "timezone": "Mars"}, "no time zone"),
+        ({"notebook": "train", "cron": "0 0 30 2 *"}, "is never due"),
+        ({"notebook": "train", "cron": "0 0 31 4,6 *"}, "no month that it names has such a day"),
+        ({"verify": "train", "retries": 2, "backoff": 9}, "Take out retries, backoff: a verif"),
+        ({"verify": "train", "on_overlap": "skip"}, "Take out on_overlap"),
+        ({"verify": "train", "parameters": {"seed": 1}}, "Take out parameters"),
     ],
 )
 def test_a_wrong_entry_is_refused_by_its_name(
@@ -318,6 +325,8 @@ def impatient(settings: config.Settings, name: str, due: datetime) -> None:
     notebooks.execute = lambda *_, **__: None
     if (settings.home / "dies").exists():
         os._exit(7)
+    if (settings.home / "killed").exists():
+        notebooks.execute = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     WORK(settings, name, due)
 
 
@@ -357,6 +366,20 @@ def test_a_run_that_could_not_begin_is_owed_and_tried_again(
     (row,) = store.rows("SELECT * FROM runs")
     assert (row["entry"], row["status"]) == ("look", "done")
     assert (row["due_at"].day, row["due_at"].month) == (1, 1)
+    assert service.tick("look") == 0
+
+
+def test_a_run_whose_process_is_killed_is_said_and_not_tried_again(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    settings = with_entries(tmp_path, look={"cron": "0 0 1 1 *", "notebook": "start"})
+    service = schedule.Service(settings, schedule.check(settings))
+    service._done["look"] = datetime.now(UTC) - timedelta(days=366)
+    monkeypatch.setattr(schedule, "_work", impatient)
+    (tmp_path / "killed").touch()
+    assert service.tick("look") == 1
+    assert "UTC: its process was killed by signal 9 (Killed)." in capfd.readouterr().err
     assert service.tick("look") == 0
 
 

@@ -46,9 +46,16 @@ class Proposal:
     why: str | None
     proposed_at: datetime
 
-    def sentences(self) -> list[str]:
-        """What somebody who decides should read."""
-        told = json.loads(self.comparison)
+    def sentences(self, champion: str) -> list[str]:
+        """What somebody who decides should read, given the champion of now."""
+        told, outdated = json.loads(self.comparison), []
+        if champion != self.champion:
+            anew = f" `aegis models propose {self.version}` compares it anew;"
+            outdated = [
+                f"  Outdated: the champion is {champion} by now, so it cannot be approved."
+                f"{anew * (champion != self.version)} `aegis models reject {self.proposal_id}` "
+                "closes it."
+            ]
         why = f" ({self.why})" if self.why else ""
         return [
             f"{self.proposal_id}: {self.version} for {self.champion}, proposed by {self.who} on "
@@ -58,6 +65,7 @@ class Proposal:
                 for name, figures in told["figures"].items()
             ),
             f"  {told['told']}",
+            *outdated,
         ]
 
 

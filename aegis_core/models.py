@@ -334,9 +334,10 @@ def compared(store: Store, challenger: str = "", days: float = 30.0) -> tuple[pd
         {"version": challenger, "days": days},
     )
     if both.empty:
+        none = f"{challenger} scored nothing" if challenger else "No challenger scored anything"
         raise NotReady(
-            f"{challenger or 'No challenger'} scored nothing in shadow yet. Put a model there with "
-            "`aegis models shadow VERSION` and let transactions arrive."
+            f"{none} in shadow yet. Put {'it' if challenger else 'one'} there with "
+            f"`aegis models shadow {challenger or 'VERSION'}` and let transactions arrive."
         )
     fraud = both.is_fraud.to_numpy(bool)
     names = ("champion", "challenger")

@@ -165,6 +165,32 @@ def test_an_approval_is_of_the_comparison_with_the_present_champion(
         approvals.approve(store, settings, first.proposal_id, who="ben")
 
 
+def test_a_proposal_for_the_place_of_a_former_champion_is_shown_as_outdated(
+    store: Store,
+    settings: Settings,
+    versions: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("AEGIS_HOME", str(settings.home))
+    challenger = versions[1]
+    proposal = approvals.propose(store, settings, challenger, who="anna")
+    assert main(["models"]) == 0
+    assert "Outdated" not in capsys.readouterr().out
+    other = train(store, settings, n_trees=10, max_samples=64).version
+    models.promote(store, other, who="eva")
+    assert main(["models"]) == 0
+    told = capsys.readouterr().out
+    assert f"Outdated: the champion is {other} by now, so it cannot be approved." in told
+    assert f"`aegis models propose {challenger}` compares it anew" in told
+    assert f"`aegis models reject {proposal.proposal_id}` closes it." in told
+    assert "propose" not in proposal.sentences(challenger)[-1], "it leads already"
+    anew = approvals.propose(store, settings, challenger, who="anna")
+    assert approvals.open_proposals(store) == [anew]
+    assert main(["models"]) == 0
+    assert "Outdated" not in capsys.readouterr().out
+
+
 def test_a_proposal_is_decided_once(
     store: Store, settings: Settings, versions: tuple[str, str]
 ) -> None:

@@ -383,7 +383,7 @@ def test_the_audit_sample_is_drawn_by_id_and_its_chance_is_kept(
 
 def test_champion_and_challenger_are_compared_on_what_both_scored(taught: Taught) -> None:
     db, settings, learner = taught
-    with pytest.raises(NotReady, match="nothing in shadow"):
+    with pytest.raises(NotReady, match=r"^No challenger scored anything in shadow yet. Put one"):
         models.compared(db)
     rows, labels = arrivals(600)
     stream_ = live.Stream(db, settings)
@@ -399,7 +399,7 @@ def test_champion_and_challenger_are_compared_on_what_both_scored(taught: Taught
     assert (table.caught <= table.alerts).all()
     assert learner in told
     assert "nine of ten" in told
-    with pytest.raises(NotReady, match="other scored nothing"):
+    with pytest.raises(NotReady, match=r"^other scored nothing in shadow yet. Put it there"):
         models.compared(db, "other")
 
 

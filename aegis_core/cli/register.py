@@ -44,7 +44,7 @@ def _models(context: typer.Context, db: Database = None) -> None:
     if context.invoked_subcommand:
         return
     from aegis_core.approvals import open_proposals
-    from aegis_core.models import listed
+    from aegis_core.models import listed, roles
     from aegis_core.store import connect
 
     store = connect(settings_for(db).db)
@@ -59,7 +59,7 @@ def _models(context: typer.Context, db: Database = None) -> None:
     write_table(shown, list(rows.itertuples(index=False, name=None)), 0)
     for proposal in open_proposals(store):
         print("\nproposed ", end="")
-        print(*proposal.sentences(), sep="\n")
+        print(*proposal.sentences(roles(store)[0]), sep="\n")
 
 
 @models_app.command(
@@ -106,7 +106,7 @@ def propose(
 
     settings = settings_for(db or context.obj)
     made = put(connect(settings.db), settings, version, who=named(who), why=why)
-    print(*made.sentences(), sep="\n")
+    print(*made.sentences(made.champion), sep="\n")
     print(f"Somebody else says `aegis models approve {made.proposal_id}`.")
 
 

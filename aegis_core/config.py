@@ -105,6 +105,12 @@ class NotifyRule(BaseModel):
         clock = r"([01]\d|2[0-3]):[0-5]\d"
         if quiet and not re.fullmatch(f"{clock}-{clock}", quiet):
             raise ValueError("write two times of day, such as 22:00-07:00")
+        start, _, end = quiet.partition("-")
+        if quiet and start == end:
+            raise ValueError(
+                "the two times are the same, so that no hour would be quiet; write two that differ, "
+                "such as 22:00-07:00, or leave it out"
+            )
         return quiet
 
     @field_validator("zone", mode="after")

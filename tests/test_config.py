@@ -192,6 +192,10 @@ def test_a_home_s_own_file_goes_before_the_checkout_s(
         ("kep_days = 3", "kep_days: there is no such setting. Did you mean keep_days?"),
         ("[schedule.a]\nnotebok='x'\ncron=''", "schedule.a.notebok: there is no such setting. Did"),
         ("[[notify]]\nname='a'\nwhat='run'\nto=['env:X']", 'what: write a list, such as ["run"'),
+        (
+            "[[notify]]\nname='a'\nwhat=['run']\nto=['env:X']\nquiet='07:00-07:00'",
+            "quiet: Value error, the two times are the same, so that no hour would be quiet",
+        ),
     ],
 )
 def test_a_slip_in_the_file_gets_a_word_of_help(toml: Path, text: str, told: str) -> None:

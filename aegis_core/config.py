@@ -108,8 +108,8 @@ class NotifyRule(BaseModel):
         start, _, end = quiet.partition("-")
         if quiet and start == end:
             raise ValueError(
-                "the two times are the same, so that no hour would be quiet; write two that differ, "
-                "such as 22:00-07:00, or leave it out"
+                "the two times are the same, so that no hour would be quiet; write two that "
+                "differ, such as 22:00-07:00, or leave it out"
             )
         return quiet
 

@@ -194,7 +194,7 @@ def test_a_home_s_own_file_goes_before_the_checkout_s(
         ("[[notify]]\nname='a'\nwhat='run'\nto=['env:X']", 'what: write a list, such as ["run"'),
         (
             "[[notify]]\nname='a'\nwhat=['run']\nto=['env:X']\nquiet='07:00-07:00'",
-            "quiet: Value error, the two times are the same, so that no hour would be quiet",
+            "the two times are the same, so that no hour would be quiet",
         ),
     ],
 )

@@ -21,8 +21,8 @@ import pytest
 
 from aegis_core import config, notebooks, runs, schedule
 from aegis_core.cli import main
+from aegis_core.cron import Trigger
 from aegis_core.errors import InputError
-from aegis_core.schedule import Trigger
 from aegis_core.store import Store, connect
 from aegis_core.synthetic import SyntheticConfig, write_history
 

@@ -143,7 +143,7 @@ def approve(
             session, who, "approve", proposal.version,
             {"proposal_id": proposal_id, "proposed_by": proposal.who, "note": note or None},
         )  # fmt: skip
-        return promote(store, proposal.version, who=who.strip())
+        return promote(store, settings, proposal.version, who=who.strip())
 
 
 def reject(store: Store, proposal_id: str, *, who: str, note: str = "") -> Proposal:

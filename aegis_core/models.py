@@ -195,12 +195,12 @@ def load(source: Store | Session, version: str, settings: Settings) -> ModelVers
 
 def promote(
     store: Store,
+    settings: Settings,
     version: str,
     *,
     who: str,
     role: str = "champion",
     require_approval: bool = False,
-    settings: Settings | None = None,
 ) -> str:
     """Give a registered model a role; what changed, in a sentence.
 
@@ -208,8 +208,8 @@ def promote(
 
     Parameters
     ----------
+    settings : where the model's files are, which are loaded first.
     require_approval : of the settings; a champion is then replaced by `approvals.approve` alone.
-    settings : where the model's files are, which are loaded first; None where the caller did that.
 
     Raises
     ------
@@ -234,7 +234,7 @@ def promote(
             )
         if row["role"] == "champion":
             raise InputError(f"{version} is the champion; promote another one first, or roll back.")
-        if settings and role != "none":
+        if role != "none":
             _must_load(session, version, settings)
         if role == "shadow":
             session.execute(
@@ -252,7 +252,7 @@ def promote(
     return f"{version} ({row['kind']}) is {place} now."
 
 
-def rollback(store: Store, *, who: str, settings: Settings | None = None) -> str:
+def rollback(store: Store, settings: Settings, *, who: str) -> str:
     """Make the model before the present champion the champion again; its version.
 
     Rolling back twice goes back twice, and never forward. It is for an emergency: one person may do
@@ -285,8 +285,7 @@ def rollback(store: Store, *, who: str, settings: Settings | None = None) -> str
         if len(past) < 2:
             raise InputError("There was no champion before the present one.")
         version, at = past[-2], _next(session)
-        if settings:
-            _must_load(session, version, settings)
+        _must_load(session, version, settings)
         session.execute(
             "UPDATE models SET promoted_at = ?, shadow_since = NULL WHERE version = ?",
             [at, version],
@@ -429,7 +428,7 @@ def register(
         audit.record(session, who, "register", folder.name, {"data_hash": row.get("data_hash")})
         if role != "none":
             asked = settings.require_approval
-            promote(store, folder.name, who=who, role=role, require_approval=asked)
+            promote(store, settings, folder.name, who=who, role=role, require_approval=asked)
     return folder.name
 
 

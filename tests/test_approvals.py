@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     some = SyntheticConfig(n_transactions=3_000, n_customers=40, days=10)
     write_history(store, some, progress=False)
     first, _ = (train(store, settings, n_trees=10, max_samples=64, seed=i).version for i in (1, 2))
-    models.promote(store, first, who="train", role="shadow")
+    models.promote(store, settings, first, who="train", role="shadow")
     last = store.rows("SELECT max(ts) AS ts FROM transactions")[0]["ts"]
     rows, labels = next(iter(stream(some, 400, after=last, fraud_multiplier=20)))
     assert len(Stream(store, settings).take(rows, "test", labels)) == N_SCORED
@@ -93,7 +93,7 @@ def test_no_other_way_leads_to_a_new_champion(
     store: Store, settings: Settings, versions: tuple[str, str]
 ) -> None:
     with pytest.raises(InputError, match="aegis models propose"):
-        models.promote(store, versions[1], who="anna", require_approval=True)
+        models.promote(store, settings, versions[1], who="anna", require_approval=True)
     with pytest.raises(InputError, match="require_approval"):
         train(store, settings, role="champion")
     found = models.load(store, versions[1], settings)
@@ -156,11 +156,11 @@ def test_an_approval_is_of_the_comparison_with_the_present_champion(
 ) -> None:
     champion, challenger = versions
     proposal = approvals.propose(store, settings, challenger, who="anna")
-    models.rollback(store, who="eva")  # there was one before: the challenger itself
-    models.promote(store, champion, who="eva")
+    models.rollback(store, settings, who="eva")  # there was one before: the challenger itself
+    models.promote(store, settings, champion, who="eva")
     approvals.reject(store, proposal.proposal_id, who="anna")
     first = approvals.propose(store, settings, challenger, who="anna")
-    models.rollback(store, who="eva")
+    models.rollback(store, settings, who="eva")
     with pytest.raises(NotReady, match="Propose anew"):
         approvals.approve(store, settings, first.proposal_id, who="ben")
 
@@ -178,7 +178,7 @@ def test_a_proposal_for_the_place_of_a_former_champion_is_shown_as_outdated(
     assert main(["models"]) == 0
     assert "Outdated" not in capsys.readouterr().out
     other = train(store, settings, n_trees=10, max_samples=64).version
-    models.promote(store, other, who="eva")
+    models.promote(store, settings, other, who="eva")
     assert main(["models"]) == 0
     told = capsys.readouterr().out
     assert f"Outdated: the champion is {other} by now, so it cannot be approved." in told

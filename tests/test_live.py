@@ -262,13 +262,13 @@ def test_a_promotion_takes_effect_between_two_batches_and_verdicts_replay(taught
     rows, labels = arrivals(400)
     stream_ = live.Stream(db, settings)
     stream_.take(rows.slice(0, 100), "test", labels.slice(0, 100))
-    models.promote(db, learner, who="anna")
+    models.promote(db, settings, learner, who="anna")
     stream_.take(rows.slice(100, 150), "test", labels.slice(100, 150))
     answered = db.rows("SELECT transaction_id FROM verdicts ORDER BY score DESC LIMIT 5")
     for row in answered:
         live.answer(db, row["transaction_id"], "fraud", analyst="anna")
     stream_.take(rows.slice(250, 100), "test", labels.slice(250, 100))
-    models.rollback(db, who="ben")
+    models.rollback(db, settings, who="ben")
     stream_.take(rows.slice(350, 50), "test")
     made_by = db.query("SELECT model_version FROM verdicts ORDER BY seq").model_version
     assert made_by.tolist() == [before] * 100 + [learner] * 250 + [before] * 50
@@ -277,7 +277,7 @@ def test_a_promotion_takes_effect_between_two_batches_and_verdicts_replay(taught
 
 def test_a_stream_that_starts_anew_knows_the_same_answers(taught: Taught) -> None:
     db, settings, learner = taught
-    models.promote(db, learner, who="anna")
+    models.promote(db, settings, learner, who="anna")
     rows, _ = arrivals(90)
     one = live.Stream(db, settings)
     one.take(rows.slice(0, 60), "test")
@@ -292,7 +292,7 @@ def test_an_answer_that_was_taken_back_leaves_no_trace_in_verdicts_and_they_repl
     taught: Taught,
 ) -> None:
     db, settings, learner = taught
-    models.promote(db, learner, who="anna")
+    models.promote(db, settings, learner, who="anna")
     rows, _ = arrivals(90)
     one = live.Stream(db, settings)
     one.take(rows.slice(0, 60), "test")

@@ -148,13 +148,13 @@ def test_promoting_and_rolling_back_name_the_champion(
 ) -> None:
     first, second, third = three
     assert models.roles(db) == (third, ())
-    assert "the champion now" in models.promote(db, first, who="anna")
+    assert "the champion now" in models.promote(db, settings, first, who="anna")
     assert models.champion(db, settings).version == first
-    assert models.rollback(db, who="ben") == third
-    assert models.rollback(db, who="ben") == second  # twice goes back twice
-    assert models.rollback(db, who="ben") == first
+    assert models.rollback(db, settings, who="ben") == third
+    assert models.rollback(db, settings, who="ben") == second  # twice goes back twice
+    assert models.rollback(db, settings, who="ben") == first
     with pytest.raises(InputError, match="no champion before"):
-        models.rollback(db, who="ben")
+        models.rollback(db, settings, who="ben")
     assert models.roles(db) == (first, ())
     log = db.rows("SELECT who, role FROM promotions ORDER BY rowid")
     assert [row["who"] for row in log] == ["train"] * 3 + ["anna"] + ["ben"] * 3
@@ -162,16 +162,16 @@ def test_promoting_and_rolling_back_name_the_champion(
 
 
 def test_a_new_shadow_takes_the_place_of_the_old_one_of_its_kind(
-    db: Store, three: list[str]
+    db: Store, settings: Settings, three: list[str]
 ) -> None:
     first, second, third = three
-    models.promote(db, first, who="anna", role="shadow")
-    models.promote(db, second, who="anna", role="shadow")
+    models.promote(db, settings, first, who="anna", role="shadow")
+    models.promote(db, settings, second, who="anna", role="shadow")
     assert models.roles(db) == (third, (second,))
-    models.promote(db, second, who="anna")
+    models.promote(db, settings, second, who="anna")
     assert models.roles(db) == (second, ())
-    models.promote(db, third, who="anna", role="shadow")
-    models.promote(db, third, who="anna", role="none")
+    models.promote(db, settings, third, who="anna", role="shadow")
+    models.promote(db, settings, third, who="anna", role="none")
     assert models.roles(db) == (second, ())
     assert models.listed(db).set_index("version").role.to_dict() == {
         **{first: "none", third: "none"},
@@ -179,7 +179,7 @@ def test_a_new_shadow_takes_the_place_of_the_old_one_of_its_kind(
     }
 
 
-def test_a_role_that_cannot_be_is_refused(db: Store, three: list[str]) -> None:
+def test_a_role_that_cannot_be_is_refused(db: Store, settings: Settings, three: list[str]) -> None:
     for version, role, told in (
         ("unknown", "champion", "no model"),
         (three[0], "king", "no role"),
@@ -187,12 +187,12 @@ def test_a_role_that_cannot_be_is_refused(db: Store, three: list[str]) -> None:
         (three[2], "none", "another one first"),
     ):
         with pytest.raises(InputError, match=told):
-            models.promote(db, version, who="anna", role=role)
+            models.promote(db, settings, version, who="anna", role=role)
     with pytest.raises(InputError, match="who"):
-        models.promote(db, three[0], who=" ")
+        models.promote(db, settings, three[0], who=" ")
     with pytest.raises(InputError, match="who"):
-        models.rollback(db, who=" ")
-    assert models.promote(db, three[2], who="anna").endswith("already.")
+        models.rollback(db, settings, who=" ")
+    assert models.promote(db, settings, three[2], who="anna").endswith("already.")
     assert models.roles(db) == (three[2], ())
 
 
@@ -203,12 +203,12 @@ def test_a_clock_that_was_turned_back_does_not_keep_a_model_from_its_place(
     with db.writing() as session:  # promoted before the clock was turned back a year
         for table in ("models", "promotions"):
             session.execute(f"UPDATE {table} SET promoted_at = promoted_at + to_years(1)")
-    assert "the champion now" in models.promote(db, first, who="anna")
+    assert "the champion now" in models.promote(db, settings, first, who="anna")
     assert models.roles(db)[0] == first
-    models.promote(db, second, who="anna", role="shadow")
-    assert models.rollback(db, who="ben") == third
+    models.promote(db, settings, second, who="anna", role="shadow")
+    assert models.rollback(db, settings, who="ben") == third
     assert models.roles(db) == (third, (second,))
-    assert models.rollback(db, who="ben") == second
+    assert models.rollback(db, settings, who="ben") == second
     assert models.roles(db) == (second, ())
     latest = train(db, settings, n_trees=10, max_samples=64).version
     assert models.roles(db)[0] == latest
@@ -232,14 +232,14 @@ def test_a_model_whose_files_do_not_load_gets_no_place(
     before = db.rows("SELECT * FROM promotions")
     for role in ("champion", "shadow"):
         with pytest.raises(NotReady, match=f"{three[1]} cannot score, so nothing was changed"):
-            models.promote(db, three[1], who="anna", role=role, settings=settings)
+            models.promote(db, settings, three[1], who="anna", role=role)
     with pytest.raises(NotReady, match="promote another model"):
-        models.rollback(db, who="anna", settings=settings)
+        models.rollback(db, settings, who="anna")
     assert models.roles(db) == (three[2], ())
     assert db.rows("SELECT * FROM promotions") == before
-    assert "steps down" in models.promote(db, three[1], who="anna", role="none", settings=settings)
-    models.promote(db, three[0], who="anna", settings=settings)
-    assert models.rollback(db, who="anna", settings=settings) == three[2]
+    assert "steps down" in models.promote(db, settings, three[1], who="anna", role="none")
+    models.promote(db, settings, three[0], who="anna")
+    assert models.rollback(db, settings, who="anna") == three[2]
 
 
 # ---- a learner
@@ -260,7 +260,7 @@ def test_a_learner_goes_into_shadow_and_a_promoted_one_is_not_replaced_by_a_fore
     assert (learner.window.decision > 0).mean() <= learner.policy.alert_budget
     loaded = models.load(db, learner.version, settings)
     assert type(loaded.model) is type(learner.model)
-    models.promote(db, learner.version, who="anna")
+    models.promote(db, settings, learner.version, who="anna")
     later = train(db, settings)
     assert models.roles(db) == (learner.version, (later.version,))
 

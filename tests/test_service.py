@@ -430,7 +430,7 @@ def test_a_promotion_is_followed_within_a_moment(
 ) -> None:
     before = client.post("/v1/transactions", json=payment()).json()["model_version"]
     other = train(store, settings, n_trees=10, max_samples=32, role="none").version
-    models.promote(store, other, who="anna")
+    models.promote(store, settings, other, who="anna")
     time.sleep(LOOK_S + 2 * EVERY_S)
     after = client.post("/v1/transactions", json=payment(1)).json()["model_version"]
     assert (before == other, after) == (False, other)

@@ -193,7 +193,7 @@ def rollback(context: typer.Context, who: Who = None, db: Database = None) -> No
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
-    version = go_back(connect(settings.db), who=named(who), settings=settings)
+    version = go_back(connect(settings.db), settings, who=named(who))
     print(f"{version} is the champion again.")
 
 
@@ -206,9 +206,7 @@ def _give(
     settings = settings_for(db or context.obj)
     asked = settings.require_approval
     store = connect(settings.db)
-    print(
-        give(store, version, who=named(who), role=role, require_approval=asked, settings=settings)
-    )
+    print(give(store, settings, version, who=named(who), role=role, require_approval=asked))
 
 
 @lists_app.callback(

@@ -17,9 +17,10 @@ from uuid import uuid4
 import pandas as pd
 
 from aegis_core import audit, checksums
+from aegis_core.comparison import compared
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, NotReady, did_you_mean
-from aegis_core.models import compared, load, promote, registered, roles
+from aegis_core.models import load, promote, registered, roles
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
@@ -34,7 +35,7 @@ class Proposal:
     """A model that somebody wants to be the champion, and nobody has decided about yet.
 
     `champion` is the one to be replaced, `files_hash` the checksum of the model's files, and
-    `comparison` JSON: the rows of `models.compared` and its sentence.
+    `comparison` JSON: the rows of `comparison.compared` and its sentence.
     """
 
     proposal_id: str

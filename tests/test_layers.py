@@ -26,6 +26,7 @@ ORDER = (
     *(
         "lineage",
         "models",
+        "comparison",
         "approvals",
         "carried",
         "care",

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from aegis_core import config, lists, live, models, reviews, store
+from aegis_core.comparison import compared
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, NotReady
 from aegis_core.policy import inclusion
@@ -384,23 +385,23 @@ def test_the_audit_sample_is_drawn_by_id_and_its_chance_is_kept(
 def test_champion_and_challenger_are_compared_on_what_both_scored(taught: Taught) -> None:
     db, settings, learner = taught
     with pytest.raises(NotReady, match=r"^No challenger scored anything in shadow yet. Put one"):
-        models.compared(db)
+        compared(db)
     rows, labels = arrivals(600)
     stream_ = live.Stream(db, settings)
     stream_.take(rows, "test")
-    table, told = models.compared(db)
+    table, told = compared(db)
     assert (table.transactions == 600).all()
     assert told.startswith("No fraud is known")
     with db.writing() as session:
         session.append("labels", labels)
-    table, told = models.compared(db, learner)
+    table, told = compared(db, learner)
     assert (table.frauds == labels.to_pandas().is_fraud.sum()).all()
     assert table.average_precision.between(0, 1).all()
     assert (table.caught <= table.alerts).all()
     assert learner in told
     assert "nine of ten" in told
     with pytest.raises(NotReady, match=r"^other scored nothing in shadow yet. Put it there"):
-        models.compared(db, "other")
+        compared(db, "other")
 
 
 def test_answers_of_the_audit_sample_count_for_those_nobody_was_asked_about(

@@ -148,7 +148,7 @@ def compare(
     db: Database = None,
 ) -> None:
     """Compare the champion with a challenger on what both scored live."""
-    from aegis_core.models import compared
+    from aegis_core.comparison import compared
     from aegis_core.store import connect
 
     table, told = compared(connect(settings_for(db or context.obj).db), challenger, days)

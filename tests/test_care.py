@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import resource
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ import pytest
 
 from aegis_core import audit, care, checksums, config, models
 from aegis_core.care import archive as care_archive
+from aegis_core.care.files import scratch
 from aegis_core.cli import main
 from aegis_core.config import Settings
 from aegis_core.errors import AegisError, FileUnreadable, InputError, StoreBusy, StoreError
@@ -30,6 +33,7 @@ from aegis_core.schema import SCHEMA_VERSION, TABLES
 from aegis_core.store import Store, connect
 from aegis_core.store.gate import Limits
 from aegis_core.store.journal import Journal
+from aegis_core.store.session import Session
 from aegis_core.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.training import train
 
@@ -307,6 +311,69 @@ def test_a_backup_that_is_killed_leaves_nothing_under_its_name(
     assert not left_over(tmp_path)
 
 
+def test_a_scratch_folder_is_removed_by_others_only_if_its_process_was_killed(
+    tmp_path: Path,
+) -> None:
+    final = tmp_path / "b.tar"
+    code = (
+        "from aegis_core.care.files import scratch\n"
+        "with scratch(Path(sys.argv[2]), 'It'):\n"
+        "    kill()"
+    )
+    killed(code, tmp_path, final)
+    assert len(left_over(tmp_path)) == 1
+    with scratch(final, "The first") as first:
+        assert left_over(tmp_path) == [first.name]
+        (first / "content").write_text("mine")
+        with scratch(final, "The second") as second:
+            assert second != first
+        assert (first / "content").read_text() == "mine"
+    assert not left_over(tmp_path)
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_two_backups_to_one_file_at_once_are_whole_or_refused(
+    store: Store, settings: Settings, tmp_path: Path, force: bool
+) -> None:
+    file, begun = tmp_path / "b.tar", tmp_path / "begun"
+    code = f"""
+import sys
+from pathlib import Path
+from aegis_core import care, config
+from aegis_core.store import connect
+
+settings = config.load(home=sys.argv[1])
+store, (file, begun) = connect(settings.db), map(Path, sys.argv[2:])
+tell = lambda share: begun.touch()
+care.backup(store, file, settings, who="ben", force={force}, tell=tell)
+"""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def beside(share: float) -> None:
+        if not processes:
+            command = [sys.executable, "-c", code, settings.home, file, begun]
+            processes.append(subprocess.Popen(command, stderr=subprocess.PIPE))
+            while not begun.exists() and processes[0].poll() is None:
+                time.sleep(0.01)
+
+    made, refused = None, ""
+    try:
+        made = care.backup(store, file, settings, who="anna", force=force, tell=beside)
+    except InputError as e:
+        refused = str(e)
+    told = processes[0].communicate(timeout=60)[1].decode()
+    if force:
+        assert (refused, told) == ("", "")
+    else:
+        assert [bool(refused), "InputError" in told].count(True) == 1
+        assert "--force" in refused + told
+    who = [e.who for e in audit.entries(store) if e.action == "backup"]
+    assert sorted(who) == (["anna", "ben"] if force else ["anna" if made else "ben"])
+    done = care.restore(file, settings, to=tmp_path / "new.duckdb", who="eva")
+    assert content(connect(done.path)) == content(store)
+    assert not left_over(tmp_path)
+
+
 def rewritten(archive: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
     """A copy of an archive with other members."""
     with tarfile.open(archive) as tar:
@@ -333,6 +400,19 @@ def lacking(members: dict[str, bytes]) -> None:
 
 def with_more(members: dict[str, bytes]) -> None:
     members["more"] = b"x"
+
+
+def fewer(members: dict[str, bytes]) -> None:
+    """Another database in place of the one that was copied, with the right checksum."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "other.duckdb"
+        path.write_bytes(members["aegis.duckdb"])
+        with connect(path).writing() as session:
+            session.execute("DELETE FROM transactions WHERE seq < 1000")
+        members["aegis.duckdb"] = path.read_bytes()
+    manifest = json.loads(members["manifest.json"])
+    manifest["files"]["aegis.duckdb"] = hashlib.sha256(members["aegis.duckdb"]).hexdigest()
+    members["manifest.json"] = json.dumps(manifest).encode()
 
 
 def outside(members: dict[str, bytes]) -> None:
@@ -363,6 +443,7 @@ def unreadable(members: dict[str, bytes]) -> None:
     [
         (flipped, "another checksum"),
         (lacking, "lacks aegis.duckdb"),
+        (fewer, r"transactions has \d+ rows in it instead of"),
         (with_more, "not of a backup"),
         (outside, "not of a backup"),
         (above, "not of a backup"),
@@ -386,6 +467,26 @@ def test_a_damaged_backup_is_refused_and_nothing_is_touched(
     assert settings.db.read_bytes() == before
     assert not list(settings.home.rglob("*evil*"))
     assert not left_over(settings.db.parent)
+
+
+def test_a_backup_that_does_not_hold_what_was_counted_replaces_nothing(
+    store: Store, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = care.backup(store, tmp_path / "b.tar", settings, who="anna").path
+    before, copied = file.read_bytes(), care_archive._copied
+
+    def emptied(session: Session, path: Path, tell: Callable[[float], object]) -> object:
+        counted = copied(session, path, tell)
+        path.unlink()
+        with connect(path).writing():
+            pass
+        return counted
+
+    monkeypatch.setattr(care_archive, "_copied", emptied)
+    with pytest.raises(FileUnreadable, match="is damaged"):
+        care.backup(store, file, settings, who="anna", force=True)
+    assert file.read_bytes() == before
+    assert not left_over(tmp_path)
 
 
 def test_a_backup_whose_audit_is_broken_is_refused(

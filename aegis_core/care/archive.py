@@ -11,7 +11,6 @@ import glob
 import hashlib
 import io
 import json
-import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -22,14 +21,15 @@ from typing import IO, Any, Final
 
 import aegis_core
 from aegis_core import audit, checksums
-from aegis_core.care.files import BESIDE, apart, aside, free, moment, scratch
+from aegis_core.care.files import apart, aside, free, left_beside, moment, scratch, set_aside
 from aegis_core.config import Settings
 from aegis_core.errors import FileUnreadable, InputError, StoreBusy, StoreError
 from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.store import Store, connect
-from aegis_core.store.connection import quoted
+from aegis_core.store.connection import opened, quoted
 from aegis_core.store.journal import synced
 from aegis_core.store.session import Session
+from aegis_core.store.tables import names
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -154,9 +154,10 @@ def backup(
             for name, path in members.items():
                 tar.add(path, name, recursive=False)
         synced(archive)
-        _unpacked(archive, None)  # a backup that was never read is a hope
+        members[DATABASE].unlink()  # its room is needed
+        _unpacked(archive, folder / "read")  # a backup that was never read is a hope
         archive.chmod(0o600)
-        archive.replace(final)
+        archive.replace(free(final, force=force))  # another one may have come meanwhile
         synced(final.parent)
     made = BackedUp(
         final, final.stat().st_size, rows, present,
@@ -205,7 +206,12 @@ def restore(
     keeps = "--force restores over it and keeps it aside, --to PATH restores elsewhere"
     free(final, force=force, option=keeps)
     now = moment()
-    with scratch(final, "The restored database") as folder, contextlib.ExitStack() as undoing:
+    with (
+        scratch(final, "The restored database") as folder,
+        audit.alone(final, here.wait_s),  # nobody changes what is about to be replaced
+        contextlib.ExitStack() as undoing,
+    ):
+        free(final, force=force, option=keeps)  # another one may have come meanwhile
         manifest = _unpacked(file.expanduser().absolute(), folder)
         copy = connect(folder / DATABASE)
         head = manifest["audit_head"]
@@ -214,7 +220,7 @@ def restore(
         if verified.problem:
             raise StoreError(f"{file} is not restored. {verified.sentence()}")
         kept = aside(final, now) if final.exists() else None
-        left = () if kept else tuple(_left_beside(final, aside(final, now)).values())
+        left = () if kept else tuple(left_beside(final, aside(final, now)).values())
         if kept:
             _settled(here)
         placed = {
@@ -239,11 +245,11 @@ def restore(
             noted = audit.head(session)
         synced(folder / DATABASE)
         usable = _settled(here) if kept else True  # nobody came since
-        _set_aside(final, aside(final, now))
+        set_aside(final, aside(final, now))
         (folder / DATABASE).replace(final)
         undoing.pop_all()
         synced(final.parent)
-    audit.keep_head(final, noted)
+        audit.keep_head(final, noted)
     renamed = tuple(where for version, where in placed.items() if where.name != version)
     return Restored(
         final, manifest["made_at"], manifest["rows"], tuple(placed), kept, usable, left, renamed
@@ -322,8 +328,8 @@ def _look_like(copy: Store, views: list[str]) -> list[str]:
     return []
 
 
-def _unpacked(file: Path, folder: Path | None) -> dict[str, Any]:
-    """The manifest of a backup whose members are all as it says; unpack them into `folder`."""
+def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
+    """The manifest of a backup, unpacked into `folder`, of which all is as the manifest says."""
     if not file.is_file():
         raise FileUnreadable(f"There is no file {file}.")
     try:
@@ -336,14 +342,28 @@ def _unpacked(file: Path, folder: Path | None) -> dict[str, Any]:
                 content = tar.extractfile(member) if member.isreg() else None
                 if content is None or member.name not in missing:
                     raise FileUnreadable(f"{file} holds {member.name!r}, which is not of a backup.")
-                where = folder / member.name if folder else None
-                if _passed_on(content, where) != missing.pop(member.name):
+                if _passed_on(content, folder / member.name) != missing.pop(member.name):
                     raise FileUnreadable(f"{file} is damaged: {member.name} has another checksum.")
     except (tarfile.TarError, EOFError) as e:
         raise FileUnreadable(f"{file} is no backup, or is cut short: {e}.") from None
     if missing:
         raise FileUnreadable(f"{file} is damaged: it lacks {sorted(missing)[0]}.")
+    told, found = manifest["rows"], _counted(folder / DATABASE)
+    for name in sorted(told.keys() | found.keys()):
+        if told.get(name) != found.get(name):
+            raise FileUnreadable(
+                f"{file} is damaged: {name} has {found.get(name, 'no')} rows in it instead of "
+                f"{told.get(name, 'no')}."
+            )
     return manifest
+
+
+def _counted(database: Path) -> dict[str, int]:
+    """The number of rows of each table, of whatever version the database is."""
+    with contextlib.closing(opened(database, read_only=True, wait_s=0)) as connection:
+        session = Session(connection, writable=False)
+        count = "SELECT count(*) AS n FROM "
+        return {name: session.rows(count + quoted(name))[0]["n"] for name in names(session)}
 
 
 def _manifest(file: Path, tar: tarfile.TarFile) -> dict[str, Any]:
@@ -356,6 +376,7 @@ def _manifest(file: Path, tar: tarfile.TarFile) -> dict[str, Any]:
         files, versions = manifest["files"], manifest["models"]
         known = manifest["format"] == FORMAT and manifest["schema_version"] <= SCHEMA_VERSION
         sound = all(_is_ours(name, versions) for name in files) and DATABASE in files
+        sound &= isinstance(manifest["rows"], dict)
         sound &= all(_is_ours(f"models/{version}/file", versions) for version in versions)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FileUnreadable(f"{file} is damaged: its {MANIFEST} cannot be read.") from None
@@ -380,12 +401,11 @@ def _is_ours(name: str, versions: list[str]) -> bool:
     )
 
 
-def _passed_on(content: IO[bytes], where: Path | None) -> str:
+def _passed_on(content: IO[bytes], where: Path) -> str:
     """The checksum of a member, written to a file on the way."""
     digest = hashlib.sha256()
-    if where is not None:
-        where.parent.mkdir(parents=True, exist_ok=True)
-    with open(where or os.devnull, "wb") as out:
+    where.parent.mkdir(parents=True, exist_ok=True)
+    with where.open("wb") as out:
         while part := content.read(_BYTES):
             digest.update(part)
             out.write(part)
@@ -399,15 +419,9 @@ def _placed(unpacked: Path, wanted: Path, now: str, undoing: contextlib.ExitStac
         if there.exists() and checksums.of_folder(there) == checksums.of_folder(unpacked):
             return there
     final = wanted.with_name(f"{wanted.name}.restored-{now}") if wanted.exists() else wanted
-    final.parent.mkdir(parents=True, exist_ok=True)
-    new = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        shutil.copytree(unpacked, new)
-    except OSError:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    new.rename(final)
+    with scratch(final, "The model") as folder:
+        shutil.copytree(unpacked, folder / final.name)
+        (folder / final.name).rename(final)
     undoing.callback(shutil.rmtree, final, ignore_errors=True)
     return final
 
@@ -427,24 +441,3 @@ def _settled(here: Store) -> bool:
         raise
     except (StoreError, InputError):
         return False
-
-
-def _left_beside(here: Path, kept: Path) -> dict[Path, Path]:
-    """What lies beside a database, and the names under which that is kept."""
-    names = ((p.with_name(p.name + ending) for p in (here, kept)) for ending in BESIDE)
-    return {path: name for path, name in names if path.exists()}
-
-
-def _set_aside(here: Path, kept: Path) -> None:
-    """Give the database another name as well, and what lies beside it only that.
-
-    Also where the database is gone: what it left would be taken for the restored one's.
-    """
-    for path, name in _left_beside(here, kept).items():
-        path.rename(name)
-    if not here.exists():
-        return
-    try:
-        os.link(here, kept)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(here, kept)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +18,7 @@ from aegis_core.errors import AegisError, InputError, StoreError
 
 BESIDE: Final = (".wal", ".state", ".journal", ".audit-head")
 """What belongs to a database and lies beside it."""
+_LOCK: Final = ".lock"
 _OF_A_SERVICE: Final = (".endpoint", ".readers", ".token")
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SIGNS_OF_FULL: Final = ("No space left", "quota exceeded", "File too large", "enough disk space")
@@ -21,7 +26,7 @@ _SIGNS_OF_FULL: Final = ("No space left", "quota exceeded", "File too large", "e
 
 @contextlib.contextmanager
 def scratch(final: Path, doing: str) -> Iterator[Path]:
-    """A folder beside `final` to make it in, removed at the end of the block.
+    """A folder of one's own beside `final` to make it in, removed at the end of the block.
 
     Parameters
     ----------
@@ -32,12 +37,12 @@ def scratch(final: Path, doing: str) -> Iterator[Path]:
     StoreError
         The disk is full or does not let write; `final` is as it was.
     """
-    folder = final.with_name(f".{final.name}.partial")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-        folder.mkdir(mode=0o700)
-        yield folder
+        for left in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
+            _clear(left)
+        with _own_folder(final) as folder:
+            yield folder
     except (OSError, AegisError) as e:
         full = getattr(e, "errno", None) in _FULL or any(s in str(e) for s in _SIGNS_OF_FULL)
         if full:
@@ -49,8 +54,33 @@ def scratch(final: Path, doing: str) -> Iterator[Path]:
         if isinstance(e, OSError):
             raise StoreError(f"{doing} was not made in {final.parent}: {e}.") from e
         raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _own_folder(final: Path) -> Iterator[Path]:
+    """A folder that nobody else has, with a lock that is held as long as this process lives."""
+    with contextlib.ExitStack() as ending:
+        while True:
+            folder = Path(tempfile.mkdtemp(".partial", f".{final.name}.", final.parent))
+            ending.callback(shutil.rmtree, folder, ignore_errors=True)
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            ending.callback(os.close, lock)
+            with contextlib.suppress(OSError):  # a file system without locks: nobody clears it
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / _LOCK).exists():  # else it was cleared before it was locked
+                break
+        yield folder
+
+
+def _clear(left: Path) -> None:
+    """Remove a scratch folder whose process was killed."""
+    with contextlib.suppress(OSError):  # somebody holds its lock, or it has none
+        lock = os.open(left / _LOCK, os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def apart(target: Path, database: Path, models: Path) -> None:
@@ -104,3 +134,24 @@ def aside(path: Path, moment: str) -> Path:
 def moment() -> str:
     """The present (UTC), for a file's name."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+
+
+def left_beside(here: Path, kept: Path) -> dict[Path, Path]:
+    """What lies beside a database, and the names under which that is kept."""
+    names = ((p.with_name(p.name + ending) for p in (here, kept)) for ending in BESIDE)
+    return {path: name for path, name in names if path.exists()}
+
+
+def set_aside(here: Path, kept: Path) -> None:
+    """Give the database another name as well, and what lies beside it only that.
+
+    Also where the database is gone: what it left would be taken for the restored one's.
+    """
+    for path, name in left_beside(here, kept).items():
+        path.rename(name)
+    if not here.exists():
+        return
+    try:
+        os.link(here, kept)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(here, kept)

@@ -84,7 +84,7 @@ def export(
                 tell((i + 1) / len(todo))
         for table in TABLES:
             (made / "export" / table).mkdir(parents=True, exist_ok=True)
-        if final.exists():
+        if free(final, force=force).exists():
             _nothing_else(final)  # that came meanwhile
             old = made / "old"
             final.rename(old)

@@ -3,7 +3,8 @@
 Each row holds the SHA-256 of its own content and of the row before, so that a row that was
 changed, removed or put in between breaks the chain from there on. What the chain alone cannot show
 is that its end was cut off, or that all of it was written anew: for that the last row's number and
-hash are kept in a file beside the database, and can be noted anywhere else.
+hash are kept in a file beside the database, and can be noted anywhere else. A head that was kept
+there and is not in the chain any more goes into a second file before the next one takes its place.
 """
 
 from __future__ import annotations
@@ -163,6 +164,12 @@ def head(source: Asked) -> Head | None:
     return Head(**found[0]) if found else None
 
 
+def holds(source: Asked, noted: Head) -> bool:
+    """Whether the chain has the row that a head stands for."""
+    found = source.rows("SELECT seq FROM audit WHERE seq = ? AND hash = ?", [noted.seq, noted.hash])
+    return bool(found)
+
+
 def entries(source: Asked, since: datetime | None = None) -> list[Entry]:
     """Rows in their order, from a time (UTC) on."""
     rows = source.rows(
@@ -185,6 +192,13 @@ def verify(source: Asked, noted: Sequence[Head] = ()) -> Verified:
     Verified
         With the first row at which something is wrong, in words.
     """
+    columns = source.rows(
+        "SELECT column_name AS name FROM duckdb_columns() WHERE table_name = 'audit' "
+        "AND database_name = current_database() AND schema_name = 'main'"
+    )
+    if lacking := sorted(set(_COLUMNS.split(", ")) - {column["name"] for column in columns}):
+        lacks = f"its table lacks {', '.join(lacking)}." if columns else "its table is missing."
+        return Verified(0, None, lacks)
     last, n = Head(0, GENESIS), 0
     wanted: dict[int, set[str]] = {}
     for h in noted:
@@ -240,21 +254,58 @@ def kept_head(database: Path) -> Head | None:
     return None
 
 
-def keep_head(database: Path, noted: Head | None) -> None:
+def lost_file(database: Path) -> Path:
+    """Where heads are kept that were beside a database until its chain had them no more."""
+    return database.with_name(database.name + ".audit-head.lost")
+
+
+def lost_heads(database: Path) -> list[Head]:
+    """The heads in `lost_file`; what is none there is left out.
+
+    Raises
+    ------
+    StoreError
+        The file is there and cannot be read.
+    """
+    path, found = lost_file(database), []
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise StoreError(f"{path} cannot be read: {e.strerror}.") from e
+    for line in lines:
+        with contextlib.suppress(InputError):
+            found.append(Head.read(line))
+    return found
+
+
+def keep_head(database: Path, noted: Head | None, lost: Head | None = None) -> None:
     """Note the head beside the database, readable by this user only; called after the commit.
 
     Where that fails the change itself is done, so it is logged: the next one notes it again.
+
+    Parameters
+    ----------
+    lost : the head that was kept until now, if the chain does not hold it; it is kept as well.
     """
     if noted is None:
         return
     path = head_file(database)
-    new = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(f"{noted}\n")
-        new.replace(path)
-    except OSError as e:
+        if lost is not None:
+            _put(lost_file(database), [*lost_heads(database), lost])
+            _LOG.warning("the audit of %s lacks row %d, which was noted", database, lost.seq)
+        _put(path, [noted])
+    except (OSError, StoreError) as e:
         _LOG.warning("the head of the audit was not noted in %s: %s", path, e)
+
+
+def _put(path: Path, heads: Sequence[Head]) -> None:
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.writelines(f"{head}\n" for head in heads)
+    new.replace(path)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from aegis_core import audit, lists
@@ -166,6 +167,8 @@ def test_a_head_that_was_noted_counts_whatever_is_noted_of_the_same_row_elsewher
     beside = audit.kept_head(chained.path)
     assert beside is not None
     assert beside.seq == noted.seq
+    assert main(["audit", "verify", "--db", str(chained.path)]) == 1
+    audit.lost_file(chained.path).unlink()
     for heads in ([noted, beside], [beside, noted]):
         assert "not the one that was noted" in str(audit.verify(chained, heads).problem)
     assert main(["audit", "verify", "--db", str(chained.path)]) == 0
@@ -173,6 +176,92 @@ def test_a_head_that_was_noted_counts_whatever_is_noted_of_the_same_row_elsewher
     assert main(asked) == 1
     audit.head_file(chained.path).unlink()
     assert main([*asked, "--head", str(beside)]) == 1
+
+
+def looked_at(store: Store) -> int:
+    """The exit code of `aegis audit verify`."""
+    return main(["audit", "verify", "--db", str(store.path)])
+
+
+CUT = "DELETE FROM audit WHERE seq > 1"
+
+
+@pytest.mark.parametrize("statement", [CUT, "DELETE FROM audit", "DROP TABLE audit"])
+def test_what_was_cut_off_stays_found_whatever_is_changed_after_that(
+    chained: Store, statement: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = audit.kept_head(chained.path)
+    with duckdb.connect(str(chained.path)) as connection:
+        connection.execute(statement)
+    assert looked_at(chained) == 1
+    assert "BROKEN" in capsys.readouterr().out
+    for n in range(6):  # until there are more rows than before
+        add(chained, f"w{n}")
+        assert looked_at(chained) == 1
+    told = capsys.readouterr().out
+    assert told.count("BROKEN") == 6
+    assert str(audit.lost_file(chained.path)) in told
+    assert audit.lost_heads(chained.path) == [kept]
+    assert audit.lost_file(chained.path).stat().st_mode & 0o777 == 0o600
+    audit.lost_file(chained.path).unlink()  # it is known why
+    assert looked_at(chained) == 0
+
+
+def test_every_head_that_was_lost_is_kept(chained: Store) -> None:
+    lost = [audit.kept_head(chained.path)]
+    for subject in ("one", "two"):
+        with chained.writing() as session:
+            session.execute(CUT)
+        add(chained, subject)
+        lost.append(audit.kept_head(chained.path))
+    assert audit.lost_heads(chained.path) == lost[:2]
+
+
+def test_an_older_copy_in_place_of_a_database_stays_found(chained: Store, original: Path) -> None:
+    with chained.changing() as session:  # all of it in the file
+        audit.record(session, "anna", "test", "x")
+    shutil.copy(original, chained.path)
+    assert looked_at(chained) == 1
+    add(chained, "w5")
+    assert looked_at(chained) == 1
+
+
+def test_a_table_that_is_missing_or_lacks_a_column_is_a_broken_audit(
+    chained: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for statement, told in (
+        ("ALTER TABLE audit DROP COLUMN who", "lacks who"),
+        ("DROP TABLE audit", "table is missing"),
+    ):
+        with duckdb.connect(str(chained.path)) as connection:
+            connection.execute(statement)
+        assert looked_at(chained) == 1
+        assert told in capsys.readouterr().out
+
+
+def test_a_head_that_lags_behind_or_is_gone_is_not_a_lost_one(chained: Store) -> None:
+    with chained.writing() as session:
+        audit.record(session, "anna", "test", "as if killed before the head was noted")
+    add(chained, "v6")
+    audit.head_file(chained.path).unlink()
+    add(chained, "v7")
+    audit.head_file(chained.path).write_text("no head")
+    add(chained, "v8")
+    assert looked_at(chained) == 0
+    assert not audit.lost_file(chained.path).exists()
+
+
+def test_a_lost_head_that_cannot_be_kept_stays_the_head(
+    chained: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = audit.kept_head(chained.path)
+    with chained.writing() as session:
+        session.execute(CUT)
+    audit.lost_file(chained.path).mkdir()
+    add(chained, "w1")
+    assert "not noted" in caplog.text
+    assert audit.kept_head(chained.path) == kept
+    assert looked_at(chained) == 2  # what may be in there is not known
 
 
 @pytest.mark.parametrize("text", ["", "7", "7:abc", f"x:{'0' * 64}", f"7:{'z' * 64}"])
@@ -208,6 +297,7 @@ def test_a_change_that_fails_leaves_no_row_and_no_head(chained: Store) -> None:
         failing()
     assert audit.verify(chained).rows == 5
     assert audit.kept_head(chained.path) == before
+    assert not audit.lost_file(chained.path).exists()
 
 
 def test_entries_are_listed_from_a_time_on(chained: Store) -> None:
@@ -248,7 +338,10 @@ def test_writers_through_the_owner_and_attached_ones_make_one_chain(owned: Store
     assert [process.wait(60) for process in others] == [0, 0]
     found = audit.verify(owned)
     assert (found.rows, found.problem) == (5 + 4 * 12, None)
+    with connect(owned.path).snapshot() as session:  # as `aegis audit verify` does
+        assert audit.verify(session) == found
     assert found.head == audit.kept_head(owned.path)
+    assert not audit.lost_file(owned.path).exists()
     who = [e.who for e in audit.entries(owned)]
     assert who.count("ben") == who.count("eva") == 12
 

@@ -522,6 +522,33 @@ def test_a_restore_over_a_database_keeps_it_aside(
     assert audit.verify(store, [head]).problem is None
 
 
+def test_a_restore_over_a_broken_audit_is_whole_and_what_was_there_stays_broken(
+    store: Store, settings: Settings, archive: Path
+) -> None:
+    def looked_at(path: Path) -> int:
+        return main(["audit", "verify", "--db", str(path)])
+
+    def change() -> None:
+        with store.changing() as session:
+            audit.record(session, "eva", "test", "x")
+
+    change()
+    with store.writing() as session:
+        session.execute("DELETE FROM audit WHERE seq > 1")
+    change()
+    assert looked_at(store.path) == 1
+    for _ in range(2):
+        done = care.restore(archive, settings, who="anna", force=True)
+        assert looked_at(store.path) == 0
+        change()
+        assert looked_at(store.path) == 0
+        assert not audit.lost_file(store.path).exists()
+        assert done.kept is not None
+        broken = audit.lost_file(done.kept).exists()
+        assert looked_at(done.kept) == broken
+    assert sum(p.name.endswith(".lost") for p in store.path.parent.iterdir()) == 1
+
+
 def test_a_restore_through_a_link_restores_what_it_names(
     store: Store, settings: Settings, archive: Path, tmp_path: Path
 ) -> None:
@@ -550,20 +577,24 @@ def leave(store: Store, ending: str) -> None:
     if ending == ".wal":
         with store.writing(checkpoint=False) as session:
             session.execute("INSERT INTO labels VALUES ('ghost', true, NULL, now(), 'x', 0)")
-    for left in (".wal", ".state", ".journal", ".audit-head"):
+    for left in (".wal", ".state", ".journal", ".audit-head", ".audit-head.lost"):
         path = store.path.with_name(store.path.name + left)
         if left == ending == ".journal":
             row = {"transaction_id": ["ghost"], "is_fraud": [True], "known_at": [0]}
             Journal(path, 0).append({"labels": row})
         elif left == ending == ".state":
             path.mkdir()
+        elif left == ending == ".audit-head.lost":
+            path.write_text(f"7:{'0' * 64}")
         elif left != ending:
             path.unlink(missing_ok=True)
         assert path.exists() == (left == ending)
     store.path.unlink()
 
 
-@pytest.mark.parametrize("ending", [".wal", ".state", ".journal", ".audit-head"])
+@pytest.mark.parametrize(
+    "ending", [".wal", ".state", ".journal", ".audit-head", ".audit-head.lost"]
+)
 def test_what_a_database_that_is_gone_left_is_kept_aside_and_not_taken_in(
     store: Store, settings: Settings, archive: Path, ending: str
 ) -> None:
@@ -581,6 +612,7 @@ def test_what_a_database_that_is_gone_left_is_kept_aside_and_not_taken_in(
     head = audit.kept_head(store.path)
     assert head is not None
     assert audit.verify(store, [head]).problem is None
+    assert main(["audit", "verify", "--db", str(store.path)]) == 0
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])

@@ -16,7 +16,7 @@ from typing import Final
 
 from aegis_core.errors import AegisError, InputError, StoreError
 
-BESIDE: Final = (".wal", ".state", ".journal", ".audit-head")
+BESIDE: Final = (".wal", ".state", ".journal", ".audit-head", ".audit-head.lost")
 """What belongs to a database and lies beside it."""
 _LOCK: Final = ".lock"
 _OF_A_SERVICE: Final = (".endpoint", ".readers", ".token")

@@ -168,16 +168,22 @@ def verify(
     db: Database = None,
 ) -> None:
     """Check that no row was changed, removed or put in; exit code 1 where one was."""
-    from aegis_core.audit import Head, kept_head
+    from aegis_core.audit import Head, kept_head, lost_file, lost_heads
     from aegis_core.audit import verify as look
     from aegis_core.store import connect
 
     store = connect(settings_for(db or context.obj).db)
     noted = [Head.read(text) for text in head or []]
     beside = kept_head(store.path)  # before the state that is looked at: it may not lag behind
+    lost = lost_heads(store.path)  # after the one that may have taken the place of a lost one
     with store.snapshot() as session:
-        found = look(session, noted if beside is None else [*noted, beside])
+        found = look(session, [*noted, *([beside] if beside else []), *lost])
     print(found.sentence())
+    if found.problem and lost:
+        print(
+            f"Rows that were noted got lost before the last change; {lost_file(store.path)} tells "
+            "which. Once it is known why, move that file away."
+        )
     if beside is None and found.head is not None:
         print("No head is kept beside the database: that its end was cut off cannot be seen.")
     if found.problem:

@@ -8,7 +8,6 @@ writes all the time holds it inside of `owned()` instead.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -191,7 +190,8 @@ class Store:
     def changing(self, *, checkpoint: bool = True) -> Iterator[Session]:
         """A `writing()` that the audit is told of: one such block at a time, of all processes.
 
-        Inside a `writing()` of this thread it joins that block, without waiting for others.
+        Inside a `writing()` of this thread it joins that block, without waiting for others. The
+        head that was kept until then is not forgotten where the audit lacks it.
 
         Raises
         ------
@@ -204,10 +204,12 @@ class Store:
             return
         self._make_folder()
         with audit.alone(self.path, self.wait_s):
+            kept = audit.kept_head(self.path)
             with self.writing(checkpoint=checkpoint) as session:
                 yield session
                 noted = audit.head(session)
-            audit.keep_head(self.path, noted)
+                lost = kept if kept and not audit.holds(session, kept) else None
+            audit.keep_head(self.path, noted, lost)
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
@@ -361,24 +363,7 @@ class Store:
         with self.reading() as session:
             return self.hashed(session, where, params)
 
-    @staticmethod
-    def hashed(
-        session: Session, where: str = "true", params: Params = None, n_labels: int | None = None
-    ) -> str:
-        """`data_hash` in a session; of the first `n_labels` labels alone if a number is given."""
-        label_columns = "transaction_id, is_fraud, scenario, known_at"
-        labels = (
-            "labels" if n_labels is None else f"(FROM labels ORDER BY rowid LIMIT {n_labels:d})"
-        )
-        chosen = f"SELECT transaction_id FROM transactions WHERE {where}"
-        total = "SELECT count(*) AS n, sum(hash({})::HUGEINT)::VARCHAR AS total FROM {}"
-        parts = session.rows(
-            total.format(", ".join(TRANSACTION_COLUMNS), f"transactions WHERE {where}"), params
-        ) + session.rows(
-            total.format(label_columns, f"{labels} WHERE transaction_id IN ({chosen})"), params
-        )
-        told = "|".join(f"{part['n']}:{part['total']}" for part in parts)
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+    hashed = staticmethod(tables.hashed)
 
     def _published(self, held: Held, rest: str) -> Endpoint | None:
         gate = held.gate

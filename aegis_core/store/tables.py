@@ -7,6 +7,7 @@ version and the time; the change itself is one transaction.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +15,9 @@ from pathlib import Path
 
 from aegis_core import audit
 from aegis_core.errors import InputError, NotReady, StoreError, StoreVersion
-from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES
+from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
 from aegis_core.store.connection import literal, quoted
-from aegis_core.store.session import Session
+from aegis_core.store.session import Params, Session
 
 
 @dataclass(frozen=True)
@@ -157,3 +158,20 @@ def copy_into(
         with contextlib.suppress(StoreError, InputError):
             session.execute("DETACH aegis_copy")
     return counted
+
+
+def hashed(
+    session: Session, where: str = "true", params: Params = None, n_labels: int | None = None
+) -> str:
+    """`Store.data_hash` in a session; of the first `n_labels` labels alone if a number is given."""
+    label_columns = "transaction_id, is_fraud, scenario, known_at"
+    labels = "labels" if n_labels is None else f"(FROM labels ORDER BY rowid LIMIT {n_labels:d})"
+    chosen = f"SELECT transaction_id FROM transactions WHERE {where}"
+    total = "SELECT count(*) AS n, sum(hash({})::HUGEINT)::VARCHAR AS total FROM {}"
+    parts = session.rows(
+        total.format(", ".join(TRANSACTION_COLUMNS), f"transactions WHERE {where}"), params
+    ) + session.rows(
+        total.format(label_columns, f"{labels} WHERE transaction_id IN ({chosen})"), params
+    )
+    told = "|".join(f"{part['n']}:{part['total']}" for part in parts)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -6,6 +6,8 @@ import datetime as dt
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -510,3 +512,40 @@ def test_an_answer_from_another_process_is_known_from_where_the_engine_heard_of_
     assert label["after_seq"] == 5_049
     parity = live.parity(store, settings)
     assert (parity.checked, parity.different) == (60, 0)
+
+
+COMPILED = """
+import sys
+from numba.core.dispatcher import Dispatcher
+from aegis_core import config
+from aegis_core.service.engine import Engine
+from aegis_core.store import connect
+
+def compiled():
+    return {
+        (name, function): len(found.signatures)
+        for name, module in list(sys.modules.items()) if name.startswith("aegis_core")
+        for function, found in vars(module).items() if isinstance(found, Dispatcher)
+    }
+
+settings = config.load(home=sys.argv[1])
+store = connect(settings.db)
+with store.owned():
+    engine = Engine(store, settings)
+    before = compiled()
+    row = {"customer_id": "c1", "ts": 1_770_000_000_000_000, "currency": "EUR"}
+    rows = [row | {"transaction_id": f"w{i}", "amount": amount, "lat": lat, "lon": lat}
+            for i, (amount, lat) in enumerate([(9.0, None), (9e6, None), (9e6, 40.0), (1.0, 0.0)])]
+    decisions = {o.verdict["decision"] for row in rows for o in engine.score([row])}
+    decisions |= {o.verdict["decision"] for o in engine.score(
+        [row | {"transaction_id": f"b{i}", "amount": 9.0} for i in range(99)])}
+    assert sum(before.values()) > 5 and len(decisions) > 1, (before, decisions)
+    assert compiled() == before, set(compiled().items()) - set(before.items())
+    engine.close()
+"""
+
+
+def test_nothing_is_compiled_after_the_service_is_ready(settings: Settings) -> None:
+    command = [sys.executable, "-c", COMPILED, str(settings.home)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -28,9 +28,11 @@ from aegis_core.answers import Answers
 from aegis_core.arrays import Ids, Ints, hashed, read_arrays, write_arrays
 from aegis_core.config import Settings
 from aegis_core.errors import StoreBusy, StoreError
+from aegis_core.intake.staging import HIGHEST_AMOUNT
 from aegis_core.live import Stream, count
 from aegis_core.models import roles
 from aegis_core.profiles import Profiles
+from aegis_core.scoring import Scorer
 from aegis_core.service.keeper import Keeper
 from aegis_core.store import Store, journal
 from aegis_core.store.journal import Journal
@@ -44,6 +46,7 @@ CONTENT: Final = (
 """What makes two transactions of one id the same."""
 LOOK_S: Final = 0.25
 """How often promotions, lists and answers of others are looked for."""
+_WARM_ROWS: Final = 64
 MOST_WAITING: Final = 200_000
 """Rows that the tables may lack; beyond, nothing more is taken."""
 Result = TypeVar("Result")
@@ -91,6 +94,7 @@ class Engine(Stream):
         told = self._n_told if self.scorer.answers is not None else n_labels
         self._news = self._heard = (self._roles, told)
         store.settle_with(self.keeper.settle)
+        self._warm_up()
         self.keeper.start()
 
     @property
@@ -207,6 +211,25 @@ class Engine(Stream):
             if not old.name.startswith(name):
                 old.unlink()
 
+    def _warm_up(self) -> None:
+        """Compile what scoring needs, which takes seconds, before a request waits for it.
+
+        Made-up transactions, ordinary ones and alerts, are judged as if nothing had come before.
+        """
+        rows = [
+            {"transaction_id": f"{i}", "customer_id": "0", "merchant_id": "0", "ts": i * 100_000,
+             "amount": (1.0, HIGHEST_AMOUNT)[i % 2], "lat": 60.0 * (i % 2), "lon": 0.0}
+            for i in range(_WARM_ROWS)
+        ]  # fmt: skip
+        batch = _columns(rows, 0)
+        self.ids.find(hashed(batch["transaction_id"]))
+        answers = None if self.scorer.answers is None else Answers()
+        scorer = Scorer(self.champion.model, self.champion.policy, answers=answers)
+        scored = scorer.run(batch, signals=True, explain=True)
+        scorer.tell(batch, scored, self.champion.version)
+        for shadow in self.shadows:
+            shadow.judge(batch, scored)
+
     def _sorted(
         self, rows: Sequence[Mapping[str, Any]], keys: Ints
     ) -> tuple[list[Outcome | None], list[int]]:
@@ -248,15 +271,7 @@ class Engine(Stream):
         source: str,
     ) -> dict[str, Any]:
         """Score rows that are new; what the tables are to hold of it."""
-        n = len(rows)
-        batch: dict[str, Any] = {name: [row.get(name) for row in rows] for name in CONTENT}
-        batch["transaction_id"] = [row["transaction_id"] for row in rows]
-        batch["seq"] = np.arange(self.next_seq, self.next_seq + n)
-        moments = np.array(batch["ts"], np.int64)
-        batch["ts"] = moments.view("datetime64[us]")
-        batch["amount"] = np.array(batch["amount"], float)
-        for name in ("lat", "lon"):
-            batch[name] = np.array(batch[name], float)  # None becomes NaN
+        n, batch = len(rows), _columns(rows, self.next_seq)
         rulings, listed = None, None
         if self.entries:
             wanted = ("customer_id", "merchant_id", "ts")
@@ -269,7 +284,7 @@ class Engine(Stream):
         for i, answer in zip(places, verdicts.answers(), strict=True):
             outcomes[i] = Outcome(answer)
         group: dict[str, Any] = {
-            "transactions": batch | {"ts": moments, "source": [source] * n},
+            "transactions": batch | {"ts": batch["ts"].view(np.int64), "source": [source] * n},
             "verdicts": verdicts.columns(),
         }
         if self.shadows:
@@ -329,6 +344,18 @@ class Engine(Stream):
         self._indexed = next_seq
         self.ids, self.next_seq, self._n_told = ids, next_seq, n_told if learns else 0
         return profiles, answers
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], first_seq: int) -> dict[str, Any]:
+    """Rows that were checked as the columns that the pass reads, numbered from `first_seq` on."""
+    batch: dict[str, Any] = {name: [row.get(name) for row in rows] for name in CONTENT}
+    batch["transaction_id"] = [row["transaction_id"] for row in rows]
+    batch["seq"] = np.arange(first_seq, first_seq + len(rows))
+    batch["ts"] = np.array(batch["ts"], np.int64).view("datetime64[us]")
+    batch["amount"] = np.array(batch["amount"], float)
+    for name in ("lat", "lon"):
+        batch[name] = np.array(batch[name], float)  # None becomes NaN
+    return batch
 
 
 def _again(

@@ -29,6 +29,8 @@ from aegis_core.errors import RunBusy, StoreError
 from aegis_core.redaction import Redactor
 from aegis_core.store import Store, connect
 
+KILLED: Final = "Killed."
+"""The error of a run that was killed, once another one finds its row."""
 _TOLD_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
 _ASKED_EVERY_S: Final = 0.2
 _GLANCE_S: Final = 0.1  # somebody may hold a lock for a moment, to see whether it is free
@@ -155,7 +157,7 @@ def close_killed(store: Store, folder: Path, mine: str) -> None:
     folder : of the reports.
     mine : the notebook whose lock the caller holds.
     """
-    ended = {"status": "interrupted", "ended_at": now(), "error": "Killed."}
+    ended = {"status": "interrupted", "ended_at": now(), "error": KILLED}
     with store.writing() as session:
         dead = [
             row["run_id"]
@@ -163,10 +165,8 @@ def close_killed(store: Store, folder: Path, mine: str) -> None:
                 "SELECT run_id, notebook, status, pid FROM runs "
                 "WHERE status IN ('waiting', 'running')"
             )
-            if (
-                not (row["pid"] and psutil.pid_exists(row["pid"]))
-                if row["status"] == "waiting"
-                else row["notebook"] == mine or holder(store.path, row["notebook"]) is None
+            if is_over(
+                row, None if row["notebook"] == mine else holder(store.path, row["notebook"])
             )
         ]
         for run_id in dead:
@@ -180,6 +180,19 @@ def close_killed(store: Store, folder: Path, mine: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # it may not have come to that
             facts = json.loads(path.read_text("utf-8")) | ended
             reports.write_whole(path, json.dumps(facts, indent=1))
+
+
+def is_over(row: Mapping[str, Any], held: str | None) -> bool:
+    """Whether nothing more comes of a run that is not done, given the `holder` of its notebook.
+
+    A killed one cannot say so: its row goes on saying that it waits or runs. One that failed may be
+    tried again as long as its own process holds the lock.
+    """
+    if row["status"] == "waiting":
+        return not (row["pid"] and psutil.pid_exists(row["pid"]))
+    if row["status"] == "running":
+        return held is None
+    return held is None or not held.startswith(_named(row["pid"]))
 
 
 def holder(db: Path, name: str) -> str | None:
@@ -241,7 +254,7 @@ def alone(db: Path, name: str, wait_s: float | None = 0.0) -> Iterator[None]:
         os.close(handle)
     try:
         os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()}, since {now()[:19]} UTC".encode(), 0)
+        os.pwrite(handle, f"{_named(os.getpid())} since {now()[:19]} UTC".encode(), 0)
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -329,6 +342,11 @@ class Progress:
 def now() -> str:
     """The time, UTC, as the ledger has it."""
     return datetime.now(UTC).replace(tzinfo=None).isoformat()
+
+
+def _named(pid: int | None) -> str:
+    """How a lock begins that a process holds."""
+    return f"process {pid},"
 
 
 def _lock_of(db: Path, name: str) -> Path:

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import psutil  # type: ignore[import-untyped]
-
 from aegis_core.config import NotifyRule, Settings
-from aegis_core.ledger import holder
+from aegis_core.ledger import KILLED, holder, is_over
 from aegis_core.notebooks import NOTEBOOKS
 from aegis_core.store import Store
 from aegis_core.store.endpoint import files_of, find
@@ -40,8 +38,6 @@ _RUNS: Final = """
       AND run_id NOT IN (SELECT retry_of FROM runs WHERE retry_of IS NOT NULL)
     ORDER BY started_at
 """
-_KILLED: Final = "Killed."
-"""What the ledger calls the error of a run that was killed, once another one finds its row."""
 _DRIFT: Final = """
     SELECT run_id, notebook, day, list(told ORDER BY abs(effect) / high DESC) AS told,
       list(CASE part WHEN '' THEN measure ELSE part || ' evidence' END
@@ -168,32 +164,21 @@ def _verdict(row: Mapping[str, Any]) -> Event:
 def _ended_badly(store: Store, rule: NotifyRule) -> list[dict[str, Any]]:
     """Runs to tell: those that failed for good, were stopped or were killed.
 
-    A killed run cannot say so: its row goes on saying that it runs, and its lock is free. A failed
-    attempt waits as long as its process holds the lock, since it may be tried again. Whoever ends
-    in order brings the ledger up to date before it lets go of the lock, so that the ledger is asked
-    once more after the lock.
+    Whoever ends in order brings the ledger up to date before it lets go of the lock, so that the
+    ledger is asked once more after the lock.
     """
     with store.reading() as session:
         rows = session.rows(_RUNS, [rule.name])
     held = {name: holder(store.path, name) for name in {row["notebook"] for row in rows}}
-    over = {row["run_id"] for row in rows if _is_over(row, held[row["notebook"]])}
+    over = {row["run_id"] for row in rows if is_over(row, held[row["notebook"]])}
     if not over:
         return []
     with store.reading() as session:
         rows = [row for row in session.rows(_RUNS, [rule.name]) if row["run_id"] in over]
     for row in rows:
-        if row["status"] in ("waiting", "running") or row["error"] == _KILLED:
-            row |= {"status": "killed", "error": _KILLED, "ended_at": None}
+        if row["status"] in ("waiting", "running") or row["error"] == KILLED:
+            row |= {"status": "killed", "error": KILLED, "ended_at": None}
     return rows
-
-
-def _is_over(row: Mapping[str, Any], held: str | None) -> bool:
-    """Whether nothing more comes of a run, given who holds the lock of its notebook."""
-    if row["status"] == "waiting":
-        return not (row["pid"] and psutil.pid_exists(row["pid"]))
-    if row["status"] == "running":
-        return held is None
-    return held is None or not held.startswith(f"process {row['pid']},")
 
 
 def _run(row: Mapping[str, Any], settings: Settings, rule: NotifyRule) -> Event:

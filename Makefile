@@ -58,7 +58,7 @@ test: lint ## Lint, types and all tests
 
 .PHONY: test-proxy
 test-proxy: setup ## Test the proxy's configuration of docs/deploy.md (needs nginx and openssl)
-	@$(BIN)/python -m pytest -m nginx tests/test_proxy.py
+	@$(BIN)/python -m pytest -m nginx tests/serving/test_proxy.py
 
 .PHONY: lint
 lint: setup ## Check style, format and types

@@ -29,10 +29,10 @@ import psutil
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from aegis_core.board.feed import Feed
-from aegis_core.board.filters import Filters
 from aegis_core.store import Store, connect, rollups
 from aegis_core.store.gate import Limits
+from aegis_core.views.dashboard.feed import Feed
+from aegis_core.views.dashboard.filters import Filters
 
 TRANSACTIONS = """
     INSERT INTO transactions
@@ -387,7 +387,7 @@ def page_figures(path: Path, options: argparse.Namespace) -> None:
 
 def scatter_bytes(path: Path) -> int:
     """Bytes of the message with which the scatter follows one second of the stream."""
-    from aegis_core.dashboard import Board
+    from aegis_core.views.dashboard.app import Board
 
     board = Board(Feed(connect(path)))
     board.refresh()

@@ -22,14 +22,14 @@ import pandas as pd
 import peers
 from protocols import VIEWS, Task, View, mean_and_spread, say, show, tasks
 
-from aegis_core.detector import Detector
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.policy import Policy
+from aegis_core.detection.scoring import Scorer
 from aegis_core.evaluation import Evaluation, evaluate
 from aegis_core.evaluation.cases import named_summary
 from aegis_core.evaluation.hindsight import burst_summary, forecast_summary
 from aegis_core.metrics import auc_roc, average_precision, recall_at_budget
-from aegis_core.policy import Policy
 from aegis_core.schema import FACTORS, Decision
-from aegis_core.scoring import Scorer
 
 BUDGET = 0.005
 """Share of transactions that may become alerts, where recall is reported."""

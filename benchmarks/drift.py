@@ -23,12 +23,12 @@ import pyarrow as pa
 from drifts import drifted
 from protocols import tasks
 
-from aegis_core.detector import Detector
-from aegis_core.drift import Drift, Traffic, judge
-from aegis_core.policy import Counter, Policy, burst_limits
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.policy import Counter, Policy, burst_limits
+from aegis_core.detection.scoring import Scorer
+from aegis_core.evaluation.drift import Drift, Traffic, judge
+from aegis_core.intake.synthetic import SyntheticConfig, generate
 from aegis_core.schema import FACTORS, Decision
-from aegis_core.scoring import Scorer
-from aegis_core.synthetic import SyntheticConfig, generate
 
 DAY = pd.Timedelta(days=1)
 DAYS, TRAINED, QUIET, WATCHED = 130, 40, 60, 5

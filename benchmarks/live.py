@@ -42,9 +42,9 @@ from outcome import ASKED, Record, machine, medians, report
 from servers import HERE, Failed, Home, Server
 from traffic import Traffic
 
-from aegis_core import models
+from aegis_core.detection import registry
 from aegis_core.errors import AegisError
-from aegis_core.live import Stream
+from aegis_core.serving.live import Stream
 
 CONNECTIONS = (1, 8, 64)
 BATCH_ROWS = 10_000
@@ -310,9 +310,9 @@ def _until(there: Callable[[], int], why: str) -> None:
 def large_log(folder: Path, n_transactions: int, model: Home) -> Home:
     """A home with a long history that was all decided, judged by the champion of another home."""
     home = servers.make_home(folder, n_transactions, trained=False)
-    champion = models.champion(model.store(), model.settings)
+    champion = registry.champion(model.store(), model.settings)
     store = home.store()
-    version = models.register(
+    version = registry.register(
         store, home.settings, champion.version, champion.model, champion.policy,
         role="champion", who="benchmark",
     )  # fmt: skip

@@ -20,7 +20,7 @@ import pandas as pd
 from protocols import Task, say
 from sklearn.ensemble import IsolationForest
 
-from aegis_core.geo import haversine_km
+from aegis_core.features.geo import haversine_km
 
 HST_ROWS = 50_000
 """Rows of the training window, the last ones, that half-space trees learn from."""

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from aegis_core.detection.registry import history
 from aegis_core.evaluation.splits import Fold, prequential
 from aegis_core.intake import import_files
-from aegis_core.models import history
+from aegis_core.intake.synthetic import SyntheticConfig, generate
 from aegis_core.store import connect
-from aegis_core.synthetic import SyntheticConfig, generate
 
 BEGAN = time.monotonic()
 

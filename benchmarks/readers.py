@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aegis_core.board.feed import Feed, Filters
 from aegis_core.errors import AegisError
 from aegis_core.store import Store, connect
+from aegis_core.views.dashboard.feed import Feed, Filters
 
 FIGURES = """
     SELECT count(*) AS verdicts, count(*) FILTER (decision = 'review') AS review,

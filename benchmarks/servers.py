@@ -27,9 +27,9 @@ import numpy as np
 
 from aegis_core import config
 from aegis_core.config import Settings
+from aegis_core.detection.training import train
+from aegis_core.intake.synthetic import SyntheticConfig, write_history
 from aegis_core.store import Store, connect
-from aegis_core.synthetic import SyntheticConfig, write_history
-from aegis_core.training import train
 
 HERE: Final = Path(__file__).parent
 END_S: Final = 60.0

@@ -23,13 +23,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from aegis_core.detector import Detector
-from aegis_core.geo import haversine_km
-from aegis_core.policy import Policy
-from aegis_core.scoring import Scorer
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.policy import Policy
+from aegis_core.detection.scoring import Scorer
+from aegis_core.detection.verdicts import VERDICTS
+from aegis_core.features.geo import haversine_km
+from aegis_core.intake.synthetic import SyntheticConfig, generate
 from aegis_core.store.journal import as_table
-from aegis_core.synthetic import SyntheticConfig, generate
-from aegis_core.verdicts import VERDICTS
 
 GROUPS = (1, 8, 64)
 """Transactions that arrive together, as in the service."""

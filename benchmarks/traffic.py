@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from aegis_core.client import SENT
 from aegis_core.errors import InputError
-from aegis_core.synthetic import SyntheticConfig, stream
+from aegis_core.intake.synthetic import SyntheticConfig, stream
+from aegis_core.serving.client import SENT
 
 _DAY_S: Final = 86_400
 _LAST: Final = dt.datetime(2100, 1, 1, tzinfo=dt.UTC).timestamp()

@@ -45,7 +45,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field
 from sklearn.ensemble import IsolationForest
 
-from aegis_core.geo import haversine_km
+from aegis_core.features.geo import haversine_km
 
 PAST: Final = 50
 """Payments of the customer that the features look back on."""

@@ -9,11 +9,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from aegis_core.detector import Detector
-from aegis_core.policy import Policy
-from aegis_core.scoring import Scorer
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.policy import Policy
+from aegis_core.detection.scoring import Scorer
+from aegis_core.intake.synthetic import SyntheticConfig, generate
 from aegis_core.store import Store, connect
-from aegis_core.synthetic import SyntheticConfig, generate
 
 # A shell that starts a job in the background lets it ignore Ctrl-C, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

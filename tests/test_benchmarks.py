@@ -26,8 +26,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from aegis_core.errors import InputError
-from aegis_core.service.messages import checked
-from aegis_core.synthetic import SyntheticConfig
+from aegis_core.intake.synthetic import SyntheticConfig
+from aegis_core.serving.schemas import checked
 
 ROOT = Path(__file__).parents[1]
 

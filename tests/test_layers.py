@@ -1,181 +1,158 @@
-"""The order of the modules, and which of them may import what from outside."""
+"""The order of rooms and modules that the README shows, and who may import what from outside."""
 
 from __future__ import annotations
 
 import ast
+import json
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "aegis_core"
-ORDER = (
-    *("errors", "schema", "config", "audit", "checksums", "kernels", "arrays", "geo"),
-    *("surprise", "profiles", "answers"),
-    *(
-        "forest",
-        "detector",
-        "trees",
-        "learner",
-        "policy",
-        "verdicts",
-        "scoring",
-        "metrics",
-        "evaluation",
-    ),
-    *("store", "intake", "synthetic"),
-    *(
-        "lineage",
-        "models",
-        "comparison",
-        "approvals",
-        "carried",
-        "care",
-        "reviews",
-        "training",
-        "drift",
-        "lists",
-        "caseload",
-        "answering",
-        "workload",
-        "whatif",
-        "client",
-        "live",
-        "service",
-        "reports",
-        "notebooks",
-        "redaction",
-        "ledger",
-        "runs",
-        "verify",
-        "cron",
-        "schedule",
-        "notify",
-        "figures",
-    ),
-    *("board", "dashboard", "review", "up", "cli"),
-)
-INSIDE = {
-    "evaluation": ("splits", "learning", "hindsight", "cases", "outcome", "__init__"),
-    "intake": ("columns", "files", "staging", "__init__"),
-    "synthetic": ("population", "scenarios", "difficulty", "__init__"),
-    "drift": ("traffic", "effects", "moved", "__init__"),
-    "figures": (
-        *("house", "answers", "data", "drift", "evaluation", "policy", "training", "verdicts"),
-        "__init__",
-    ),
-    "store": (
-        *("connection", "session", "tables", "rollups", "journal", "compaction"),
-        *("endpoint", "admission", "gate", "owner", "attached", "__init__"),
-    ),
-    "service": ("keeper", "engine", "messages", "committer", "casework", "app", "__init__"),
-    "care": ("files", "retention", "archive", "parquet", "__init__"),
-    "notify": ("events", "sending", "outbox", "__init__"),
-    "cli": (
-        *("common", "output", "register", "reviewing", "care", "runs", "notify"),
-        *("__init__", "__main__"),
-    ),
-    "board": (
-        *(
-            "assets",
-            "filters",
-            "counts",
-            "feed",
-            "log",
-            "origins",
-            "launcher",
-            "pictures",
-            "atlas",
-            "tiles",
-            *("widgets", "report", "customer"),
-        ),
-        "__init__",
-    ),
-}
-"""The modules of a package, in their order; none imports the package that imports it."""
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "aegis_core"
 ONLY_IN = {
     "duckdb": {"store"},
-    "plotly": {"figures"},
-    "fastapi": {"service"},
-    "papermill": {"notebooks"},
-    "nbconvert": {"reports"},
-    "apscheduler": {"cron", "schedule"},
+    "plotly": {"views.figures"},
+    "fastapi": {"serving"},
+    "papermill": {"runs.notebooks"},
+    "nbconvert": {"runs.reports"},
+    "apscheduler": {"runs.cron", "runs.schedule"},
     "typer": {"cli"},
-    "ipywidgets": {"dashboard", "review"},
-    "anywidget": {"board", "review"},
-    "voila": {"board"},
-    "apprise": {"notify"},
+    "ipywidgets": {"views.dashboard", "views.review"},
+    "anywidget": {"views.dashboard", "views.review"},
+    "voila": {"views.launcher"},
+    "apprise": {"runs.notify"},
 }
-FILES = sorted(PACKAGE.rglob("*.py"))
+MOST_ROOMS, MOST_FLOORS = 16, 9
 
 
-def layer(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+@cache
+def order() -> tuple[str, ...]:
+    """Every module in the order of the README's tree, such as `store.connection`."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    tree = re.search(r"^aegis_core/.*\n((?:  .*\n)+)", text, re.MULTILINE)
+    assert tree is not None
+    modules, folders = [], [""]
+    for line in tree.group(1).splitlines():
+        indent = (len(line) - len(line.lstrip())) // 2
+        first, *rest = line.split()
+        if first.endswith("/"):
+            folders = [*folders[:indent], folders[indent - 1] + first[:-1] + "."]
+            modules += [folders[-1] + name for name in rest if indent > 1]
+        elif first.endswith(".py"):
+            modules.append(first.removesuffix(".py"))
+        else:
+            modules += [folders[indent - 1] + name for name in (first, *rest)]
+    return tuple(modules)
 
 
-def module(path: Path) -> str:
-    """The name that a module is imported by."""
-    parts = (PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)
-    return ".".join(parts).removesuffix(".__init__")
+def name(path: Path) -> str:
+    """What a module is called below the package; a package's own file is called as the package."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts).removesuffix("__init__").rstrip(".")
 
 
-def imported(path: Path) -> list[str]:
+FILES = {name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+OPENINGS = {name for name, path in FILES.items() if path.stem == "__init__"}
+"""The packages, whose own file says what a room is and hands its public names on."""
+MODULES = sorted(FILES.keys() - OPENINGS)
+
+
+def imported(source: str) -> list[str]:
     """Everything that a module imports, also inside of its functions, by full name."""
     names = []
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: write the whole name of an import"
+            assert node.level == 0, "write the whole name of an import"
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     return names
 
 
-def test_every_module_has_its_place_in_the_order() -> None:
-    assert {layer(path) for path in FILES} - {"__init__"} <= set(ORDER)
-    packages = {path.parent for path in FILES} - {PACKAGE}
-    assert {p.name: {m.stem for m in p.glob("*.py")} for p in packages} == {
-        package: set(modules) for package, modules in INSIDE.items()
-    }
+@cache
+def needed(module: str) -> frozenset[str]:
+    """The modules of the package that one imports; of a package, all that it may hand on."""
+    found: set[str] = set()
+    for full in imported(FILES[module].read_text("utf-8")):
+        target = full.removeprefix("aegis_core.")
+        if target == full:
+            continue
+        while target and target not in FILES:
+            target = target.rpartition(".")[0]
+        if target == "store":  # its own file hands on what this one holds
+            target = "store.database"
+        inside = (m for m in MODULES if m.startswith(f"{target}."))
+        found |= set(inside) if target in OPENINGS and target else {target} - {""}
+    return frozenset(found)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_those_above_it(path: Path) -> None:
-    for name in imported(path):
-        first, _, rest = name.partition(".")
-        target = rest.split(".")[0]
-        if first == "aegis_core" and target in ORDER and target != layer(path):
-            assert ORDER.index(target) < ORDER.index(layer(path)), f"{layer(path)} imports {name}"
+def rooms() -> dict[str, set[str]]:
+    """The rooms that each room imports from."""
+    found: dict[str, set[str]] = {}
+    for module in MODULES:
+        room = module.split(".")[0]
+        found.setdefault(room, set()).update(m.split(".")[0] for m in needed(module))
+    return {room: others - {room} for room, others in found.items()}
 
 
-@pytest.mark.parametrize("package", INSIDE)
-def test_a_module_of_a_package_imports_only_from_those_above_it(package: str) -> None:
-    order = INSIDE[package]
-    for path in (PACKAGE / package).glob("*.py"):
-        for name in imported(path):
-            if name.split(".")[:2] == [PACKAGE.name, package]:
-                part = [*name.split("."), "__init__"][2]
-                target = part if part in order else "__init__"
-                assert order.index(target) < order.index(path.stem), f"{path.name}: {name}"
+def test_every_module_has_its_place_in_the_order_of_the_readme() -> None:
+    assert sorted(order()) == MODULES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_those_above_it(module: str) -> None:
+    below = [m for m in needed(module) if order().index(m) >= order().index(module)]
+    assert not below, f"{module} imports what stands below it in the README: {below}"
+
+
+def test_the_house_has_few_rooms_on_few_floors() -> None:
+    others = rooms()
+    floors: dict[str, int] = {}
+    for room in dict.fromkeys(module.split(".")[0] for module in order()):
+        floors[room] = 1 + max((floors[other] for other in others[room]), default=0)
+    assert len(floors) <= MOST_ROOMS
+    assert max(floors.values()) <= MOST_FLOORS, floors
 
 
 @pytest.mark.parametrize("package", ONLY_IN)
 def test_a_package_from_outside_has_one_home(package: str) -> None:
-    homes = {layer(p) for p in FILES if package in {n.split(".")[0] for n in imported(p)}}
-    assert homes <= ONLY_IN[package]
+    homes = {
+        module
+        for module, path in FILES.items()
+        if package in {n.split(".")[0] for n in imported(path.read_text("utf-8"))}
+    }
+    assert homes
+    strangers = {h for h in homes if not any(f"{h}.".startswith(f"{o}.") for o in ONLY_IN[package])}
+    assert not strangers
 
 
-def test_the_package_itself_imports_nothing() -> None:
-    assert imported(PACKAGE / "__init__.py") == []
+def test_the_package_itself_imports_nothing_of_its_own() -> None:
+    assert needed("") == frozenset()
 
 
 def test_every_module_is_used() -> None:
-    """A module that nothing imports goes; `cli` is what people call."""
-    notebooks = "".join(p.read_text("utf-8") for p in PACKAGE.parent.glob("notebooks/*.ipynb"))
-    names = {path: imported(path) for path in FILES}
-    for path in FILES:
-        if path.parent == PACKAGE / "cli" or path == PACKAGE / "__init__.py":
-            continue
-        own = path.parent if path.stem == "__init__" else path
-        others = [name for p, of in names.items() if not p.is_relative_to(own) for name in of]
-        used = any(f"{name}.".startswith(f"{module(path)}.") for name in others)
-        assert used or f" {module(path).split('.')[-1]}" in notebooks, module(path)
+    """A module goes that no other, no notebook and no benchmark imports."""
+    used = {m for module in MODULES for m in needed(module)}
+    sources = [path.read_text("utf-8") for path in (ROOT / "benchmarks").glob("*.py")]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        sources += ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    for full in (name for source in sources for name in imported(source)):
+        target = full.removeprefix("aegis_core.")
+        while target and target not in FILES:
+            target = target.rpartition(".")[0]
+        used |= {target} | handed_on(target, full.rpartition(".")[2])
+    assert set(MODULES) - used == {"cli.__main__"}  # what `python -m aegis_core.cli` calls
+
+
+def handed_on(package: str, what: str) -> set[str]:
+    """The module from which a package hands `what` on, or, of a whole package, all of them."""
+    if package not in OPENINGS or not package:
+        return set()
+    source = FILES[package].read_text("utf-8")
+    lazily = re.findall(r'"(\w+)": \[([^\]]*)\]', source)
+    whole = package.endswith(what)
+    return {f"{package}.{m}" for m, names in lazily if whole or f'"{what}"' in names}

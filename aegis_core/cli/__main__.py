@@ -2,6 +2,6 @@
 
 import sys
 
-from aegis_core.cli import main
+from aegis_core.cli.commands import main
 
 sys.exit(main())

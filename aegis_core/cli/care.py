@@ -38,12 +38,11 @@ def backup(
     db: Database = None,
 ) -> None:
     """Write database and models into one file, also while a service runs."""
-    from aegis_core import care
-    from aegis_core.store import connect
+    from aegis_core.store import backup, connect
 
     settings = settings_for(db)
     with _bar("backup") as tell:
-        made = care.backup(
+        made = backup.backup(
             connect(settings.db), file, settings, who=named(who), force=force, tell=tell
         )
     print(made.sentence())
@@ -59,19 +58,18 @@ def restore(
     db: Database = None,
 ) -> None:
     """Put a backup in place, after all of it was checked; what was there is kept."""
-    from aegis_core import care
+    from aegis_core.store import backup
 
-    done = care.restore(file, settings_for(db), to=to, who=named(who), force=force)
+    done = backup.restore(file, settings_for(db), to=to, who=named(who), force=force)
     print(done.sentence())
 
 
 def compact(who: Who = None, db: Database = None) -> None:
     """Give back the space of what was deleted; no service may run."""
-    from aegis_core import care
-    from aegis_core.store import connect
+    from aegis_core.store import compaction, connect
 
     with _bar("compact") as tell:
-        done = care.compact(connect(settings_for(db).db), who=named(who), tell=tell)
+        done = compaction.compact(connect(settings_for(db).db), who=named(who), tell=tell)
     print(done.sentence())
 
 
@@ -85,7 +83,7 @@ def forget(
 
     Age counts back from the newest transactions. Labels, reviews and the audit stay.
     """
-    from aegis_core.care import retention
+    from aegis_core.detection import retention
     from aegis_core.store import connect
 
     store, age = connect(settings_for(db).db), days(older_than)
@@ -108,12 +106,11 @@ def export(
     db: Database = None,
 ) -> None:
     """Write transactions, verdicts, labels and reviews as Parquet, a folder a day."""
-    from aegis_core import care
-    from aegis_core.store import connect
+    from aegis_core.store import connect, export
 
     settings = settings_for(db)
     with _bar("export") as tell:
-        made = care.export(
+        made = export.export(
             connect(settings.db), folder, settings, who=named(who), force=force, tell=tell
         )
     print(made.sentence())
@@ -132,8 +129,8 @@ def _audit(context: typer.Context, db: Database = None) -> None:
     context.obj = db
     if context.invoked_subcommand:
         return
-    from aegis_core.audit import head
     from aegis_core.store import connect
+    from aegis_core.store.audit import head
 
     print(head(connect(settings_for(db).db)) or "The audit is empty.")
 
@@ -147,8 +144,8 @@ def list_(
     db: Database = None,
 ) -> None:
     """List what was changed, by whom."""
-    from aegis_core.audit import entries
     from aegis_core.store import connect
+    from aegis_core.store.audit import entries
 
     found = entries(connect(settings_for(db or context.obj).db), _moment(since))
     names = ["seq", "recorded_at", "who", "action", "subject", "details"]
@@ -168,9 +165,9 @@ def verify(
     db: Database = None,
 ) -> None:
     """Check that no row was changed, removed or put in; exit code 1 where one was."""
-    from aegis_core.audit import Head, kept_head, lost_file, lost_heads
-    from aegis_core.audit import verify as look
     from aegis_core.store import connect
+    from aegis_core.store.audit import Head, kept_head, lost_file, lost_heads
+    from aegis_core.store.audit import verify as look
 
     store = connect(settings_for(db or context.obj).db)
     noted = [Head.read(text) for text in head or []]

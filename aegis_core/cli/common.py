@@ -86,6 +86,6 @@ def days(text: str) -> float:
 
 def named(who: str | None) -> str:
     """Who does something: whoever was named, or the account that runs this."""
-    from aegis_core.audit import login
+    from aegis_core.store.audit import login
 
     return login() if who is None else who

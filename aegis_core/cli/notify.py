@@ -30,7 +30,7 @@ def run(
     db: Database = None,
 ) -> None:
     """Look for what the rules of aegis.toml name, and send it, until Ctrl-C."""
-    from aegis_core.notify import run as notify
+    from aegis_core.runs.notify.notifier import run as notify
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
@@ -44,7 +44,7 @@ def try_out(
     db: Database = None,
 ) -> None:
     """Send a test message by a rule, or by all of them, now."""
-    from aegis_core.notify import try_out as tried
+    from aegis_core.runs.notify.notifier import try_out as tried
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
@@ -59,7 +59,7 @@ def try_out(
 @notify_app.command("list", epilog=example("aegis notify list"))
 def list_(context: typer.Context, db: Database = None) -> None:
     """List the rules, with what waits, what was sent and the last error."""
-    from aegis_core.notify import chosen, listed
+    from aegis_core.runs.notify.notifier import chosen, listed
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)

@@ -43,8 +43,8 @@ def _models(context: typer.Context, db: Database = None) -> None:
     context.obj = db
     if context.invoked_subcommand:
         return
-    from aegis_core.approvals import open_proposals
-    from aegis_core.models import listed, roles
+    from aegis_core.detection.approvals import open_proposals
+    from aegis_core.detection.registry import listed, roles
     from aegis_core.store import connect
 
     store = connect(settings_for(db).db)
@@ -72,7 +72,7 @@ def show(
     db: Database = None,
 ) -> None:
     """Show all that is known of a model: policy, run, data, metrics, who did what with it."""
-    from aegis_core.approvals import dossier
+    from aegis_core.detection.approvals import dossier
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
@@ -101,7 +101,7 @@ def propose(
     db: Database = None,
 ) -> None:
     """Propose a model for champion; somebody else approves it."""
-    from aegis_core.approvals import propose as put
+    from aegis_core.detection.approvals import propose as put
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
@@ -116,7 +116,7 @@ def approve(
     db: Database = None,
 ) -> None:  # fmt: skip
     """Make a proposed model the champion; not by the person who proposed it."""
-    from aegis_core.approvals import approve as agree
+    from aegis_core.detection.approvals import approve as agree
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
@@ -129,7 +129,7 @@ def reject(
     db: Database = None,
 ) -> None:  # fmt: skip
     """Close a proposal; the champion stays."""
-    from aegis_core.approvals import reject as refuse
+    from aegis_core.detection.approvals import reject as refuse
     from aegis_core.store import connect
 
     closed = refuse(
@@ -148,7 +148,7 @@ def compare(
     db: Database = None,
 ) -> None:
     """Compare the champion with a challenger on what both scored live."""
-    from aegis_core.comparison import compared
+    from aegis_core.detection.comparison import compared
     from aegis_core.store import connect
 
     table, told = compared(connect(settings_for(db or context.obj).db), challenger, days)
@@ -189,7 +189,7 @@ def rollback(context: typer.Context, who: Who = None, db: Database = None) -> No
     One person may, also where `require_approval` asks for two to promote: it is for an emergency,
     and returns only to a model that was the champion before. The audit keeps who did it.
     """
-    from aegis_core.models import rollback as go_back
+    from aegis_core.detection.registry import rollback as go_back
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
@@ -200,7 +200,7 @@ def rollback(context: typer.Context, who: Who = None, db: Database = None) -> No
 def _give(
     context: typer.Context, version: str, who: str | None, db: Database, role: str
 ) -> None:  # fmt: skip
-    from aegis_core.models import promote as give
+    from aegis_core.detection.registry import promote as give
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
@@ -223,7 +223,7 @@ def _lists(context: typer.Context, db: Database = None) -> None:
     context.obj = db
     if context.invoked_subcommand:
         return
-    from aegis_core.lists import current
+    from aegis_core.review.lists import current
     from aegis_core.store import connect
 
     entries = current(connect(settings_for(db).db))
@@ -256,7 +256,7 @@ def add(
     db: Database = None,
 ) -> None:
     """Put a customer or merchant on a list, from the next transaction on."""
-    from aegis_core.lists import add as put
+    from aegis_core.review.lists import add as put
     from aegis_core.store import connect
 
     entry = put(
@@ -275,7 +275,7 @@ def end(
     db: Database = None,
 ) -> None:
     """Take an entry off its list before its time."""
-    from aegis_core.lists import end as take_off
+    from aegis_core.review.lists import end as take_off
     from aegis_core.store import connect
 
     store = connect(settings_for(db or context.obj).db)
@@ -291,7 +291,7 @@ def answer(
     db: Database = None,
 ) -> None:
     """Answer an alert; the answer teaches the next learner."""
-    from aegis_core.reviews import answer as keep
+    from aegis_core.review.answers import answer as keep
     from aegis_core.store import connect
 
     store = connect(settings_for(db).db)

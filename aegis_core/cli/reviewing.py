@@ -24,8 +24,8 @@ def review(
     Its address holds a token of its own, made anew at each start unless AEGIS_REVIEW_TOKEN
     names one; whoever has it may answer. Nobody can answer on the dashboard.
     """
-    from aegis_core.board.launcher import serve
-    from aegis_core.review import served_page
+    from aegis_core.views.launcher import serve
+    from aegis_core.views.review.page import served_page
 
     settings = settings_for(db)
     serve(settings, port=port, for_s=for_s, page=served_page(settings, analyst))

@@ -73,8 +73,8 @@ def run(
 
     A secret is given as env:NAME, never as its value.
     """
-    from aegis_core import notebooks
-    from aegis_core.runs import run_notebook
+    from aegis_core.runs import notebooks
+    from aegis_core.runs.execution import run_notebook
 
     if show:
         declared = notebooks.parameters_of(name).values()
@@ -108,7 +108,7 @@ def lineage(
     db: Database = None,
 ) -> None:
     """Say where a number or a model comes from: run, notebook, code, parameters, data."""
-    from aegis_core.lineage import chain, told
+    from aegis_core.runs.lineage import chain, told
     from aegis_core.store import connect
 
     found = chain(connect(settings_for(db).db), what)
@@ -130,7 +130,7 @@ def verify(
     Exit codes: 0 all are the same, 1 some differ, 4 the data or the model of then
     are not there any more.
     """
-    from aegis_core.verify import verify as again
+    from aegis_core.runs.verify import verify as again
 
     found = again(what, settings_for(db))
     for line in found.lines():
@@ -150,7 +150,7 @@ def _schedule(context: typer.Context, db: Database = None) -> None:
 @schedule_app.command("run", epilog=example("aegis schedule run", "aegis schedule run --for 3600"))
 def schedule_run(context: typer.Context, for_s: Seconds = None, db: Database = None) -> None:
     """Start what is due, until Ctrl-C; what was missed is made up for once."""
-    from aegis_core.schedule import serve
+    from aegis_core.runs.schedule import serve
 
     serve(settings_for(db or context.obj), for_s=for_s)
 
@@ -158,7 +158,7 @@ def schedule_run(context: typer.Context, for_s: Seconds = None, db: Database = N
 @schedule_app.command("list", epilog=example("aegis schedule list", "aegis schedule list --json"))
 def schedule_list(context: typer.Context, as_json: Json = False, db: Database = None) -> None:
     """Say what runs next, and how it went last."""
-    from aegis_core.schedule import listed
+    from aegis_core.runs.schedule import listed
 
     rows = listed(settings_for(db or context.obj))
     if as_json:
@@ -187,14 +187,14 @@ def schedule_now(
     db: Database = None,
 ) -> None:
     """Run an entry at once, with its parameters, limit of time and retries."""
-    from aegis_core.schedule import start
+    from aegis_core.runs.schedule import start
 
     print(start(settings_for(db or context.obj), name))
 
 
 def mark_killed(db: Path, ran: list[dict[str, Any]]) -> None:
     """Say of runs that count as running but are gone that they were killed."""
-    from aegis_core.ledger import holder
+    from aegis_core.runs.ledger import holder
 
     for row in ran:
         if row["status"] == "running" and holder(db, row["notebook"]) is None:

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.detector import Detector
-from aegis_core.policy import reasons
-from aegis_core.profiles import FACTS, SIGNALS
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.policy import reasons
+from aegis_core.detection.scoring import Scored
+from aegis_core.features.profiles import FACTS, SIGNALS
 from aegis_core.schema import TOLD_FACTORS, Decision
-from aegis_core.scoring import Scored
 
 PLANTED: Final[Mapping[str, str]] = {
     "spike": "amount",

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.arrays import Floats, Ints
+from aegis_core.detection.policy import NO_LIMITS, Counter, Policy, Ranked
 from aegis_core.evaluation.splits import Fold
+from aegis_core.features.arrays import Floats, Ints
 from aegis_core.metrics import daily_counts, predictive_interval
-from aegis_core.policy import NO_LIMITS, Counter, Policy, Ranked
 from aegis_core.schema import Decision
 
 BUDGETS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05)

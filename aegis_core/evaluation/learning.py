@@ -7,23 +7,12 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from aegis_core import answers
-from aegis_core.detector import Detector
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.learner import Learner, answered
+from aegis_core.detection.scoring import Scorer
 from aegis_core.evaluation.splits import cut_at
-from aegis_core.learner import UNKNOWN, Answer, Learner
+from aegis_core.features import confirmed
 from aegis_core.metrics import average_precision
-from aegis_core.scoring import Scorer
-
-
-def answered(rows: pd.DataFrame, labels: pd.DataFrame, at: pd.Timestamp) -> Answer:
-    """What was known of `rows` at the time `at`: 1 fraud, 0 ordinary, or `learner.UNKNOWN`.
-
-    Of several answers about a transaction the last one known by then counts.
-    """
-    known = labels[labels.known_at <= at].sort_values("known_at", kind="stable")
-    last = known.drop_duplicates("transaction_id", keep="last").set_index("transaction_id")
-    told = last.is_fraud.astype(np.int8).reindex(rows.transaction_id, fill_value=UNKNOWN)
-    return np.asarray(told, np.int8)
 
 
 def learning_curve(
@@ -67,7 +56,7 @@ def learning_curve(
     rng = np.random.default_rng(seed)
     ts = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
     first, warm = cut_at(ts, begin), cut_at(ts, begin - train_days * day)
-    memory = answers.Answers()
+    memory = confirmed.Answers()
     scorer = Scorer(answers=memory)
     scorer.run(frame.iloc[:warm])
     out = scorer.run(frame.iloc[warm:first], signals=True)

@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from aegis_core.detector import Detector
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.learner import Learner
+from aegis_core.detection.policy import Counter, Ranked
 from aegis_core.evaluation import cases, hindsight
 from aegis_core.evaluation.splits import Fold
-from aegis_core.learner import Learner
 from aegis_core.metrics import (
     auc_roc,
     average_precision,
@@ -26,7 +27,6 @@ from aegis_core.metrics import (
     recall_at_budget,
     recall_by_scenario,
 )
-from aegis_core.policy import Counter, Ranked
 from aegis_core.schema import FACTORS, Decision
 
 DETECTORS = ("forest", "amount", *(f"factor:{f}" for f in FACTORS), "random")

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.arrays import Ints
 from aegis_core.errors import InputError, NotReady
+from aegis_core.features.arrays import Ints
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def stage(
     names: Sequence[str],
     columns: Mapping[str, str],
     source: str,
-    tell: Callable[[float], None] | None,
+    tell: Callable[[float], object] | None,
 ) -> None:
     """Parse and check the rows of `relation`, adding them to the temporary table `aegis_staged`."""
     described = session.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
@@ -244,7 +244,7 @@ def mark_repeated(session: Session) -> bool:
 
 
 def insert_transactions(
-    session: Session, *, order: str, tell: Callable[[float], None] | None
+    session: Session, *, order: str, tell: Callable[[float], object] | None
 ) -> None:
     """Store the staged rows that are good and new, numbered in `order`."""
     names = ", ".join(name for name in TRANSACTION_COLUMNS if name != "seq")

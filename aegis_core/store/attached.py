@@ -68,7 +68,7 @@ class AttachedSession(Session):
     def with_one_thread(self) -> None:
         """The owner limits what a reading may use."""
 
-    def watched(self, sql: str, params: Params, tell: Callable[[float], None]) -> None:
+    def watched(self, sql: str, params: Params, tell: Callable[[float], object]) -> None:
         """Run a statement; how far it is, the owner does not say until it is done."""
         self.execute(sql, params)
         tell(1.0)

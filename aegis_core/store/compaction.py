@@ -5,17 +5,66 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from aegis_core.errors import StoreBusy, StoreError
+from aegis_core.errors import NotReady, StoreBusy, StoreError
+from aegis_core.store import audit
 from aegis_core.store.connection import empty, literal, opened, translated
+from aegis_core.store.database import Store
 from aegis_core.store.session import Session
 from aegis_core.store.tables import copy_into
 
-_LET_GO_S = 0.1  # whoever has just opened the old file finds it locked, and opens the new one
+_LET_GO_S: Final = (
+    0.1  # whoever has just opened the old file finds it locked, and opens the new one
+)
 
 
-def compact(path: Path, wait_s: float, tell: Callable[[float], None]) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Compacted:
+    """Size of the database's file before and after, in bytes."""
+
+    before: int
+    after: int
+
+    def sentence(self) -> str:
+        """The result in words."""
+        return f"{self.before / 2**20:,.1f} MB before, {self.after / 2**20:,.1f} MB now."
+
+
+def compact(
+    store: Store, *, who: str, tell: Callable[[float], object] = lambda share: None
+) -> Compacted:
+    """Give back the space of what was deleted: the database is written anew and takes its place.
+
+    Parameters
+    ----------
+    tell : called with the share done, in [0, 1].
+
+    Raises
+    ------
+    NotReady
+        There is no database.
+    StoreBusy
+        A service runs, or another process holds the file.
+    StoreError
+        There is no room for a second copy; the database is as it was.
+    """
+    if store.owned_by_any:
+        raise StoreBusy(f"A service owns {store.path}; end it first, then compact.")
+    if not store.path.exists():
+        raise NotReady(f"There is no database at {store.path}.")
+    with store.writing():
+        pass  # of this version, and whole
+
+    done = Compacted(*_written_anew(store.path, store.wait_s, tell))
+    with store.changing() as session:
+        audit.record(session, who, "compact", store.path.name, vars(done))
+    return done
+
+
+def _written_anew(path: Path, wait_s: float, tell: Callable[[float], object]) -> tuple[int, int]:
     """Write the database at `path` anew without what was deleted; bytes before and after.
 
     Nobody can write meanwhile, and readers go on. At every moment, whatever dies, one whole

@@ -204,7 +204,7 @@ def rolled_back(connection: Connection) -> bool:
 
 
 def watched(
-    connection: Connection, statement: Callable[[], object], tell: Callable[[float], None]
+    connection: Connection, statement: Callable[[], object], tell: Callable[[float], object]
 ) -> None:
     """Run a statement in another thread and `tell` this one the share done, in [0, 1]."""
     failed: list[Exception] = []

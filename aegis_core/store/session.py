@@ -145,7 +145,7 @@ class Session:
         finally:
             self._connection.unregister(name)
 
-    def watched(self, sql: str, params: Params, tell: Callable[[float], None]) -> None:
+    def watched(self, sql: str, params: Params, tell: Callable[[float], object]) -> None:
         """Run a long statement, calling `tell` with the share done, in [0, 1], as it goes on.
 
         An exception in this thread, such as Ctrl-C, ends the statement first.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from aegis_core import audit
 from aegis_core.errors import InputError, NotReady, StoreError, StoreVersion
 from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
+from aegis_core.store import audit
 from aegis_core.store.connection import literal, quoted
 from aegis_core.store.session import Params, Session
 
@@ -121,7 +121,7 @@ def bring_up_to_date(session: Session, found: Found) -> None:
 
 
 def copy_into(
-    session: Session, path: Path, tell: Callable[[float], None] | None = None
+    session: Session, path: Path, tell: Callable[[float], object] | None = None
 ) -> dict[str, int]:
     """Copy the whole database that is open into a new file; rows of each table.
 

@@ -1,0 +1,334 @@
+"""The `aegis` command: a thin layer over the package.
+
+Nothing heavy is imported until a command needs it, so that `--help` is quick. A mistake in what
+the user gave is one sentence on the standard error and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aegis_core import __version__
+from aegis_core.cli import care, notify, register, reviewing, runs
+from aegis_core.cli.common import (
+    Database,
+    Port,
+    Seconds,
+    app,
+    assignment,
+    days,
+    example,
+    settings_for,
+)
+from aegis_core.cli.output import cell_text, write_csv, write_json, write_table
+from aegis_core.errors import AegisError
+
+if TYPE_CHECKING:
+    from aegis_core.config import Settings
+    from aegis_core.intake.importing import ImportSummary
+
+app.add_typer(register.models_app, name="models")
+app.add_typer(register.lists_app, name="lists")
+app.add_typer(notify.notify_app, name="notify")
+app.command(epilog=register.ANSWER_EXAMPLES)(register.answer)
+app.command(epilog=runs.RUN_EXAMPLES)(runs.run)
+app.command(epilog=runs.LINEAGE_EXAMPLES)(runs.lineage)
+app.command(epilog=runs.VERIFY_EXAMPLES)(runs.verify)
+app.add_typer(runs.schedule_app, name="schedule")
+app.add_typer(care.audit_app, name="audit")
+for command in (care.backup, care.restore, care.compact, care.forget, care.export):
+    app.command(epilog=care.EXAMPLES[command.__name__])(command)
+app.command(epilog=reviewing.EXAMPLES)(reviewing.review)
+
+TABLE_ROWS = 100
+
+
+class Format(StrEnum):
+    """How `aegis query` writes its result."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code.
+
+    0 done or skipped, 1 a run failed, numbers differ or no row of an import was usable, 2 what was
+    given is not usable, 3 the same notebook is running, 4 a run cannot be verified any more,
+    130 ended by Ctrl-C or SIGTERM.
+    """
+    given = _joined(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(given, prog_name="aegis")
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(bool(e.code))
+    except AegisError as e:
+        print(f"aegis: {e}", file=sys.stderr)
+        return e.exit_code
+    return 0
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=example("aegis up", 'aegis import "data/*.csv"', "aegis run train", "aegis status"),
+)
+def _aegis(
+    version: Annotated[bool, typer.Option("--version", help="Say the version and end.")] = False,
+) -> None:
+    if version:
+        print(f"aegis {__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    "import",
+    epilog=example(
+        "aegis import payments.csv",
+        'aegis import "2026-*.csv.gz" --map customer_id=card --map amount=total',
+        "aegis import history.parquet --label is_fraud --label-delay 7d",
+        "aegis import handbook.parquet --preset handbook --db handbook.duckdb",
+    ),
+)
+def import_(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help="Paths or globs; .csv, .tsv, .csv.gz, .parquet."),
+    ],
+    preset: Annotated[
+        str | None, typer.Option(help="A known data set: handbook or sparkov.")
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="NAME=COLUMN", help="Which column is which; again for more."),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column that says fraud or not.")
+    ] = None,
+    scenario: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column that says which kind of fraud.")
+    ] = None,
+    label_delay: Annotated[
+        str | None, typer.Option(help="When a label is known after its transaction: 7d, 12h.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Import nothing if any row is bad.")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option(help="Stored with each row instead of the file's name.")
+    ] = None,
+    db: Database = None,
+) -> None:
+    """Read transactions from CSV, TSV or Parquet files.
+
+    Columns with usual names are recognised. Bad rows go to the table `rejected`
+    with their reason; rows that are already there stay as they are.
+    """
+    from aegis_core.intake.importing import import_files
+    from aegis_core.store import connect
+
+    settings = settings_for(db)
+    summary = import_files(
+        files,
+        connect(settings.db),
+        preset=preset,
+        mapping=dict(assignment("--map", pair) for pair in mapping or []),
+        label=label,
+        scenario=scenario,
+        label_delay_days=settings.label_delay_days if label_delay is None else days(label_delay),
+        strict=strict,
+        source=source,
+    )
+    for line in _import_told(summary, settings):
+        print(line)
+    if not summary.accepted and not summary.already_there:
+        print("aegis: no row was usable; see the reasons above.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog=example(
+        'aegis query "SELECT decision, count(*) FROM verdicts GROUP BY ALL"',
+        'aegis query "FROM transactions WHERE amount > 1000" --format csv > large.csv',
+        'aegis query "SUMMARIZE transactions" --format json',
+    )
+)
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement that reads.")],
+    form: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"At most so many rows; 0 all. A table has {TABLE_ROWS}."),
+    ] = None,
+    db: Database = None,
+) -> None:
+    """Ask the database anything in SQL; nothing can be changed this way."""
+    from aegis_core.store import connect
+
+    most = (TABLE_ROWS if form is Format.table else 0) if limit is None else limit
+    with connect(settings_for(db).db).reading() as session:
+        names, rows = session.stream(sql)
+        {Format.table: write_table, Format.csv: write_csv, Format.json: write_json}[form](
+            names, rows, most
+        )
+
+
+@app.command(epilog=example("aegis status", "aegis status --json --db fraud.duckdb"))
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    db: Database = None,
+) -> None:
+    """Say what is there: rows, champion model, alerts, last runs, rejected rows."""
+    from aegis_core.store import connect
+
+    path = settings_for(db).db
+    with connect(path).reading() as session:
+        found: dict[str, Any] = {"db": str(path)} | {
+            key: session.rows(sql) for key, sql in _STATUS.items()
+        }
+    for key in ("transactions", "labels", "verdicts", "champion"):
+        found[key] = next(iter(found[key]), None)
+    runs.mark_killed(path, found["runs"])
+    if as_json:
+        import json
+
+        print(json.dumps(found, default=str, indent=2, ensure_ascii=False))
+    else:
+        for line in _status_told(found):
+            print(line)
+
+
+@app.command(epilog=example("aegis dashboard", "aegis dashboard --port 9000 --for 30"))
+def dashboard(port: Port = 8866, for_s: Seconds = None, db: Database = None) -> None:
+    """Serve the dashboard on this machine until Ctrl-C."""
+    from aegis_core.views.launcher import serve
+
+    serve(settings_for(db), port=port, for_s=for_s)
+
+
+@app.command(epilog=example("aegis serve", "aegis serve --port 9000", "AEGIS_TOKEN=… aegis serve"))
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    for_s: Seconds = None,
+    db: Database = None,
+) -> None:
+    """Score transactions over REST; this process owns the database meanwhile."""
+    from aegis_core.serving.server import serve as run_service
+
+    run_service(settings_for(db), host=host, port=port, for_s=for_s)
+
+
+@app.command(
+    epilog=example("aegis up", "aegis up --transactions 50000 --for 30", "aegis up --no-simulate")
+)
+def up(
+    transactions: Annotated[
+        int, typer.Option(min=1, help="How many to generate in an empty database.")
+    ] = 500_000,
+    port: Port = 8866,
+    api_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the service; else any free one.")
+    ] = 8000,
+    simulate: Annotated[
+        bool, typer.Option("--simulate/--no-simulate", help="Send a made-up stream.")
+    ] = True,
+    rate: Annotated[float, typer.Option(min=0.1, help="Its transactions a second.")] = 50.0,
+    for_s: Seconds = None,
+    db: Database = None,
+) -> None:
+    """Go from nothing to the live dashboard; what is there is used again."""
+    from aegis_core.cli.up import first_light
+
+    first_light(
+        settings_for(db), transactions=transactions, port=port, api_port=api_port,
+        rate=rate if simulate else 0.0, for_s=for_s,
+    )  # fmt: skip
+
+
+_STATUS = {
+    "transactions": "SELECT count(*) AS rows, min(ts) AS first, max(ts) AS last FROM transactions",
+    "labels": "SELECT count(*) AS rows, count(*) FILTER (is_fraud) AS frauds FROM labels",
+    "verdicts": """SELECT count(*) AS rows, count(*) FILTER (decision = 'review') AS review,
+        count(*) FILTER (decision = 'block') AS block,
+        (review + block) / nullif(count(*), 0) AS alert_rate FROM verdicts""",
+    "champion": """SELECT version, detector, n_train, trained_from, trained_to, promoted_at
+        FROM models WHERE promoted_at IS NOT NULL ORDER BY promoted_at DESC LIMIT 1""",
+    "runs": """SELECT run_id, notebook, status, started_at, ended_at, error, cells_done,
+        cells_total, heading, seconds, peak_memory_mb, attempt, entry
+        FROM runs ORDER BY started_at DESC LIMIT 5""",
+    "rejected": "SELECT reason, count(*) AS rows FROM rejected GROUP BY ALL ORDER BY rows DESC, 1",
+}
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`-p KEY VALUE`, as papermill has it, as `-p KEY=VALUE`, as Typer wants it.
+
+    >>> _joined(["run", "train", "-p", "seed", "4", "-p", "days=2"])
+    ['run', 'train', '-p', 'seed=4', '-p', 'days=2']
+    """
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        joined.append(rest.pop(0))
+        if joined[0] == "run" and joined[-1] in ("-p", "--parameter") and rest:
+            key = rest.pop(0)
+            has_value = "=" not in key and rest and not rest[0].startswith("--")
+            joined.append(f"{key}={rest.pop(0)}" if has_value else key)
+    return joined
+
+
+def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
+    if summary.guessed:
+        how = f"the columns of {summary.preset}" if summary.preset else "columns by their names"
+        yield f"Recognised {how}; --map NAME=COLUMN says otherwise:"
+        yield from (f"  {name:<15} ← {column}" for name, column in summary.guessed.items())
+    yield (
+        f"{summary.rows:,} rows read: {summary.accepted:,} accepted, {summary.already_there:,} "
+        f"already there, {sum(summary.rejected.values()):,} rejected, in {summary.seconds:.1f} s."
+    )
+    yield from (f"  {n:>9,} × {reason}" for reason, n in summary.rejected.items())
+    if summary.zeros_read:
+        yield (
+            f"{summary.zeros_read:,} amounts of 0, which the simulator of this data had rounded "
+            f"down, were read as {summary.zeros_as}."
+        )
+    if summary.first_ts:
+        yield f"From {summary.first_ts:%Y-%m-%d %H:%M} to {summary.last_ts:%Y-%m-%d %H:%M} UTC."
+    yield f"{summary.labels:,} labels added. Database: {settings.db}"
+
+
+def _status_told(found: dict[str, Any]) -> Iterable[str]:
+    rows, labels, verdicts = found["transactions"], found["labels"], found["verdicts"]
+    yield f"database      {found['db']}"
+    yield f"transactions  {rows['rows']:,}" + (
+        f", {rows['first']:%Y-%m-%d %H:%M} to {rows['last']:%Y-%m-%d %H:%M} UTC"
+        if rows["rows"]
+        else "; fill it with `aegis import FILE` or `aegis run generate`"
+    )
+    yield f"labels        {labels['rows']:,}, {labels['frauds']:,} of them fraud"
+    champion = found["champion"]
+    yield "champion      " + (
+        f"{champion['version']} ({champion['detector']}, trained on {champion['n_train'] or 0:,})"
+        if champion
+        else "none yet; `aegis run train` makes one"
+    )
+    yield f"verdicts      {verdicts['rows']:,}" + (
+        f", {verdicts['review']:,} to review, {verdicts['block']:,} blocked: "
+        f"alert rate {verdicts['alert_rate']:.2%}"
+        if verdicts["rows"]
+        else ""
+    )
+    for i, ran in enumerate(found["runs"]):
+        error = f": {cell_text(ran['error'])}" if ran["error"] else runs.progress_of(ran)
+        yield (
+            f"{'' if i else 'last runs':<12}  {ran['started_at']:%Y-%m-%d %H:%M}  "
+            f"{ran['notebook']} {ran['status']}{error}"
+        )
+    for i, bad in enumerate(found["rejected"]):
+        yield f"{'' if i else 'rejected':<12}  {bad['rows']:,} × {bad['reason']}"

@@ -1,0 +1,250 @@
+"""From nothing to the live dashboard, using again what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.process
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from aegis_core.config import Settings
+from aegis_core.errors import AegisError, NotReady, RunFailed
+from aegis_core.runs.execution import run_notebook
+from aegis_core.runs.reports import duration
+from aegis_core.store import connect
+from aegis_core.store.endpoint import files_of
+from aegis_core.views.launcher import serve
+
+STREAM_S = 8 * 3600.0
+"""How long the stream goes on when nobody says when to end."""
+STREAM_RATE = 50.0
+"""Its transactions a second."""
+STREAM_FRAUD = 5.0
+"""Its fraud rates, as a multiple of the history's, so that the board has something to show."""
+REPORT_WITHIN_S = 60.0
+READY_WITHIN_S = 300.0
+"""How long the service may take to fold the history before it is ready."""
+OFTEN = 3
+"""So many ends of a process within a minute, and it is not started again."""
+TOLD = 3
+"""Exit code of a process that says why it ends and would do so again."""
+
+
+def first_light(
+    settings: Settings,
+    *,
+    transactions: int = 500_000,
+    port: int = 8866,
+    api_port: int = 8000,
+    rate: float = STREAM_RATE,
+    for_s: float | None = None,
+) -> None:
+    """Generate, train and evaluate what is not there yet; then start what lives.
+
+    Each step is a notebook run. What lives are the service, which owns the database and scores over
+    REST, a simulated stream that sends transactions to it, and the dashboard. Ends with Ctrl-C, or
+    after `for_s` seconds of serving.
+
+    Parameters
+    ----------
+    transactions : int
+        How many to generate in an empty database.
+    port : int
+        Of the dashboard, on the loopback interface; 0 takes any free one.
+    api_port : int
+        Of the service; where it is taken, any free one.
+    rate : float
+        Simulated transactions a second; 0 simulates none.
+
+    Raises
+    ------
+    RunFailed
+        A notebook or the stream failed. What earlier steps made stays, and the next call goes on
+        from there.
+    """
+    there = what_is_there(settings)
+    if there["transactions"]:
+        print(f"Using the {there['transactions']:,} transactions in {settings.db}.")
+    else:
+        _run("generate", {"n_transactions": transactions}, settings)
+    if there["champion"]:
+        print(f"Using the champion model {there['champion']}.")
+    else:
+        _run("train", {}, settings)
+    if there["evaluation"]:
+        print(f"Using the evaluation {there['evaluation']}.")
+    else:
+        _run("evaluate", {}, settings)
+    print(f"Reports: {settings.reports / 'index.html'}", flush=True)
+    with _service(settings, api_port) as address, contextlib.ExitStack() as stack:
+        readers = files_of(settings.db)[1]
+        print(f"Scoring service: {address}/docs", flush=True)
+        print(f"To read with DuckDB while it runs, use the statements in {readers}", flush=True)
+        if rate:
+            stack.enter_context(_stream(settings, for_s, address, rate))
+        serve(settings, port, for_s=for_s)
+
+
+def what_is_there(settings: Settings) -> dict[str, object]:
+    """Number of transactions, version of the champion, and the last evaluation that was done."""
+    try:
+        with connect(settings.db).reading() as session:
+            return session.rows(
+                """
+                SELECT (SELECT count(*) FROM transactions) AS transactions,
+                  (SELECT arg_max(version, promoted_at) FROM models) AS champion,
+                  (SELECT arg_max(run_id, started_at) FROM runs
+                    WHERE notebook = 'evaluate' AND status = 'done') AS evaluation
+                """
+            )[0]
+    except NotReady:
+        return {"transactions": 0, "champion": None, "evaluation": None}
+
+
+def _run(name: str, parameters: dict[str, object], settings: Settings) -> None:
+    result = run_notebook(name, parameters, settings)
+    print(f"{name} took {duration(result.seconds)}: {result.report_path}", flush=True)
+
+
+@contextlib.contextmanager
+def _service(settings: Settings, port: int) -> Iterator[str]:
+    """The service in a process of its own, started again where it dies; its address."""
+    port = _free(port)
+    with _Kept("service", _serve, settings, port) as kept:
+        _wait_for(kept.process, port)
+        yield f"http://127.0.0.1:{port}"
+
+
+class _Kept:
+    """A process that is started again where it dies, inside of a `with` block.
+
+    One that ends by itself, done or for a reason that it told, is left in peace.
+    """
+
+    def __init__(self, name: str, work: Callable[..., None], *args: object) -> None:
+        self._name, self._work, self._args = name, work, args
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Kept:
+        self.process = self._started()
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watcher.join()
+        self.process.terminate()
+        self.process.join()
+
+    def _started(self) -> multiprocessing.process.BaseProcess:
+        spawn = multiprocessing.get_context("spawn")
+        process = spawn.Process(target=self._work, args=self._args, name=self._name)
+        process.start()
+        return process
+
+    def _watch(self) -> None:
+        ends: list[float] = []
+        while not self._ended.wait(0.1):
+            if self.process.exitcode is None:
+                continue
+            if self.process.exitcode in (0, TOLD):
+                return
+            ends.append(time.monotonic())
+            if len(ends) >= OFTEN and ends[-1] - ends[-OFTEN] < 60:
+                print(f"The {self._name} ends again and again; it is not started any more.")
+                return
+            print(f"The {self._name} ended and is started again.", flush=True)
+            self.process = self._started()
+
+
+def _serve(settings: Settings, port: int) -> None:
+    os.setsid()  # Ctrl-C reaches the parent, which ends the stream before it ends us
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    from aegis_core.serving.server import serve as run_service
+
+    try:
+        run_service(settings, port=port)
+    except AegisError as e:
+        sys.exit(f"The service failed. {e}")
+
+
+def _wait_for(process: multiprocessing.process.BaseProcess, port: int) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while process.is_alive() and time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/v1/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            time.sleep(0.1)
+        finally:
+            connection.close()
+    raise RunFailed("The service did not get ready; see above.")
+
+
+def _free(port: int) -> int:
+    """`port`, or any other one where it is taken."""
+    for wanted in (port, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    return 0
+
+
+@contextlib.contextmanager
+def _stream(
+    settings: Settings, for_s: float | None, target: str = "", rate: float = STREAM_RATE
+) -> Iterator[None]:
+    """New transactions arrive at `target` from a process of their own, while the block runs.
+
+    A stream that ends by itself is given the time to write its report.
+    """
+    began = time.monotonic()
+    with _Kept("stream", _simulate, settings, for_s or STREAM_S, target, rate) as kept:
+        yield
+        if for_s and time.monotonic() - began >= for_s:
+            kept.process.join(REPORT_WITHIN_S)
+        failed = kept.process.exitcode
+    if failed:
+        raise RunFailed("The dashboard was served, but the stream failed; see above.")
+
+
+def _simulate(settings: Settings, seconds: float, target: str, rate: float) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which terminates us
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    stream = {
+        "n_transactions": 0,
+        "seconds": seconds,
+        "rate": rate,
+        "fraud_multiplier": STREAM_FRAUD,
+        "target": target,
+    }
+    try:
+        run_notebook("simulate", stream, settings, progress=False)
+    except AegisError as e:
+        print(f"The stream failed. {e}", file=sys.stderr)
+        sys.exit(TOLD)
+    except KeyboardInterrupt:
+        return
+
+
+def _end_with_the_parent() -> None:
+    """Without this, a parent that was killed would leave the stream behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

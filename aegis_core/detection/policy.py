@@ -1,0 +1,429 @@
+"""From a score to a decision, within an alert budget, and from facts to an analyst's words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aegis_core.errors import InputError, NotReady
+from aegis_core.features.arrays import Floats, Ints
+from aegis_core.features.confirmed import HISTORY
+from aegis_core.features.profiles import FACTS, N_WINDOWS, RING, SIGNAL_FACTOR, SIGNALS, WINDOWS_S
+from aegis_core.schema import FACTORS, TOLD_FACTORS, Decision
+
+_DRAWN_BY: Final = "aegis:audit:draw"  # the key of the draw, 16 bytes
+
+
+NO_LIMITS: Final = (RING + 2,) * N_WINDOWS
+"""Limits that no count reaches."""
+BURST_CUSTOMERS: Final = 0.002
+"""Share of customers who may have reached a limit in the training window."""
+FEWEST_CUSTOMERS: Final = 2
+"""So many may have reached it in any case, where there are more."""
+FEWEST_IN_A_BURST: Final = 3
+
+
+class Ranked(Protocol):
+    """A model that knows how the scores of ordinary traffic are spread."""
+
+    def threshold(self, share: float) -> float:
+        """Score that at most `share` of the traffic lies strictly above."""
+        ...
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Thresholds of an alert budget.
+
+    Parameters
+    ----------
+    review_above, block_above :
+        Scores above which a transaction is reviewed and blocked; `block_above` is not lower.
+    alert_budget :
+        Share of transactions that may become alerts (reviewed or blocked), in (0, 1).
+    audit_share :
+        Share of the approved transactions that are drawn for review all the same, in [0, 1].
+    burst_limits :
+        For each of `profiles.WINDOWS_S`, how many transactions of a customer within it go to
+        review whatever their score: an exact counter beside the forest, which notices what
+        arrives packed together only after a while. See `burst_limits`.
+    """
+
+    review_above: float
+    block_above: float
+    alert_budget: float
+    audit_share: float = 0.001
+    burst_limits: tuple[int, ...] = NO_LIMITS
+
+    @classmethod
+    def from_budget(
+        cls,
+        model: Ranked,
+        alert_budget: float = 0.005,
+        block_share: float = 0.2,
+        audit_share: float = 0.001,
+        counter: Counter | None = None,
+    ) -> Policy:
+        """Thresholds that keep the traffic that `model` was calibrated on within `alert_budget`.
+
+        Of the alerts, the `block_share` with the highest scores are blocked. A larger budget never
+        raises a threshold. A counter takes its part of the budget first, if that is not too much.
+        """
+        if not 0 < alert_budget < 1:
+            raise InputError(f"alert_budget is a share in (0, 1), not {alert_budget}.")
+        if not 0 <= block_share <= 1:
+            raise InputError(f"block_share is a share in [0, 1], not {block_share}.")
+        if not 0 <= audit_share <= 1:
+            raise InputError(f"audit_share is a share in [0, 1], not {audit_share}.")
+        counts = counter is not None and counter.fits(alert_budget)
+        ranked: Ranked = counter if counter is not None and counts else model
+        review_above = ranked.threshold(alert_budget)
+        block_above = model.threshold(alert_budget * block_share) if block_share else math.inf
+        return cls(
+            review_above,
+            max(block_above, review_above),
+            alert_budget,
+            audit_share,
+            counter.limits if counter is not None and counts else NO_LIMITS,
+        )
+
+    def decide(self, score: Floats, counts: Ints | None = None) -> npt.NDArray[np.int8]:
+        """Decisions as values of `schema.Decision`, shape (n,).
+
+        Parameters
+        ----------
+        counts : of shape (n, N_WINDOWS), see `scoring.Scored`; without them nothing is counted.
+
+        >>> Policy(0.6, 0.8, 0.01).decide(np.array([0.5, 0.7, 0.9])).tolist()
+        [0, 1, 2]
+        """
+        out = (score > self.review_above).astype(np.int8)
+        out += (score > self.block_above).astype(np.int8)
+        if counts is not None:
+            out[self.counts_as_burst(counts) & (out == Decision.APPROVE)] = Decision.REVIEW
+        return out
+
+    def counts_as_burst(self, counts: Ints) -> npt.NDArray[np.bool_]:
+        """Where the exact counter alone raises an alert, shape (n,)."""
+        return _meets(counts, self.burst_limits)
+
+    def save(self, folder: Path) -> None:
+        """Write `policy.json` into `folder`."""
+        (folder / "policy.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Policy:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        NotReady
+            The file is not there, or not a policy.
+        """
+        try:
+            written = json.loads((folder / "policy.json").read_text())
+            limits = written.pop("burst_limits", NO_LIMITS)
+            if len(limits) != N_WINDOWS:
+                raise ValueError("it counts other windows")
+            given = {name: float(value) for name, value in written.items()}
+            return cls(**given, burst_limits=tuple(map(int, limits)))
+        except (OSError, ValueError, TypeError, AttributeError) as e:
+            raise NotReady(
+                f"The policy in {folder} cannot be read ({e}). Train with `aegis run train`."
+            ) from None
+
+
+def burst_limits(counts: Ints, customer: pd.Series) -> tuple[int, ...]:
+    """Limits that at most `BURST_CUSTOMERS` of the customers ever reached, one a window.
+
+    A burst makes many transactions and few customers suspicious, so that bursts among the training
+    data hardly move a share of customers. When it fails: where more customers than that had one,
+    the limit rises to the size of their bursts. A limit that the counter cannot reach is none.
+
+    Parameters
+    ----------
+    counts : of shape (n, N_WINDOWS), see `scoring.Scored`.
+    customer : of shape (n,), the customer of each.
+
+    >>> counts = np.ones((1000, N_WINDOWS), int)
+    >>> counts[:500] = 4
+    >>> burst_limits(counts, pd.Series(["busy"] * 500 + [f"c{i}" for i in range(500)]))
+    (3, 3, 3, 3)
+    """
+    most = pd.DataFrame(counts).groupby(customer.to_numpy()).max()
+    limits = []
+    for window in most:
+        allowed = min(max(FEWEST_CUSTOMERS, int(BURST_CUSTOMERS * len(most))), len(most) - 1)
+        reached = np.sort(most[window].to_numpy())[::-1]
+        limit = max(FEWEST_IN_A_BURST, int(reached[allowed]) + 1 if len(most) else RING + 2)
+        limits.append(limit if limit <= RING + 1 else RING + 2)
+    return tuple(limits)
+
+
+def _meets(counts: Ints, limits: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    return np.asarray((counts >= np.array(limits)).any(axis=1), bool)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """An exact counter of bursts beside a model, and the thresholds that leave it room.
+
+    Parameters
+    ----------
+    limits : see `burst_limits`.
+    share : of the traffic that the thresholds are taken from: what the counter alerts on.
+    others : scores of the rest of it, ascending.
+    n : transactions of all of it.
+    """
+
+    limits: tuple[int, ...]
+    share: float
+    others: Floats
+    n: int
+
+    @classmethod
+    def beside(cls, limits: tuple[int, ...], counts: Ints, score: Floats) -> Counter:
+        """The counter with `limits`, and the traffic of these counts and scores."""
+        met = _meets(counts, limits)
+        return cls(limits, float(met.mean()) if len(met) else 0.0, np.sort(score[~met]), len(met))
+
+    def fits(self, alert_budget: float) -> bool:
+        """Whether it leaves half of the budget, or more, to the model."""
+        return 2 * self.share <= alert_budget
+
+    def threshold(self, share: float) -> float:
+        """Score such that what lies strictly above it, or is counted, is at most `share`."""
+        room = int((share - self.share) * self.n + 1e-9)
+        return float(self.others[max(0, len(self.others) - 1 - room)])
+
+
+def counted(counts: Ints, limits: tuple[int, ...]) -> dict[str, object]:
+    """The reason of an alert that the counter raised: the shortest window whose limit was met."""
+    first = int(np.argmax(counts >= np.array(limits)))
+    text = (
+        f"{counts[first]} transactions in {_duration(WINDOWS_S[first])}; "
+        f"from {limits[first]} on somebody looks"
+    )
+    return {"factor": "burst", "code": "BURST-LIMIT", "text": text, "contribution": 0.0}
+
+
+def reasons(
+    amount: float,
+    currency: str | None,
+    facts: Floats,
+    contributions: Floats,
+    signal_evidence: Floats,
+    history: Floats | None = None,
+    *,
+    floor: float = 0.1,
+) -> list[dict[str, object]]:
+    """Reasons for one verdict, the strongest first, in the customer's own units.
+
+    Parameters
+    ----------
+    facts : of shape (len(FACTS),).
+    contributions : of shape (len(TOLD_FACTORS),), to the score.
+    signal_evidence :
+        Of shape (len(SIGNALS),), see `Detector.spread`; a factor is told by its strongest signal.
+    history :
+        Of shape (len(HISTORY),): what was answered about merchant and customer, for a learner.
+    floor :
+        Smallest share of the strongest contribution that is still a reason.
+
+    Returns
+    -------
+    list of dict with `factor`, `code`, `text`, `contribution`, as in `verdicts.reasons`.
+    """
+    known = dict(zip(FACTS, facts.tolist(), strict=True))
+    money = _money(amount, currency)
+    top = contributions.max()
+    out: list[dict[str, object]] = []
+    for f in np.argsort(-contributions, kind="stable"):
+        if contributions[f] <= 0 or contributions[f] < floor * top:
+            break
+        factor = TOLD_FACTORS[f]
+        if factor in FACTORS:
+            own = [j for j in range(len(SIGNALS)) if SIGNAL_FACTOR[j] == f]
+            code, tell = _WORDS[SIGNALS[max(own, key=lambda j: signal_evidence[j])]]
+            text = tell(amount, money, known)
+        elif history is not None:
+            code = f"{factor}-ANSWERS".upper()
+            text = _answered(factor, dict(zip(HISTORY, history.tolist(), strict=True)))
+        else:
+            continue
+        weight = float(contributions[f])
+        out.append({"factor": factor, "code": code, "text": text, "contribution": weight})
+    return out
+
+
+def clearance(amount: float, currency: str | None, cleared: Floats) -> str:
+    """What would have cleared an alert, in a sentence.
+
+    Parameters
+    ----------
+    cleared : of shape (1 + len(TOLD_FACTORS),), see `scoring.Scored`.
+
+    >>> clearance(900.0, "EUR", np.array([180.0, 1, 0, 0, 0, 0, 0]))
+    'It would have passed at EUR 180.00 or less.'
+    >>> clearance(900.0, "EUR", np.array([np.nan, 0, 1, 1, 0, 0, 0]))
+    'It would have passed without the travel, or at a usual hour.'
+    """
+    ways = []
+    if not math.isnan(cleared[0]):
+        ways.append(f"at {_money(cleared[0], currency)} or less")
+    elif cleared[1]:
+        ways.append(_ABSENT["amount"])
+    ways += [_ABSENT[f] for f, alone in zip(TOLD_FACTORS[1:], cleared[2:], strict=True) if alone]
+    if not ways:
+        return "No single change would have cleared it."
+    return f"It would have passed {', or '.join(ways)}."
+
+
+_ABSENT: Final = {
+    "amount": "with a usual amount",
+    "travel": "without the travel",
+    "hour": "at a usual hour",
+    "burst": "without the transactions just before",
+    "merchant": "without what was answered about the merchant",
+    "customer": "without what was answered about the customer",
+}
+
+
+def inclusion(
+    decision: npt.NDArray[np.int8], transaction_id: npt.ArrayLike, audit_share: float
+) -> Floats:
+    """Probability with which each transaction goes to review, NaN where nobody is asked.
+
+    Alerts always go; of the approved, `audit_share` are drawn by a hash of their id, so that a
+    replay or a repeated request draws the same ones.
+
+    >>> inclusion(np.array([2, 0], np.int8), ["a", "b"], 1.0).tolist()
+    [1.0, 1.0]
+    """
+    out = np.where(decision != Decision.APPROVE, 1.0, np.nan)
+    if audit_share > 0 and len(out):
+        ids = np.asarray(transaction_id, object)
+        drawn = pd.util.hash_array(ids, hash_key=_DRAWN_BY, categorize=False) / 2.0**64
+        out[(drawn < audit_share) & np.isnan(out)] = audit_share
+    return out
+
+
+Known = dict[str, float]
+
+
+def _amount_customer(amount: float, money: str, k: Known) -> str:
+    if k["n_history"] < 5:
+        return f"{money} is much for a customer without history"
+    usual = k["usual_amount"]
+    return f"{money} is {_times(amount / usual)} this customer's usual {usual:,.2f}"
+
+
+def _amount_habit(amount: float, money: str, k: Known) -> str:
+    usual = k["habit_amount"]
+    if math.isclose(usual, k["category_amount"]):  # never paid in this category
+        return _amount_category(amount, money, k)
+    return f"{money} is {_times(amount / usual)} this customer's usual {usual:,.2f} in the category"
+
+
+def _amount_category(amount: float, money: str, k: Known) -> str:
+    usual = k["category_amount"]
+    return f"{money} is {_times(amount / usual)} the {usual:,.2f} that is usual in the category"
+
+
+def _amount_population(amount: float, money: str, k: Known) -> str:
+    usual = k["population_amount"]
+    return f"{money} is {_times(amount / usual)} the {usual:,.2f} that customers usually pay"
+
+
+def _travel_speed(amount: float, money: str, k: Known) -> str:
+    return (
+        f"{k['distance_km']:,.0f} km from the last purchase {_duration(k['gap_s'])} ago "
+        f"(at least {k['speed_kmh']:,.0f} km/h)"
+    )
+
+
+def _hour(amount: float, money: str, k: Known) -> str:
+    minutes = int(k["hour"] * 60 + 1e-6) % 1440  # rounding may leave a whole minute just below
+    clock = f"{minutes // 60:02d}:{minutes % 60:02d} UTC"
+    n, n_hour = int(k["n_history"]), int(k["n_hour"])
+    if n < 5:
+        return f"{clock}, an hour at which few customers pay"
+    if n_hour == 0:
+        return f"{clock}, an hour at which this customer never paid in {n:,} transactions"
+    times = "once" if n_hour == 1 else f"{n_hour:,} times"
+    return f"{clock}, an hour at which this customer paid {times} in {n:,} transactions"
+
+
+def _burst_count(amount: float, money: str, k: Known) -> str:
+    count = int(k["burst_count"])
+    more = "more than " if count > RING else ""
+    return (
+        f"{more}{min(count, RING)} transactions in {_duration(k['burst_window_s'])}; "
+        f"usual {_rate(k['rate_per_hour'])} an hour"
+    )
+
+
+def _answered(who: str, h: Known) -> str:
+    """What the answers say of a merchant or customer, from `HISTORY` by name."""
+    frauds, cleared = round(h[f"{who}_frauds"]), round(h[f"{who}_cleared"])
+    of = "at this merchant" if who == "merchant" else "of this customer"
+    if h[f"{who}_recency"] <= 0:
+        return f"no fraud among {max(1, cleared)} answered transactions {of}"
+    ago = _duration(86_400 * (1 / h[f"{who}_recency"] - 1))
+    count = f"{max(1, frauds)} confirmed fraud{'s' if frauds > 1 else ''} {of}"
+    run = f", the last {round(h[f'{who}_run'])} answers in a row" if h[f"{who}_run"] > 1 else ""
+    return f"{count} within about a month{run}, the newest {ago} ago"
+
+
+def _burst_swarm(amount: float, money: str, k: Known) -> str:
+    n = max(1, round(k["n_unusual_day"]))
+    return f"{n} other unusual amount{'s' if n > 1 else ''} of this customer within about a day"
+
+
+_WORDS: dict[str, tuple[str, Callable[[float, str, Known], str]]] = {
+    "amount_customer": ("AMOUNT-CUSTOMER", _amount_customer),
+    "amount_habit": ("AMOUNT-HABIT", _amount_habit),
+    "amount_category": ("AMOUNT-CATEGORY", _amount_category),
+    "amount_population": ("AMOUNT-HIGH", _amount_population),
+    "travel_speed": ("TRAVEL-SPEED", _travel_speed),
+    "hour_customer": ("HOUR-RARE", _hour),
+    "hour_quiet": ("HOUR-QUIET", _hour),
+    "burst_count": ("BURST-COUNT", _burst_count),
+    "burst_swarm": ("BURST-SWARM", _burst_swarm),
+}
+"""Reason code and sentence of each signal."""
+
+
+def _money(amount: float, currency: str | None) -> str:
+    return f"{currency or ''} {amount:,.2f}".strip()
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
+
+
+def _rate(per_hour: float) -> str:
+    return f"{per_hour:,.0f}" if per_hour >= 10 else f"{per_hour:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    """A length of time in its natural unit.
+
+    >>> [_duration(s) for s in (9, 1320, 7200, 300_000)]
+    ['9 s', '22 min', '2 h', '3 days']
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172_800:
+        return f"{seconds / 3600:.0f} h"
+    return f"{seconds / 86_400:.0f} days"

@@ -1,0 +1,420 @@
+"""The register of models: what the pass reads of the history, and who judges it.
+
+The champion decides; challengers in shadow score the same transactions beside it and decide
+nothing. A model becomes either only by `promote`, which says who did it; `rollback` goes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from aegis_core.config import Settings
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.learner import Learner
+from aegis_core.detection.policy import Policy
+from aegis_core.detection.scoring import UNDECIDED, Decisions, Scored
+from aegis_core.errors import InputError, NotReady, did_you_mean
+from aegis_core.features.arrays import Rows
+from aegis_core.metrics import weighted_share
+from aegis_core.schema import Decision
+from aegis_core.store import Store, audit
+from aegis_core.store.session import Session
+
+KINDS: Final[dict[str, type[Detector] | type[Learner]]] = {"forest": Detector, "learner": Learner}
+"""Kinds of models, and the class of each."""
+ROLES: Final = ("champion", "shadow", "none")
+"""What a registered model may be doing."""
+_ACTIONS: Final = {"champion": "promote", "shadow": "shadow", "none": "retire"}
+
+_HISTORY = """
+    SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.merchant_id,
+      t.category, t.lat, t.lon, v.decision
+    FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {where} ORDER BY t.seq
+"""
+_TOLD = """
+    WITH said AS (
+      SELECT rowid AS place, transaction_id, is_fraud, known_at,
+        coalesce(after_seq, (SELECT max(seq) FROM transactions), -1) AS after_seq,
+        lag(is_fraud) OVER (PARTITION BY transaction_id ORDER BY rowid) AS before
+      FROM labels
+      WHERE transaction_id IN (SELECT transaction_id FROM labels WHERE rowid >= ?)
+      QUALIFY rowid >= ?
+    )
+    SELECT said.*, customer_id, merchant_id, ts FROM said JOIN (
+      SELECT transaction_id, customer_id, merchant_id, ts FROM transactions UNION ALL
+      FROM remains WHERE transaction_id NOT IN (SELECT transaction_id FROM transactions)
+    ) USING (transaction_id)
+    WHERE ? > 0 OR after_seq >= (SELECT coalesce(max(cut), -1) FROM carried)
+    ORDER BY place
+"""
+_LISTED = """
+    SELECT version, detector AS kind, path, n_train, trained_from, trained_to, created_at,
+      promoted_at, shadow_since, data_hash, run_id, parameters,
+      CASE WHEN version = (SELECT arg_max(version, promoted_at) FROM models) THEN 'champion'
+        WHEN shadow_since IS NOT NULL THEN 'shadow' ELSE 'none' END AS role
+    FROM models ORDER BY created_at DESC, version DESC
+"""
+
+
+def history(source: Store | Session, where: str = "true", params: list[object] | None = None) -> (
+    pd.DataFrame
+):  # fmt: skip
+    """Transactions in order of arrival with the decisions that were answered.
+
+    Returns
+    -------
+    DataFrame
+        The columns that the pass reads, and `decision` as in `schema.Decision`, or
+        `scoring.UNDECIDED` where there was no verdict.
+    """
+    frame = source.query(_HISTORY.format(where=where), params)
+    codes = {d.label: d.value for d in Decision}
+    frame["decision"] = frame["decision"].map(codes).fillna(UNDECIDED).astype(np.int8)
+    return frame
+
+
+def labels(source: Store | Session) -> pd.DataFrame:
+    """What is known of fraud: `transaction_id`, `is_fraud`, `scenario`, `known_at`, newest last."""
+    return source.query(
+        "SELECT transaction_id, is_fraud, scenario, known_at FROM labels ORDER BY known_at"
+    )
+
+
+def told(source: Store | Session, since: int = 0) -> pd.DataFrame:
+    """Labels from number `since` on, as `Scorer.replay` takes them; from 0 on, past the cut."""
+    return source.query(_TOLD, [since, since, since]).astype({"before": "boolean"})
+
+
+def recorded(frame: pd.DataFrame) -> Decisions:
+    """The decisions of a `history` frame as an array for `Scorer.run`."""
+    return frame["decision"].to_numpy(np.int8)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A trained model with its policy, ready to score."""
+
+    version: str
+    model: Detector | Learner
+    policy: Policy
+
+    def judge(self, frame: Rows, scored: Scored) -> pd.DataFrame:
+        """What this model says of transactions that another one took through the pass.
+
+        Parameters
+        ----------
+        scored : of `Scorer.run` with `signals`, and for a learner with answers.
+
+        Returns
+        -------
+        DataFrame with the columns of the table `shadow_scores`.
+        """
+        if isinstance(self.model, Learner):
+            money = np.asarray(frame["amount"], float)
+            score = self.model.score(scored.signals, money, scored.history)
+        else:
+            score = self.model.score(self.model.weigh(scored.signals)[1])
+        return pd.DataFrame(
+            {
+                "seq": np.asarray(frame["seq"]),
+                "transaction_id": list(frame["transaction_id"]),
+                "model_version": self.version,
+                "score": score,
+                "risk": self.model.risk(score),
+                "decision": [Decision(int(d)).label for d in self.policy.decide(score)],
+            }
+        )
+
+
+def listed(source: Store | Session) -> pd.DataFrame:
+    """Every registered model, the newest first, with its `kind` and `role`."""
+    return pd.DataFrame(source.rows(_LISTED), columns=_LISTED_COLUMNS)
+
+
+_LISTED_COLUMNS: Final = (
+    *("version", "kind", "path", "n_train", "trained_from", "trained_to", "created_at"),
+    *("promoted_at", "shadow_since", "data_hash", "run_id", "parameters", "role"),
+)
+
+
+def roles(source: Store | Session) -> tuple[str, tuple[str, ...]]:
+    """Versions of the champion and of the models in shadow.
+
+    Raises
+    ------
+    NotReady
+        There is no champion yet.
+    """
+    rows = source.rows(_LISTED)
+    champions = [row["version"] for row in rows if row["role"] == "champion"]
+    if not champions:
+        where = f" for {source.path}" if isinstance(source, Store) else ""
+        raise NotReady(f"No model was trained yet{where}. Run `aegis run train`.")
+    return champions[0], tuple(row["version"] for row in rows if row["role"] == "shadow")
+
+
+def has_champion(source: Store | Session) -> bool:
+    """Whether any model was ever promoted."""
+    return any(row["role"] == "champion" for row in source.rows(_LISTED))
+
+
+def champion(store: Store, settings: Settings) -> ModelVersion:
+    """The model that was promoted last.
+
+    Raises
+    ------
+    NotReady
+        None was trained yet, or its files are gone or broken.
+    """
+    return load(store, roles(store)[0], settings)
+
+
+def load(source: Store | Session, version: str, settings: Settings) -> ModelVersion:
+    """A registered model from its folder; a relative path counts from `settings.home`.
+
+    Raises
+    ------
+    InputError
+        No such model is registered.
+    NotReady
+        Its files are gone or broken.
+    """
+    row = registered(source, version)
+    folder = settings.home / row["path"]
+    kind = KINDS.get(row["kind"])
+    if kind is None:
+        raise NotReady(f"The model {version} is of an unknown kind, {row['kind']!r}.")
+    return ModelVersion(version, kind.load(folder), Policy.load(folder))
+
+
+def promote(
+    store: Store,
+    settings: Settings,
+    version: str,
+    *,
+    who: str,
+    role: str = "champion",
+    require_approval: bool = False,
+) -> str:
+    """Give a registered model a role; what changed, in a sentence.
+
+    There is one champion, and one shadow of each kind: a new one takes the place of the old.
+
+    Parameters
+    ----------
+    settings : where the model's files are, which are loaded first.
+    require_approval : of the settings; a champion is then replaced by `approvals.approve` alone.
+
+    Raises
+    ------
+    InputError
+        There is no such model or role, the champion would step down without another, or a second
+        person has to agree.
+    NotReady
+        The model's files are gone or broken, so that it could not score.
+    """
+    if role not in ROLES:
+        raise InputError(f"{role!r} is no role; there are {', '.join(ROLES)}.")
+    if not who.strip():
+        raise InputError("Say who promotes the model.")
+    with store.changing() as session:
+        row, at = registered(session, version), _next(session)
+        if row["role"] == "champion" and role == "champion":
+            return f"{version} is the champion already."
+        if role == "champion" and require_approval and has_champion(session):
+            raise InputError(
+                f"A second person has to agree: `aegis models propose {version}`, then "
+                "`aegis models approve` by somebody else."
+            )
+        if row["role"] == "champion":
+            raise InputError(f"{version} is the champion; promote another one first, or roll back.")
+        if role != "none":
+            _must_load(session, version, settings)
+        if role == "shadow":
+            session.execute(
+                "UPDATE models SET shadow_since = NULL WHERE detector = ?", [row["kind"]]
+            )
+        session.execute(
+            "UPDATE models SET shadow_since = ?, promoted_at = ? WHERE version = ?",
+            [at if role == "shadow" else None, at if role == "champion" else row["promoted_at"],
+             version],
+        )  # fmt: skip
+        _log(session, version, role, who, at)
+    if role == "none":
+        return f"{version} steps down."
+    place = "the champion" if role == "champion" else "in shadow"
+    return f"{version} ({row['kind']}) is {place} now."
+
+
+def rollback(store: Store, settings: Settings, *, who: str) -> str:
+    """Make the model before the present champion the champion again; its version.
+
+    Rolling back twice goes back twice, and never forward. It is for an emergency: one person may do
+    it, also where `require_approval` asks for two, since it only returns to a model that was the
+    champion before. The audit says who.
+
+    Parameters
+    ----------
+    settings : as of `promote`.
+
+    Raises
+    ------
+    InputError
+        There is none before, or nobody says who.
+    NotReady
+        The files of the one before are gone or broken; the champion stays.
+    """
+    if not who.strip():
+        raise InputError("Say who rolls back.")
+    with store.changing() as session:
+        past: list[str] = []
+        for row in session.rows(
+            "SELECT version, role FROM promotions WHERE role IN ('champion', 'rollback') "
+            "ORDER BY promoted_at, rowid"
+        ):
+            if row["role"] == "champion":
+                past.append(row["version"])
+            elif past:
+                past.pop()
+        if len(past) < 2:
+            raise InputError("There was no champion before the present one.")
+        version, at = past[-2], _next(session)
+        _must_load(session, version, settings)
+        session.execute(
+            "UPDATE models SET promoted_at = ?, shadow_since = NULL WHERE version = ?",
+            [at, version],
+        )
+        _log(session, version, "rollback", who, at)
+    return version
+
+
+def audited(source: Store | Session) -> str:
+    """How much of the live traffic is fraud, and how much of that was alerted, from the answers.
+
+    Only alerts and the audit sample are answered; each answer counts for 1 / `inclusion`
+    transactions. When it fails: where analysts answer the easy ones first.
+    """
+    found = source.query(
+        """
+        SELECT v.inclusion, v.decision, arg_max(l.is_fraud, l.rowid) AS is_fraud
+        FROM verdicts v JOIN labels l USING (transaction_id)
+        WHERE v.inclusion <= 1 AND l.source = 'review'
+        GROUP BY v.seq, v.inclusion, v.decision ORDER BY v.seq
+        """
+    )
+    fraud = found["is_fraud"].to_numpy(bool)
+    weight = 1 / found["inclusion"].to_numpy(float)
+    share = weighted_share(fraud, found["inclusion"])
+    if share.value is None or share.low is None or share.high is None:
+        return "No alert and no transaction of the audit sample was answered yet."
+    n_audit = int((found["inclusion"] < 1).sum())
+    told = (
+        f"{len(found):,} answers, {n_audit:,} of them of the audit sample, each weighted by the "
+        f"chance that it was asked for: {share.value:.2%} of what was answered for is fraud "
+        f"({share.low:.2%} to {share.high:.2%} in nine of ten such samples)"
+    )
+    if not fraud.any():
+        return told + "."
+    alerted = (found["decision"] != "approve").to_numpy(bool)
+    caught = weight[fraud & alerted].sum() / weight[fraud].sum()
+    return f"{told}; the alerts hold {caught:.0%} of it."
+
+
+def register(
+    store: Store,
+    settings: Settings,
+    version: str,
+    model: Detector | Learner,
+    policy: Policy,
+    *,
+    role: str,
+    who: str,
+    **row: Any,
+) -> str:
+    """Save the files first, then the row that makes them count; the version it got.
+
+    Parameters
+    ----------
+    role : of `ROLES`.
+    row : further columns of the table `models`.
+    """
+    folder = _fresh(settings.models / version)
+    model.save(folder)
+    policy.save(folder)
+    inside = folder.is_relative_to(settings.home)
+    entry = {
+        "version": folder.name,
+        "detector": next(kind for kind, made in KINDS.items() if type(model) is made),
+        "path": str(folder.relative_to(settings.home) if inside else folder),
+        "created_at": _now(),
+        **row,
+    }
+    with store.changing() as session:
+        session.append("models", pd.DataFrame([entry]))
+        audit.record(session, who, "register", folder.name, {"data_hash": row.get("data_hash")})
+        if role != "none":
+            asked = settings.require_approval
+            promote(store, settings, folder.name, who=who, role=role, require_approval=asked)
+    return folder.name
+
+
+def registered(source: Store | Session, version: str) -> dict[str, Any]:
+    """A model's row of the register, with its `kind` and `role`."""
+    rows = {row["version"]: row for row in source.rows(_LISTED)}
+    if version not in rows:
+        raise InputError(
+            f"There is no model {version!r}; `aegis models` lists them."
+            + did_you_mean(version, list(rows))
+        )
+    return rows[version]
+
+
+def _must_load(session: Session, version: str, settings: Settings) -> None:
+    try:
+        load(session, version, settings)
+    except NotReady as e:
+        raise NotReady(
+            f"{version} cannot score, so nothing was changed: {e} Or promote another model; "
+            "`aegis models` lists them."
+        ) from None
+
+
+def _next(session: Session) -> pd.Timestamp:
+    """The time, or just after the last promotion where the clock was turned back behind it.
+
+    The order of these times says who is champion.
+    """
+    (last,) = session.rows(
+        "SELECT max(promoted_at) + to_microseconds(1) AS at FROM "
+        "(SELECT promoted_at FROM models UNION ALL SELECT promoted_at FROM promotions)"
+    )
+    return _now() if last["at"] is None else max(_now(), pd.Timestamp(last["at"]).as_unit("us"))
+
+
+def _log(session: Session, version: str, role: str, who: str, at: pd.Timestamp) -> None:
+    entry = {"version": version, "role": role, "who": who, "promoted_at": at}
+    session.append("promotions", pd.DataFrame([entry]))
+    audit.record(session, who, _ACTIONS.get(role, role), version, {"role": role})
+
+
+def _now() -> pd.Timestamp:
+    return pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
+
+
+def _fresh(folder: Path) -> Path:
+    """`folder`, or the same with a number behind it, newly made."""
+    for n in range(1, 1000):
+        candidate = folder if n == 1 else folder.with_name(f"{folder.name}-{n}")
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as e:
+            raise NotReady(f"The model cannot be saved in {folder}: {e}.") from e
+        return candidate
+    raise NotReady(f"There are a thousand models called {folder.name}; clear some away.")

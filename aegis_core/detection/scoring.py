@@ -1,0 +1,406 @@
+"""Profiles, model and policy joined in one pass: `Scorer`.
+
+The loop in `_advance` is the only one that moves transactions through the state: training asks it
+for signals, evaluation and live scoring for decisions. Each row is decided before it is learnt, so
+the result does not depend on how a stream is cut into batches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.forest import N_FACTORS, N_SIGNALS, N_TOLD, NO_MODEL, Model, room, weigh
+from aegis_core.detection.learner import Learner
+from aegis_core.detection.policy import NO_LIMITS, Policy, clearance, counted, inclusion, reasons
+from aegis_core.detection.trees import N_FEATURES, NO_TREES, Trees, rate, without
+from aegis_core.detection.verdicts import Reasons, Verdicts
+from aegis_core.features.arrays import Floats, Ints, Rows
+from aegis_core.features.confirmed import N_HISTORY, Answers, Recall, fold, recall, witness
+from aegis_core.features.kernels import kernel
+from aegis_core.features.profiles import FACTS, N_WINDOWS, Columns, Profiles, State, learn, observe
+from aegis_core.schema import LIST_KINDS, Decision
+
+CHUNK_ROWS = 200_000
+"""Rows taken through the pass at once; bounds memory, changes no result."""
+UNDECIDED = -1
+"""In an array of recorded decisions: this transaction never got a verdict."""
+DENIED, ALLOWED, SNOOZED = (1 + LIST_KINDS.index(k) for k in ("deny", "allow", "snooze"))
+"""In an array of rulings: what a list says of a transaction; 0 is nothing."""
+N_CLEARED: Final = 1 + N_TOLD
+"""Columns of `Scored.cleared`."""
+
+Decisions = npt.NDArray[np.int8]
+NO_ANSWERS: Final = Answers().memory
+NOBODY: Final = np.empty(0, np.int64)
+_AMOUNTS: Final = 48
+_BISECTIONS: Final = 30
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the pass says of n transactions, in their order.
+
+    `signals` (n, N_SIGNALS) and `strength`, `evidence` (n, N_FACTORS) are in nats; `contributions`
+    (n, N_TOLD) in units of the score; `score` (n,) in (0, 1), `risk` (n,) in [0, 100]; `decision`
+    (n,) as in `schema.Decision`; `facts` (n, len(FACTS)); `history` (n, N_HISTORY), where the pass
+    was given answers. `cleared` (n, N_CLEARED) tells for alerts what would have made a score that
+    passes: the largest such amount, or NaN, then 1 for each of `TOLD_FACTORS` whose absence alone
+    would have done. Arrays that were not asked for have no rows.
+    """
+
+    signals: Floats
+    strength: Floats
+    evidence: Floats
+    score: Floats
+    risk: Floats
+    decision: Decisions
+    contributions: Floats
+    history: Floats
+    facts: Floats
+    counts: Ints
+    cleared: Floats
+
+
+@kernel
+def _advance(
+    state: State,
+    columns: Columns,
+    model: Model,
+    trees: Trees,
+    review_above: float,
+    block_above: float,
+    limits: Ints,
+    scoring: bool,
+    recorded: Decisions,
+    rulings: Decisions,
+    signals: Floats,
+    strength: Floats,
+    evidence: Floats,
+    score: Floats,
+    decision: Decisions,
+    cleared: Floats,
+    facts: Floats,
+    counts: Ints,
+    memory: Recall,
+    payer: Ints,
+    payee: Ints,
+    history: Floats,
+) -> None:
+    """Observe, decide and learn row after row; arrays without rows are not filled."""
+    nothing, one_row, no_past = np.empty(0), np.empty(N_SIGNALS), np.zeros(N_HISTORY)
+    left, features = room(model), np.empty(N_FEATURES, np.float32)
+    recent = np.empty(N_WINDOWS, np.int64)
+    for i in range(len(columns.amount)):
+        customer, category, ts = columns.customer[i], columns.category[i], columns.ts_us[i]
+        amount, lat, lon = columns.amount[i], columns.lat[i], columns.lon[i]
+        past = no_past
+        if len(history) > 0:
+            past = history[i]
+            fold(memory, ts)
+            recall(memory, payer[i], payee[i], ts, past)
+            witness(memory, payer[i], payee[i], ts)
+        row = signals[i] if len(signals) > 0 else one_row
+        told = facts[i] if len(facts) > 0 else nothing
+        observe(state, customer, category, ts, amount, lat, lon, row, told, recent)
+        if len(counts) > 0:
+            counts[i] = recent
+        if scoring:
+            weigh(model, row, strength[i], evidence[i], nothing)
+            score[i] = rate(model, trees, row, amount, past, evidence[i], left, features)
+            alert = score[i] > review_above
+            decision[i] = alert + (score[i] > block_above)
+            if not alert and np.any(recent >= limits):
+                decision[i] = Decision.REVIEW
+            if len(rulings) > 0:
+                decision[i] = _ruled(decision[i], rulings[i])
+            if alert and len(cleared) > 0:
+                _clear(state, columns, i, model, trees, review_above, row, past, cleared[i])
+        fate = recorded[i] if len(recorded) > 0 else decision[i] if scoring else UNDECIDED
+        learn(state, customer, category, ts, amount, lat, lon, row, fate != Decision.BLOCK)
+
+
+@kernel
+def _ruled(decision: int, ruling: int) -> int:
+    """The decision after the lists had their say."""
+    if ruling == DENIED:
+        return Decision.BLOCK.value
+    if ruling == ALLOWED or (ruling == SNOOZED and decision == Decision.REVIEW):
+        return Decision.APPROVE.value
+    return decision
+
+
+@kernel
+def _clear(
+    state: State,
+    columns: Columns,
+    i: int,
+    model: Model,
+    trees: Trees,
+    review_above: float,
+    signals: Floats,
+    past: Floats,
+    out: Floats,
+) -> None:
+    """Write what would have let transaction `i` pass, shape (N_CLEARED,); see `Scored`.
+
+    Each answer was scored: the amount is the end of the range, from the smallest amount upwards,
+    in which every amount tried passes, rounded down to hundredths.
+    """
+    strength, evidence = np.empty(N_FACTORS), np.empty(N_FACTORS)
+    left, features, nothing = room(model), np.empty(N_FEATURES, np.float32), np.empty(0)
+    row, kept, spare = np.empty(N_SIGNALS), np.ones(N_TOLD), np.empty(N_HISTORY)
+    uncounted = np.empty(0, np.int64)
+    amount = columns.amount[i]
+    for f in range(N_TOLD):
+        kept[f] = 0.0
+        money = without(trees, kept, signals, amount, past, row, spare)
+        kept[f] = 1.0
+        weigh(model, row, strength, evidence, nothing)
+        score = rate(model, trees, row, money, spare, evidence, left, features)
+        out[1 + f] = score <= review_above
+    passes, fails, tried = 0.0, amount, 0.01
+    step = math.pow(max(amount, 0.02) / 0.01, 1 / _AMOUNTS)
+    for k in range(_AMOUNTS + _BISECTIONS):
+        if k < _AMOUNTS:
+            tried = math.floor(math.pow(step, k)) / 100  # from 0.01 upwards, in hundredths
+        elif passes == 0.0:
+            break
+        else:
+            tried = math.floor((passes + fails) * 50 + 1e-6) / 100
+        if tried <= passes or tried >= fails:
+            continue
+        observe(
+            state, columns.customer[i], columns.category[i], columns.ts_us[i], tried,
+            columns.lat[i], columns.lon[i], row, nothing, uncounted,
+        )  # fmt: skip
+        weigh(model, row, strength, evidence, nothing)
+        if rate(model, trees, row, tried, past, evidence, left, features) > review_above:
+            fails = tried
+        else:
+            passes = tried
+    out[0] = passes if passes > 0 else math.nan
+
+
+class Scorer:
+    """The pass over transactions, with or without a model.
+
+    Parameters
+    ----------
+    model, policy :
+        Both, to decide; neither, to learn profiles and signals only.
+    profiles :
+        The state to go on from; fresh if not given.
+    answers :
+        What was answered so far and is still to become known. Without them the pass does not look
+        at merchants; a `Learner` always has some, be they none.
+    """
+
+    def __init__(
+        self,
+        model: Detector | Learner | None = None,
+        policy: Policy | None = None,
+        profiles: Profiles | None = None,
+        answers: Answers | None = None,
+    ) -> None:
+        if (model is None) != (policy is None):
+            raise ValueError("A scorer decides with a model and a policy, or with neither.")
+        self.model, self.policy = model, policy
+        self.learner = model if isinstance(model, Learner) else None
+        self.detector = model.detector if isinstance(model, Learner) else model
+        self.profiles = profiles if profiles is not None else Profiles()
+        self.answers = Answers() if answers is None and self.learner is not None else answers
+
+    def run(
+        self,
+        frame: Rows,
+        *,
+        recorded: Decisions | None = None,
+        rulings: Decisions | None = None,
+        signals: bool = False,
+        explain: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> Scored:
+        """Take `frame` through the pass, in its order, and remember it.
+
+        Parameters
+        ----------
+        frame :
+            Transactions in order of arrival (`schema.TRANSACTION_COLUMNS`), checked at the door.
+        recorded :
+            Decisions that were answered when the transactions came, of shape (n,); they, and not
+            today's, say what taught the profiles. `UNDECIDED` where there was none.
+        rulings :
+            What lists say, of shape (n,): 0, `DENIED`, `ALLOWED` or `SNOOZED`. The first two
+            decide whatever the score, the last lets pass what would have gone to review.
+        signals, explain :
+            Also return signals; contributions, facts and what would have cleared.
+        progress :
+            Called with the number of rows done since the last call.
+        """
+        n = len(frame["customer_id"])
+        for given, what in ((recorded, "recorded decisions"), (rulings, "rulings")):
+            if given is not None and len(given) != n:
+                raise ValueError(f"{len(given)} {what} for {n} transactions.")
+        decides = self.detector is not None
+        explained = n if explain and decides else 0
+        out = Scored(
+            np.empty((n if signals or (explained and self.learner) else 0, N_SIGNALS)),
+            np.empty((n if decides else 0, N_FACTORS)),
+            np.empty((n if decides else 0, N_FACTORS)),
+            np.empty(n if decides else 0),
+            np.empty(0),
+            np.empty(n if decides else 0, np.int8),
+            np.zeros((explained, N_TOLD)),
+            np.empty((n if self.answers is not None else 0, N_HISTORY)),
+            np.empty((n if explain else 0, len(FACTS))),
+            np.empty((n if signals or explain else 0, N_WINDOWS), np.int64),
+            np.full((explained, N_CLEARED), np.nan),
+        )
+        thresholds, model, trees = (np.inf, np.inf), NO_MODEL, NO_TREES
+        limits = np.array(NO_LIMITS)
+        if self.detector is not None and self.policy is not None:
+            thresholds = self.policy.review_above, self.policy.block_above
+            limits = np.array(self.policy.burst_limits)
+            model = self.detector.model_
+            trees = NO_TREES if self.learner is None else self.learner.trees_
+        asked, ruled = (
+            np.empty(0, np.int8) if given is None else given.astype(np.int8)
+            for given in (recorded, rulings)
+        )
+        step = CHUNK_ROWS if isinstance(frame, pd.DataFrame) else max(n, 1)
+        for start in range(0, n, step):
+            part = slice(start, min(start + step, n))
+            here = frame.iloc[part] if isinstance(frame, pd.DataFrame) else frame
+            columns = self.profiles.columns(here)
+            payer = payee = NOBODY
+            if self.answers is not None:
+                payer, payee = self.answers.codes(here)
+            _advance(
+                self.profiles.state, columns, model, trees, *thresholds, limits, decides,
+                asked[part], ruled[part], out.signals[part], out.strength[part],
+                out.evidence[part], out.score[part], out.decision[part], out.cleared[part],
+                out.facts[part], out.counts[part],
+                NO_ANSWERS if self.answers is None else self.answers.memory, payer, payee,
+                out.history[part],
+            )  # fmt: skip
+            if explained and self.learner is not None:
+                out.contributions[part] = self.learner.contributions(
+                    out.signals[part], columns.amount, out.history[part]
+                )
+            elif explained and self.detector is not None:
+                out.contributions[part, :N_FACTORS] = self.detector.contributions(
+                    out.evidence[part], out.score[part]
+                )
+            if progress is not None:
+                progress(part.stop - part.start)
+        if self.model is not None:
+            out = replace(out, risk=self.model.risk(out.score))
+        return out
+
+    def replay(
+        self,
+        frame: pd.DataFrame,
+        told: pd.DataFrame | None = None,
+        *,
+        recorded: Decisions | None = None,
+        signals: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> Scored:
+        """`run` over a history in whose course answers came in.
+
+        Parameters
+        ----------
+        told :
+            What `Answers.tell` takes, in order of arrival, with `after_seq`: the last transaction
+            that had arrived before. Each answer is told just there.
+        """
+        if told is None or self.answers is None:
+            return self.run(frame, recorded=recorded, signals=signals, progress=progress)
+        places = frame["seq"].to_numpy().searchsorted(told["after_seq"].to_numpy(), side="right")
+        places = np.maximum.accumulate(places) if len(places) else places
+        cuts = np.unique([0, *places.tolist(), len(frame)]).tolist()
+        parts = []
+        for start, stop in zip(cuts, [*cuts[1:], None], strict=True):
+            here = told[places == start]
+            if len(here):
+                self.answers.tell(here)
+            rows = slice(start, stop)
+            parts.append(
+                self.run(
+                    frame.iloc[rows], recorded=None if recorded is None else recorded[rows],
+                    signals=signals, progress=progress,
+                )
+            )  # fmt: skip
+        joined = zip(*(vars(part).values() for part in parts), strict=True)
+        return Scored(*(np.concatenate(arrays) for arrays in joined))
+
+    def verdicts(self, frame: pd.DataFrame, model_version: str) -> pd.DataFrame:
+        """Score `frame` live: `run`, then `tell`, as a frame."""
+        scored = self.run(frame, signals=True, explain=True)
+        return self.tell(frame, scored, model_version).frame()
+
+    def tell(
+        self,
+        frame: Rows,
+        scored: Scored,
+        model_version: str,
+        listed: Mapping[int, tuple[str, str]] | None = None,
+    ) -> Verdicts:
+        """What `run` said of `frame` with `signals` and `explain`.
+
+        Reasons, and what would have cleared it, are told for alerts; evidence and contributions
+        are kept for all. What goes to review only as a part of the audit sample has neither.
+
+        Parameters
+        ----------
+        listed :
+            For each row that a list speaks of, by its number in `frame`: the entry's id and a
+            sentence, told where it changed the decision.
+        """
+        if self.detector is None or self.policy is None:
+            raise ValueError("Verdicts need a model.")
+        listed = listed or {}
+        told: dict[int, Reasons] = {}
+        cleared: dict[int, str] = {}
+        high = scored.score > self.policy.review_above
+        alerts = np.flatnonzero(high | self.policy.counts_as_burst(scored.counts))
+        if len(alerts):
+            amount = np.asarray(frame["amount"], float)[alerts]
+            currency = np.asarray(frame["currency"], object)[alerts] if "currency" in frame else ()
+            by_signal = self.detector.spread(scored.signals[alerts])
+        for k, i in enumerate(alerts.tolist()):
+            money = currency[k] if len(currency) and isinstance(currency[k], str) else None
+            told[i] = reasons(
+                float(amount[k]), money, scored.facts[i], scored.contributions[i], by_signal[k],
+                scored.history[i] if len(scored.history) else None,
+            )  # fmt: skip
+            if high[i]:
+                cleared[i] = clearance(float(amount[k]), money, scored.cleared[i])
+            else:
+                told[i] = [counted(scored.counts[i], self.policy.burst_limits), *told[i]]
+                cleared[i] = "It would have passed without the transactions just before."
+        entries: dict[int, str] = {}
+        alone = self.policy.decide(scored.score, scored.counts) if listed else scored.decision
+        for i, (entry_id, sentence) in listed.items():
+            if alone[i] == scored.decision[i]:
+                continue
+            entries[i] = entry_id
+            reason = {"factor": "list", "code": "LIST", "text": sentence, "contribution": 0.0}
+            told[i] = [reason, *told.get(i, ())]
+        ids = np.empty(len(scored.score), object)
+        ids[:] = frame["transaction_id"]
+        return Verdicts(
+            np.asarray(frame["seq"]), ids.tolist(), model_version, scored.score, scored.risk,
+            scored.decision, told, scored.contributions, scored.evidence,
+            scored.facts[:, FACTS.index("distance_km")], time.time_ns() // 1000, cleared,
+            inclusion(scored.decision, ids, self.policy.audit_share), entries,
+        )  # fmt: skip

@@ -1,0 +1,335 @@
+"""Drift: does today's traffic still look like the traffic that the model knows? No label needed.
+
+A day is held against the same weekdays of the weeks before, by samples of one size, so that the
+verdict does not depend on how much traffic there was (the volume is a measure of its own). The
+effect of a measure is the median over those days of an effect size; how far it usually lies from
+zero is learnt from the days of the reference weeks, each held against its own fellows. An alarm is
+an effect beyond that, and large enough to matter.
+
+When it fails: what changes slower than the reference weeks is never seen, what comes back every
+week is usual, and some weeks after a change the new ways are the usual ones. A holiday is an alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aegis_core.errors import InputError, did_you_mean
+from aegis_core.evaluation.drift.effects import (
+    MEASURES,
+    MIN_SAMPLE,
+    SAMPLED,
+    Measure,
+    effect,
+    limit,
+    sample,
+    typical,
+)
+from aegis_core.evaluation.drift.moved import GROUPS, WIDESPREAD, moved, spread_told
+from aegis_core.evaluation.drift.traffic import DAY, Traffic, day_of, traffic
+from aegis_core.features.arrays import Floats
+from aegis_core.store import Store
+
+__all__ = ["DAY", "GROUPS", "MEASURES", "Drift", "Traffic", "day_of", "judge", "record", "traffic"]
+
+FILLED = 2 / 3
+"""Share of the customers of a usual day that a sample may have."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What one day looks like beside its reference days.
+
+    Attributes
+    ----------
+    table :
+        One row a measure: `measure`, `part`, `value` of the day and `usual` (median of the
+        reference days; see `effects.typical`), `effect`, `low` and `high` (where it usually lies),
+        `alarm`. What could not be measured is NaN, and no alarm.
+    days :
+        One row a measure and day, the reference weeks and then the day itself: `measure`, `part`,
+        `day`, `effect`.
+    reference :
+        The days that this one is held against, the newest first.
+    size :
+        Customers in a sample; 0 if the days have too few.
+    notes :
+        What could not be measured, and why, in sentences.
+    samples :
+        Of each day that has one, of shape (size, len(effects.SAMPLED)).
+    """
+
+    day: pd.Timestamp
+    table: pd.DataFrame
+    days: pd.DataFrame
+    reference: list[pd.Timestamp]
+    size: int
+    traffic: Traffic
+    notes: list[str] = field(default_factory=list)
+    samples: dict[pd.Timestamp, Floats] = field(default_factory=dict)
+
+    @property
+    def alarms(self) -> pd.DataFrame:
+        """The rows of `table` that are alarms, the farthest beyond its limit first."""
+        found = self.table[self.table["alarm"]]
+        order = (found["effect"].abs() / found["high"]).sort_values(ascending=False).index
+        return found.loc[order]
+
+    def summary(self) -> str:
+        """The bottom line."""
+        day, measured = f"{self.day:%A, %Y-%m-%d}", int(self.table["effect"].notna().sum())
+        if not measured:
+            return f"Nothing can be said of {day}."
+        if self.alarms.empty:
+            return f"{day}: no alarm. All {measured} measures lie where such days usually do."
+        names = [_measure(row).label for row in self.alarms.to_dict("records")]
+        return f"{day}: drift in {', '.join(names)}."
+
+    def told(self) -> list[str]:
+        """A sentence for each alarm."""
+        return [_told(row) for row in self.alarms.to_dict("records")]
+
+    def foremost(self) -> Measure:
+        """The measure of the strongest alarm, or without one of the largest effect for its limit.
+
+        Where the score moved, the factor whose evidence moved with it says more, and comes before.
+        """
+        table = self.alarms if len(self.alarms) else self.table
+        weight = (table["effect"].abs() / table["high"]).fillna(-1.0)
+        if (table["measure"] == "evidence").any() and len(self.alarms):
+            weight[table["measure"] == "score"] = -1.0
+        return _measure(table.iloc[int(weight.to_numpy().argmax())].to_dict())
+
+    def moved(self, by: str, measure: Measure | None = None) -> pd.DataFrame:
+        """Who moved in a measure, the foremost by default; see `moved.moved`.
+
+        Raises
+        ------
+        InputError
+            `by` is none of `GROUPS`.
+        """
+        if by not in GROUPS:
+            raise InputError(
+                f"A drift is told by {', '.join(GROUPS)}, not by {by!r}.{did_you_mean(by, GROUPS)}"
+            )
+        rows = self.traffic.rows
+        usual = rows[rows["day"].isin(self.reference)]
+        today = rows[rows["day"] == self.day]
+        return moved(today, usual, max(len(self.reference), 1), measure or self.foremost(), by)
+
+    def movers(self) -> pd.DataFrame:
+        """The groups that moved most in the foremost measure, of every kind, and all the others.
+
+        Returns
+        -------
+        DataFrame
+            `by` (of `GROUPS`), `group` and `part` of the movement; at most `WIDESPREAD` groups of a
+            kind, and where there are more a row `all others`.
+        """
+        tables = []
+        for by in GROUPS if self._measured() else ():
+            parts = self.moved(by)[["group", "part"]]
+            top, others = parts.head(WIDESPREAD), parts.iloc[WIDESPREAD:]
+            if len(others):
+                rest = pd.DataFrame({"group": ["all others"], "part": [others["part"].sum()]})
+                top = pd.concat([top, rest], ignore_index=True)
+            tables.append(top.assign(by=by))
+        empty = pd.DataFrame({"by": [], "group": [], "part": []})
+        return pd.concat(tables, ignore_index=True) if tables else empty
+
+    def explanation(self) -> str:
+        """Who moved in the foremost measure, told by customer, merchant and category."""
+        if not self._measured():
+            return "There is no day to hold it against, so nobody can be said to have moved."
+        sentences = [spread_told(self.moved(by), by) for by in GROUPS]
+        label = self.foremost().label
+        how = f"Of {label}" if len(self.alarms) else f"No alarm, and most of all {label} moved"
+        return f"{how}: " + " ".join(sentences)
+
+    def shapes(self) -> pd.DataFrame:
+        """How each sampled measure is spread, on the day and usually.
+
+        Returns
+        -------
+        DataFrame
+            `measure` (its label), `share` of the customers above, and the values `today` and
+            `usual` that so many lie above; no rows without samples. Alerts have no such values.
+        """
+        usual = [self.samples[day] for day in self.reference if day in self.samples]
+        empty = pd.DataFrame({"measure": [], "share": [], "today": [], "usual": []})
+        if self.day not in self.samples or not usual:
+            return empty
+        today, before = self.samples[self.day], np.concatenate(usual)
+        share = np.geomspace(1.0, 1 / self.size, 60)
+        tables = [
+            pd.DataFrame(
+                {
+                    "measure": measure.label,
+                    "share": share,
+                    "today": np.quantile(today[:, at], 1 - share),
+                    "usual": np.quantile(before[:, at], 1 - share),
+                }
+            )
+            for at, measure in enumerate(m for m in MEASURES if m.column)
+            if measure.name != "alert_rate"
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def _measured(self) -> bool:
+        return bool(self.reference) and bool(self.table["effect"].notna().any())
+
+
+def judge(
+    given: Traffic,
+    day: pd.Timestamp,
+    *,
+    weeks: int = 4,
+    size: int = 1_500,
+    quiet_days: float = 180.0,
+    seed: int = 0,
+) -> Drift:
+    """Hold one day against the same weekdays of the weeks before.
+
+    Parameters
+    ----------
+    given :
+        Traffic of the day and the weeks before, and maybe more.
+    size :
+        Customers in a sample. Where usual days have few, it is two thirds of theirs; the day that
+        is judged has no say in it.
+    quiet_days :
+        One false alarm in so many days without drift, all measures together, if they vary as a
+        normal distribution does.
+    seed :
+        Of the samples.
+
+    Raises
+    ------
+    InputError
+        A number is out of range.
+    """
+    if size < MIN_SAMPLE or quiet_days < 1 or weeks < 1:
+        raise InputError(
+            f"sample must be at least {MIN_SAMPLE}, quiet_days and weeks at least 1; they are "
+            f"{size}, {quiet_days:g} and {weeks}."
+        )
+    by_day = dict(tuple(given.rows.groupby("day")))
+    window = [day - k * DAY for k in range(1, 7 * weeks + 1) if day - k * DAY in by_day]
+    reference = [d for d in window if (day - d).days % 7 == 0]
+    notes = []
+    customers = [by_day[d]["customer_id"].nunique() for d in window]
+    size = min(size, int(np.median(customers or [0]) * FILLED))
+    if len(reference) < 2:
+        notes.append(
+            f"There are {len(reference)} such weekdays in the {weeks} weeks before; drift needs 2."
+        )
+        reference, window = [], []
+    elif size < MIN_SAMPLE:
+        notes.append(
+            f"A usual day has {np.median(customers):.0f} customers; {MIN_SAMPLE / FILLED:.0f} are "
+            "needed to judge more than the volume."
+        )
+        size = 0
+    if not given.over:
+        notes.append("The day is not over in these data, so its volume is not judged.")
+    empty = given.rows.iloc[:0]
+    samples = {}
+    for d in [*window, day] if size else []:
+        drawn = sample(by_day.get(d, empty), size, seed * 1_000_003 + d.toordinal())
+        if drawn is not None:
+            samples[d] = drawn
+    if size and day not in samples:
+        there = by_day.get(day, empty)["customer_id"].nunique()
+        notes.append(
+            f"The day has {there:,} customers and a sample {size:,}, so only the volume is judged."
+        )
+    table, history = [], []
+    for measure in MEASURES:
+        if measure.column:
+            at = SAMPLED.index(measure.column)
+            levels = {d: drawn[:, at] for d, drawn in samples.items()}
+        else:
+            counted = [*window, day] if given.over else window
+            levels = {d: np.array([float(len(by_day.get(d, empty)))]) for d in counted}
+        row, effects = _row(measure, day, levels, reference, quiet_days)
+        table.append({"measure": measure.name, "part": measure.part, **row})
+        history += [
+            {"measure": measure.name, "part": measure.part, "day": d, "effect": e}
+            for d, e in effects.items()
+        ]
+    days = pd.DataFrame(history, columns=["measure", "part", "day", "effect"])
+    return Drift(day, pd.DataFrame(table), days, reference, size, given, notes, samples)
+
+
+def record(store: Store, run_id: str, found: Drift) -> None:
+    """Replace the rows of `drift` of a run. Outside a run (`run_id` empty) nothing happens."""
+    if not run_id:
+        return
+    now = pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
+    told = dict(zip(found.alarms.index, found.told(), strict=True))
+    if told:
+        told[found.alarms.index[0]] += " " + found.explanation()
+    rows = found.table.assign(day=found.day.date(), found_at=now, run_id=run_id)
+    rows["told"] = pd.Series(told, dtype="str").reindex(rows.index)
+    with store.writing() as session:
+        session.execute("DELETE FROM drift WHERE run_id = ?", [run_id])
+        session.append("drift", rows)
+
+
+def _row(
+    measure: Measure,
+    day: pd.Timestamp,
+    levels: dict[pd.Timestamp, Floats],
+    reference: list[pd.Timestamp],
+    quiet_days: float,
+) -> tuple[dict[str, Any], dict[pd.Timestamp, float]]:
+    """Figures of one measure, and the effects of the reference weeks' days and of the day."""
+    nothing = dict.fromkeys(("value", "usual", "effect", "low", "high"), np.nan)
+    usual = [d for d in reference if d in levels]
+    effects = {}
+    for d in sorted(levels):
+        fellows = [r for r in levels if r not in (d, day) and (r - d).days % 7 == 0]
+        if d != day and fellows:
+            effects[d] = float(np.median([effect(measure, levels[d], levels[r]) for r in fellows]))
+    if day not in levels or len(usual) < 2 or not effects:
+        return {**nothing, "alarm": False}, {}
+    groups = len({d.weekday() for d in effects})
+    high = limit(measure, list(effects.values()), groups, quiet_days)
+    found = float(np.median([effect(measure, levels[day], levels[r]) for r in usual]))
+    figures = {
+        "value": typical(measure, levels[day]),
+        "usual": float(np.median([typical(measure, levels[r]) for r in usual])),
+        "effect": found,
+        "low": -high,
+        "high": high,
+        "alarm": abs(found) > high,
+    }
+    return figures, {**effects, day: found}
+
+
+def _measure(row: Mapping[Hashable, Any]) -> Measure:
+    return next(m for m in MEASURES if (m.name, m.part) == (row["measure"], row["part"]))
+
+
+def _told(row: Mapping[Hashable, Any]) -> str:
+    measure = _measure(row)
+    unit = {
+        "volume": "{:,.0f} transactions",
+        "amounts": "{:,.2f} as the median amount",
+        "evidence": "{:.3f} nats on average",
+        "score": "{:.4f} on average",
+        "alert_rate": "{:.2%} of the customers alerted",
+    }[measure.name]
+    change = ""
+    if measure.name in ("volume", "amounts") and row["usual"] > 0:
+        change = f" ({row['value'] / row['usual'] - 1:+.0%})"
+    return (
+        f"{measure.label.capitalize()}: {unit.format(row['value'])}, usually "
+        f"{unit.format(row['usual']).split()[0]}{change}; effect {row['effect']:+.2f}, usually "
+        f"within ±{row['high']:.2f}."
+    )

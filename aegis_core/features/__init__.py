@@ -1,0 +1,14 @@
+"""Features: the one pass over transactions, live and in every replay.
+
+In come transactions in order of arrival and the labels that are known by then, out come signals of
+each risk factor and the confirmed frauds of merchant and customer. Whatever the pass remembers is
+here; `checkpoint` keeps it where older transactions were forgotten.
+"""
+
+import lazy_loader
+
+_NAMES = {
+    "confirmed": ["Answers"],
+    "profiles": ["Profiles"],
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

@@ -1,0 +1,86 @@
+"""The state of the pass where the history begins: what forgotten transactions had taught.
+
+`seq` numbers stay, so a history whose first transactions were forgotten begins at the cut. What
+the pass had learnt before is kept in the database, in the same transaction that deletes them: a
+replay of what is left begins with it and goes on as if nothing was missing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import tempfile
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+
+from aegis_core.errors import NotReady
+from aegis_core.features.arrays import reading
+from aegis_core.features.confirmed import Answers
+from aegis_core.features.profiles import Profiles
+from aegis_core.store import Store
+from aegis_core.store.session import Session
+
+_PART_BYTES: Final = 4 * 2**20
+
+
+class Begin(NamedTuple):
+    """Where a replay begins: `profiles` and `answers` as they were just before transaction `cut`.
+
+    None stands for a fresh state; `answers` is None where they were not asked for.
+    """
+
+    cut: int
+    profiles: Profiles | None
+    answers: Answers | None
+
+
+def begin(source: Store | Session, *, answers: bool) -> Begin:
+    """The state to fold the history onto: fresh, unless its first part was forgotten.
+
+    Parameters
+    ----------
+    answers : whether the pass looks at answers.
+
+    Raises
+    ------
+    NotReady
+        The state that was kept is broken.
+    """
+    (found,) = source.rows("SELECT max(cut) AS cut, min(cut) AS least FROM carried")
+    if found["cut"] is None:
+        return Begin(0, None, Answers() if answers else None)
+    if found["cut"] != found["least"]:
+        raise NotReady("The state kept of the forgotten history is broken; restore a backup.")
+    with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
+        for name in ("profiles", "answers") if answers else ("profiles",):
+            parts = source.arrow(
+                "SELECT part, data FROM carried WHERE name = ? ORDER BY part", [name]
+            )
+            whole = b"".join(data.as_py() for data in parts.column("data"))
+            with reading("The state kept of the forgotten history", "Restore a backup."):
+                (Path(folder) / name).write_bytes(gzip.decompress(whole))
+        profiles = Profiles.load(Path(folder) / "profiles")
+        told = Answers.load(Path(folder) / "answers") if answers else None
+    return Begin(int(found["cut"]), profiles, told)
+
+
+def cut(source: Store | Session) -> int:
+    """The `seq` that the history begins with; everything before it was forgotten."""
+    (found,) = source.rows("SELECT coalesce(max(cut), 0) AS cut FROM carried")
+    return int(found["cut"])
+
+
+def keep(session: Session, cut: int, profiles: Profiles, answers: Answers) -> None:
+    """Keep the state before transaction `cut`, in the place of an earlier one."""
+    session.execute("DELETE FROM carried")
+    with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
+        profiles.save(Path(folder) / "profiles.npz")
+        answers.save(Path(folder) / "answers.npz")
+        for name in ("profiles", "answers"):
+            # its tables have room to grow: most of it is zeros
+            whole = gzip.compress((Path(folder) / f"{name}.npz").read_bytes(), 1, mtime=0)
+            for part, start in enumerate(range(0, len(whole), _PART_BYTES)):
+                data = whole[start : start + _PART_BYTES]
+                row = {"cut": cut, "name": name, "part": part, "data": data}
+                session.append("carried", pa.Table.from_pylist([row]))

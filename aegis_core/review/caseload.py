@@ -1,0 +1,334 @@
+"""The analysts' queue: open alerts as cases, and who works on which.
+
+A **case** is what one customer did in one burst: the alerts (and drawn audit transactions) of a
+customer with no more than `GAP_MINUTES` between one and the next, by the transactions' own time. It
+is named after the first of them that arrived. A case is open as long as one of them has no answer
+that stands; of the audit sample, every `SECOND_OPINION`-th transaction is asked a second time, of
+another analyst, so that agreement can be told. Customers who are snoozed are left out until the
+transactions' clock has reached the end of it.
+
+A **claim** keeps a case for one analyst for `CLAIM_S`. Claims are only ever added, each with the
+next number (`turn`) of its customer, and the last one decides: so nobody else works on a customer
+meanwhile, also where late alerts make one case of two. The number is the table's key: of two
+processes that claim at the same moment one is refused, whoever writes. An analyst holds one case
+at a time. A clock that is set back makes claims last longer, by `CLAIM_S` at most, and never two.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aegis_core.errors import InputError, StoreError
+from aegis_core.review.answers import NEWEST, STANDING, named, settle, utc_now
+from aegis_core.store import Store
+from aegis_core.store.session import Session
+
+GAP_MINUTES: Final = 60
+"""The longest pause within a case."""
+CLAIM_S: Final = 600.0
+"""How long a claim lasts, in seconds."""
+SECOND_OPINION: Final = 5
+"""Of so many audit transactions one is asked twice."""
+ORDERS: Final = {
+    "risk": "weight DESC, oldest, case_id",
+    "age": "oldest, weight DESC, case_id",
+}
+"""How the queue may be sorted: by risk × amount, the largest first, or by age, the oldest first."""
+MOST_CASES: Final = 5_000
+"""Cases that a queue tells at most; it counts all of them."""
+
+_ASKED: Final = f"""
+    WITH standing AS ({STANDING}),
+    said AS (
+      SELECT transaction_id, count(DISTINCT analyst) AS n, bool_or(analyst = $analyst) AS mine
+      FROM standing GROUP BY transaction_id),
+    judged AS (
+      SELECT v.seq, v.transaction_id, coalesce(said.n, 0) AS n_said, t.customer_id, t.ts,
+        t.amount, t.currency, t.merchant_id,
+        v.decision, v.risk, v.score, v.inclusion, v.scored_at, v.reasons[1].text AS why,
+        coalesce(said.n, 0) = 0 OR (said.n = 1 AND v.inclusion < 1 AND $analyst != ''
+          AND NOT said.mine AND hash(v.transaction_id) % {SECOND_OPINION} = 0) AS open
+      FROM verdicts v JOIN transactions t USING (seq)
+        LEFT JOIN said ON said.transaction_id = v.transaction_id
+      WHERE v.inclusion <= 1),  -- neither null nor, of old, NaN
+    asked AS (
+      SELECT *, coalesce(ts - lag(ts) OVER of_customer > INTERVAL {GAP_MINUTES} MINUTE, true)
+        AS begins
+      FROM judged WHERE customer_id IN (SELECT customer_id FROM judged WHERE open)
+      WINDOW of_customer AS (PARTITION BY customer_id ORDER BY ts, seq)),
+    numbered AS (
+      SELECT *, sum(begins::INT) OVER (PARTITION BY customer_id ORDER BY ts, seq) AS burst
+      FROM asked),
+    cased AS (
+      SELECT *, first(transaction_id) OVER (PARTITION BY customer_id, burst ORDER BY seq) AS case_id
+      FROM numbered)
+"""
+_TAKEN: Final = f"""
+    SELECT customer_id, arg_max(case_id, turn) AS claimed, arg_max(analyst, turn) AS holder,
+      arg_max(until, turn) AS until
+    FROM claims GROUP BY customer_id
+    HAVING max(turn) FILTER (released_at IS NOT NULL) IS DISTINCT FROM max(turn)
+      AND $now < arg_max(until, turn)
+      AND arg_max(claimed_at, turn) <= $now + to_seconds({CLAIM_S})"""
+QUEUE: Final = f"""
+    {_ASKED},
+    cases AS (
+      SELECT case_id, customer_id, count(*) AS n_all, count(*) FILTER (open) AS waiting,
+        min(ts) FILTER (open) AS first_ts, max(ts) FILTER (open) AS last_ts,
+        sum(amount) FILTER (open) AS amount,
+        CASE WHEN count(DISTINCT currency) = 1 THEN min(currency) END AS currency,
+        max(risk) FILTER (open) AS risk,
+        sum(amount * risk / 100) FILTER (open) AS weight,
+        count(*) FILTER (open AND decision = 'block') AS n_blocked,
+        bool_and(inclusion < 1) FILTER (open) AS audit,
+        arg_max(why, risk) FILTER (open) AS why,
+        min(scored_at) FILTER (open) AS oldest
+      FROM cased GROUP BY case_id, customer_id HAVING count(*) FILTER (open) > 0),
+    taken AS ({_TAKEN}),
+    asleep AS (
+      SELECT DISTINCT value FROM lists
+      WHERE kind = 'snooze' AND ends IS NULL AND until > ({NEWEST})
+        AND entry_id NOT IN (SELECT ends FROM lists WHERE ends IS NOT NULL))
+    SELECT cases.*, taken.holder, taken.until, asleep.value IS NOT NULL AS asleep
+    FROM cases LEFT JOIN taken USING (customer_id)
+      LEFT JOIN asleep ON asleep.value = cases.customer_id
+"""
+_INSIDE: Final = f"""
+    {_ASKED}
+    SELECT transaction_id, seq, customer_id, ts, amount, currency, merchant_id, decision, risk,
+      score, inclusion, why, open, n_said
+    FROM cased WHERE case_id = $case_id ORDER BY ts, seq
+"""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The open cases, in their order.
+
+    `cases` has at most as many rows as were asked for: `case_id`, `customer_id`, `n_all`
+    transactions, `waiting` of them open, and of these `first_ts`, `last_ts`, `amount` (their sum),
+    `currency` (null for several), `risk` (the highest, in [0, 100]), `weight` (the sum of risk ×
+    amount, risk as a share), `n_blocked`, `audit` (all are of the audit sample), `why` and
+    `oldest` (when the first was scored); `holder` and `until` of a claim on the customer, or null.
+    """
+
+    cases: list[dict[str, Any]]
+    n_open: int
+    n_claimed: int
+    n_asleep: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A case that an analyst holds until `until` (UTC)."""
+
+    case_id: str
+    customer_id: str
+    analyst: str
+    until: dt.datetime
+
+
+def queue(
+    source: Store | Session,
+    *,
+    order: str = "risk",
+    analyst: str = "",
+    limit: int = MOST_CASES,
+    now: dt.datetime | None = None,
+) -> Queue:
+    """The open cases.
+
+    Parameters
+    ----------
+    order : of `ORDERS`.
+    analyst : who asks; they are also shown what needs a second opinion that they have not given.
+
+    Raises
+    ------
+    InputError
+        There is no such order.
+    """
+    if order not in ORDERS:
+        raise InputError(f"{order!r} is no order of the queue; there are {', '.join(ORDERS)}.")
+    rows = source.rows(
+        f"""WITH found AS MATERIALIZED ({QUEUE}), counted AS (
+          SELECT count(*) FILTER (NOT asleep) AS n_open,
+            count(holder) FILTER (NOT asleep) AS n_claimed,
+            count(*) FILTER (asleep) AS n_asleep FROM found)
+        SELECT * FROM counted LEFT JOIN found ON NOT asleep
+        ORDER BY {ORDERS[order]} LIMIT {int(limit)}""",
+        {"analyst": analyst, "now": now or utc_now()},
+    )
+    counts = ("n_open", "n_claimed", "n_asleep")
+    told = ("asleep", *counts)
+    cases = [{k: v for k, v in row.items() if k not in told} for row in rows if row["case_id"]]
+    return Queue(cases, *(int(rows[0][name]) for name in counts))
+
+
+def inside(
+    source: Store | Session, case_id: str, *, analyst: str = ""
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The transactions of a case by time; `open` are those that wait for an answer of `analyst`.
+
+    Raises
+    ------
+    InputError
+        No case that is open is called so.
+    """
+    rows = source.rows(_INSIDE, {"analyst": analyst, "case_id": case_id})
+    if not rows:
+        raise InputError(f"There is no open case {case_id!r}; it may have been answered.")
+    return rows
+
+
+def claim(
+    store: Store,
+    analyst: str,
+    case_id: str = "",
+    *,
+    order: str = "risk",
+    after: str = "",
+    now: dt.datetime | None = None,
+) -> Claim | None:
+    """Keep a case for `analyst` for `CLAIM_S`, and let go of the one they held.
+
+    Claiming the case that one holds makes its time begin anew. What takes time, `wanted`, is read
+    before the writing, `take`.
+
+    Parameters
+    ----------
+    case_id : "" means the first of the queue that nobody else holds.
+    after : the case to go on from, in the order of the queue; after the last comes the first.
+
+    Returns
+    -------
+    Claim, or None where nothing is open that nobody else holds.
+
+    Raises
+    ------
+    InputError
+        The case is not open, or another analyst holds its customer.
+    """
+    found = wanted(store, analyst, case_id, order=order, after=after, now=now)
+    return take(store, analyst, found, only=bool(case_id), now=now)
+
+
+def wanted(
+    source: Store | Session,
+    analyst: str,
+    case_id: str = "",
+    *,
+    order: str = "risk",
+    after: str = "",
+    now: dt.datetime | None = None,
+) -> list[tuple[str, str]]:
+    """Cases and their customers that an analyst may claim, the best first; see `claim`."""
+    who = named(analyst)
+    if case_id:
+        rows = [row for row in inside(source, case_id, analyst=who) if row["open"]]
+        if not rows:
+            raise InputError(f"There is no open case {case_id!r}; it may have been answered.")
+        return [(case_id, rows[0]["customer_id"])]
+    cases = queue(source, order=order, analyst=who, now=now).cases
+    ids = [case["case_id"] for case in cases]
+    start = ids.index(after) + 1 if after in ids else 0
+    return [(case["case_id"], case["customer_id"]) for case in [*cases[start:], *cases[:start]]]
+
+
+def take(
+    store: Store,
+    analyst: str,
+    found: Sequence[tuple[str, str]],
+    *,
+    only: bool = False,
+    now: dt.datetime | None = None,
+) -> Claim | None:
+    """Claim the first of the cases that `wanted` found whose customer nobody else holds.
+
+    Parameters
+    ----------
+    only : whether it must be the first one, whoever holds it.
+    """
+    who, moment = named(analyst), now or utc_now()
+    for _ in range(8):
+        try:
+            with store.writing(checkpoint=False) as session:
+                settle(session, now=moment)
+                if only:
+                    require_free(session, found[0][1], who, moment)
+                held = session.rows(
+                    f"SELECT customer_id FROM ({_TAKEN}) WHERE holder != $who",
+                    {"now": moment, "who": who},
+                )
+                others = {row["customer_id"] for row in held}
+                free = next((pair for pair in found if pair[1] not in others), None)
+                let_go(session, who, moment, keep=free[1] if free else None)
+                if free is None:
+                    return None
+                made = Claim(*free, who, moment + dt.timedelta(seconds=CLAIM_S))
+                _write(session, made, moment)
+                return made
+        except StoreError as e:
+            if not any(sign in str(e) for sign in ("onstraint", "onflict", "Duplicate")):
+                raise
+    raise InputError("Others are claiming cases at this moment; try again.")
+
+
+def require_free(session: Session, customer_id: str, who: str, now: dt.datetime) -> None:
+    """Refuse with a sentence where another analyst holds a case of the customer."""
+    found = session.rows(
+        f"SELECT holder, until FROM ({_TAKEN}) WHERE customer_id = $customer AND holder != $who",
+        {"now": now, "customer": customer_id, "who": who},
+    )
+    if found:
+        raise InputError(
+            f"{found[0]['holder']} works on this customer until {found[0]['until']:%H:%M:%S} UTC."
+        )
+
+
+def _write(
+    session: Session, claim: Claim, now: dt.datetime, released_at: dt.datetime | None = None
+) -> None:
+    import pyarrow as pa
+
+    (last,) = session.rows(
+        "SELECT coalesce(max(turn), 0) AS turn FROM claims WHERE customer_id = ?",
+        [claim.customer_id],
+    )
+    row = {**vars(claim), "turn": last["turn"] + 1, "claimed_at": now, "released_at": released_at}
+    kinds = {"released_at": pa.timestamp("us")}
+    table = pa.Table.from_pylist([{k: v for k, v in row.items() if k not in kinds}])
+    for name, kind in kinds.items():
+        table = table.append_column(name, pa.array([row[name]], kind))
+    session.append("claims", table)
+
+
+def holds(
+    source: Store | Session, analyst: str, *, now: dt.datetime | None = None
+) -> list[Claim]:  # fmt: skip
+    """What the analyst holds: at most one case, also where it was answered meanwhile."""
+    rows = source.rows(
+        f"""SELECT claimed AS case_id, customer_id, holder AS analyst, until FROM ({_TAKEN})
+        WHERE holder = $analyst""",
+        {"analyst": analyst, "now": now or utc_now()},
+    )
+    return [Claim(**row) for row in rows]
+
+
+def let_go(session: Session, who: str, now: dt.datetime, keep: str | None = None) -> int:
+    """Release what an analyst holds, but for the customer `keep`; how many cases that was."""
+    mine = [claim for claim in holds(session, who, now=now) if claim.customer_id != keep]
+    for claim in mine:
+        _write(session, claim, now, released_at=now)
+    return len(mine)
+
+
+def release(store: Store, analyst: str, *, now: dt.datetime | None = None) -> int:
+    """Let go of what the analyst holds; how many cases that was."""
+    who, moment = named(analyst), now or utc_now()
+    with store.writing(checkpoint=False) as session:
+        settle(session, now=moment)
+        return let_go(session, who, moment)

@@ -1,0 +1,176 @@
+"""Allow and deny lists and snoozed customers: what people decided, until when, who and why.
+
+Entries are only ever added: one that ends before its time is ended by another row, with who and
+why. They act on transactions that arrive after them, by the time of the transaction; the score is
+not touched, and a replay of the history uses the decisions that were given then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aegis_core.errors import InputError, did_you_mean
+from aegis_core.schema import LIST_KINDS
+from aegis_core.store import Store, audit
+from aegis_core.store.session import Session
+
+FIELDS = {"customer": "customer_id", "merchant": "merchant_id"}
+"""What an entry may speak of, and the column that holds it."""
+_WORDS = {"deny": "on the deny list", "allow": "on the allow list", "snooze": "snoozed"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry: `kind` of `schema.LIST_KINDS`, `field` a key of `FIELDS`, no `until` for ever."""
+
+    entry_id: str
+    kind: str
+    field: str
+    value: str
+    until: pd.Timestamp | None
+    who: str
+    why: str
+    added_at: pd.Timestamp
+
+    def sentence(self) -> str:
+        """What the entry says, for a verdict's reasons."""
+        end = "" if self.until is None else f" until {self.until:%Y-%m-%d %H:%M} UTC"
+        return f"{self.field} {self.value} is {_WORDS[self.kind]}{end}: {self.why}"
+
+
+def add(
+    store: Store,
+    kind: str,
+    value: str,
+    *,
+    field: str = "customer",
+    until: str | pd.Timestamp | None = None,
+    who: str,
+    why: str,
+) -> Entry:
+    """Add an entry, which acts from the next transaction on.
+
+    `deny` blocks, `allow` approves, whatever the score; `snooze` approves what would have gone to
+    review, and leaves blocks as they are.
+
+    Parameters
+    ----------
+    value : the customer's or merchant's id.
+    until : when it ends (UTC, a date or a time); a snooze needs an end.
+
+    Raises
+    ------
+    InputError
+        Something is missing or not one of what is possible.
+    """
+    if kind not in LIST_KINDS:
+        raise InputError(
+            f"{kind!r} is no list; there are {', '.join(LIST_KINDS)}."
+            + did_you_mean(kind, LIST_KINDS)
+        )
+    if field not in FIELDS:
+        raise InputError(f"A list speaks of a customer or a merchant, not of {field!r}.")
+    if kind == "snooze" and field != "customer":
+        raise InputError("Only a customer can be snoozed; put the merchant on the allow list.")
+    given = {"value": value, "who": who, "why": why}
+    if empty := [name for name, text in given.items() if not text.strip()]:
+        raise InputError(f"An entry needs {' and '.join(empty)}.")
+    end = _end(until)
+    if kind == "snooze" and end is None:
+        raise InputError("A snooze needs an end: give until, such as 2026-03-31.")
+    entry = Entry(uuid4().hex[:8], kind, field, value, end, who.strip(), why.strip(), _now())
+    with store.changing() as session:
+        session.append("lists", pd.DataFrame([vars(entry)]))
+        audit.record(session, entry.who, f"{kind} list", f"{field} {value}", _told(entry))
+    return entry
+
+
+def end(store: Store, entry_id: str, *, who: str, why: str) -> Entry:
+    """Take an entry off its list before its time; the entry.
+
+    Raises
+    ------
+    InputError
+        There is no such entry on a list, or who or why is missing.
+    """
+    if empty := [name for name, text in (("who", who), ("why", why)) if not text.strip()]:
+        raise InputError(f"Ending an entry needs {' and '.join(empty)}.")
+    with store.changing() as session:
+        there = {entry.entry_id: entry for entry in current(session)}
+        if entry_id not in there:
+            raise InputError(
+                f"No list has an entry {entry_id!r}." + did_you_mean(entry_id, list(there))
+            )
+        entry = there[entry_id]
+        ended = vars(entry) | {
+            **{"entry_id": uuid4().hex[:8], "who": who.strip(), "why": why.strip()},
+            **{"added_at": _now(), "ends": entry_id},
+        }
+        session.append("lists", pd.DataFrame([ended]))
+        audit.record(
+            session, who, f"end {entry.kind} list", f"{entry.field} {entry.value}",
+            {"entry_id": entry_id, "why": why.strip()},
+        )  # fmt: skip
+    return entry
+
+
+def current(source: Store | Session) -> list[Entry]:
+    """Entries that were not ended, the oldest first; those past their time as well."""
+    rows = source.rows(
+        "SELECT * EXCLUDE ends FROM lists WHERE ends IS NULL AND entry_id NOT IN "
+        "(SELECT ends FROM lists WHERE ends IS NOT NULL) ORDER BY added_at, entry_id"
+    )
+    return [
+        Entry(**row | {"until": pd.Timestamp(row["until"]) if row["until"] else None})
+        for row in rows
+    ]
+
+
+def rulings(
+    entries: list[Entry], frame: pd.DataFrame
+) -> tuple[npt.NDArray[np.int8], dict[int, tuple[str, str]]]:
+    """What the entries say of the transactions of `frame`.
+
+    Of several entries the kind that comes first in `schema.LIST_KINDS` decides.
+
+    Returns
+    -------
+    rulings : of shape (n,), for `Scorer.run`.
+    listed : for each row that an entry speaks of, the entry's id and its sentence.
+    """
+    out, listed = np.zeros(len(frame), np.int8), {}
+    for entry in sorted(entries, key=lambda e: LIST_KINDS.index(e.kind)):
+        if FIELDS[entry.field] not in frame:
+            continue
+        speaks = (frame[FIELDS[entry.field]] == entry.value).fillna(False).to_numpy(bool, copy=True)
+        if entry.until is not None:
+            speaks &= (frame["ts"] < entry.until).to_numpy()
+        for i in np.flatnonzero(speaks & (out == 0)).tolist():
+            out[i] = 1 + LIST_KINDS.index(entry.kind)
+            listed[i] = entry.entry_id, entry.sentence()
+    return out, listed
+
+
+def _told(entry: Entry) -> dict[str, object]:
+    return {"entry_id": entry.entry_id, "until": entry.until, "why": entry.why}
+
+
+def _end(until: str | pd.Timestamp | None) -> pd.Timestamp | None:
+    if until is None or until == "":
+        return None
+    try:
+        end = pd.Timestamp(until)
+        if not pd.isna(end):
+            return end.tz_convert("UTC").tz_localize(None) if end.tz else end
+    except ValueError:
+        pass
+    raise InputError(f"until must be a date or time (UTC) such as 2026-03-31, not {until!r}.")
+
+
+def _now() -> pd.Timestamp:
+    return pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")

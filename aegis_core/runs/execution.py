@@ -1,0 +1,423 @@
+"""Notebook runs: executed with a lock, a limit of time, retries, a row in the ledger and a report.
+
+A run is one notebook, executed from the top, with a row in the table `runs` and a folder
+`reports/<run_id>/` that holds the executed notebook, an HTML report that needs no network, and
+`run.json`. The same notebook does not run twice at once on the same database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+
+from aegis_core.config import SECRET, Settings, secret
+from aegis_core.errors import InputError, RunBusy, RunFailed, RunRefused
+from aegis_core.runs import ledger, lineage, notebooks, reports
+from aegis_core.runs.ledger import Due, Row
+from aegis_core.runs.lineage import Seen
+from aegis_core.runs.notebooks import NOTEBOOKS, check_parameters, inspect
+from aegis_core.runs.redaction import SHORTEST, Redactor, secrets_of
+from aegis_core.store import Store, connect
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ON_OVERLAP: Final = ("fail", "skip", "wait")
+"""What to do when the same notebook is already running."""
+LONGEST_BACKOFF_S: Final = 3600.0
+"""The pause before a retry doubles up to this."""
+_FIGURES: Final = 3
+_LAST: Final = ("auc_roc",)  # flatters where fraud is rare, so it is no headline
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run and where to read it; `told` says why it was skipped."""
+
+    run_id: str
+    status: str
+    notebook_path: Path
+    report_path: Path
+    seconds: float
+    told: str = ""
+
+
+def run_notebook(
+    name: str,
+    parameters: Mapping[str, object],
+    settings: Settings,
+    *,
+    progress: bool = True,
+    timeout_s: float | None = None,
+    retries: int = 0,
+    backoff_s: float = 30.0,
+    on_overlap: str = "fail",
+    due: Due | None = None,
+) -> RunResult:
+    """Execute a notebook from the top and record the run.
+
+    Parameters
+    ----------
+    name : str
+        One of `NOTEBOOKS`.
+    parameters : mapping
+        Values for the notebook's own parameters. Strings are read as the parameter's type; a
+        secret is given as `env:NAME`, never as its value.
+    settings : Settings
+        Hold in the kernel as well, whatever the caller's environment says.
+    progress : bool
+        Show papermill's progress bar on the standard error.
+    timeout_s : float, optional
+        An attempt fails when it takes longer; None: no limit. Waiting for the same notebook to end
+        is limited by as much.
+    retries : int
+        How many further attempts follow a failed one; each has its own row in the ledger.
+    backoff_s : float
+        Seconds before the first retry; the pause doubles with each.
+    on_overlap : str
+        Of `ON_OVERLAP`.
+    due : Due, optional
+        What a schedule started. However many schedulers try, it runs once.
+
+    Raises
+    ------
+    InputError
+        No such notebook or parameter, or a value of the wrong type.
+    NotReady
+        There is no database yet and the notebook does not make one.
+    RunBusy
+        The same notebook is running on the same database.
+    RunFailed
+        A cell raised, the kernel died, time ran out or the report could not be written; ledger and
+        report say which. `RunRefused`, after the first attempt, where another would fail as well.
+    KeyboardInterrupt
+        Ctrl-C or SIGTERM; the ledger says `interrupted`.
+    """
+    values = check_parameters(name, parameters)
+    lasts = timeout_s is None or 0 < timeout_s < float("inf")
+    if on_overlap not in ON_OVERLAP or retries < 0 or backoff_s < 0 or not lasts:
+        raise InputError(
+            f"on_overlap is one of {', '.join(ON_OVERLAP)}, not {on_overlap!r}; retries and "
+            "backoff are not negative; a timeout is a number of seconds above 0, or left out."
+        )
+    redactor = Redactor(secrets_of(values) | _secrets_of_the_house(settings))
+    store = connect(settings.db)
+    if name != "generate":
+        store.rows("SELECT 1")  # no database, or not one of ours: said before anything starts
+    work = _Work(name, values, settings, store, redactor, progress, timeout_s)
+    claim = work.row(due, status="waiting") if due else None
+    if claim and not ledger.insert(store, claim):
+        return work.skipped(claim.run_id, "It was started for this time already.")
+    wait_s = {"wait": timeout_s}.get(on_overlap, 0.0)
+    with ended_in_order(), contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(ledger.alone(settings.db, name, wait_s))
+        except RunBusy as e:
+            status = "skipped" if on_overlap == "skip" else "failed"
+            if claim:
+                _end_claim(store, claim, status, str(e))
+            if on_overlap == "skip":
+                return work.skipped(claim.run_id if claim else "", str(e))
+            raise
+        except KeyboardInterrupt:
+            if claim:
+                _end_claim(store, claim, "interrupted", "Stopped while it waited.")
+            raise
+        ledger.close_killed(store, settings.reports, name)
+        return _attempts(work, claim, due, retries, backoff_s)
+
+
+def record_data(store: Store, run_id: str, seen: Seen | int | None = None) -> None:
+    """Note in the ledger what data a run saw. Outside a run (`run_id` empty) nothing happens.
+
+    Parameters
+    ----------
+    seen
+        What `lineage.seen` told when the data was read, or the last transaction that the run looks
+        at; None means what is there now.
+    """
+    if not run_id:
+        return
+    there = seen if isinstance(seen, Seen) else lineage.seen(store, seen)
+    with store.writing() as session:
+        session.execute(
+            "UPDATE runs SET data_hash = $data_hash, last_seq = $last_seq, n_labels = $n_labels, "
+            "seen_at = $seen_at WHERE run_id = $run_id",
+            there.columns() | {"run_id": run_id},
+        )
+
+
+def record_model(store: Store, run_id: str, version: str) -> None:
+    """Note in the ledger which model a run made or used. Outside a run nothing happens."""
+    if run_id:
+        with store.writing() as session:
+            session.execute("UPDATE runs SET model_version = ? WHERE run_id = ?", [version, run_id])
+
+
+def record_metrics(
+    store: Store, run_id: str, values: Mapping[tuple[str, str], float | None]
+) -> None:
+    """Replace the rows of `metrics` of a run by `values`, keyed by (name, slice).
+
+    Outside a run (`run_id` empty) nothing happens.
+    """
+    if not run_id:
+        return
+    rows = pa.table(
+        {
+            "run_id": [run_id] * len(values),
+            "name": [name for name, _ in values],
+            "slice": [part for _, part in values],
+            "value": pa.array(values.values(), pa.float64()),
+        }
+    )
+    with store.writing() as session:
+        session.execute("DELETE FROM metrics WHERE run_id = ?", [run_id])
+        session.append("metrics", rows)
+
+
+def record_proof(store: Store, checked: int, different: int) -> None:
+    """Note for the dashboard that stored verdicts were replayed, and how many came out differently.
+
+    Where nothing was checked nothing is noted.
+    """
+    if checked:
+        with store.writing() as session:
+            session.execute(
+                "INSERT INTO proofs VALUES (?, ?, ?)", [ledger.now(), checked, different]
+            )
+
+
+def record_scores(store: Store, run_id: str, scores: pd.DataFrame) -> None:
+    """Replace the rows of `evaluation_scores` of a run: `transaction_id`, `detector`, `score`.
+
+    Outside a run (`run_id` empty) nothing happens.
+    """
+    if not run_id:
+        return
+    with store.writing() as session:
+        session.execute("DELETE FROM evaluation_scores WHERE run_id = ?", [run_id])
+        session.append("evaluation_scores", scores.assign(run_id=run_id))
+
+
+def headlines(store: Store, run_id: str) -> dict[str, float]:
+    """The first few figures of a run by name, each the mean over its slices.
+
+    Where a figure was measured for several detectors, it is the forest's.
+    """
+    rows = store.rows("SELECT name, slice, value FROM metrics WHERE run_id = ?", [run_id])
+    ours = [row for row in rows if row["slice"].startswith("forest/")] or rows
+    found: dict[str, list[float]] = {}
+    for row in sorted(ours, key=lambda row: row["name"] in _LAST):
+        if row["value"] is not None:
+            found.setdefault(row["name"], []).append(row["value"])
+    first = list(found.items())[:_FIGURES]
+    return {name: sum(values) / len(values) for name, values in first}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be run, the same for every attempt."""
+
+    name: str
+    given: dict[str, object]
+    settings: Settings
+    store: Store
+    redactor: Redactor
+    progress: bool
+    timeout_s: float | None
+
+    def row(self, due: Due | None, **more: Any) -> Row:
+        """A new row of the ledger."""
+        return ledger.begun(self.name, NOTEBOOKS[self.name], self.given, self.settings, due, **more)
+
+    def skipped(self, run_id: str, why: str) -> RunResult:
+        """The result of a run that did not take place."""
+        nothing = self.settings.reports / "index.html"
+        return RunResult(run_id, "skipped", NOTEBOOKS[self.name], nothing, 0.0, why)
+
+
+def _attempts(
+    work: _Work, claim: Row | None, due: Due | None, retries: int, backoff_s: float
+) -> RunResult:
+    row = replace(claim, status="running", started_at=ledger.now()) if claim else work.row(due)
+    if claim:
+        ledger.update(work.store, row)
+    else:
+        ledger.insert(work.store, row)
+    while True:
+        try:
+            return _run(work, row)
+        except RunFailed as e:
+            if row.attempt > retries or isinstance(e, RunRefused):
+                raise
+            time.sleep(min(LONGEST_BACKOFF_S, backoff_s * 2.0 ** (row.attempt - 1)))
+        row = work.row(due, attempt=row.attempt + 1, retry_of=row.run_id)
+        ledger.insert(work.store, row)
+
+
+def _run(work: _Work, row: Row) -> RunResult:
+    """One attempt, whose row is in the ledger already."""
+    began, notebook = time.monotonic(), NOTEBOOKS[work.name]
+    declared = inspect(notebook)
+    folder = work.settings.reports / row.run_id
+    executed, report = folder / notebook.name, folder / "report.html"
+    ending = _Ending(work, row, folder, executed, report, began)
+    progress = ledger.Progress(work.store, row.run_id, work.redactor)
+    own = {"db": str(work.settings.db), "run_id": row.run_id}
+    try:
+        folder.mkdir(parents=True)
+        shutil.copyfile(notebook, executed)  # there to be read, however early the run ends
+        ledger.keep(folder, row)
+        reports.write_index(folder.parent)
+        with progress:
+            notebooks.execute(
+                notebook,
+                executed,
+                work.given | {k: v for k, v in own.items() if k in declared},
+                work.settings,
+                watch=progress,
+                deadline=None if work.timeout_s is None else began + work.timeout_s,
+                bar=work.name if work.progress else None,
+            )
+    except KeyboardInterrupt:
+        ending.close(progress, "interrupted", "Stopped from outside.")
+        raise
+    except Exception as e:  # whatever ends a run belongs in the ledger
+        failure = notebooks.explain(e, work.timeout_s)
+        last = ending.close(progress, "failed", work.redactor.text(failure.error))
+        kind = RunRefused if failure.final else RunFailed
+        raise kind(
+            f"{work.name} failed{failure.where}: {last.error} Executed notebook: {executed}"
+        ) from None
+    last = ending.close(progress, "done")
+    if last.status == "interrupted":
+        raise KeyboardInterrupt
+    if last.status != "done":
+        raise RunFailed(f"{work.name} failed: {last.error} Executed notebook: {executed}")
+    return RunResult(row.run_id, "done", executed, report, last.seconds or 0.0)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How a run is closed: secrets masked, report written, ledger told, in this order."""
+
+    work: _Work
+    row: Row
+    folder: Path
+    executed: Path
+    report: Path
+    began: float
+
+    def close(self, progress: ledger.Progress, status: str, error: str | None = None) -> Row:
+        """The run's last row; it says `failed` where the end itself went wrong."""
+        work, store = self.work, self.work.store
+        row = replace(
+            self.row,
+            status=status,
+            error=error,
+            ended_at=ledger.now(),
+            seconds=round(time.monotonic() - self.began, 3),
+            cells_done=progress.n_done,
+            peak_memory_mb=progress.peak_memory_mb,
+            **ledger.noted(store, self.row.run_id),
+        )
+        if row.data_hash is None:
+            row = replace(row, **lineage.seen(store).columns())
+        figures = headlines(store, row.run_id)
+        try:
+            row = self._written(row)
+            ledger.keep(self.folder, row, figures)
+            keeps = (work.settings.keep_runs, work.settings.keep_days)
+            reports.clear(self.folder.parent, *keeps, spared=row.run_id)
+            reports.write_index(self.folder.parent)
+        except KeyboardInterrupt:
+            row = replace(row, status="interrupted", error="Stopped while the report was written.")
+        except Exception as e:  # a full disk, or an output that no page can show
+            why = f"The report could not be written: {type(e).__name__}: {e}."
+            why = work.redactor.text(why)
+            row = replace(row, status="failed", error=f"{row.error} {why}" if row.error else why)
+        ledger.update(store, row)
+        with contextlib.suppress(OSError):
+            ledger.keep(self.folder, row, figures)
+        return row
+
+    def _written(self, row: Row) -> Row:
+        """Write the report, unless a secret is in it: then mask it and let the run fail."""
+        redactor = self.work.redactor
+        for path in (self.executed, self.folder / "kernel.log"):
+            if path.exists():
+                text = path.read_text("utf-8", errors="replace")
+                if (masked := redactor.text(text)) != text:
+                    reports.write_whole(path, masked)
+        declared = inspect(NOTEBOOKS[self.work.name])
+        asked = [(k, v, declared[k]["help"]) for k, v in self.work.given.items()]
+        page = ""
+        for _ in range(2):  # once more where the page itself showed what the notebook hid
+            row = self._with_secrets(replace(row, report_path=str(self.report)))
+            known = len(redactor.found)
+            page = redactor.text(reports.render(self.executed, asdict(row), asked))
+            if len(redactor.found) == known:
+                break
+        reports.write_whole(self.report, page)
+        return row
+
+    def _with_secrets(self, row: Row) -> Row:
+        if not self.work.redactor.found or (row.error or "").startswith("An output held"):
+            return row
+        names = ", ".join(sorted(self.work.redactor.found))
+        why = f"An output held the value of {names}; it was masked. Do not print secrets."
+        return replace(
+            row,
+            status="failed" if row.status == "done" else row.status,
+            error=f"{why} {row.error}" if row.error else why,
+        )
+
+
+def _end_claim(store: Store, claim: Row, status: str, error: str) -> None:
+    ledger.update(store, replace(claim, status=status, ended_at=ledger.now(), error=error))
+
+
+def _secrets_of_the_house(settings: Settings) -> dict[str, str]:
+    """What no output may show either, since a kernel has the environment of its caller.
+
+    The tokens of the service and of the review page, and the addresses of `[[notify]]` that are
+    kept in variables.
+    """
+    found = {
+        "AEGIS_TOKEN": settings.token.get_secret_value(),
+        "AEGIS_REVIEW_TOKEN": settings.review_token.get_secret_value(),
+    }
+    for reference in (to.get_secret_value() for rule in settings.notify for to in rule.to):
+        if reference.startswith(SECRET):
+            with contextlib.suppress(InputError):  # not set, so nothing can show it
+                found[reference] = secret(reference)
+    return {name: value for name, value in found.items() if len(value) >= SHORTEST}
+
+
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Let SIGTERM, as schedulers send it, end a run in the same orderly way as Ctrl-C."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: the end needs its time
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

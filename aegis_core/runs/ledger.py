@@ -1,0 +1,364 @@
+"""The ledger of runs: one row of the table `runs` for each attempt, and who is running now.
+
+A run that was killed cannot say so; whoever comes next finds its lock free and closes its row. The
+same row is kept as `run.json` beside the report, so that the list of runs needs no database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple
+
+import psutil  # type: ignore[import-untyped]
+
+from aegis_core.config import Settings
+from aegis_core.errors import RunBusy, StoreError
+from aegis_core.runs import lineage, notebooks, reports
+from aegis_core.runs.redaction import Redactor
+from aegis_core.store import Store, connect
+
+KILLED: Final = "Killed."
+"""The error of a run that was killed, once another one finds its row."""
+_TOLD_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
+_ASKED_EVERY_S: Final = 0.2
+_GLANCE_S: Final = 0.1  # somebody may hold a lock for a moment, to see whether it is free
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the ledger; see `schema.TABLES`."""
+
+    run_id: str
+    notebook: str
+    parameters: str
+    started_at: str
+    code_version: str
+    cells_total: int
+    cells_done: int = 0
+    status: str = "running"
+    ended_at: str | None = None
+    data_hash: str | None = None
+    report_path: str | None = None
+    error: str | None = None
+    heading: str | None = None
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    attempt: int = 1
+    retry_of: str | None = None
+    entry: str | None = None
+    due_at: str | None = None
+    notebook_hash: str | None = None
+    lock_hash: str | None = None
+    settings: str | None = None
+    seed: int | None = None
+    last_seq: int | None = None
+    n_labels: int | None = None
+    model_version: str | None = None
+    pid: int | None = None
+    seen_at: str | None = None
+
+
+_NOTED: Final = ("data_hash", "last_seq", "n_labels", "seen_at", "model_version")
+"""Columns that the notebook fills in while it runs."""
+
+
+class Due(NamedTuple):
+    """The line of a schedule that starts a run, and the time (UTC) at which it was due."""
+
+    entry: str
+    at: datetime
+
+
+def begun(
+    name: str,
+    notebook: Path,
+    values: Mapping[str, object],
+    settings: Settings,
+    due: Due | None = None,
+    **more: Any,
+) -> Row:
+    """A row that begins now.
+
+    The id of a first due attempt is made of entry and time alone: two schedulers begin one row.
+    """
+    if due and not more.get("retry_of"):
+        stamp = due.at
+        mark = hashlib.sha256(f"{due.entry}|{due.at.isoformat()}".encode()).hexdigest()[:4]
+    else:
+        stamp, mark = datetime.now(UTC), secrets.token_hex(2)
+    seed = values.get("seed", -1)
+    return Row(
+        run_id=f"{stamp:%Y%m%d-%H%M%S}-{name}-{mark}",
+        notebook=name,
+        parameters=json.dumps(values),
+        started_at=now(),
+        code_version=lineage.code_version(),
+        cells_total=notebooks.n_code_cells(notebook),
+        entry=due.entry if due else None,
+        due_at=due.at.isoformat() if due else None,
+        notebook_hash=notebooks.content_hash(notebook),
+        lock_hash=lineage.lock_hash(),
+        settings=json.dumps(lineage.numbers_of(settings)),
+        seed=seed if isinstance(seed, int) and seed >= 0 else settings.seed,
+        pid=os.getpid(),
+        **more,
+    )
+
+
+def insert(store: Store, row: Row) -> bool:
+    """Begin a row; False where a run of this id is there already."""
+    values = asdict(row)
+    columns, marks = ", ".join(values), ", ".join("?" * len(values))
+    with store.writing() as session:
+        if session.rows("SELECT 1 FROM runs WHERE run_id = ?", [row.run_id]):
+            return False
+        session.execute(f"INSERT INTO runs ({columns}) VALUES ({marks})", list(values.values()))
+    return True
+
+
+def update(store: Store, row: Row) -> None:
+    """Bring a row up to date."""
+    values = asdict(row)
+    changed = ", ".join(f"{name} = ${name}" for name in values if name != "run_id")
+    with store.writing() as session:
+        session.execute(f"UPDATE runs SET {changed} WHERE run_id = $run_id", values)
+
+
+def noted(store: Store, run_id: str) -> dict[str, Any]:
+    """What the notebook itself told of the run."""
+    (found,) = store.rows(f"SELECT {', '.join(_NOTED)} FROM runs WHERE run_id = ?", [run_id])
+    seen_at = found["seen_at"]
+    return found | {"seen_at": seen_at and seen_at.isoformat()}
+
+
+def keep(folder: Path, row: Row, figures: Mapping[str, float] | None = None) -> None:
+    """Keep the row beside the report, with the run's headline figures."""
+    facts = json.dumps(asdict(row) | {"figures": dict(figures or {})}, indent=1)
+    reports.write_whole(folder / "run.json", facts)
+
+
+def close_killed(store: Store, folder: Path, mine: str) -> None:
+    """Mark as interrupted what counts as running and is not.
+
+    Parameters
+    ----------
+    folder : of the reports.
+    mine : the notebook whose lock the caller holds.
+    """
+    ended = {"status": "interrupted", "ended_at": now(), "error": KILLED}
+    with store.writing() as session:
+        dead = [
+            row["run_id"]
+            for row in session.rows(
+                "SELECT run_id, notebook, status, pid FROM runs "
+                "WHERE status IN ('waiting', 'running')"
+            )
+            if is_over(
+                row, None if row["notebook"] == mine else holder(store.path, row["notebook"])
+            )
+        ]
+        for run_id in dead:
+            session.execute(
+                "UPDATE runs SET status = $status, ended_at = $ended_at, error = $error, "
+                "heading = NULL WHERE run_id = $run_id",
+                ended | {"run_id": run_id},
+            )
+    for run_id in dead:
+        path = folder / run_id / "run.json"
+        with contextlib.suppress(OSError, ValueError):  # it may not have come to that
+            facts = json.loads(path.read_text("utf-8")) | ended
+            reports.write_whole(path, json.dumps(facts, indent=1))
+
+
+def is_over(row: Mapping[str, Any], held: str | None) -> bool:
+    """Whether nothing more comes of a run that is not done, given the `holder` of its notebook.
+
+    A killed one cannot say so: its row goes on saying that it waits or runs. One that failed may be
+    tried again as long as its own process holds the lock.
+    """
+    if row["status"] == "waiting":
+        return not (row["pid"] and psutil.pid_exists(row["pid"]))
+    if row["status"] == "running":
+        return held is None
+    return held is None or not held.startswith(_named(row["pid"]))
+
+
+def holder(db: Path, name: str) -> str | None:
+    """Who runs a notebook on a database, in words; None: nobody."""
+    try:
+        handle = os.open(_lock_of(db, name), os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        return "another user's process"
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(handle, 200, 0).decode(errors="replace").strip() or "a process"
+    finally:
+        os.close(handle)
+    return None
+
+
+@contextlib.contextmanager
+def alone(db: Path, name: str, wait_s: float | None = 0.0) -> Iterator[None]:
+    """Hold the lock of a notebook on a database; the system lets go when the process ends.
+
+    Parameters
+    ----------
+    wait_s
+        How long to wait while another process holds it, in seconds; None: for ever.
+
+    Raises
+    ------
+    RunBusy
+        Another process holds it, or another user's file is in its place; the message says who.
+    """
+    db.parent.mkdir(parents=True, exist_ok=True)
+    path, began = _lock_of(db, name), time.monotonic()
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except PermissionError:
+            raise RunBusy(
+                f"{name} is running on {db}, or was: {path} belongs to another user, who alone may "
+                "run it on this database. Run it as that user."
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            by = os.pread(handle, 200, 0).decode(errors="replace").strip() or "a process"
+            os.close(handle)
+            if wait_s is not None and time.monotonic() - began > max(wait_s, _GLANCE_S):
+                raise RunBusy(
+                    f"{name} is already running on {db} ({by}). "
+                    "Wait for it or stop it, then start again."
+                ) from None
+            time.sleep(_ASKED_EVERY_S if wait_s != 0 else _GLANCE_S / 4)
+            continue
+        # whoever held the lock before may have removed the file in between
+        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
+            break
+        os.close(handle)
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{_named(os.getpid())} since {now()[:19]} UTC".encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+class Progress:
+    """Tells the ledger, at most once a second, how far a notebook is, and watches its memory.
+
+    Parameters
+    ----------
+    redactor
+        Masks secrets in the outputs of each cell, before they are written anywhere.
+
+    Attributes
+    ----------
+    done : code cells that ended well.
+    heading : of the section that is being executed.
+    peak_memory_mb : the most memory that the kernel had resident; None before it started.
+    """
+
+    def __init__(self, store: Store, run_id: str, redactor: Redactor) -> None:
+        self.store = connect(store.path, wait_s=0.2)
+        self.run_id, self.redactor = run_id, redactor
+        self.n_done = 0
+        self.heading: str | None = None
+        self.peak_memory_mb: float | None = None
+        self._pid: int | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True, name="progress")
+
+    def __enter__(self) -> Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def started(self, pid: int) -> None:
+        """The kernel is a process of this number."""
+        self._pid = pid
+
+    def ended(self, cell: dict[str, Any]) -> None:
+        """A cell ended; nothing of it is on the disk yet."""
+        self._look()
+        self.redactor.clean(cell.get("outputs", []))
+
+    def done(self, cell: Mapping[str, Any]) -> None:
+        """A cell ended well."""
+        injected = "injected-parameters" in cell["metadata"].get("tags", [])
+        self.n_done += cell["cell_type"] == "code" and not injected
+        if cell["cell_type"] == "markdown":
+            self.heading = next(
+                (
+                    line.lstrip("# ").strip()[:200]
+                    for line in reversed(cell["source"].splitlines())
+                    if line.startswith("#")
+                ),
+                self.heading,
+            )
+
+    def _look(self) -> None:
+        if self._pid is not None and (found := _peak_mb(self._pid)) is not None:
+            self.peak_memory_mb = max(found, self.peak_memory_mb or 0.0)
+
+    def _tell(self) -> None:
+        told: tuple[object, ...] = (0, None, None)
+        while not self._over.wait(_TOLD_EVERY_S):
+            self._look()
+            state = (self.n_done, self.heading, self.peak_memory_mb)
+            if state == told:
+                continue
+            with contextlib.suppress(StoreError), self.store.writing() as session:  # next time
+                session.execute(
+                    "UPDATE runs SET cells_done = ?, heading = ?, peak_memory_mb = ? "
+                    "WHERE run_id = ? AND status = 'running'",
+                    [*state, self.run_id],
+                )
+                told = state
+
+
+def now() -> str:
+    """The time, UTC, as the ledger has it."""
+    return datetime.now(UTC).replace(tzinfo=None).isoformat()
+
+
+def _named(pid: int | None) -> str:
+    """How a lock begins that a process holds."""
+    return f"process {pid},"
+
+
+def _lock_of(db: Path, name: str) -> Path:
+    whole = db.resolve()  # one lock, also for who comes through a link
+    return whole.with_name(f".{whole.name}.{name}.lock")
+
+
+def _peak_mb(pid: int) -> float | None:
+    """The most memory that a process had resident so far, in MB, or else what it has now."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path(f"/proc/{pid}/status").read_text("utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    with contextlib.suppress(psutil.Error):
+        return float(psutil.Process(pid).memory_info().rss) / 2**20
+    return None

@@ -1,0 +1,319 @@
+"""Notification: mail, SMS, chat and webhooks for alerts, failed runs, drift and a service down.
+
+A process of its own that reads the database as any client does, so that one which is down or waits
+for a mail server slows nothing. `outbox` tells what is promised when it is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, Final
+
+from aegis_core.config import NotifyRule, Settings
+from aegis_core.errors import AegisError, InputError, NotReady, RunBusy, StoreError, did_you_mean
+from aegis_core.runs.notify import outbox
+from aegis_core.runs.notify.events import Event, look, plain, service_event, service_state
+from aegis_core.runs.notify.sending import address_of, check, send
+from aegis_core.store import Store
+
+__all__ = ["Event", "Notifier", "listed", "plain", "run", "try_out"]
+
+LOOK_S: Final = 5.0
+"""How often the notifier looks for something to tell."""
+PATIENCE: Final = 2
+"""So many looks in a row must find the service down before it is told."""
+STUCK_S: Final = 60.0
+"""A database whose owner does not answer for so long counts as a service that is down."""
+Send = Callable[[str, str, str], str | None]
+
+
+class Notifier:
+    """Looks for events and sends them by the rules.
+
+    Parameters
+    ----------
+    clock : the time (UTC, naive).
+    sender : given address, title and text, sends; None, or why it failed.
+
+    Raises
+    ------
+    InputError
+        There is no rule, or an address cannot be used.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] | None = None,
+        sender: Send = send,
+    ) -> None:
+        self.store, self.settings, self.rules = store, settings, chosen(settings)
+        self.clock, self.sender = clock or utc_now, sender
+        self._down: dict[str, int] = {}
+        self._asked: float | None = None  # since when the database owes an answer
+        self._stuck: dict[str, list[tuple[NotifyRule, str, Event, str | None, datetime]]] = {}
+        for rule in self.rules:
+            for reference in rule.to:
+                check(reference.get_secret_value())
+
+    def recover(self) -> None:
+        """Take up what an earlier notifier left; once, before the first `tick`."""
+        outbox.recover(self.store, self.rules)
+
+    def tick(self) -> int:
+        """Look once, send what is due; the number of messages that went out.
+
+        Raises
+        ------
+        StoreError
+            The database cannot be used now. Nothing is lost; the next tick goes on.
+        """
+        self._asked = time.monotonic()
+        try:
+            for rule in self.rules:
+                self.collect(rule)
+            for rule in self.rules:
+                self._answered(rule)
+            return sum(self.deliver(rule) for rule in self.rules)
+        finally:
+            self._asked = None
+
+    def watch(self) -> None:
+        """Tell of a service that hangs, from another thread than that of `tick`.
+
+        Such a service owns the database, so that nothing can be put into the outbox: the message
+        goes out past it, once, and comes into the log when the database answers again.
+        """
+        asked = self._asked
+        if asked is None or time.monotonic() - asked < STUCK_S:
+            return
+        for rule in self.rules:
+            now = self.clock()
+            if "service" not in rule.what or rule.name in self._stuck or outbox.is_quiet(rule, now):
+                continue
+            event = service_event(self.store, rule, "down", f"{now:%Y-%m-%d %H:%M:%S}")
+            kept = self._stuck[rule.name] = []
+            for to in rule.to:
+                error = self.sender(to.get_secret_value(), event.title, event.text)
+                kept.append((rule, address_of(to.get_secret_value()), event, error, now))
+
+    def collect(self, rule: NotifyRule) -> None:
+        """Put what is new for a rule into the outbox."""
+        with self.store.reading() as session:
+            before = outbox.cursors(session, rule.name)
+        events, after = look(self.store, self.settings, rule, before)
+        if "service" in rule.what:
+            event, state = self._service(rule, before.get("service", "off"))
+            before = {"service": "off", **before}
+            after["service"] = state
+            events += [event] if event else []
+        outbox.keep(self.store, rule, events, before, after, self.clock())
+
+    def deliver(self, rule: NotifyRule) -> int:
+        """Send at most one message to each address of a rule; how many arrived."""
+        arrived = 0
+        for reference in dict.fromkeys(to.get_secret_value() for to in rule.to):
+            rows = outbox.next_message(self.store, rule, address_of(reference), self.clock())
+            if rows:
+                number = outbox.claim(self.store, rows, self.clock())
+                title, text = outbox.composed(rows, rule, number)
+                self._asked = None  # now it is the address that owes an answer
+                error = self.sender(reference, title, text)
+                self._asked = time.monotonic()
+                outbox.settle(self.store, rows, error, self.clock())
+                arrived += error is None
+        return arrived
+
+    def _answered(self, rule: NotifyRule) -> None:
+        """Keep what `watch` sent, and tell that the service is back."""
+        sent = self._stuck.pop(rule.name, [])
+        for entry in sent:
+            outbox.log(self.store, *entry)
+        if sent:
+            now = self.clock()
+            event = service_event(self.store, rule, "up", f"{now:%Y-%m-%d %H:%M:%S}")
+            outbox.keep(self.store, rule, [event], {"service": "up"}, {"service": "up"}, now)
+
+    def _service(self, rule: NotifyRule, before: str) -> tuple[Event | None, str]:
+        """What to tell of the service, and the state that was told last."""
+        state = service_state(self.store, rule)
+        seen = self._down[rule.name] = self._down.get(rule.name, 0) + 1 if state == "down" else 0
+        if state == "down" and (before == "down" or seen < PATIENCE):
+            return None, before
+        if state == "off" and before == "down":
+            return None, before  # it comes back when it answers
+        now = f"{self.clock():%Y-%m-%d %H:%M:%S}"
+        told = state == "down" or (state == "up" and before == "down")
+        return (service_event(self.store, rule, state, now) if told else None), state
+
+
+def run(
+    store: Store, settings: Settings, *, for_s: float | None = None, every_s: float = LOOK_S
+) -> None:
+    """Notify in the foreground, until Ctrl-C or SIGTERM, or for so many seconds.
+
+    The first signal lets it finish what it is sending, a second Ctrl-C does not.
+
+    Raises
+    ------
+    InputError
+        There is no rule, or an address cannot be used.
+    NotReady
+        There is no database yet.
+    RunBusy
+        Another notifier runs on this database.
+    """
+    notifier = Notifier(store, settings)
+    store.rows("SELECT 1")  # no database: said before anything starts
+    ends = None if for_s is None else time.monotonic() + for_s
+    with _alone(store), _until_told() as told:
+        threading.Thread(target=_watch, args=[notifier, told], daemon=True).start()
+        names = ", ".join(rule.name for rule in notifier.rules)
+        print(f"Notifying of {store.path} by the rules {names}; Ctrl-C ends it.", flush=True)
+        recovered, complained = False, ""
+        while True:
+            try:
+                if not recovered:
+                    notifier.recover()
+                    recovered = True
+                if sent := notifier.tick():
+                    print(f"{utc_now():%Y-%m-%d %H:%M:%S} {sent} sent", flush=True)
+                complained = ""
+            except (
+                StoreError,
+                NotReady,
+            ) as e:  # another holds it, or the service just ended: the next will do
+                recovered = False  # what went out may not have come into the log
+                if str(e) != complained:
+                    print(f"{utc_now():%Y-%m-%d %H:%M:%S} {e}", flush=True)
+                complained = str(e)
+            left = every_s if ends is None else min(every_s, ends - time.monotonic())
+            if left <= 0 or told.wait(left):
+                return
+
+
+def try_out(
+    store: Store, settings: Settings, name: str = "", sender: Send = send
+) -> list[tuple[str, str, str | None]]:
+    """Send a test message by a rule, or by all; rule, address and error of each.
+
+    It is sent at once, in quiet hours too, and kept in the log if there is a database.
+    """
+    title = "Aegis: a test"
+    text = "This is a test of notification. Nothing happened; no answer is needed."
+    found = []
+    for rule in chosen(settings, name):
+        for to in rule.to:
+            reference = to.get_secret_value()
+            target = address_of(reference)
+            try:
+                error = sender(reference, title, f"{text}\n\nAegis, rule {rule.name}.")
+            except InputError as e:
+                error = str(e)
+            found.append((rule.name, target, error))
+            if store.path.exists():
+                event = Event("test", f"{utc_now()}", "test", title, text)
+                outbox.log(store, rule, target, event, error, utc_now())
+    return found
+
+
+def listed(store: Store, settings: Settings) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """The rules and what became of their messages: names of columns, and a row an address."""
+    counts: dict[tuple[str, str], dict[str, Any]] = {}
+    with contextlib.suppress(AegisError), store.reading() as session:  # no database: no messages
+        for row in session.rows(
+            "SELECT rule, target, count(*) FILTER (status IN ('waiting', 'sending')) AS waiting, "
+            "count(DISTINCT message_id) FILTER (status = 'sent') AS sent, "
+            "count(*) FILTER (status IN ('failed', 'unknown')) AS failed, "
+            "max(sent_at) AS last_sent, arg_max(error, tried_at) AS last_error "
+            "FROM notifications GROUP BY ALL"
+        ):
+            counts[row["rule"], row["target"]] = row
+    names = ["waiting", "sent", "failed", "last_sent", "last_error"]
+    rows = []
+    for rule in settings.notify:
+        for to in rule.to:
+            target = address_of(to.get_secret_value())
+            row = counts.get((rule.name, target), {})
+            shown = (row.get(name) for name in names)
+            rows.append((rule.name, ", ".join(rule.what), target, *shown))
+    return ["rule", "what", "to", *names], rows
+
+
+def chosen(settings: Settings, name: str = "") -> Sequence[NotifyRule]:
+    """The rules of the settings, or the one of that name.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    if not settings.notify:
+        raise InputError(
+            'There is no rule. Write one into aegis.toml: [[notify]], name = "mail", '
+            'what = ["run", "drift"], to = ["env:AEGIS_MAIL"].'
+        )
+    names = [rule.name for rule in settings.notify]
+    if name and name not in names:
+        raise InputError(
+            f"There is no rule {name!r}; there are {', '.join(names)}.{did_you_mean(name, names)}"
+        )
+    return [rule for rule in settings.notify if name in ("", rule.name)]
+
+
+def utc_now() -> datetime:
+    """The time, UTC without a zone, as the tables have it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+@contextlib.contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Hold the notifier's lock of a database; the system lets go when the process ends."""
+    path = store.path.with_name(f".{store.path.name}.notify.lock")
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunBusy(f"Another notifier runs on {store.path}. End it first.") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _until_told() -> Iterator[threading.Event]:
+    """An event that is set by Ctrl-C and SIGTERM, so that what is being sent is finished first."""
+    told = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+        told.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield told  # only the main thread may set handlers
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        told.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(notifier: Notifier, told: threading.Event) -> None:
+    """Let the notifier watch itself until it ends."""
+    while not told.wait(1.0):
+        notifier.watch()

@@ -1,0 +1,266 @@
+"""The one who writes: takes what waits, lets the engine score and commit it, answers.
+
+What arrives while a group is forced to the disk is the next group. So one wait for the disk serves
+many requests, and a busy service makes larger groups and not more of them. Where the queue is full
+the answer is 429 at once, and where the disk is, 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import prometheus_client as prometheus
+from fastapi import HTTPException
+
+from aegis_core.errors import AegisError, InputError
+from aegis_core.serving.engine import Engine, Outcome
+
+_LOG: Final = logging.getLogger("aegis.service")
+QUEUE_ROWS: Final = 20_000
+"""Rows that may wait for a commit; beyond that the answer is 429."""
+GROUP_ROWS: Final = 10_000
+"""Rows of one commit at most."""
+GATHER_S: Final = 0.0005
+"""How long a group waits to become as large as the one before."""
+STATS_S: Final = 5.0
+"""How often rate and latency are noted in the table `service_stats`."""
+SNAPSHOT_S: Final = 600.0
+"""How often the state is saved while transactions arrive."""
+
+
+@dataclass
+class _Waiting:
+    """Rows of one request, and where their outcomes go."""
+
+    rows: Sequence[Mapping[str, Any]]
+    refused: Sequence[Mapping[str, Any]]
+    outcomes: asyncio.Future[list[Outcome]]
+    work: Callable[[], Any] | None = None
+
+
+@dataclass
+class Meters:
+    """What `/v1/metrics` tells, in a registry of its own."""
+
+    registry: prometheus.CollectorRegistry = field(default_factory=prometheus.CollectorRegistry)
+    lately: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        steps = (0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+        registry = self.registry
+        self.latency = prometheus.Histogram(
+            "aegis_request_seconds", "From a request's arrival to its answer.", ["path"],
+            buckets=steps, registry=registry,
+        )  # fmt: skip
+        self.decisions = prometheus.Counter(
+            "aegis_decisions", "Verdicts by decision.", ["decision"], registry=registry
+        )
+        self.refused = prometheus.Counter(
+            "aegis_refused", "Rows refused at the door.", registry=registry
+        )
+        self.waiting = prometheus.Gauge(
+            "aegis_queue_rows", "Rows waiting for a commit.", registry=registry
+        )
+        self.commits = prometheus.Histogram(
+            "aegis_commit_seconds", "Scoring and committing one group.", buckets=steps,
+            registry=registry,
+        )  # fmt: skip
+
+    def took(self, path: str, seconds: float) -> None:
+        """Note how long one request took."""
+        self.latency.labels(path).observe(seconds)
+        if path.startswith("/v1/transactions"):
+            self.lately.append(seconds)
+
+    def drained(self) -> list[float]:
+        """How long the scoring requests took since the last call, in seconds."""
+        lately, self.lately = self.lately, []
+        return lately
+
+
+class Committer:
+    """The one who writes: takes what waits, lets the engine score and commit it, answers."""
+
+    def __init__(self, engine: Engine, meters: Meters) -> None:
+        self.engine, self.meters = engine, meters
+        self.committed_at = time.time()
+        self.failed: str | None = None
+        self._queue: deque[_Waiting] = deque()
+        self._rows = 0
+        self._some = asyncio.Event()
+        self._ended = False
+        self._before = 0
+        self._saved = (time.monotonic(), engine.next_seq)
+        self._thread = ThreadPoolExecutor(1, "aegis-engine")
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a commit."""
+        return self._rows
+
+    async def put(
+        self, rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]] = ()
+    ) -> list[Outcome]:
+        """Outcomes of `rows`, once they are committed.
+
+        Raises
+        ------
+        HTTPException
+            429 where too many wait already, 503 where the commit failed.
+        """
+        n = len(rows) + len(refused)
+        if self._ended:
+            raise HTTPException(503, "The service is ending.", {"Retry-After": "5"})
+        if self._rows + n > QUEUE_ROWS:
+            raise HTTPException(
+                429, f"{self._rows} transactions are waiting; try again.", {"Retry-After": "1"}
+            )
+        waiting = _Waiting(rows, refused, asyncio.get_running_loop().create_future())
+        self._enqueue(waiting)
+        return await waiting.outcomes
+
+    async def do(self, work: Callable[[], Any]) -> Any:
+        """The result of `work`, done between two groups, in the engine's thread."""
+        if self._ended:
+            raise HTTPException(503, "The service is ending.", {"Retry-After": "5"})
+        waiting = _Waiting((), (), asyncio.get_running_loop().create_future(), work)
+        self._enqueue(waiting)
+        return await waiting.outcomes
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        self._queue.append(waiting)
+        self._rows += len(waiting.rows) + len(waiting.refused)
+        self.meters.waiting.set(self._rows)
+        self._some.set()
+
+    async def run(self) -> None:
+        """Commit until `end` was called and nothing waits any more."""
+        while not (self._ended and not self._queue):
+            await self._some.wait()
+            await self._gather()
+            group = self._next_group()
+            if group:
+                self._before = len(group)
+                await self._commit(group)
+            if not self._queue and not self._ended:
+                self._some.clear()
+        self._thread.shutdown()
+
+    async def check(self) -> str | None:
+        """Why nothing can be taken at the moment, or None; after a failure it is tried again."""
+        if self.failed is not None:
+            with contextlib.suppress(HTTPException):
+                await self.do(self.engine.check)
+                self.failed = None
+        return self.failed
+
+    async def tell(self) -> None:
+        """Note rate and latency every `STATS_S` in `service_stats`, until it is cancelled."""
+        seq, began = self.engine.next_seq, time.monotonic()
+        while True:
+            await asyncio.sleep(STATS_S)
+            now, took = time.monotonic(), np.array(self.meters.drained())
+            p50, p99 = np.quantile(took, [0.5, 0.99]) * 1e3 if len(took) else (None, None)
+            stats = {
+                **{"noted_at": time.time_ns() // 1_000, "seconds": now - began},
+                **{"transactions": self.engine.next_seq - seq, "p50_ms": p50, "p99_ms": p99},
+                "waiting": self._rows,
+            }
+            self.engine.keeper.note({"service_stats": {k: [v] for k, v in stats.items()}})
+            seq, began = self.engine.next_seq, now
+
+    async def _gather(self) -> None:
+        """Wait a moment for those who were just answered: they tend to come again together."""
+        until = time.perf_counter() + GATHER_S
+        while len(self._queue) < self._before and time.perf_counter() < until:
+            await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """Take nothing more."""
+        self._ended = True
+        self._some.set()
+
+    def _next_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        n = 0
+        while self._queue:
+            first = self._queue[0]
+            if group and (first.work or group[0].work or n + len(first.rows) > GROUP_ROWS):
+                break
+            group.append(self._queue.popleft())
+            n += len(first.rows)
+        self._rows -= sum(len(w.rows) + len(w.refused) for w in group)
+        self.meters.waiting.set(self._rows)
+        return group
+
+    async def _commit(self, group: Sequence[_Waiting]) -> None:
+        work = group[0].work
+        rows = [row for waiting in group for row in waiting.rows]
+        refused = [row for waiting in group for row in waiting.refused]
+        began, loop = time.perf_counter(), asyncio.get_running_loop()
+        try:
+            if work is not None:
+                _answer(group[0].outcomes, await loop.run_in_executor(self._thread, work))
+                return
+            outcomes = await loop.run_in_executor(self._thread, self.engine.score, rows, refused)
+        except Exception as e:
+            told = e if isinstance(e, InputError) else _unavailable(e)
+            if work is None:
+                self.failed = str(e)
+                log("commit_failed", error=str(e), rows=len(rows))
+            for waiting in group:
+                if not waiting.outcomes.done():
+                    waiting.outcomes.set_exception(told)
+            return
+        self.meters.commits.observe(time.perf_counter() - began)
+        self.failed, self.committed_at = None, time.time()
+        at = 0
+        for waiting in group:
+            part = outcomes[at : at + len(waiting.rows)]
+            at += len(waiting.rows)
+            _answer(waiting.outcomes, part)
+        made = (o.verdict["decision"] for o in outcomes if o.verdict is not None and not o.repeat)
+        for decision, n in Counter(made).items():
+            self.meters.decisions.labels(decision).inc(n)
+        if refused:
+            self.meters.refused.inc(len(refused))
+        await self._save_now_and_then()
+
+    async def _save_now_and_then(self) -> None:
+        when, seq = self._saved
+        if time.monotonic() - when < SNAPSHOT_S or seq == self.engine.next_seq:
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.save)
+        except (OSError, AegisError) as e:
+            log("snapshot_failed", error=str(e))
+        self._saved = (time.monotonic(), self.engine.next_seq)
+
+
+def _answer(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():  # the client may have gone away
+        future.set_result(result)
+
+
+def _unavailable(e: Exception) -> HTTPException:
+    if not isinstance(e, AegisError | OSError):
+        _LOG.exception("unexpected error", exc_info=e)
+        return HTTPException(503, "The transactions could not be kept.", {"Retry-After": "5"})
+    return HTTPException(503, f"The transactions could not be kept: {e}", {"Retry-After": "5"})
+
+
+def log(event: str, **what: object) -> None:
+    """One line of JSON on the log; ids at most, no other personal data."""
+    moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+    _LOG.info(json.dumps({"time": moment, "event": event, **what}, ensure_ascii=False))

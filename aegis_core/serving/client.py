@@ -1,0 +1,309 @@
+"""Clients of the service, in Python's own HTTP: a producer of transactions, an analyst's desk.
+
+Importing this module imports neither pandas nor pyarrow: an analyst's page lives without them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlsplit
+
+from aegis_core.config import Settings
+from aegis_core.errors import InputError, StoreBusy
+from aegis_core.review import answering, answers, caseload, statistics
+from aegis_core.store import Store
+from aegis_core.store.endpoint import find
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+PATIENCE_S = 15.0
+"""How long a service that is away or busy is asked again."""
+DESK_TIMEOUT_S: Final = 15.0
+"""How long an analyst waits for one answer."""
+SENT = (
+    *("transaction_id", "customer_id", "amount", "currency", "merchant_id", "category"),
+    *("channel", "lat", "lon"),
+)
+"""What is sent of a transaction as it is; its time is sent as `timestamp`."""
+
+
+class _Line:
+    """A connection to a running service, and what its answers mean.
+
+    Parameters
+    ----------
+    address : such as `http://127.0.0.1:8000`.
+    token : the one that the service asks for.
+    """
+
+    def __init__(self, address: str, token: str, *, timeout_s: float = 30.0) -> None:
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(
+                f"target must be an address such as http://127.0.0.1:8000, not {address!r}."
+            )
+        if not token:
+            raise InputError(
+                "The service asks for a token: set AEGIS_TOKEN, or run beside the database whose "
+                "token file it made."
+            )
+        kind = (
+            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        )
+        self.address = address
+        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+    def ask(self, method: str, path: str, content: object = None) -> Any:
+        """The answer to one request.
+
+        Raises
+        ------
+        StoreBusy
+            The service cannot be reached, or has no room or no disk.
+        InputError
+            It refuses the token or the content.
+        """
+        try:
+            self._connection.request(
+                method, path, None if content is None else json.dumps(content), self._headers
+            )
+            response = self._connection.getresponse()
+            said = response.read()
+        except (OSError, http.client.HTTPException) as e:
+            self._connection.close()
+            raise StoreBusy(
+                f"The service at {self.address} does not answer ({e or type(e).__name__}); start "
+                "it with `aegis serve`."
+            ) from e
+        if response.status in (200, 201):
+            return json.loads(said)
+        detail = _detail(said)
+        if response.status == 401:
+            raise InputError(f"The service at {self.address} refuses the token: {detail}")
+        told = f"The service at {self.address} answered {response.status}"
+        if response.status in (429, 503):
+            raise StoreBusy(f"{told}: {detail}")
+        raise _Refused(told, detail)
+
+
+class _Refused(InputError):
+    """What the service does not take; `detail` is what it says of it."""
+
+    def __init__(self, told: str, detail: str) -> None:
+        super().__init__(f"{told}: {detail}")
+        self.detail = detail
+
+
+class Client(_Line):
+    """Sends transactions to a running service and returns its verdicts.
+
+    Parameters
+    ----------
+    address : such as `http://127.0.0.1:8000`.
+    token : the one that the service asks for.
+    """
+
+    def take(
+        self, rows: pa.Table, source: str = "", labels: pa.Table | None = None
+    ) -> pd.DataFrame:
+        """Send `rows` as one batch; the verdicts on those that were accepted.
+
+        As `live.Stream.take`, except that the service says itself where rows come from, and that
+        nobody tells it labels: it learns from answers.
+
+        Raises
+        ------
+        StoreBusy
+            The service cannot be reached, or has no room or no disk.
+        InputError
+            It refuses the token.
+        """
+        import pandas as pd
+
+        sent = rows.select([c for c in SENT if c in rows.column_names]).to_pylist()
+        times = rows.column("ts").to_pylist()
+        for row, moment in zip(sent, times, strict=True):
+            row["timestamp"] = moment.isoformat()
+        told = self._post("/v1/transactions:batch", sent)
+        accepted = [i for i, answer in enumerate(told) if "decision" in answer]
+        verdicts = pd.DataFrame(
+            [told[i] for i in accepted],
+            columns=["transaction_id", "decision", "risk", "score", "reasons", "seq"],
+        )
+        asked = {
+            c: [sent[i].get(c) for i in accepted] for c in ("customer_id", "amount", "currency")
+        }
+        return verdicts.assign(**asked, ts=[times[i] for i in accepted])
+
+    def _post(self, path: str, content: object) -> list[dict[str, Any]]:
+        """The answer to one request; a service that is away or busy is asked again for a while.
+
+        Asking again is safe: a transaction that was kept gets the verdict it has.
+        """
+        patient_until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                told: list[dict[str, Any]] = self.ask("POST", path, content)
+                return told
+            except StoreBusy:
+                if time.monotonic() > patient_until:
+                    raise
+                time.sleep(min(0.5, PATIENCE_S))
+
+
+class Desk:
+    """What an analyst does at the queue: through the service where one runs, else in the database.
+
+    Each call looks whether a process owns the database and answers over REST: its endpoint file
+    beside the database says so, with the address; the token is that of the settings or of the
+    service's own file. Without such a process the same functions of `caseload`, `reviews` and
+    `whatif` are called here, so that what is written is the same. A service that is away in the
+    middle is told as `StoreBusy`; nothing is tried twice.
+
+    Parameters
+    ----------
+    analyst : who works here; every answer bears this name.
+    """
+
+    def __init__(self, store: Store, settings: Settings, analyst: str) -> None:
+        self.store, self.settings = store, settings
+        self.analyst = answers.named(analyst)
+
+    def served(self) -> str:
+        """The address of the service, "" where none runs."""
+        found = find(self.store.path)
+        return found.rest if found is not None else ""
+
+    def queue(self, order: str = "risk", limit: int = 100) -> caseload.Queue:
+        """The open cases as this analyst sees them; see `caseload.queue`."""
+        return caseload.queue(self.store, order=order, analyst=self.analyst, limit=limit)
+
+    def inside(self, case_id: str) -> list[dict[str, Any]]:
+        """The transactions of a case; see `caseload.inside`."""
+        return caseload.inside(self.store, case_id, analyst=self.analyst)
+
+    def claim(self, case_id: str = "", *, order: str = "risk", after: str = "") -> str:
+        """Keep a case, or the next one; its id, "" where nothing is free."""
+        asked = {"case_id": case_id or None, "order": order, "after": after or None}
+        told = self._asked("POST", "/v1/cases/claim", asked)
+        if told is not None:
+            return str(told["claim"]["case_id"]) if told["claim"] else ""
+        made = caseload.claim(self.store, self.analyst, case_id, order=order, after=after)
+        return made.case_id if made is not None else ""
+
+    def release(self) -> None:
+        """Let go of what this analyst holds."""
+        if self._asked("POST", "/v1/cases/release", {}) is None:
+            caseload.release(self.store, self.analyst)
+
+    def answer(
+        self, case_id: str, answer: str, *, note: str = "", only: Sequence[str] = ()
+    ) -> list[str]:  # fmt: skip
+        """Answer all of a case, or `only` some transactions; the reviews' ids, to be undone."""
+        asked: dict[str, Any] = {"case_id": case_id, "answer": answer, "note": note}
+        asked |= {"transaction_ids": list(only)} if only else {}
+        told = self._asked("POST", "/v1/cases/answer", asked)
+        if told is not None:
+            return list(told["review_ids"])
+        return answering.answer_case(
+            self.store, case_id, answer, analyst=self.analyst, note=note,
+            transaction_ids=list(only) or None,
+        )  # fmt: skip
+
+    def undo(self, review_ids: Sequence[str]) -> list[str]:
+        """Take answers back; the transactions they were about."""
+        told = self._asked("POST", "/v1/reviews/undo", {"review_ids": list(review_ids)})
+        if told is not None:
+            return list(told["transaction_ids"])
+        return answers.undo(self.store, review_ids, analyst=self.analyst)
+
+    def settle(self) -> None:
+        """Make labels of what can no longer be undone; a service does so by itself."""
+        if not self.served():
+            answers.settle(self.store)
+
+    def snooze(self, customer_id: str, until: str, why: str) -> None:
+        """Ask nothing about a customer until a date."""
+        asked = {"customer_id": customer_id, "until": until, "why": why}
+        if self._asked("POST", "/v1/cases/snooze", asked) is None:
+            answering.snooze(self.store, customer_id, until, analyst=self.analyst, why=why)
+
+    def statistics(self) -> dict[str, Any]:
+        """How the queue does; see `statistics.statistics`."""
+        told = self._asked("GET", "/v1/cases/statistics")
+        return dict(told) if told is not None else statistics.statistics(self.store)
+
+    def what_if(self, days: float = 7.0) -> dict[str, Any]:
+        """What other budgets would have done; see `whatif.what_if`."""
+        told = self._asked("GET", f"/v1/cases/what-if?days={quote(str(float(days)))}")
+        if told is not None:
+            return dict(told)
+        from aegis_core.evaluation.budgets import what_if
+
+        return what_if(self.store, self.settings, days=days)
+
+    def propose(self, alert_budget: float, note: str = "") -> str:
+        """Record a proposal of a budget; its id."""
+        asked = {"alert_budget": alert_budget, "note": note}
+        told = self._asked("POST", "/v1/proposals", asked)
+        if told is not None:
+            return str(told["proposal_id"])
+        from aegis_core.evaluation.budgets import propose
+
+        content = {"alert_budget": alert_budget}
+        return propose(self.store, "policy", content, who=self.analyst, note=note)
+
+    def _asked(self, method: str, path: str, content: dict[str, Any] | None = None) -> Any:
+        """What the service says; None where none runs."""
+        address = self.served()
+        if not address:
+            return None
+        token = self.settings.token.get_secret_value() or kept_token(self.store)
+        line = _Line(address, token, timeout_s=DESK_TIMEOUT_S)
+        try:
+            sent = None if content is None else {**content, "analyst": self.analyst}
+            return line.ask(method, path, sent)
+        except _Refused as e:
+            raise InputError(e.detail) from None  # in the words that a page can show
+        finally:
+            line.close()
+
+
+def kept_token(store: Store) -> str:
+    """The token that a service on this database made on its first start, "" if there is none.
+
+    Raises
+    ------
+    InputError
+        The file can be read by others.
+    """
+    path = token_file(store)
+    if not path.exists():
+        return ""
+    if path.stat().st_mode & 0o077:
+        raise InputError(f"{path} can be read by others; `chmod 600` it or delete it.")
+    return path.read_text().strip()
+
+
+def token_file(store: Store) -> Path:
+    """Where a service keeps its token: beside the database, readable by its owner alone."""
+    return store.path.with_name(store.path.name + ".token")
+
+
+def _detail(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode("utf-8", "replace")

@@ -1,0 +1,103 @@
+"""The newest verdicts as rows of a table, and as a file for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from aegis_core.views.dashboard.counts import Columns
+
+from aegis_core.views.dashboard.filters import DECISIONS
+
+TABLE_ROWS: Final = 100
+COLUMNS: Final = (
+    ("scored_at", "Scored (UTC)", "text"),
+    ("decision", "Decision", "decision"),
+    ("risk", "Risk", "risk"),
+    ("amount", "Amount", "number"),
+    ("currency", "Currency", "text"),
+    ("customer_id", "Customer", "text"),
+    ("merchant_id", "Merchant", "text"),
+    ("category", "Category", "text"),
+    ("place", "Place", "text"),
+    ("reasons", "Why", "prose"),
+    ("transaction_id", "Transaction", "text"),
+)
+"""Columns of the table: their key in the rows, their title, and how `table.js` shows them."""
+_IN_FILE: Final = (
+    *("seq", "transaction_id", "scored_at", "ts", "decision", "risk", "score", "amount"),
+    *("currency", "customer_id", "merchant_id", "category", "lat", "lon", "distance", "reasons"),
+)
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def rows(window: Columns, places: np.ndarray) -> list[dict[str, Any]]:
+    """Rows of the window at `places`, as the table shows them."""
+    out = []
+    for place in places.tolist():
+        row = {key: window[key][place] for key, *_ in COLUMNS if key in window}
+        lat, lon = float(window["lat"][place]), float(window["lon"][place])
+        out.append(
+            row
+            | {
+                "seq": int(window["seq"][place]),
+                "scored_at": _utc(window["scored_at"][place]),
+                "decision": DECISIONS[int(window["decision"][place])],
+                "risk": float(row["risk"]),
+                "amount": float(row["amount"]),
+                "place": None if math.isnan(lat) else degrees(lat, lon),
+            }
+        )
+    return out
+
+
+def as_csv(window: Columns, places: np.ndarray) -> bytes:
+    """The same rows, all columns, as a CSV that no spreadsheet takes for formulas."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(_IN_FILE)
+    for place in places.tolist():
+        values: list[object] = []
+        for name in _IN_FILE:
+            value = window[name][place]
+            if name in ("scored_at", "ts"):
+                value = _utc(value)
+            elif name == "decision":
+                value = DECISIONS[int(value)]
+            elif name == "seq":
+                value = int(value)
+            elif isinstance(value, float) and math.isnan(value):
+                value = None
+            values.append(inert(value) if isinstance(value, str) else value)
+        writer.writerow(values)
+    return out.getvalue().encode("utf-8-sig")
+
+
+def inert(text: str) -> str:
+    """A text with an apostrophe before it where a spreadsheet would take it for a formula.
+
+    >>> inert("=HYPERLINK(1)"), inert(" @SUM(1)"), inert("a=b")
+    ("'=HYPERLINK(1)", "' @SUM(1)", 'a=b')
+    """
+    plain = text.replace("\0", "")
+    return f"'{plain}" if plain.lstrip().startswith(_FORMULAS) or plain[:1] in "\t\r\n" else plain
+
+
+def degrees(lat: float, lon: float) -> str:
+    """A place in words.
+
+    >>> degrees(52.52, -13.408)
+    '52.52 N 13.41 W'
+    """
+    return f"{abs(lat):.2f} {'N' if lat >= 0 else 'S'} {abs(lon):.2f} {'E' if lon >= 0 else 'W'}"
+
+
+def _utc(at: float) -> str:
+    moment = dt.datetime.fromtimestamp(float(at), dt.UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}"

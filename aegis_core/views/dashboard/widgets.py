@@ -1,0 +1,219 @@
+"""The widgets of a board: small, own, and told only what changed.
+
+A page gets each widget's state once. After that `Chart.show` and `Table.show` compare what they are
+given with what the page has, and send the columns or rows that differ in one message. Messages are
+numbered; a page that missed one asks for everything again.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anywidget
+import traitlets
+
+from aegis_core.views.dashboard.assets import ASSETS, plotly_js
+from aegis_core.views.dashboard.filters import AXES, BARS, DECISIONS, PERIODS, REASONS
+
+
+class Head(anywidget.AnyWidget):
+    """Title, badge, origin of the verdicts, notice; the page's sign of life comes from here."""
+
+    _esm = ASSETS / "head.js"
+    _css = ASSETS / "board.css"
+    beat_s = traitlets.Int(10).tag(sync=True)
+    status: traitlets.Dict[str, Any] = traitlets.Dict({"state": "waiting"}).tag(sync=True)
+    origin: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    proof: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    notice: traitlets.Dict[str, Any] = traitlets.Dict({"text": ""}).tag(sync=True)
+
+
+def _modules(*names: str) -> str:
+    """Files of a widget's view as one module, in this order."""
+    return "\n".join((ASSETS / name).read_text("utf-8") for name in names)
+
+
+class Tiles(anywidget.AnyWidget):
+    """Numbers with a label, a note and a trend; tells of all parts of the board whence they come.
+
+    `queries` has `sql` and `note` for each part, `models` pairs of label and value of each model
+    that judged, the newest first.
+    """
+
+    _esm = _modules("origin.js", "tiles.js")
+    tiles: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    trends: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    queries: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    models: traitlets.List[Any] = traitlets.List().tag(sync=True)
+
+
+class Controls(anywidget.AnyWidget):
+    """Filters, or axes (`part`); `chosen` is what the kernel made of what was asked for."""
+
+    _esm = ASSETS / "controls.js"
+    part = traitlets.Unicode("filters").tag(sync=True)
+    chosen: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    categories: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    options: traitlets.Dict[str, Any] = traitlets.Dict(
+        {
+            "period": [[key, label] for key, (label, _) in PERIODS.items()],
+            "decision": list(DECISIONS),
+            "factor": list(REASONS),
+            "axes": list(AXES),
+            "bars": list(BARS),
+        }
+    ).tag(sync=True)
+
+
+class Table(anywidget.AnyWidget):
+    """A sortable table whose cells are text, whatever they contain; rows have a `seq`.
+
+    It stands still under the pointer until `of`, which says what the rows are of, changes. `part`
+    is its name among the board's `queries`; empty: it does not say where it comes from.
+    """
+
+    _esm = _modules("origin.js", "table.js")
+    part = traitlets.Unicode().tag(sync=True)
+    title = traitlets.Unicode().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+    note = traitlets.Unicode().tag(sync=True)
+    columns: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    of = traitlets.Unicode().tag(sync=True)
+    rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    tick = traitlets.Int(0).tag(sync=True)
+
+    def __init__(self, **traits: object) -> None:
+        super().__init__(**traits)
+        self._shown: list[Any] = list(self.rows)
+        self._tick = 0  # of the newest message; `tick` is that of `rows`
+        self.on_msg(self._answer)
+
+    def show(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Let the page show `rows`, newest first; sends only those that it does not have."""
+        rows, before = list(rows), self._shown
+        if [row["seq"] for row in rows] == [row["seq"] for row in before]:
+            return
+        self._shown = rows
+        n_new = next((i for i, row in enumerate(rows) if before and row == before[0]), len(rows))
+        kept = len(rows) - n_new
+        if kept and rows[n_new:] == before[:kept]:
+            self._tick += 1
+            self.send({"tick": self._tick, "new": rows[:n_new], "keep": len(rows)})
+        else:
+            self._all()
+
+    def _all(self) -> None:
+        with self.hold_sync():
+            self._tick += 1
+            self.tick = self._tick
+            self.rows = self._shown
+
+    def _answer(self, _: object, content: object, __: object) -> None:
+        if isinstance(content, Mapping) and content.get("need") == "all":
+            self.rows = []
+            self._all()
+
+
+class Chart(anywidget.AnyWidget):
+    """A plotly.js chart; `figure` has `traces` and `layout`, with columns as `packed` gives them.
+
+    A page that cannot load plotly.js from the Voilà template (JupyterLab) asks the kernel for it.
+    `part` is its name among the board's `queries`, as for `Table`.
+    """
+
+    _esm = _modules("origin.js", "chart.js")
+    part = traitlets.Unicode().tag(sync=True)
+    title = traitlets.Unicode().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+    note = traitlets.Unicode().tag(sync=True)
+    figure: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    tick = traitlets.Int(0).tag(sync=True)
+
+    def __init__(self, **traits: object) -> None:
+        super().__init__(**traits)
+        self._shown: Mapping[str, Any] = self.figure
+        self._tick = 0  # of the newest message; `tick` is that of `figure`
+        self.on_msg(self._answer)
+
+    def show(self, figure: Mapping[str, Any]) -> None:
+        """Let the page show `figure`; of one that differs only in columns, these are sent."""
+        before, self._shown = self._shown, figure
+        if not before or _frame(before) != _frame(figure):
+            self._all()
+            return
+        changed = [
+            {name: value for name, value in _columns(trace).items() if value != old.get(name)}
+            for trace, old in zip(figure["traces"], before["traces"], strict=True)
+        ]
+        if any(changed):
+            self._tell("columns", changed)
+
+    def extend(
+        self,
+        figure: Mapping[str, Any],
+        added: Sequence[Mapping[str, Any]],
+        kept: Sequence[int],
+    ) -> None:
+        """Let the page put `added` behind its traces; `figure` is what that gives.
+
+        Parameters
+        ----------
+        added : columns of each trace.
+        kept : how many of the newest points of each trace stay.
+        """
+        self._shown = figure
+        self._tell("added", added, list(kept))
+
+    def _tell(
+        self, what: str, columns: Sequence[Mapping[str, Any]], kept: list[int] | None = None
+    ) -> None:
+        """Columns as one message: equal ones are sent once."""
+        buffers: list[bytes] = []
+        told: list[dict[str, Any]] = []
+        for trace in columns:
+            named: dict[str, Any] = {}
+            for name, value in trace.items():
+                if not isinstance(value, Mapping):
+                    named[name] = value
+                    continue
+                if value["column"] not in buffers:
+                    buffers.append(value["column"])
+                named[name] = [value["type"], buffers.index(value["column"])]
+            told.append(named)
+        self._tick += 1
+        self.send({"tick": self._tick, what: told, "kept": kept}, buffers=buffers)
+
+    def _all(self) -> None:
+        with self.hold_sync():
+            self._tick += 1
+            self.tick = self._tick
+            self.figure = dict(self._shown)
+
+    def _answer(self, _: object, content: object, __: object) -> None:
+        if not isinstance(content, Mapping):
+            return
+        if content.get("need") == "plotly":
+            self.send({"plotly": True}, buffers=[gzip.compress(plotly_js().read_bytes(), 6)])
+        elif content.get("need") == "all" and self._shown:
+            self.figure = {}
+            self._all()
+
+
+def _columns(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a trace changes with the data: packed columns, and texts."""
+    return {k: v for k, v in trace.items() if k == "text" or _is_packed(v)}
+
+
+def _is_packed(value: object) -> bool:
+    return isinstance(value, Mapping) and "column" in value
+
+
+def _frame(figure: Mapping[str, Any]) -> object:
+    """A figure without its data."""
+    traces = [
+        {k: None if k == "text" or _is_packed(v) else v for k, v in trace.items()}
+        for trace in figure["traces"]
+    ]
+    return traces, figure["layout"]

@@ -1,0 +1,164 @@
+"""Pictures of drift: how far each measure lies from usual, what it looks like, and who moved."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from aegis_core.views.figures.house import COLOURS, LAYOUT, nothing, plain
+
+_NO_REFERENCE = "There are no earlier weeks to hold the day against."
+
+
+def drift_effects(days: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
+    """The effect of each measure, day by day; the judged day is the last, a star where it alarms.
+
+    Parameters
+    ----------
+    days, table : as `Drift.days` and `Drift.table`.
+
+    >>> days = pd.DataFrame({"measure": ["volume"], "part": [""], "effect": [0.3]})
+    >>> table = days.assign(low=-0.1, high=0.1, alarm=True)
+    >>> drift_effects(days.assign(day=pd.Timestamp("2026-04-01")), table).data[0].marker.symbol
+    ('star',)
+    """
+    known = table[table["effect"].notna()]
+    if known.empty:
+        return nothing(_NO_REFERENCE)
+    lines = (len(known) + 1) // 2
+    names = [_label(row.measure, row.part) for row in known.itertuples()]
+    drawn = make_subplots(
+        lines, 2, subplot_titles=names, shared_xaxes="all", vertical_spacing=0.35 / lines
+    )
+    for i, row in enumerate(known.itertuples()):
+        part = days[(days["measure"] == row.measure) & (days["part"] == row.part)]
+        last = [False] * (len(part) - 1) + [True]
+        loud = COLOURS["block"] if row.alarm else COLOURS["forest"]
+        trace = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": part["day"].to_numpy(),
+            "y": part["effect"].round(4).to_numpy(),
+            "showlegend": False,
+            "marker": {
+                "color": [loud if now else COLOURS["normal"] for now in last],
+                "symbol": ["star" if now and row.alarm else "circle" for now in last],
+                "size": [14 if now else 6 for now in last],
+            },
+            "hovertemplate": f"{names[i]} %{{y:+.3f}} on %{{x|%a %d %b}}<extra></extra>",
+        }
+        place = {"row": 1 + i // 2, "col": 1 + i % 2}
+        drawn.add_trace(trace, **place)
+        drawn.add_hrect(
+            row.low, row.high, fillcolor=COLOURS["normal"], opacity=0.12, line_width=0, **place
+        )
+        reach = 1.25 * max(part["effect"].abs().max(), row.high)
+        drawn.update_yaxes(range=[-reach, reach], **place)
+    drawn.update_xaxes(title="day (UTC)", row=lines)
+    drawn.update_yaxes(title="effect", col=1)
+    drawn.update_annotations(font={"size": 13})
+    return drawn.update_layout(
+        LAYOUT | {"title": "How far each measure lies from usual", "height": 150 * lines + 120}
+    )
+
+
+def drift_shapes(shapes: pd.DataFrame) -> go.Figure:
+    """How each measure is spread, on the day and usually.
+
+    Parameters
+    ----------
+    shapes : as `Drift.shapes`.
+
+    >>> row = {"measure": ["amounts"], "share": [0.5], "today": [12.0], "usual": [10.0]}
+    >>> [trace.name for trace in drift_shapes(pd.DataFrame(row)).data]
+    ['usual', 'this day']
+    """
+    names = list(dict.fromkeys(shapes["measure"]))
+    if not names:
+        return nothing(_NO_REFERENCE)
+    lines = (len(names) + 2) // 3
+    drawn = make_subplots(lines, 3, subplot_titles=names, vertical_spacing=0.44 / lines)
+    for i, name in enumerate(names):
+        part = shapes[shapes["measure"] == name]
+        looks = (("usual", "usual", "normal", "solid"), ("this day", "today", "block", "dash"))
+        for called, column, look, dash in looks:
+            trace = {
+                "type": "scatter",
+                "mode": "lines",
+                "name": called,
+                "legendgroup": called,
+                "showlegend": not i,
+                "x": part[column].round(5).to_numpy(),
+                "y": part["share"].to_numpy(),
+                "line": {"color": COLOURS[look], "dash": dash},
+                "hovertemplate": f"%{{y:.1%}} lie above %{{x:,.4g}}<extra>{called}</extra>",
+            }
+            drawn.add_trace(trace, row=1 + i // 3, col=1 + i % 3)
+        drawn.update_xaxes(
+            title={"amounts": "amount", "score": "score"}.get(name, "nats"),
+            **({"type": "log", "dtick": 1} if name == "amounts" else {}),
+            row=1 + i // 3,
+            col=1 + i % 3,
+        )
+    drawn.update_yaxes(type="log", dtick=1, tickformat=".1~%")
+    drawn.update_yaxes(title="share above", col=1)
+    drawn.update_annotations(font={"size": 13})
+    return drawn.update_layout(
+        LAYOUT
+        | {
+            "title": "What the day looks like beside usual ones",
+            "height": 250 * lines + 120,
+            "margin": {"l": 64, "r": 16, "t": 120, "b": 48},
+            "legend": {**LAYOUT["legend"], "yref": "container", "y": 0.87},
+        }
+    )
+
+
+def drift_movers(movers: pd.DataFrame, label: str) -> go.Figure:
+    """What each customer, merchant and category adds to the movement of one measure.
+
+    Parameters
+    ----------
+    movers : as `Drift.movers`.
+    label : of the measure.
+
+    >>> movers = pd.DataFrame({"by": ["category"], "group": ["<b>food"], "part": [0.2]})
+    >>> drift_movers(movers, "amounts").data[0].y
+    ('&lt;b&gt;food',)
+    """
+    kinds = list(dict.fromkeys(movers["by"]))
+    if not kinds:
+        return nothing(_NO_REFERENCE)
+    drawn = make_subplots(
+        1, len(kinds), subplot_titles=[f"by {kind}" for kind in kinds], horizontal_spacing=0.14
+    )
+    for i, kind in enumerate(kinds):
+        part = movers[movers["by"] == kind]
+        others = part["group"] == "all others"
+        trace = {
+            "type": "bar",
+            "orientation": "h",
+            "y": [plain(name, 18) for name in part["group"]],
+            "x": part["part"].round(5).to_numpy(),
+            "showlegend": False,
+            "marker": {"color": [COLOURS["random" if rest else "review"] for rest in others]},
+            "hovertext": [plain(name) for name in part["group"]],
+            "hovertemplate": "%{hovertext}: %{x:+.4f}<extra></extra>",
+        }
+        drawn.add_trace(trace, row=1, col=1 + i)
+    drawn.update_xaxes(title="part of the movement")
+    drawn.update_yaxes(autorange="reversed", type="category")
+    drawn.update_annotations(font={"size": 13})
+    return drawn.update_layout(
+        LAYOUT
+        | {
+            "title": f"Who moved: {plain(label)}",
+            "height": 440,
+            "margin": {"l": 120, "r": 16, "t": 88, "b": 48},
+        }
+    )
+
+
+def _label(measure: object, part: object) -> str:
+    return f"{part} evidence" if part else str(measure).replace("_", " ")

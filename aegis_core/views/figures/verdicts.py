@@ -1,0 +1,197 @@
+"""Pictures of single verdicts: how the score adds up, and the customer's history around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from aegis_core.schema import FACTORS, TOLD_FACTORS
+from aegis_core.views.figures.house import COLOURS, LAYOUT, figure, nothing, plain, thresholds
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+_NONE: Final = {
+    "caught": "No fraud was caught in the test windows.",
+    "false alarm": "There was no false alarm in the test windows.",
+    "missed": "No fraud was missed in the test windows.",
+}
+
+
+def contributions(
+    verdicts: Sequence[Mapping[str, Any]],
+    review_above: float = np.inf,
+    block_above: float = np.inf,
+) -> go.Figure:
+    """How the factors add up to the score of the first of `verdicts`.
+
+    Parameters
+    ----------
+    verdicts
+        Rows of the table `verdicts`: score, decision and contributions; merchant and customer
+        are drawn where a learner let them speak.
+
+    >>> given = dict.fromkeys(FACTORS, 0.0) | {"amount": 0.3}
+    >>> row = {"score": 0.7, "decision": "review", "contributions": given}
+    >>> contributions([row]).data[0].text[:2]
+    ('0.400', '+0.300')
+    """
+    if not verdicts:
+        return nothing("No transaction was scored, so there is no verdict to explain.")
+    verdict = verdicts[0]
+    given = verdict["contributions"]
+    told = [f for f in TOLD_FACTORS if f in FACTORS or given.get(f)]
+    parts = [given[f] for f in told]
+    base = verdict["score"] - sum(parts)
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        "y": ["no evidence", *told, "score"],
+        "base": [0, *(base + np.cumsum([0, *parts[:-1]])), 0],
+        "x": [base, *parts, verdict["score"]],
+        "text": [f"{base:.3f}", *(f"{part:+.3f}" for part in parts), f"{verdict['score']:.3f}"],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "marker": {
+            "color": [
+                COLOURS["random"],
+                *(COLOURS[f] for f in told),
+                COLOURS[verdict["decision"]],
+            ]
+        },
+        "hovertemplate": "%{y}: %{text}<extra></extra>",
+    }
+    return figure(
+        [trace],
+        {
+            "title": "From no evidence to the score",
+            "xaxis": {"title": "score", "rangemode": "tozero"},
+            "yaxis": {"autorange": "reversed"},
+            "margin": {"l": 120, "r": 64, "t": 72, "b": 48},
+            "height": 360,
+            **thresholds(review_above, block_above),
+        },
+    )
+
+
+def cases(shown: pd.DataFrame, outcome: str) -> Styler:
+    """The cases of one outcome as a table whose long reasons wrap and whose text stays text.
+
+    Parameters
+    ----------
+    shown
+        As `Evaluation.cases`: columns outcome and reasons, and whatever else there is to tell; a
+        column without any text is left out.
+
+    >>> row = {"outcome": ["missed"], "customer_id": ["<b>anna</b>"], "reasons": ["fast"]}
+    >>> "&lt;b&gt;anna&lt;/b&gt;" in cases(pd.DataFrame(row), "missed").to_html()
+    True
+    """
+    table = shown[shown["outcome"] == outcome].drop(columns="outcome")
+    if len(table):
+        table = table.loc[:, (table != "").any()]
+    look = {"white-space": "normal", "text-align": "left", "min-width": "20em"}
+    styled = table.style.hide().format(escape="html", precision=2, thousands=",")
+    if "reasons" in table:
+        styled = styled.set_properties(subset=["reasons"], **look)
+        styled = styled.set_table_styles(
+            [{"selector": "th:last-child", "props": "text-align: left"}]
+        )
+    return styled
+
+
+def histories(frame: pd.DataFrame, outcome: str) -> go.Figure:
+    """Each case of one outcome among everything else its customer paid around it.
+
+    A case far above its customer's other payments stands out by amount; one that lies among them
+    had to stand out otherwise, or did not. A column of marks is a burst.
+
+    Parameters
+    ----------
+    frame
+        As `Evaluation.histories`: columns case, outcome, title, ts, amount, is_case and is_fraud;
+        a row a transaction of the case's customer, the case among them.
+    outcome
+        Cases of which outcome are drawn: `caught`, `false alarm` or `missed`.
+
+    >>> import pandas as pd
+    >>> paid = {"ts": pd.date_range("2026-01-01", periods=2), "amount": [9.0, 900.0]}
+    >>> case = {"case": 0, "outcome": "caught", "title": "anna", "is_fraud": [False, True]}
+    >>> drawn = histories(pd.DataFrame(paid | case | {"is_case": [False, True]}), "caught")
+    >>> [(trace.name, trace.x.tolist(), trace.y.tolist()) for trace in drawn.data]
+    [('other payment', [-1.0], [9.0]), ('this case', [0.0], [900.0])]
+    """
+    frame = frame[frame["outcome"] == outcome]
+    cases = list(frame["case"].unique())
+    if not cases:
+        return nothing(_NONE.get(outcome, f"There is no case of the outcome {plain(outcome)}."))
+    begins = frame[frame["is_case"].astype(bool)].drop_duplicates("case").set_index("case")["ts"]
+    days = (frame["ts"] - frame["case"].map(begins)).dt.total_seconds() / 86_400
+    titles = frame.drop_duplicates("case")["title"]
+    lines = (len(cases) + 1) // 2
+    drawn = make_subplots(
+        lines,
+        min(2, len(cases)),
+        shared_xaxes="all",
+        shared_yaxes="all",
+        subplot_titles=[plain(title, 66) for title in titles],
+        horizontal_spacing=0.03,
+        vertical_spacing=0.2 / lines,
+    )
+    named = set()
+    for i, case in enumerate(cases):
+        rows = frame[frame["case"] == case]
+        this, fraud = rows["is_case"].astype(bool), rows["is_fraud"].astype(bool)
+        looks = (
+            ("other payment", rows[~this & ~fraud], "normal", "circle", 5, 0.5),
+            ("other fraud", rows[~this & fraud], "fraud", "x", 7, 0.9),
+            ("this case", rows[this], "review", "star", 15, 1),
+        )
+        for name, part, look, symbol, size, opacity in looks:
+            if len(part):
+                trace = {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": name,
+                    "legendgroup": name,
+                    "showlegend": name not in named,
+                    "x": days[part.index].round(4),
+                    "y": part["amount"],
+                    "marker": {
+                        "color": COLOURS[look],
+                        "symbol": symbol,
+                        "size": size,
+                        "opacity": opacity,
+                        "line": {"color": COLOURS["forest"], "width": int(name == "this case")},
+                    },
+                    "hovertemplate": f"%{{y:,.2f}} at %{{x:+.2f}} days<extra>{name}</extra>",
+                }
+                drawn.add_trace(trace, row=1 + i // 2, col=1 + i % 2)
+                named.add(name)
+    room = max(0.03 * (days.max() - days.min()), 0.5)
+    drawn.update_xaxes(range=[days.min() - room, days.max() + room])
+    for i in range(max(0, len(cases) - 2), len(cases)):
+        place = {"row": 1 + i // 2, "col": 1 + i % 2}
+        drawn.update_xaxes(title="days from the case", showticklabels=True, **place)
+    drawn.update_yaxes(type="log", nticks=6)
+    drawn.update_yaxes(title="amount", col=1)
+    drawn.update_annotations(font={"size": 12})
+    height = 160 + 150 * lines
+    return drawn.update_layout(
+        LAYOUT
+        | {
+            "title": {
+                "text": f"{plain(outcome).capitalize()}: what else the customer paid",
+                "y": 1 - 28 / height,
+                "yanchor": "middle",
+            },
+            "height": height,
+            "margin": {"l": 64, "r": 16, "t": 104, "b": 56},
+            "legend": {**LAYOUT["legend"], "yref": "container", "y": 1 - 72 / height},
+        }
+    )

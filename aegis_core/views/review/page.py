@@ -1,0 +1,420 @@
+"""The review page: the analysts' queue, one case at a time, and what another budget would do.
+
+`Page` is the one widget, all of it text and pictures that the browser draws; `Review` is what an
+analyst's messages do. Every message is taken as input from a stranger: it may name an action of a
+short list, and each value is checked before the desk is asked, which asks the service or the
+database (`client.Desk`). Nothing is done for somebody who has no name. An exception becomes a
+sentence on the page; a traceback never gets there.
+
+The kernel imports neither pandas nor plotly.py as long as a service runs: what needs them is
+asked of it. Without Voilà the same page runs in JupyterLab; `board.report` tells the queue for
+papermill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import anywidget
+import traitlets
+
+from aegis_core.config import CHECKOUT, Settings
+from aegis_core.errors import AegisError, InputError
+from aegis_core.review import caseload
+from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, named
+from aegis_core.serving.client import Desk
+from aegis_core.store import Store
+from aegis_core.views import launcher
+from aegis_core.views.dashboard.assets import ASSETS
+from aegis_core.views.dashboard.customer import page
+
+NOTEBOOK: Final = CHECKOUT / "notebooks" / "05_review.ipynb"
+OUTLINES: Final = ASSETS / "outlines.json"
+_HERE: Final = Path(__file__).parent
+"""Coasts and borders of Natural Earth, which is in the public domain."""
+SHOWN_CASES: Final = 100
+STATISTICS_EVERY_S: Final = 20.0
+LONGEST_PAUSE_S: Final = 10.0
+"""Between two readings of the queue; the page takes a longer silence for an end."""
+SNOOZE_DAYS: Final = 7
+"""How far ahead the page proposes to snooze a customer."""
+_Changes = dict[str, dict[str, Any]]
+
+
+class Page(anywidget.AnyWidget):
+    """The page; its views are `review_pictures.js` and `review.js`, which is their order."""
+
+    _esm = "\n".join(
+        (_HERE / name).read_text("utf-8") for name in ("review_pictures.js", "review.js")
+    )
+    _css = "\n".join(
+        path.read_text("utf-8") for path in (ASSETS / "board.css", _HERE / "review.css")
+    )
+    beat_s = traitlets.Int(10).tag(sync=True)
+    status: traitlets.Dict[str, Any] = traitlets.Dict({"who": ""}).tag(sync=True)
+    queue: traitlets.Dict[str, Any] = traitlets.Dict({"cases": []}).tag(sync=True)
+    numbers: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    case: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    what_if: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    told: traitlets.Dict[str, Any] = traitlets.Dict({"text": ""}).tag(sync=True)
+    outlines: traitlets.List[Any] = traitlets.List().tag(sync=True)
+
+
+class Review:
+    """The review page of one analyst.
+
+    The loop that keeps the queue up to date starts with the browser's first message and never when
+    a cell runs; it ends when no message came for `silent_s` seconds.
+
+    Parameters
+    ----------
+    analyst
+        Who works here; "" means that the page asks.
+    interval_s
+        Time between two readings of the queue, in seconds.
+    on_left
+        Called when the analyst is gone; in Voilà it ends the kernel.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        analyst: str = "",
+        *,
+        interval_s: float = 2.0,
+        silent_s: float = 90.0,
+        on_left: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.store, self.settings = store, settings
+        self.interval_s, self.silent_s, self.on_left = interval_s, silent_s, on_left
+        self.desk = Desk(store, settings, analyst) if analyst else None
+        self.fixed = bool(analyst)
+        self.page = Page(outlines=json.loads(OUTLINES.read_text("utf-8"))["lines"])
+        self._order = "risk"
+        self._case_id, self._this, self._last_case = "", "", ""
+        self._undoable: tuple[float, str, list[str]] = (0.0, "", [])
+        self._settle_at: float | None = 0.0
+        self._counted_at = -STATISTICS_EVERY_S
+        self._ticks = 0
+        self._heard_at = time.monotonic()
+        self._visible = True
+        self._loop: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._acts: set[asyncio.Task[None]] = set()
+        self.page.on_msg(self._heard)
+
+    # ---- what a message does
+
+    def act(self, content: Mapping[str, Any]) -> None:
+        """Do what a message asks, and show the outcome; whatever is wrong with it is shown too."""
+        self._show(self._done(content))
+
+    def refresh(self) -> None:
+        """Read the queue and show it."""
+        self._show(self._read())
+
+    def _done(self, content: Mapping[str, Any]) -> _Changes:
+        action = content.get("do")
+        try:
+            if action == "name":
+                told = self._name(content)
+            elif self.desk is None:
+                raise InputError("Say who answers.")
+            elif not isinstance(action, str) or action not in self._ACTIONS:
+                raise InputError("The page asked for something that there is not.")
+            else:
+                told = self._ACTIONS[action](self, self.desk, content)
+            changes = {"told": told}
+        except AegisError as e:
+            changes = {"told": {"text": str(e), "tone": "wrong"}}
+        except Exception as e:
+            changes = {"told": _unexpected(e)}
+        # The outcome comes last: who reads it finds the page as it says.
+        return self._read(count=action in ("answer", "undo", "name")) | changes
+
+    def _name(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        if self.fixed:
+            raise InputError("This page answers for one analyst; start another one for others.")
+        self.desk = Desk(self.store, self.settings, _text(content, "name", 200))
+        return {"text": f"You answer as {self.desk.analyst}. N brings the next case."}
+
+    def _next(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        after = self._case_id or self._last_case
+        self._look_at(desk.claim(order=self._order, after=after))
+        if not self._case_id:
+            return {"text": "No open case is free."}
+        return {"text": "The next case is yours for ten minutes.", "focus": "case"}
+
+    def _open(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        self._look_at(desk.claim(_text(content, "case_id", 200)))
+        return {"text": "The case is yours for ten minutes.", "focus": "case"}
+
+    def _pick(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        self._this = _text(content, "transaction_id", 200)
+        return {"text": ""}
+
+    def _answer(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        if not self._case_id:
+            raise InputError("Claim a case first: N brings the next one.")
+        answer, only = _text(content, "answer", 20), bool(content.get("one"))
+        made = desk.answer(
+            self._case_id, answer, note=_text(content, "note", 2_000, empty=True),
+            only=[self._this] if only else [],
+        )  # fmt: skip
+        self._undoable = (time.monotonic() + UNDO_S, self._case_id, made)
+        self._settle_at = time.monotonic() + UNDO_S + 0.5
+        n = f"{len(made)} transactions" if len(made) > 1 else "1 transaction"
+        return {
+            "text": f"{answer.capitalize()}: {n}. U takes it back.",
+            "undo_s": UNDO_S,
+            "focus": "case",
+        }
+
+    def _undo(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        until, case_id, made = self._undoable
+        if not made or time.monotonic() > until:
+            raise InputError("There is nothing to take back; an answer can be for ten seconds.")
+        n = len(desk.undo(made))
+        self._undoable = (0.0, "", [])
+        self._look_at(desk.claim(case_id))
+        return {"text": f"Taken back: {n} answer{'s' if n > 1 else ''}.", "focus": "case"}
+
+    def _release(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        desk.release()
+        self._look_at("")
+        return {"text": "Released; others can take it.", "focus": "queue"}
+
+    def _snooze(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        if not self._case_id:
+            raise InputError("Claim a case first: N brings the next one.")
+        until = _text(content, "until", 40)
+        customer = desk.inside(self._case_id)[0]["customer_id"]
+        desk.snooze(customer, until, _text(content, "why", 200))
+        self._look_at("")
+        return {"text": f"The customer is snoozed until {until}.", "focus": "queue"}
+
+    def _sort(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        order = _text(content, "order", 20)
+        if order not in caseload.ORDERS:
+            raise InputError("The queue is sorted by risk or by age.")
+        self._order = order
+        return {"text": ""}
+
+    def _what_if(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        self._tried = desk.what_if()
+        return {"text": ""}
+
+    def _propose(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        budget = content.get("budget")
+        if isinstance(budget, bool) or not isinstance(budget, int | float):
+            raise InputError("A budget is a share in (0, 1).")
+        made = desk.propose(float(budget), _text(content, "note", 2_000, empty=True))
+        return {"text": f"Proposed as {made}: a budget of {budget:.2%}. Nothing else changed."}
+
+    _ACTIONS: Final = {
+        **{"next": _next, "open": _open, "pick": _pick, "answer": _answer, "undo": _undo},
+        **{"release": _release, "snooze": _snooze, "sort": _sort, "what_if": _what_if},
+        **{"propose": _propose},
+    }
+
+    # ---- what is shown
+
+    def _look_at(self, case_id: str) -> None:
+        self._last_case = self._case_id or self._last_case
+        self._case_id, self._this = case_id, ""
+
+    def _read(self, *, count: bool = False) -> _Changes:
+        """The queue and the case as they are now; a database that is busy makes the page stale."""
+        self._ticks += 1
+        who = self.desk.analyst if self.desk else ""
+        status: dict[str, Any] = {"who": who, "fixed": self.fixed, "tick": self._ticks}
+        if self.desk is None:
+            return {"status": status | {"state": "asking"}}
+        try:
+            return self._everything(self.desk, status, count)
+        except AegisError as e:
+            return {"status": status | {"state": "stale", "text": str(e)}}
+        except Exception as e:
+            return {"status": status | {"state": "stale", "text": _unexpected(e)["text"]}}
+
+    def _everything(self, desk: Desk, status: dict[str, Any], count: bool) -> _Changes:
+        if self._settle_at is not None and time.monotonic() >= self._settle_at:
+            desk.settle()
+            self._settle_at = None
+        found = desk.queue(self._order, SHOWN_CASES)
+        cases = [_said(case) for case in found.cases]
+        held = caseload.holds(self.store, desk.analyst)
+        until = next((c.until for c in held if c.case_id == self._case_id), None)
+        status |= {"state": "live", "served": bool(desk.served())}
+        changes: _Changes = {
+            "status": status,
+            "queue": {
+                **{"cases": cases, "n_open": found.n_open, "order": self._order},
+                **{"n_claimed": found.n_claimed, "n_asleep": found.n_asleep},
+            },
+            "case": self._page(desk, until),
+            "what_if": getattr(self, "_tried", {}),
+        }
+        if count or time.monotonic() - self._counted_at > STATISTICS_EVERY_S:
+            changes["numbers"] = desk.statistics()
+            self._counted_at = time.monotonic()
+        return changes
+
+    def _page(self, desk: Desk, until: dt.datetime | None) -> dict[str, Any]:
+        if not self._case_id:
+            return {}
+        try:
+            inside = desk.inside(self._case_id)
+        except InputError:  # all of it was answered
+            return {"case_id": self._case_id, "done": True}
+        with self.store.reading() as session:
+            told = page(session, inside, self._this, STANDING)
+            (newest,) = session.rows(f"SELECT ({NEWEST}) AS ts")
+        self._this = told["this"]
+        told |= {"case_id": self._case_id, "done": not told["n_open"], "until": _epoch_ms(until)}
+        later = newest["ts"] + dt.timedelta(days=SNOOZE_DAYS)
+        return told | {"snooze_until": f"{later:%Y-%m-%d}"}
+
+    def _show(self, changes: _Changes) -> None:
+        for name, value in changes.items():
+            new = value | {"tick": self._ticks} if name == "told" else value
+            if getattr(self.page, name) != new:
+                setattr(self.page, name, new)
+
+    # ---- messages and the loop
+
+    def _heard(self, _: object, content: Mapping[str, Any], __: object) -> None:
+        self._heard_at = time.monotonic()
+        if not isinstance(content, Mapping):
+            return
+        loop = asyncio.get_running_loop()
+        if content.get("do") == "beat":
+            self._visible = bool(content.get("visible"))
+            if self._loop is None or self._loop.done():
+                self._loop = loop.create_task(self._run())
+            return
+        task = loop.create_task(self._in_turn(lambda: self._done(content)))
+        self._acts.add(task)
+        task.add_done_callback(self._acts.discard)
+
+    async def _in_turn(self, work: Callable[[], _Changes]) -> None:
+        async with self._one_at_a_time:
+            self._show(await asyncio.to_thread(work))
+
+    async def _run(self) -> None:
+        while time.monotonic() - self._heard_at < self.silent_s:
+            began = time.monotonic()
+            if self._visible:
+                await self._in_turn(self._read)
+            # A long queue takes long to read: ten analysts must not be a burden.
+            took = time.monotonic() - began
+            await asyncio.sleep(max(self.interval_s, min(10 * took, LONGEST_PAUSE_S)))
+        if self.desk is not None:
+            await asyncio.to_thread(self._leave, self.desk)
+        self.on_left()
+
+    def _leave(self, desk: Desk) -> None:
+        """Let others have the case; what was answered is settled by the next who works here."""
+        try:
+            desk.release()
+        except AegisError:
+            return  # the claim ends by itself
+
+
+def _unexpected(e: Exception) -> dict[str, Any]:
+    return {"text": f"This did not work ({type(e).__name__}).", "tone": "wrong"}
+
+
+def _text(content: Mapping[str, Any], name: str, most: int, *, empty: bool = False) -> str:
+    """A text of a message.
+
+    Raises
+    ------
+    InputError
+        It is no text, too long, or missing.
+    """
+    given = content.get(name, "")
+    if not isinstance(given, str) or len(given) > most or not (given.strip() or empty):
+        raise InputError(f"{name} must be a text of at most {most:,} letters.")
+    return given
+
+
+def _said(case: dict[str, Any]) -> dict[str, Any]:
+    """A case of the queue in values that JSON has."""
+    times = ("first_ts", "last_ts", "oldest", "until")
+    return {k: _epoch_ms(v) if k in times else v for k, v in case.items()}
+
+
+def _epoch_ms(moment: dt.datetime | None) -> int | None:
+    return None if moment is None else round(moment.replace(tzinfo=dt.UTC).timestamp() * 1_000)
+
+
+def show(
+    store: Store,
+    settings: Settings,
+    *,
+    live: bool = True,
+    analyst: str = "",
+    run_id: str = "",
+    now: str = "",
+) -> Page | None:
+    """What `notebooks/05_review.ipynb` shows: the page, or else a report of the queue.
+
+    Parameters
+    ----------
+    analyst : who answers; "" means the one of the settings, or that the page asks.
+    run_id : of a run, which always makes the report; the ledger is told what it saw.
+    now : the moment of the report; "" means that it is made.
+
+    Raises
+    ------
+    InputError
+        `now` is no moment.
+    """
+    if run_id or not live:
+        try:
+            moment = dt.datetime.fromisoformat(now) if now else None
+        except ValueError:
+            raise InputError(f"now must be a time such as 2026-04-01T08:00, not {now!r}.") from None
+        from aegis_core.runs.execution import record_data
+        from aegis_core.views.dashboard.report import queue
+
+        record_data(store, run_id, queue(store, now=moment))
+        return None
+    from aegis_core.views.dashboard.app import _end_this_kernel, _keep_tracebacks_from_the_page
+
+    in_voila = "VOILA_BASE_URL" in os.environ
+    if in_voila:
+        _keep_tracebacks_from_the_page()
+    who = analyst or settings.analyst
+    review = Review(
+        store, settings, named(who) if who else "",
+        on_left=_end_this_kernel if in_voila else lambda: None,
+    )  # fmt: skip
+    review.refresh()
+    return review.page
+
+
+def served_page(settings: Settings, analyst: str = "") -> launcher.Page:
+    """The page as `board.launcher.serve` takes it, with a log-in of its own.
+
+    Raises
+    ------
+    InputError
+        The token of the settings is too short, or the analyst's name is none.
+    """
+    token = settings.review_token.get_secret_value() or secrets.token_urlsafe(24)
+    if len(token) < 16:
+        raise InputError("The token is too short to be safe; use 16 characters or more.")
+    who = analyst or settings.analyst
+    named_ = {"AEGIS_ANALYST": named(who)} if who else {}
+    return launcher.Page("Review", NOTEBOOK, token, named_)

@@ -1,0 +1,222 @@
+"""What answers teach: known from `known_at` on and never before, folded once, whatever the cut."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aegis_core.detection.scoring import Scorer
+from aegis_core.errors import NotReady
+from aegis_core.features.arrays import Floats
+from aegis_core.features.confirmed import HISTORY, N_HISTORY, Answers, of
+
+DAY = pd.Timedelta(days=1)
+RUN, RUN_DAYS, FRAUDS = (
+    HISTORY.index(f"merchant_{name}") for name in ("run", "run_days", "frauds")
+)  # fmt: skip
+
+
+def traffic(n: int = 600, seed: int = 0) -> pd.DataFrame:
+    """`n` transactions of 20 customers at 10 merchants in 30 days, some at no merchant."""
+    rng = np.random.default_rng(seed)
+    shop = rng.integers(0, 11, n)
+    return pd.DataFrame(
+        {
+            "seq": range(n),
+            "transaction_id": [f"t{i}" for i in range(n)],
+            "customer_id": [f"c{i}" for i in rng.integers(0, 20, n)],
+            "merchant_id": [None if i == 10 else f"m{i}" for i in shop],
+            "ts": pd.Timestamp("2026-03-01") + np.sort(rng.uniform(0, 30, n)) * DAY,
+            "amount": rng.lognormal(3, 1, n),
+        }
+    ).astype({"ts": "datetime64[us]"})
+
+
+def labels_of(frame: pd.DataFrame, delay_days: float = 3, seed: int = 1) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "transaction_id": frame.transaction_id,
+            "is_fraud": rng.random(len(frame)) < 0.2,
+            "known_at": (frame.ts + delay_days * DAY).astype("datetime64[us]"),
+        }
+    )
+
+
+def history(frame: pd.DataFrame, labels: pd.DataFrame, cuts: tuple[int, ...] = ()) -> Floats:
+    answers = Answers()
+    answers.tell(of(frame, labels))
+    scorer = Scorer(answers=answers)
+    edges = [0, *cuts, len(frame)]
+    return np.concatenate([scorer.run(frame.iloc[a:b]).history for a, b in pairwise(edges)])
+
+
+@pytest.mark.parametrize("row", [0, 37, 200])
+def test_an_answer_changes_nothing_before_it_is_known(row: int) -> None:
+    frame = traffic()
+    labels = labels_of(frame)
+    other = labels.assign(is_fraud=labels.is_fraud ^ (labels.index == row))
+    before = (frame.ts < labels.known_at[row]).to_numpy()
+    one, two = history(frame, labels), history(frame, other)
+    assert (one[before] == two[before]).all()
+    assert (one[~before] != two[~before]).any()
+
+
+def test_an_answer_that_comes_later_leaves_all_before_its_new_time_alone() -> None:
+    frame = traffic()
+    labels = labels_of(frame)
+    late = labels.copy()
+    late.loc[50, "known_at"] = frame.ts.iloc[500]
+    without = labels.drop(50)
+    before = (frame.ts < late.known_at[50]).to_numpy()
+    assert (history(frame, late)[before] == history(frame, without)[before]).all()
+
+
+def test_an_answer_counts_from_the_very_microsecond_it_is_known() -> None:
+    frame = traffic(3).assign(customer_id="c", merchant_id="m")
+    known_at = frame.ts.iloc[1]
+    labels = labels_of(frame).iloc[:1].assign(is_fraud=True, known_at=known_at)
+    assert history(frame, labels)[:, FRAUDS].astype(bool).tolist() == [False, True, True]
+    later = labels.assign(known_at=known_at + pd.Timedelta(microseconds=1))
+    assert history(frame, later)[:, FRAUDS].astype(bool).tolist() == [False, False, True]
+
+
+def test_without_answers_the_history_is_nothing_and_the_signals_are_the_same() -> None:
+    frame = traffic()
+    empty = Scorer(answers=Answers()).run(frame, signals=True)
+    plain = Scorer().run(frame, signals=True)
+    told = Answers()
+    told.tell(of(frame, labels_of(frame)))
+    assert (empty.history == 0).all()
+    assert plain.history.shape == (0, N_HISTORY)
+    for other in (empty, Scorer(answers=told).run(frame, signals=True)):
+        assert (plain.signals == other.signals).all()
+
+
+def test_a_merchant_without_answers_has_no_history() -> None:
+    frame = traffic()
+    labels = labels_of(frame)[frame.merchant_id.ne("m3").fillna(True).to_numpy(bool)]
+    found = history(frame, labels)
+    of_merchant = found[:, : N_HISTORY // 2]
+    alone = (frame.merchant_id.eq("m3").fillna(False) | frame.merchant_id.isna()).to_numpy(bool)
+    assert (of_merchant[alone] == 0).all()
+    assert (of_merchant[~alone] != 0).any()
+
+
+def test_the_result_does_not_depend_on_how_the_stream_is_cut() -> None:
+    frame = traffic()
+    labels = labels_of(frame)
+    assert (history(frame, labels) == history(frame, labels, (1, 2, 300, 301))).all()
+
+
+def test_answers_told_while_the_stream_runs_are_those_told_at_once() -> None:
+    frame = traffic()
+    labels = labels_of(frame)
+    answers = Answers()
+    scorer = Scorer(answers=answers)
+    early = labels.known_at <= frame.ts.iloc[249]
+    answers.tell(of(frame, labels[early]))
+    parts = [scorer.run(frame.iloc[:250]).history]
+    answers.tell(of(frame, labels[~early]))
+    parts.append(scorer.run(frame.iloc[250:]).history)
+    assert (np.concatenate(parts) == history(frame, labels)).all()
+
+
+def test_the_order_in_which_labels_are_told_does_not_matter() -> None:
+    frame = traffic()
+    labels = labels_of(frame)
+    shuffled = labels.sample(frac=1, random_state=0)
+    assert np.allclose(history(frame, labels), history(frame, shuffled), atol=1e-12)
+
+
+def test_frauds_in_a_row_are_counted_and_end_with_an_ordinary_answer() -> None:
+    frame = traffic(6).assign(customer_id="c", merchant_id="m")
+    frame["ts"] = pd.Timestamp("2026-03-01").as_unit("us") + pd.to_timedelta(range(6), "D")
+    labels = labels_of(frame, delay_days=1).assign(is_fraud=[True, True, True, False, True, True])
+    found = history(frame, labels)
+    assert found[:, RUN].tolist() == [0, 1, 2, 3, 0, 1]
+    assert found[:, RUN_DAYS].tolist() == [0, 1, 2, 3, 0, 1]
+
+
+def test_a_fraud_that_is_taken_back_no_longer_counts() -> None:
+    frame = traffic(5).assign(customer_id="c", merchant_id="m")
+    labels = labels_of(frame, delay_days=0).iloc[[0, 0]].assign(is_fraud=[True, False])
+    labels["known_at"] = [frame.ts.iloc[1], frame.ts.iloc[3]]
+    found = history(frame, labels)
+    assert found[:, FRAUDS].astype(bool).tolist() == [False, True, True, False, False]
+    assert (found[3:, RUN] == 0).all()
+    shares = [i for i, name in enumerate(HISTORY) if "share" in name]
+    assert (found[3:][:, shares] == 0).all()
+
+
+def test_an_answer_that_says_the_same_again_counts_once() -> None:
+    frame = traffic()
+    labels = labels_of(frame)
+    again = pd.concat([labels, labels.assign(known_at=labels.known_at + DAY)])
+    assert (history(frame, labels) == history(frame, again)).all()
+
+
+def test_an_answer_of_an_earlier_call_is_replaced_by_name() -> None:
+    frame = traffic(5).assign(customer_id="c", merchant_id="m")
+    labels = labels_of(frame).iloc[[0, 0]].assign(is_fraud=[True, False])
+    labels["known_at"] = [frame.ts.iloc[1], frame.ts.iloc[3]]
+    at_once, in_turn = Answers(), Answers()
+    told = of(frame, labels)
+    at_once.tell(told)
+    in_turn.tell(told.iloc[:1])
+    in_turn.tell(told.iloc[1:].assign(before=True))
+    one, two = (Scorer(answers=a).run(frame).history for a in (at_once, in_turn))
+    assert (one == two).all()
+
+
+def test_every_figure_is_finite_and_not_negative() -> None:
+    frame = traffic()
+    frame["ts"] = frame.ts.sample(frac=1, random_state=3).to_numpy()  # in no order of time at all
+    found = history(frame, labels_of(frame, delay_days=0))
+    assert np.isfinite(found).all()
+    assert (found >= 0).all()
+    shares = [i for i, name in enumerate(HISTORY) if "share" in name]
+    assert (found[:, shares] <= 1).all()
+
+
+def test_a_frame_without_merchants_has_the_history_of_its_customers() -> None:
+    frame = traffic().drop(columns="merchant_id")
+    found = history(frame, labels_of(frame))
+    assert (found[:, : N_HISTORY // 2] == 0).all()
+    assert (found[:, N_HISTORY // 2 :] != 0).any()
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    frame = traffic()
+    answers = Answers()
+    answers.tell(of(frame, labels_of(frame)))
+    copy = answers.copy()
+    Scorer(answers=answers).run(frame)
+    assert copy.n_pending == len(frame)
+    assert not copy.memory.customers.any()
+
+
+def test_saved_and_loaded_in_the_middle_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    frame = traffic()
+    labels = labels_of(frame)
+    answers = Answers()
+    answers.tell(of(frame, labels))
+    first = Scorer(answers=answers).run(frame.iloc[:300]).history
+    answers.save(tmp_path / "answers.npz")
+    second = Scorer(answers=Answers.load(tmp_path / "answers.npz")).run(frame.iloc[300:]).history
+    assert (np.concatenate([first, second]) == history(frame, labels)).all()
+
+
+def test_broken_answers_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "answers.npz").write_bytes(b"no zip")
+    with pytest.raises(NotReady, match="Replay the history"):
+        Answers.load(tmp_path / "answers.npz")
+
+
+def test_labels_of_transactions_that_are_not_there_are_left_out() -> None:
+    frame = traffic(10)
+    assert len(of(frame.iloc[:4], labels_of(frame))) == 4

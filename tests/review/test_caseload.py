@@ -1,0 +1,452 @@
+"""Cases, claims, answers that may be taken back: the laws of the analysts' queue."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aegis_core.detection import registry
+from aegis_core.errors import InputError
+from aegis_core.review import answering, answers, caseload, statistics
+from aegis_core.review.answering import answer_case
+from aegis_core.review.caseload import CLAIM_S, claim, queue, release
+from aegis_core.store import Store, connect
+from aegis_core.store.gate import Limits
+
+NOON = dt.datetime(2026, 4, 1, 12)
+HOSTILE = "'; DROP TABLE claims; -- \"><script>alert(1)</script>\u202e"
+TEXT = "{'factor': 'amount', 'code': 'high', 'text': 'much', 'contribution': 1.0}"
+SECOND = "hash(transaction_id) % 5 = 0"
+
+
+def later(seconds: float) -> dt.datetime:
+    return NOON + dt.timedelta(seconds=seconds)
+
+
+def arrive(store: Store, rows: list[dict[str, Any]]) -> None:
+    """Transactions with their verdicts: alerts, unless they say otherwise."""
+    with store.writing() as session:
+        first = session.next_seq()
+        for i, given in enumerate(rows):
+            row = {
+                "id": f"t{first + i}", "customer": "anna", "minute": 0.0, "amount": 100.0,
+                "risk": 99.0, "decision": "review", "inclusion": 1.0, "waits_s": 60.0,
+                "model": "v1", **given,
+            }  # fmt: skip
+            ts = NOON - dt.timedelta(days=1) + dt.timedelta(minutes=row["minute"])
+            session.execute(
+                "INSERT INTO transactions BY NAME SELECT ? AS seq, ? AS transaction_id, "
+                "? AS customer_id, ?::TIMESTAMP AS ts, ?::DOUBLE AS amount, 'EUR' AS currency, "
+                "'m1' AS merchant_id, 52.5 AS lat, 13.4 AS lon",
+                [first + i, row["id"], row["customer"], ts, row["amount"]],
+            )
+            session.execute(
+                "INSERT INTO verdicts BY NAME SELECT ? AS seq, ? AS transaction_id, "
+                "? AS model_version, 0.8 AS score, ?::DOUBLE AS risk, ? AS decision, "
+                f"[{TEXT}] AS reasons, ?::TIMESTAMP AS scored_at, ?::DOUBLE AS inclusion, "
+                "{'amount': 0.5, 'travel': 0.0, 'hour': 0.0, 'burst': 0.0, 'merchant': 0.0, "
+                "'customer': 0.0} AS contributions",
+                [
+                    *(first + i, row["id"], row["model"], row["risk"], row["decision"]),
+                    *(later(-row["waits_s"]), row["inclusion"]),
+                ],
+            )
+
+
+@pytest.fixture
+def held(store: Store) -> Iterator[Store]:
+    """A store that this process holds open, which is quicker."""
+    with store.owned():
+        yield store
+
+
+@pytest.fixture
+def two(store: Store) -> Store:
+    """Two customers with a case each; ben's has more at risk, anna's waits longer."""
+    arrive(store, [{"waits_s": 300}, {"customer": "ben", "amount": 900.0}, {"minute": 5}])
+    return store
+
+
+def ids(store: Store, **asked: Any) -> list[str]:
+    return [case["case_id"] for case in queue(store, **asked).cases]
+
+
+# ---- cases
+
+
+def test_a_case_is_one_customers_alerts_without_a_long_pause(held: Store) -> None:
+    gap = caseload.GAP_MINUTES
+    arrive(held, [{}, {"minute": gap}, {"minute": 2 * gap + 1}, {"customer": "ben", "minute": 1}])
+    cases = {case["case_id"]: case for case in queue(held).cases}
+    assert {name: case["waiting"] for name, case in cases.items()} == {"t0": 2, "t2": 1, "t3": 1}
+    assert cases["t0"]["amount"] == 200.0
+    assert cases["t0"]["weight"] == pytest.approx(198.0)
+
+
+def test_a_late_alert_that_closes_a_gap_makes_one_case_named_after_the_first_arrival(
+    held: Store,
+) -> None:
+    arrive(held, [{"minute": 90}, {"minute": 0}])
+    assert set(ids(held)) == {"t0", "t1"}
+    arrive(held, [{"minute": 45}])
+    assert ids(held) == ["t0"]
+
+
+def test_what_nobody_is_asked_about_is_in_no_case(held: Store) -> None:
+    arrive(held, [{"inclusion": None}, {"inclusion": float("nan"), "customer": "ben"}])
+    assert ids(held) == []
+    assert queue(held) == caseload.Queue([], 0, 0, 0)
+
+
+def test_the_queue_is_sorted_by_risk_times_amount_or_by_age(two: Store) -> None:
+    assert ids(two, order="risk") == ["t1", "t0"]
+    assert ids(two, order="age") == ["t0", "t1"]
+    with pytest.raises(InputError, match="risk, age"):
+        queue(two, order="amount; DROP TABLE reviews")
+
+
+def test_the_queue_counts_all_cases_whatever_its_limit(two: Store) -> None:
+    found = queue(two, limit=1)
+    assert (len(found.cases), found.n_open) == (1, 2)
+
+
+def test_a_snoozed_customer_is_left_out_until_the_transactions_clock_is_there(two: Store) -> None:
+    answering.snooze(two, "anna", "2026-04-02", analyst="eve", why="travels")
+    found = queue(two)
+    assert ([case["case_id"] for case in found.cases], found.n_asleep) == (["t1"], 1)
+    arrive(two, [{"customer": "carl", "minute": 60 * 48 + i} for i in range(100)])
+    assert "t0" in ids(two)
+
+
+@pytest.mark.parametrize("until", ["2020-01-01", "", "soon"])
+def test_a_snooze_needs_an_end_that_is_still_to_come(two: Store, until: str) -> None:
+    with pytest.raises(InputError, match="until"):
+        answering.snooze(two, "anna", until, analyst="eve", why="x")
+    with pytest.raises(InputError, match="no customer"):
+        answering.snooze(two, HOSTILE, "2026-05-01", analyst="eve", why="x")
+    assert two.rows("FROM lists") == []
+
+
+# ---- claims
+
+
+def test_a_claimed_case_is_nobody_elses(two: Store) -> None:
+    made = claim(two, "anna", now=NOON)
+    assert made is not None
+    assert (made.case_id, made.until) == ("t1", later(CLAIM_S))
+    with pytest.raises(InputError, match="anna works on this customer"):
+        claim(two, "ben", "t1", now=later(1))
+    with pytest.raises(InputError, match="anna works"):
+        answer_case(two, "t1", "fraud", analyst="ben", now=later(1))
+    other = claim(two, "ben", now=later(1))
+    assert other is not None
+    assert other.case_id == "t0"
+    assert claim(two, "carl", now=later(2)) is None
+
+
+def test_a_claim_ends_after_ten_minutes_when_released_and_with_the_last_answer(two: Store) -> None:
+    claim(two, "anna", "t0", now=NOON)
+    late = claim(two, "ben", "t0", now=later(CLAIM_S))
+    assert late is not None
+    assert late.analyst == "ben"
+    assert release(two, "ben", now=later(CLAIM_S + 1)) == 1
+    assert release(two, "ben", now=later(CLAIM_S + 1)) == 0
+    claim(two, "carl", "t0", now=later(CLAIM_S + 2))
+    answer_case(two, "t0", "fraud", analyst="carl", now=later(CLAIM_S + 3))
+    assert caseload.holds(two, "carl", now=later(CLAIM_S + 4)) == []
+    assert len(two.rows("FROM claims")) == 5, "nothing is changed or removed"
+
+
+def test_the_next_case_follows_the_one_before_and_lets_it_go(two: Store) -> None:
+    arrive(two, [{"customer": "carl", "amount": 5.0}])
+    order = ids(two)
+    seen, after = [], ""
+    for i in range(4):
+        made = claim(two, "eve", after=after, now=later(i))
+        assert made is not None
+        seen.append(after := made.case_id)
+        assert [held.case_id for held in caseload.holds(two, "eve", now=later(i))] == [after]
+    assert seen == [*order, order[0]]
+
+
+def test_claiming_again_makes_the_time_begin_anew(two: Store) -> None:
+    claim(two, "anna", "t0", now=NOON)
+    again = claim(two, "anna", "t0", now=later(500))
+    assert again is not None
+    assert again.until == later(500 + CLAIM_S)
+
+
+def test_late_alerts_that_join_cases_do_not_give_one_to_two_analysts(held: Store) -> None:
+    arrive(held, [{"minute": 0}, {"minute": 90}])
+    claim(held, "ben", "t1", now=NOON)
+    with pytest.raises(InputError, match="ben works on this customer"):
+        claim(held, "carl", "t0", now=NOON)
+    arrive(held, [{"minute": 45}])
+    with pytest.raises(InputError, match="ben works on this customer"):
+        claim(held, "carl", "t0", now=NOON)
+
+
+@pytest.mark.parametrize("jump_s", [-30, -300, -599])
+def test_a_clock_that_is_set_back_gives_no_case_to_two(two: Store, jump_s: float) -> None:
+    claim(two, "anna", "t0", now=NOON)
+    with pytest.raises(InputError, match="anna works"):
+        claim(two, "ben", "t0", now=later(jump_s))
+
+
+def test_a_claim_of_a_clock_that_was_years_ahead_blocks_nobody(two: Store) -> None:
+    ahead = dt.datetime(2036, 1, 1)
+    claim(two, "anna", "t0", now=ahead)
+    made = claim(two, "ben", "t0", now=NOON)
+    assert made is not None
+    for moment in (NOON, later(599), ahead, ahead + dt.timedelta(seconds=1)):
+        holders = [who for who in ("anna", "ben") if caseload.holds(two, who, now=moment)]
+        assert len(holders) <= 1
+
+
+def test_of_many_threads_that_want_one_case_one_gets_it(two: Store) -> None:
+    got, refused = [], []
+
+    def want(who: str) -> None:
+        try:
+            got.append(claim(two, who, "t0", now=NOON))
+        except InputError:
+            refused.append(who)
+
+    threads = [threading.Thread(target=want, args=[f"a{i}"]) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(got), len(refused)) == (1, 5)
+
+
+WANT = """
+import sys
+from aegis_core.caseload import claim
+from aegis_core.errors import InputError
+from aegis_core.store import connect
+try:
+    print(claim(connect(sys.argv[1]), sys.argv[2], "t0").analyst)
+except InputError:
+    print("refused")
+"""
+
+
+def test_of_two_processes_that_want_one_case_one_gets_it(two: Store) -> None:
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", WANT, str(two.path), who], stdout=subprocess.PIPE, text=True
+        )
+        for who in ("anna", "ben")
+    ]
+    told = [process.communicate(timeout=60)[0].strip() for process in running]
+    assert sorted(told)[1] == "refused"
+    assert sorted(told)[0] in ("anna", "ben")
+    assert len(two.rows("FROM claims")) == 1
+
+
+def test_of_two_that_write_through_the_owner_at_once_one_gets_the_case(
+    two: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen the case free; the key of the table refuses one, who then sees it taken."""
+    write, together, told, writes = caseload._write, threading.Barrier(2), [], [0]
+
+    def at_once(*given: Any, **more: Any) -> None:
+        writes[0] += 1
+        if writes[0] <= 2:
+            together.wait(30)
+        write(*given, **more)
+
+    def want(store: Store, who: str) -> None:
+        try:
+            claim(store, who, "t0", now=NOON)
+            told.append(who)
+        except InputError as e:
+            told.append(str(e))
+
+    monkeypatch.setattr(caseload, "_write", at_once)
+    with two.owned(limits=Limits()):
+        threads = [
+            threading.Thread(target=want, args=[connect(two.path), who]) for who in ("anna", "ben")
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len([who for who in told if who in ("anna", "ben")]) == 1, told
+        assert any("works on this customer" in said for said in told)
+        assert len(two.rows("FROM claims")) == 1
+
+
+# ---- answers
+
+
+def test_an_answer_is_a_review_at_once_and_a_label_when_it_can_no_longer_be_taken_back(
+    two: Store,
+) -> None:
+    made = answer_case(two, "t0", "fraud", analyst="anna", note="phoned", now=NOON)
+    rows = two.rows("SELECT transaction_id, answer, analyst, note, undoes FROM reviews")
+    assert [row["transaction_id"] for row in rows] == ["t0", "t2"]
+    assert {(row["answer"], row["analyst"], row["note"]) for row in rows} == {
+        ("fraud", "anna", "phoned")
+    }
+    assert ids(two) == ["t1"]
+    assert answers.settle(two, now=later(9.9)) == 0
+    assert two.rows("FROM labels") == []
+    assert answers.settle(two, now=later(10)) == len(made) == 2
+    assert answers.settle(two, now=later(11)) == 0, "once is enough"
+    labels = two.rows("SELECT transaction_id, is_fraud, source, after_seq FROM labels")
+    assert [row["transaction_id"] for row in labels] == ["t0", "t2"]
+    assert {(row["is_fraud"], row["source"], row["after_seq"]) for row in labels} == {
+        (True, "review", 2)
+    }
+
+
+def test_what_was_taken_back_is_never_taught_and_is_open_again(two: Store) -> None:
+    made = answer_case(two, "t0", "fraud", analyst="anna", now=NOON)
+    assert answers.undo(two, made, analyst="anna", now=later(5)) == ["t0", "t2"]
+    assert answers.settle(two, now=later(60)) == 0
+    assert two.rows("FROM labels") == []
+    assert set(ids(two)) == {"t0", "t1"}
+    kept = two.rows("SELECT answer, undoes FROM reviews ORDER BY rowid")
+    assert [row["answer"] for row in kept] == ["fraud", "fraud", "undo", "undo"]
+    assert [row["undoes"] for row in kept[2:]] == made
+    answer_case(two, "t0", "legitimate", analyst="ben", now=later(61))
+    answers.settle(two, now=later(80))
+    assert registry.labels(two).is_fraud.tolist() == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("who", "after_s", "told"),
+    [("ben", 5, "anna's"), ("anna", 10, "too late"), ("anna", 5_000, "too late")],
+)
+def test_only_who_answered_can_take_it_back_and_only_for_ten_seconds(
+    two: Store, who: str, after_s: float, told: str
+) -> None:
+    made = answer_case(two, "t0", "fraud", analyst="anna", now=NOON)
+    with pytest.raises(InputError, match=told):
+        answers.undo(two, made, analyst=who, now=later(after_s))
+    assert len(two.rows("FROM reviews")) == 2
+
+
+def test_taking_back_is_all_or_nothing_and_once(two: Store) -> None:
+    made = answer_case(two, "t0", "fraud", analyst="anna", now=NOON)
+    for wrong in ([], [*made, "nobody's"], [*made, HOSTILE]):
+        with pytest.raises(InputError):
+            answers.undo(two, wrong, analyst="anna", now=later(1))
+    assert len(two.rows("FROM reviews")) == 2
+    answers.undo(two, made[:1], analyst="anna", now=later(1))
+    with pytest.raises(InputError, match="already"):
+        answers.undo(two, made, analyst="anna", now=later(2))
+    (undone,) = two.rows("SELECT review_id FROM reviews WHERE undoes IS NOT NULL")
+    with pytest.raises(InputError, match="no answer"):
+        answers.undo(two, [undone["review_id"]], analyst="anna", now=later(2))
+
+
+def test_an_answer_from_the_future_is_settled_and_not_kept_waiting(two: Store) -> None:
+    """The clock was set back after it was given; nobody knows when its time is over."""
+    answer_case(two, "t0", "fraud", analyst="anna", now=dt.datetime(2036, 1, 1))
+    assert answers.settle(two, now=NOON) == 2
+
+
+def test_one_transaction_of_a_case_is_answered_and_the_rest_stays(two: Store) -> None:
+    claim(two, "anna", "t0", now=NOON)
+    answer_case(two, "t0", "legitimate", analyst="anna", transaction_ids=["t2"], now=NOON)
+    assert [row["open"] for row in caseload.inside(two, "t0")] == [True, False]
+    assert caseload.holds(two, "anna", now=NOON)
+    for wrong in (["t1"], ["t2"], [HOSTILE]):
+        with pytest.raises(InputError, match="not open in the case"):
+            answer_case(two, "t0", "fraud", analyst="anna", transaction_ids=wrong, now=NOON)
+
+
+def test_a_case_that_was_answered_between_looking_and_answering_is_not_answered_twice(
+    two: Store,
+) -> None:
+    found = answering.asked(two, "t0", "anna")
+    answer_case(two, "t0", "legitimate", analyst="ben", transaction_ids=["t2"], now=NOON)
+    with pytest.raises(InputError, match="answered meanwhile"):
+        answering.give(two, found, "fraud", analyst="anna", now=NOON)
+    assert [row["analyst"] for row in two.rows("FROM reviews")] == ["ben"]
+
+
+def test_hostile_names_are_names(held: Store) -> None:
+    arrive(held, [{"id": HOSTILE, "customer": HOSTILE}])
+    made = claim(held, "Zoë O'Hara", now=NOON)
+    assert made is not None
+    assert (made.case_id, made.customer_id) == (HOSTILE, HOSTILE)
+    answer_case(held, HOSTILE, "fraud", analyst="Zoë O'Hara", note=HOSTILE, now=NOON)
+    assert held.rows("SELECT note FROM reviews") == [{"note": HOSTILE}]
+    assert json.loads(json.dumps(HOSTILE)) == HOSTILE
+    for nobody in ("", "  ", "a\0b", "x" * 201):
+        with pytest.raises(InputError):
+            claim(held, nobody, now=NOON)
+
+
+def test_a_second_opinion_is_asked_of_another_analyst_and_told_as_agreement(held: Store) -> None:
+    arrive(
+        held,
+        [
+            {"customer": f"c{i}", "decision": "approve", "inclusion": 0.01, "risk": 1.0}
+            for i in range(40)
+        ],
+    )
+    twice = {
+        row["transaction_id"]
+        for row in held.rows(f"SELECT transaction_id FROM transactions WHERE {SECOND}")
+    }
+    assert 0 < len(twice) < 40
+    for case_id in ids(held):
+        answer_case(held, case_id, "legitimate", analyst="anna", hold_s=0, now=NOON)
+    assert ids(held) == ids(held, analyst="anna") == []
+    assert set(ids(held, analyst="ben")) == twice
+    assert statistics.statistics(held, now=NOON)["agreement"]["share"] is None
+    disagreed = sorted(twice)[0]
+    for case_id in twice:
+        said = "fraud" if case_id == disagreed else "legitimate"
+        answer_case(held, case_id, said, analyst="ben", hold_s=0, now=later(1))
+    assert ids(held, analyst="carl") == []
+    agreed = statistics.statistics(held, now=later(2))["agreement"]
+    assert agreed["n"] == len(twice)
+    assert agreed["share"] == pytest.approx((len(twice) - 1) / len(twice))
+    assert agreed["low"] < agreed["share"] < agreed["high"]
+
+
+def test_statistics_count_what_stands_and_nothing_is_no_number(two: Store) -> None:
+    empty = statistics.statistics(two, now=NOON)
+    assert empty["n_open"] == 2
+    assert (empty["oldest_s"], empty["median_s"]) == (300.0, 180.0)
+    assert empty["precision"] == {"share": None, "low": None, "high": None, "n": 0}
+    undone = answer_case(two, "t1", "fraud", analyst="anna", now=NOON)
+    answers.undo(two, undone, analyst="anna", now=later(1))
+    answer_case(two, "t0", "fraud", analyst="anna", transaction_ids=["t0"], now=later(2))
+    answer_case(two, "t0", "legitimate", analyst="anna", transaction_ids=["t2"], now=later(2))
+    told = statistics.statistics(two, now=later(3))
+    assert (told["answered_today"], told["answered_a_day"]) == (2, 2 / 7)
+    assert (told["precision"]["share"], told["precision"]["n"]) == (0.5, 2)
+    week = statistics.statistics(two, now=NOON + dt.timedelta(days=8))
+    assert (week["answered_today"], week["answered_a_day"]) == (0, 0.0)
+
+
+def test_a_database_of_the_version_before_gets_the_columns_and_keeps_its_answers(
+    two: Store, tmp_path: Path
+) -> None:
+    with two.writing() as session:
+        for table in ("claims", "taught", "proposals"):
+            session.execute(f"DROP TABLE {table}")
+        for column in ("undoes", "held_until"):
+            session.execute(f"ALTER TABLE reviews DROP COLUMN {column}")
+        session.execute(
+            "INSERT INTO reviews VALUES ('r1', 't1', 'fraud', 'anna', NULL, TIMESTAMP '2026-03-01')"
+        )
+        session.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
+    assert ids(two) == ["t0"]
+    assert answers.settle(two, now=NOON) == 0, "of old, an answer was a label at once"
+    assert claim(two, "anna", now=NOON) is not None

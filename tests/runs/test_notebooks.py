@@ -1,0 +1,188 @@
+"""The notebooks read well, say what they were asked, and run on any data."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from aegis_core import config
+from aegis_core.runs import execution, notebooks
+from aegis_core.schema import SCENARIOS
+from aegis_core.store import connect
+
+ROOT = Path(__file__).parents[2]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [path.stem for path in PATHS]
+STRIP = ["--keep-count", "--keep-id", "--extra-keys", "metadata.language_info.version"]
+MARKER = "# NBVAL_CHECK_OUTPUT"
+TOO_MUCH = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.For, ast.While)
+
+
+@pytest.fixture(params=PATHS, ids=NAMES)
+def path(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+@pytest.fixture
+def notebook(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return list(cell.metadata.get("tags", []))
+
+
+def test_the_title_is_a_question_and_says_why_it_matters(notebook: NotebookNode) -> None:
+    title, _, why = notebook.cells[0].source.partition("\n")
+    assert re.fullmatch(r"# \S.*\?", title)
+    assert len(why.split()) >= 12
+
+
+def test_every_parameter_has_a_type_a_value_and_a_sentence(path: Path) -> None:
+    cells = [c for c in code(nbformat.read(path, as_version=4)) if "parameters" in tags(c)]
+    assert len(cells) == 1
+    lines = [line for line in cells[0].source.splitlines() if line and not line.startswith("#")]
+    declared = notebooks.inspect(path)
+    assert len(declared) == len(lines)
+    assert list(declared)[-2:] == list(notebooks.OWN)
+    for about in declared.values():
+        assert about["inferred_type_name"] in ("int", "float", "bool", "str"), about
+        assert isinstance(ast.literal_eval(about["default"]), int | float | bool | str)
+        assert len(about["help"].split()) >= 3, about
+
+
+def test_a_cell_is_short_and_leaves_the_work_to_the_package(notebook: NotebookNode) -> None:
+    for cell in code(notebook):
+        found = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, TOO_MUCH)]
+        assert found == [], cell.source
+        if "parameters" not in tags(cell):
+            assert len(cell.source.splitlines()) <= 15, cell.source
+
+
+def test_prose_stands_between_the_code(notebook: NotebookNode) -> None:
+    kinds = [
+        (kind, len(list(cells))) for kind, cells in groupby(c.cell_type for c in notebook.cells)
+    ]
+    assert max(length for kind, length in kinds if kind == "code") <= 2
+    assert kinds[0][0] == kinds[-1][0] == "markdown"
+
+
+def test_it_says_what_it_does_not_show(notebook: NotebookNode) -> None:
+    last = notebook.cells[-3:]
+    assert any("does not show" in cell.source for cell in last if cell.cell_type == "markdown")
+
+
+def test_it_leads_on_and_every_link_leads_somewhere(path: Path, notebook: NotebookNode) -> None:
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    links = re.findall(r"\]\(([^)#]+)", prose)
+    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+    if path.name[0].isdigit():
+        assert any(link.endswith(".ipynb") for link in links)
+
+
+def test_reports_can_show_its_prose_without_a_network(notebook: NotebookNode) -> None:
+    """Formulas would need a script from elsewhere, pictures a server."""
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "$$" not in prose
+    assert "\\(" not in prose
+    assert not re.search(r"!\[|<img|<script", prose)
+
+
+def test_kept_output_is_what_the_prose_relies_on_and_is_checked(notebook: NotebookNode) -> None:
+    """Marker, tag and stored text come together, or the check would be vacuous."""
+    kept = [cell for cell in code(notebook) if "keep_output" in tags(cell)]
+    marked = [cell for cell in code(notebook) if cell.source.startswith(MARKER)]
+    assert kept == marked
+    assert len(kept) <= 6
+    assert not [cell for cell in code(notebook) if cell not in kept and cell.outputs]
+    for cell in kept:
+        assert cell.execution_count, "nbval compares nothing in a cell without a count"
+        assert [output.name for output in cell.outputs] == ["stdout"]
+        assert 1 <= len(cell.outputs[0].text.splitlines()) <= 15
+        assert not re.search(r"\d\.\d{7,}", cell.outputs[0].text), "round it"
+
+
+def test_what_is_in_git_is_stripped(path: Path) -> None:
+    checked = subprocess.run(
+        [sys.executable, "-m", "nbstripout", "--verify", *STRIP, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, "make notebooks-strip"
+
+
+def test_the_kernel_is_whatever_python_runs_it(notebook: NotebookNode) -> None:
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "version" not in notebook.metadata.get("language_info", {})
+
+
+ORDER = [
+    *("01_generate", "02_train", "03_evaluate", "04_simulate", "05_review", "06_drift"),
+    *("00_start", "dashboard"),
+]
+
+
+def test_every_notebook_has_its_turn() -> None:
+    assert sorted(ORDER) == NAMES
+
+
+def test_every_notebook_runs_as_it_stands_and_prints_what_it_keeps(tmp_path: Path) -> None:
+    """With its default parameters, from an empty place, one after another."""
+    nbval = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
+    plain = ["-o", "addopts=", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
+    ran = subprocess.run(
+        [*nbval, *plain, *(f"notebooks/{name}.ipynb" for name in ORDER)],
+        cwd=ROOT,
+        env={**os.environ, "AEGIS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
+    cells = sum(len(code(nbformat.read(path, as_version=4))) for path in PATHS)
+    assert f"{cells} passed" in ran.stdout
+
+
+NO_FRAUD = {f"rate_{scenario}": 0 for scenario in SCENARIOS}
+SMALL = {"n_transactions": 3_000, "n_customers": 40, "n_merchants": 20, "days": 30}
+
+
+@pytest.mark.parametrize(
+    "population",
+    [SMALL | NO_FRAUD, SMALL | {"n_customers": 1, "n_merchants": 1}, SMALL | {"days": 1}],
+    ids=["no fraud", "one customer", "one day"],
+)
+def test_the_whole_chain_runs_on_an_odd_population(
+    population: dict[str, object], tmp_path: Path
+) -> None:
+    settings = config.load(home=tmp_path)
+    done = [
+        execution.run_notebook("generate", population, settings, progress=False),
+        execution.run_notebook("train", {}, settings, progress=False),
+        execution.run_notebook("evaluate", {}, settings, progress=False),
+        execution.run_notebook("simulate", {"n_transactions": 200}, settings, progress=False),
+        execution.run_notebook("drift", {}, settings, progress=False),
+        execution.run_notebook("start", {}, settings, progress=False),
+    ]
+    ledger = connect(settings.db).rows("SELECT * FROM runs ORDER BY started_at")
+    assert [row["run_id"] for row in ledger] == [result.run_id for result in done]
+    assert {row["status"] for row in ledger} == {"done"}
+    assert all(row["data_hash"] and row["cells_done"] == row["cells_total"] for row in ledger)
+    for result in done:
+        executed = nbformat.read(result.notebook_path, as_version=4)
+        said = [o.text for c in code(executed) for o in c.outputs if o.get("name") == "stderr"]
+        assert not [text for text in said if "Warning: " in text]

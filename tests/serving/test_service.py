@@ -1,0 +1,552 @@
+"""The service: committed before it is answered, once, and never hurt by what comes in."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from fastapi.testclient import TestClient
+
+from aegis_core import config, serving
+from aegis_core.config import Settings
+from aegis_core.detection import registry
+from aegis_core.detection.training import train
+from aegis_core.errors import InputError, StoreError
+from aegis_core.intake import admit
+from aegis_core.intake.synthetic import SyntheticConfig, write_history
+from aegis_core.serving import api, batcher, live, schemas
+from aegis_core.serving.client import token_file
+from aegis_core.serving.engine import LOOK_S, Engine
+from aegis_core.serving.table_writer import EVERY_S
+from aegis_core.store import Store, connect
+from aegis_core.store.session import Session
+
+TOKEN = "a-token-for-the-tests"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small history with a champion, to be copied."""
+    folder = tmp_path_factory.mktemp("service")
+    settings = config.load(home=folder)
+    store = connect(settings.db)
+    some = SyntheticConfig(n_transactions=5_000, n_customers=80, days=15)
+    write_history(store, some, progress=False)
+    train(store, settings, n_trees=20, max_samples=64)
+    return folder
+
+
+@pytest.fixture
+def settings(home: Path, tmp_path: Path) -> Settings:
+    import shutil
+
+    shutil.copytree(home, tmp_path / "home")
+    return config.load(home=tmp_path / "home")
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    return connect(settings.db)
+
+
+@pytest.fixture
+def client(store: Store, settings: Settings) -> Iterator[TestClient]:
+    with store.owned(), served(store, settings) as client:
+        yield client
+
+
+def served(store: Store, settings: Settings) -> TestClient:
+    """The service in this process."""
+    return TestClient(serving.create_app(Engine(store, settings), TOKEN), headers=HEADERS)
+
+
+def payment(i: int = 0, **change: Any) -> dict[str, Any]:
+    return {
+        "transaction_id": f"n{i}",
+        "customer_id": f"c{i % 7}",
+        "timestamp": f"2026-02-01T10:{i // 60 % 60:02d}:{i % 60:02d}Z",
+        "amount": 12.5 + i,
+        "currency": "EUR",
+        "merchant_id": "m1",
+        "category": "grocery",
+        **change,
+    }
+
+
+# ---- score
+
+
+def test_a_verdict_is_answered_and_kept(client: TestClient, store: Store) -> None:
+    answered = client.post("/v1/transactions", json=payment())
+    assert answered.status_code == 200
+    told = answered.json()
+    schemas.Verdict.model_validate(told)
+    (kept,) = store.rows("SELECT * FROM verdicts WHERE transaction_id = 'n0'")
+    assert (kept["score"], kept["risk"], kept["decision"]) == (
+        *(told["score"], told["risk"], told["decision"]),
+    )
+    (row,) = store.rows("SELECT * FROM transactions WHERE transaction_id = 'n0'")
+    assert row["seq"] == told["seq"] == 5_000
+    assert row["ts"].isoformat() == "2026-02-01T10:00:00"
+    assert row["source"] == "api"
+
+
+def test_the_same_again_gets_the_first_verdict(client: TestClient, store: Store) -> None:
+    first = client.post("/v1/transactions", json=payment()).json()
+    again = client.post("/v1/transactions", json=payment())
+    assert again.status_code == 200
+    assert again.json() == first | {"repeat": True}
+    zone = client.post("/v1/transactions", json=payment(timestamp="2026-02-01T11:00:00+01:00"))
+    assert zone.json()["repeat"], "the same moment in another zone"
+    assert store.rows("SELECT count(*) AS n FROM verdicts") == [{"n": 1}]
+
+
+def test_the_same_id_with_other_content_is_told_both(client: TestClient) -> None:
+    first = client.post("/v1/transactions", json=payment()).json()
+    other = client.post("/v1/transactions", json=payment(amount=99.0))
+    assert other.status_code == 409
+    told = other.json()
+    assert told["stored"]["amount"] == 12.5
+    assert told["verdict"]["score"] == first["score"]
+
+
+def test_one_id_sent_by_many_at_once_is_scored_once(client: TestClient, store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(client.post, "/v1/transactions", json=payment()) for _ in range(24)]
+        told = [answer.result().json() for answer in sent]
+    assert sorted(answer["repeat"] for answer in told) == [False] + [True] * 23
+    assert len({answer["score"] for answer in told}) == 1
+    assert store.rows("SELECT count(*) AS n FROM transactions WHERE transaction_id = 'n0'") == [
+        {"n": 1}
+    ]
+
+
+def test_a_batch_answers_row_by_row_and_a_bad_row_spoils_nothing(
+    client: TestClient, store: Store
+) -> None:
+    rows = [payment(i) for i in range(6)]
+    rows[2] = payment(2, amount=-5.0)
+    rows[4] = rows[3]
+    for kind, body in (
+        ("application/json", json.dumps(rows)),
+        ("application/x-ndjson", "\n".join(map(json.dumps, rows))),
+    ):
+        answered = client.post(
+            "/v1/transactions:batch", content=body, headers={"content-type": kind}
+        )
+        assert answered.status_code == 200
+        told = answered.json()
+        assert [a.get("transaction_id") for a in told] == ["n0", "n1", None, "n3", "n3", "n5"]
+        assert "amount" in told[2]["error"]
+    assert all(a["repeat"] for a in told if "repeat" in a)
+    assert store.rows("SELECT count(*) AS n FROM verdicts") == [{"n": 4}]
+    assert {row["reason"].partition(":")[0] for row in store.rows("FROM rejected")} == {"amount"}
+
+
+def test_live_verdicts_of_the_service_replay_bit_for_bit(
+    client: TestClient, store: Store, settings: Settings
+) -> None:
+    client.post("/v1/transactions:batch", json=[payment(i) for i in range(300)])
+    late = payment(900, timestamp="2026-01-10T00:00:00Z")
+    client.post("/v1/transactions:batch", json=[late, payment(901, customer_id="new")])
+    client.post("/v1/reviews", json={"transaction_id": "n3", "answer": "fraud", "analyst": "anna"})
+    client.post("/v1/transactions", json=payment(902, lat=52.5, lon=13.4))
+    parity = live.parity(store, settings)
+    assert (parity.checked, parity.different) == (303, 0)
+
+
+# ---- look up, answer, watch
+
+
+def test_a_transaction_is_looked_up_with_its_verdict(client: TestClient) -> None:
+    told = client.post("/v1/transactions", json=payment()).json()
+    found = client.get("/v1/transactions/n0").json()
+    assert found["verdict"]["score"] == told["score"]
+    assert found["transaction"]["timestamp"] == "2026-02-01T10:00:00+00:00"
+    assert client.get("/v1/transactions/nobody").status_code == 404
+
+
+def test_an_imported_transaction_has_no_verdict_and_gets_none(
+    client: TestClient, store: Store
+) -> None:
+    (row,) = store.rows("SELECT * FROM transactions WHERE seq = 7")
+    found = client.get(f"/v1/transactions/{row['transaction_id']}").json()
+    assert found["verdict"] is None
+    sent = {n: row[n] for n in ("transaction_id", "customer_id", "amount", "currency")}
+    sent |= {n: row[n] for n in ("merchant_id", "category", "channel", "lat", "lon")}
+    sent["timestamp"] = row["ts"].isoformat()
+    answered = client.post("/v1/transactions", json=sent)
+    assert answered.status_code == 409
+    assert "never scored" in answered.json()["detail"]
+
+
+def test_the_queue_holds_alerts_until_they_are_answered(client: TestClient) -> None:
+    burst = {"customer_id": "c1", "timestamp": "2026-02-01T02:00:00Z"}
+    rows = [payment(i, amount=9_000.0 + i, **burst) for i in range(30)]
+    told = client.post("/v1/transactions:batch", json=rows).json()
+    alerts = {t["transaction_id"] for t in told if t["decision"] != "approve"}
+    queue = client.get("/v1/reviews/queue").json()
+    assert 0 < len(alerts) < 30
+    assert alerts <= {item["transaction_id"] for item in queue}, "and of the others a sample"
+    assert all(item["inclusion"] for item in queue)
+    assert [item["risk"] for item in queue] == sorted((q["risk"] for q in queue), reverse=True)
+    first = queue[0]["transaction_id"]
+    review = {"transaction_id": first, "answer": "fraud", "analyst": "anna", "note": "phoned"}
+    assert client.post("/v1/reviews", json=review).status_code == 201
+    assert first not in {item["transaction_id"] for item in client.get("/v1/reviews/queue").json()}
+    assert client.post("/v1/reviews", json=review | {"answer": "maybe"}).status_code == 422
+    assert client.post("/v1/reviews", json=review | {"transaction_id": "no"}).status_code == 404
+
+
+def test_health_and_metrics_tell_how_it_is(client: TestClient) -> None:
+    client.post("/v1/transactions", json=payment())
+    client.post("/v1/transactions", json=payment(1, amount=0))
+    health = client.get("/v1/health", headers={"Authorization": ""}).json()
+    assert health["live"]
+    assert health["ready"]
+    assert health["transactions"] == 5_001
+    text = client.get("/v1/metrics").text
+    assert "aegis_refused_total 1.0" in text
+    assert (
+        sum(
+            float(line.split()[-1])
+            for line in text.splitlines()
+            if line.startswith("aegis_decisions_total")
+        )
+        == 1
+    )
+
+
+def test_without_the_token_nothing_is_told(client: TestClient) -> None:
+    for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong-wrong-wrong-wrong"}):
+        for method, path in (
+            ("POST", "/v1/transactions"),
+            ("POST", "/v1/transactions:batch"),
+            ("GET", "/v1/transactions/n0"),
+            ("POST", "/v1/reviews"),
+            ("GET", "/v1/reviews/queue"),
+            ("GET", "/v1/metrics"),
+        ):
+            assert client.request(method, path, headers=headers, json={}).status_code == 401
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"amount": "12"}, "amount"),
+        ({"amount": True}, "amount"),
+        ({"amount": 0}, "amount"),
+        ({"amount": 1e308}, "amount"),
+        ({"amount": None}, "amount"),
+        ({"timestamp": "1900-01-01T00:00:00Z"}, "timestamp"),
+        ({"timestamp": "2200-01-01T00:00:00Z"}, "timestamp"),
+        ({"timestamp": "0001-01-01T00:00:00+14:00"}, "timestamp"),
+        ({"timestamp": 1}, "timestamp"),
+        ({"timestamp": "soon"}, "timestamp"),
+        ({"customer_id": ""}, "customer_id"),
+        ({"customer_id": "a\u0000b"}, "customer_id"),
+        ({"customer_id": "x" * 201}, "customer_id"),
+        ({"customer_id": 5}, "customer_id"),
+        ({"transaction_id": "\n"}, "transaction_id"),
+        ({"lat": 91, "lon": 0}, "lat"),
+        ({"lat": 1.0}, "lat without lon"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_field_and_kept(
+    client: TestClient, store: Store, change: dict[str, Any], field: str
+) -> None:
+    answered = client.post("/v1/transactions", json=payment(**change))
+    assert answered.status_code == 422
+    assert field in answered.json()["detail"]
+    (kept,) = store.rows("FROM rejected")
+    assert kept["reason"] == answered.json()["detail"]
+    assert store.rows("FROM verdicts") == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[1]", b"nul", b'{"amount": NaN}', b"\xff\xfe", b"[" * 100_000]
+)
+def test_what_is_not_json_is_refused_and_kept(
+    client: TestClient, store: Store, body: bytes
+) -> None:
+    kind = {"content-type": "application/json"}
+    answered = client.post("/v1/transactions", content=body, headers=kind)
+    assert answered.status_code == 422
+    assert len(store.rows("FROM rejected")) == 1
+    many = client.post("/v1/transactions:batch", content=body, headers=kind)
+    assert many.status_code in (200, 400)
+
+
+def test_bodies_of_other_kinds_or_too_large_are_refused(client: TestClient) -> None:
+    text = {"content-type": "text/plain"}
+    assert client.post("/v1/transactions", content=b"{}", headers=text).status_code == 415
+    large = b" " * (api.LARGEST_BODY + 1)
+    kind = {"content-type": "application/json"}
+    assert client.post("/v1/transactions", content=large, headers=kind).status_code == 413
+    many = json.dumps([{}] * (schemas.LARGEST_BATCH + 1)).encode()
+    assert client.post("/v1/transactions:batch", content=many, headers=kind).status_code == 413
+    assert client.post("/v1/transactions:batch", content=b"{}", headers=kind).status_code == 400
+
+
+def test_a_hostile_name_is_a_name(client: TestClient, store: Store) -> None:
+    name = "'; DROP TABLE verdicts; -- <script>\u202e"
+    told = client.post("/v1/transactions", json=payment(transaction_id=name, merchant_id=name))
+    assert told.json()["transaction_id"] == name
+    assert client.post(
+        "/v1/transactions", json=payment(transaction_id=name, merchant_id=name)
+    ).json()["repeat"]
+    assert store.rows("SELECT merchant_id AS m FROM transactions ORDER BY seq DESC LIMIT 1") == [
+        {"m": name}
+    ]
+
+
+# ---- when the disk is full, when too much comes, when it starts again
+
+
+def test_a_full_disk_is_a_503_that_loses_nothing_and_passes(
+    client: TestClient, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.post("/v1/transactions", json=payment())
+    write = os.write
+
+    def full(file: int, line: bytes) -> int:
+        if bytes(line[9:12]) != b'{"n':  # of the journal
+            return write(file, line)
+        write(file, line[:40])  # a part still fits
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for _ in range(2):
+            refused = client.post("/v1/transactions", json=payment(1))
+            assert refused.status_code == 503
+            assert "No space" in refused.json()["detail"]
+            assert refused.headers["retry-after"]
+        assert client.get("/v1/health").status_code == 503
+    told = client.post("/v1/transactions", json=payment(1))
+    assert told.status_code == 200
+    assert client.get("/v1/health").status_code == 200
+    assert client.post("/v1/transactions", json=payment(1)).json()["score"] == told.json()["score"]
+    assert live.parity(store, settings) == live.Parity(2, 0, None)
+
+
+def test_while_the_tables_cannot_be_written_verdicts_are_answered_and_get_there_later(
+    client: TestClient, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Session.append
+
+    def full(self: Session, table: str, rows: Any) -> int:
+        if table == "verdicts":
+            raise StoreError("No space left on device")
+        return append(self, table, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "append", full)
+        told = [client.post("/v1/transactions", json=payment(i)).json() for i in range(3)]
+        time.sleep(3 * EVERY_S)
+        assert "No space" in client.get("/v1/health").json()["detail"]
+        patch.setattr("aegis_core.serving.engine.MOST_WAITING", 2)
+        refused = client.post("/v1/transactions", json=payment(3))
+        assert (refused.status_code, "No space" in refused.json()["detail"]) == (503, True)
+    time.sleep(1.0)
+    assert "detail" not in client.get("/v1/health").json()
+    kept = store.rows("SELECT transaction_id, score FROM verdicts ORDER BY seq")
+    assert [tuple(k.values()) for k in kept] == [(t["transaction_id"], t["score"]) for t in told]
+    assert live.parity(store, settings) == live.Parity(3, 0, None)
+
+
+def test_beyond_capacity_it_says_when_to_come_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher, "QUEUE_ROWS", 10)
+    answered = client.post("/v1/transactions:batch", json=[payment(i) for i in range(11)])
+    assert answered.status_code == 429
+    assert answered.headers["retry-after"] == "1"
+    assert client.post("/v1/transactions", json=payment()).status_code == 200
+
+
+def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
+    store: Store, settings: Settings
+) -> None:
+    def run(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        with (
+            store.owned(),
+            TestClient(
+                serving.create_app(Engine(store, settings), TOKEN), headers=HEADERS
+            ) as client,
+        ):
+            told: list[dict[str, Any]] = client.post("/v1/transactions:batch", json=rows).json()
+            return told
+
+    first = run([payment(i) for i in range(50)])
+    again = run([payment(i) for i in range(60)])
+    assert [a["repeat"] for a in again] == [True] * 50 + [False] * 10
+    assert [a["score"] for a in again[:50]] == [a["score"] for a in first]
+    assert live.parity(store, settings) == live.Parity(60, 0, None)
+    folded: list[int] = []
+    with store.owned(), closing(Engine(store, settings, progress=folded.append)) as engine:
+        whole = live.Stream(store, settings)
+        for one, other in zip(
+            engine.scorer.profiles.state, whole.scorer.profiles.state, strict=True
+        ):
+            rows = min(len(one), len(other))
+            assert one[:rows].tobytes() == other[:rows].tobytes()
+    assert sum(folded) == 0, "the snapshot holds all of it"
+
+
+@pytest.mark.parametrize("harm", ["truncated", "foreign", "none"])
+def test_a_broken_snapshot_is_ignored(store: Store, settings: Settings, harm: str) -> None:
+    with store.owned(), closing(Engine(store, settings)) as engine:
+        engine.score([schemas.checked(json.dumps(payment()).encode())[0] or {}])
+        engine.save()
+        for part in engine.snapshot.glob("*.profiles.npz"):
+            if harm == "truncated":
+                part.write_bytes(part.read_bytes()[:100])
+    if harm == "foreign":
+        with store.writing() as session:
+            session.execute("UPDATE transactions SET amount = 1 WHERE transaction_id = 'n0'")
+    folded: list[int] = []
+    with store.owned():
+        Engine(store, settings, progress=folded.append).close()
+    assert (sum(folded) > 0) == (harm != "none")
+
+
+def test_a_promotion_is_followed_within_a_moment(
+    client: TestClient, store: Store, settings: Settings
+) -> None:
+    before = client.post("/v1/transactions", json=payment()).json()["model_version"]
+    other = train(store, settings, n_trees=10, max_samples=32, role="none").version
+    registry.promote(store, settings, other, who="anna")
+    time.sleep(LOOK_S + 2 * EVERY_S)
+    after = client.post("/v1/transactions", json=payment(1)).json()["model_version"]
+    assert (before == other, after) == (False, other)
+    assert live.parity(store, settings).different == 0
+
+
+# ---- the token
+
+
+def test_the_token_is_made_once_and_readable_by_its_owner_alone(
+    store: Store, settings: Settings
+) -> None:
+    token = serving.token_of(store, settings)
+    path = token_file(store)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert serving.token_of(store, settings) == token
+    path.chmod(0o644)
+    with pytest.raises(InputError, match="can be read by others"):
+        serving.token_of(store, settings)
+    given = config.load(home=settings.home, token="given-by-the-operator")
+    assert serving.token_of(store, given) == "given-by-the-operator"
+    assert "operator" not in repr(given)
+    with pytest.raises(InputError, match="too short"):
+        serving.token_of(store, config.load(home=settings.home, token="short"))
+
+
+# ---- the two doors, and the place of an answer
+
+
+_ODD = [
+    {}, {"amount": 1e-300}, {"amount": 0.0}, {"amount": -1.0}, {"amount": 1e12},
+    {"amount": 1.0000001e12}, {"amount": float("nan")}, {"amount": float("inf")},
+    {"timestamp": "1970-01-01T00:00:00.000000Z"}, {"timestamp": "1970-01-01T00:00:00.000001Z"},
+    {"timestamp": "2099-12-31T23:59:59.999999Z"}, {"timestamp": "2100-01-01T00:00:00Z"},
+    {"customer_id": ""}, {"customer_id": "x" * 200}, {"customer_id": "x" * 201},
+    {"customer_id": "ä" * 200}, {"merchant_id": "a\tb"}, {"merchant_id": "a\x7fb"},
+    {"merchant_id": "a\x85b"}, {"merchant_id": "a\u200bb"}, {"merchant_id": "\u202e'; --"},
+    {"lat": 90.0, "lon": -180.0}, {"lat": 90.0001, "lon": 0.0}, {"lat": 0.0, "lon": 180.5},
+    {"lat": 1.0}, {"lon": 1.0}, {"currency": None}, {"channel": "x" * 201},
+]  # fmt: skip
+
+
+def test_both_doors_take_the_same_rows(client: TestClient, tmp_path: Path) -> None:
+    rows = [payment(i, **change) for i, change in enumerate(_ODD)]
+    body = "\n".join(json.dumps(row) for row in rows)
+    kind = {"content-type": "application/x-ndjson"}
+    told = client.post("/v1/transactions:batch", content=body, headers=kind).json()
+    by_rest = [_ODD[i] for i, answer in enumerate(told) if "decision" in answer]
+    columns: dict[str, list[Any]] = {
+        name: [row.get(name) for row in rows] for name in (*payment(), "lat", "lon", "channel")
+    }
+    moments = [dt.datetime.fromisoformat(t).replace(tzinfo=None) for t in columns.pop("timestamp")]
+    with connect(tmp_path / "other.duckdb").writing() as session:
+        admitted = admit(session, pa.table({**columns, "ts": moments}), "test").accepted
+    taken = {int(t[1:]) for t in admitted.column("transaction_id").to_pylist()}
+    assert by_rest == [change for i, change in enumerate(_ODD) if i in taken]
+    assert 10 < len(by_rest) < len(rows)
+
+
+def test_an_answer_from_another_process_is_known_from_where_the_engine_heard_of_it(
+    client: TestClient, store: Store, settings: Settings
+) -> None:
+    rows = [payment(i, merchant_id=f"m{i % 3}") for i in range(60)]
+    client.post("/v1/transactions:batch", json=rows[:20])
+    train(store, settings, detector="learner", role="champion", n_trees=10)
+    time.sleep(LOOK_S + 2 * EVERY_S)
+    client.post("/v1/transactions:batch", json=rows[20:40])
+    with store.writing() as session:  # as an attached session leaves it
+        session.execute(
+            "INSERT INTO labels (transaction_id, is_fraud, known_at, after_seq) "
+            "SELECT transaction_id, true, ts, NULL FROM transactions WHERE transaction_id = 'n3'"
+        )
+    client.post("/v1/transactions:batch", json=rows[40:50])  # before anybody heard of it
+    time.sleep(LOOK_S + 2 * EVERY_S)
+    client.post("/v1/transactions:batch", json=rows[50:])
+    (label,) = store.rows("SELECT after_seq FROM labels WHERE transaction_id = 'n3'")
+    assert label["after_seq"] == 5_049
+    parity = live.parity(store, settings)
+    assert (parity.checked, parity.different) == (60, 0)
+
+
+COMPILED = """
+import sys
+from numba.core.dispatcher import Dispatcher
+from aegis_core import config
+from aegis_core.service.engine import Engine
+from aegis_core.store import connect
+
+def compiled():
+    return {
+        (name, function): len(found.signatures)
+        for name, module in list(sys.modules.items()) if name.startswith("aegis_core")
+        for function, found in vars(module).items() if isinstance(found, Dispatcher)
+    }
+
+settings = config.load(home=sys.argv[1])
+store = connect(settings.db)
+with store.owned():
+    engine = Engine(store, settings)
+    before = compiled()
+    row = {"customer_id": "c1", "ts": 1_770_000_000_000_000, "currency": "EUR"}
+    rows = [row | {"transaction_id": f"w{i}", "amount": amount, "lat": lat, "lon": lat}
+            for i, (amount, lat) in enumerate([(9.0, None), (9e6, None), (9e6, 40.0), (1.0, 0.0)])]
+    decisions = {o.verdict["decision"] for row in rows for o in engine.score([row])}
+    decisions |= {o.verdict["decision"] for o in engine.score(
+        [row | {"transaction_id": f"b{i}", "amount": 9.0} for i in range(99)])}
+    assert sum(before.values()) > 5 and len(decisions) > 1, (before, decisions)
+    assert compiled() == before, set(compiled().items()) - set(before.items())
+    engine.close()
+"""
+
+
+def test_nothing_is_compiled_after_the_service_is_ready(settings: Settings) -> None:
+    command = [sys.executable, "-c", COMPILED, str(settings.home)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ _SYSTEM_TABLES = {"tables", "columns", "schemata", "duckdb_tables", "duckdb_view
 _SHOWN = {"tables", "__show_tables_expanded"}
 _SCALARS_REFUSED = (
     *("aegis_", "quack_", "current_setting", "nextval", "currval", "write_log", "getvariable"),
-    # one call of these can take any amount of memory at once
+    # the answer of one call of these has no bound
     *("repeat", "lpad", "rpad", "list_resize", "array_resize", "printf", "format"),
     *("setseed", "query", "add_parquet_key", "json_execute", "getenv"),
 )

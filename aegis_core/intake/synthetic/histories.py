@@ -349,7 +349,7 @@ def _tables(
     config: SyntheticConfig, population: Population, rows: Rows, day: int
 ) -> tuple[pa.Table, pa.Table]:
     n = len(rows)
-    midnight = np.datetime64(config.start, "us") + day * DAY
+    midnight = np.datetime64(config.start, "us") + np.timedelta64(day * DAY, "us")
     ts = midnight + rows.t.astype("timedelta64[us]")
     shares = np.cumsum([share for _, share in CHANNELS])[:-1]
     channel = np.searchsorted(shares, rng_of(config.seed, "channel", day).random(n))

@@ -34,7 +34,7 @@ MOVED = {
     "lineage": "runs.lineage",
     "lists": "review.lists",
     "live": "serving.simulate",
-    "models": "detection.registry",
+    "models": "detection.registry or detection.history",
     "notebooks": "runs.notebooks",
     "notify": "runs.notify",
     "policy": "detection.policy",

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from aegis_core.detection.registry import history
+from aegis_core.detection.history import transactions
 from aegis_core.evaluation.splits import Fold, prequential
 from aegis_core.intake import import_files
 from aegis_core.intake.synthetic import SyntheticConfig, generate
@@ -80,7 +80,7 @@ def _public(name: str, file: Path, views: tuple[View, ...]) -> Task:
     with tempfile.TemporaryDirectory() as scratch:
         store = connect(Path(scratch) / f"{name}.duckdb")
         import_files([file], store, preset=name, progress=False)
-        frame = history(store)
+        frame = transactions(store)
         labels = store.query("SELECT transaction_id, is_fraud, scenario, known_at FROM labels")
     if name == "handbook":
         weeks = prequential("2018-07-25", folds=4)

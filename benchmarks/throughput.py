@@ -80,7 +80,7 @@ def groups(detector: Detector, policy: Policy, frame: pd.DataFrame, size: int) -
         batch = {c: rows[c].astype(object).where(rows[c].notna(), None).tolist() for c in texts}
         batch |= {c: rows[c].to_numpy() for c in frame if c not in texts}
         began = time.perf_counter()
-        scorer.tell(batch, scorer.run(batch, signals=True, explain=True), "v1")
+        scorer.verdicts_of(batch, scorer.run(batch, signals=True, explain=True), "v1")
         times.append(time.perf_counter() - began)
     tenth, half = np.quantile(times, (0.1, 0.5)) * 1e3
     return f"{tenth:.3f} / {half:.3f} ms"
@@ -103,14 +103,14 @@ def main() -> None:
     assert forest is not None
     scored = Scorer(detector, policy).run(frame, signals=True, explain=True)
     teller = Scorer(detector, policy)
-    verdicts = teller.tell(frame, scored, "v1")
+    verdicts = teller.verdicts_of(frame, scored, "v1")
     ways: dict[str, Callable[[], object]] = {
         "replay, evidence, score, decision": lambda: Scorer(detector, policy).run(frame),
         "the same with contributions and facts": lambda: Scorer(detector, policy).run(
             frame, explain=True
         ),
         "contributions alone": lambda: detector.contributions(evidence, scored.score),
-        "verdicts in columns": lambda: teller.tell(frame, scored, "v1"),
+        "verdicts in columns": lambda: teller.verdicts_of(frame, scored, "v1"),
         "verdicts as an Arrow table": lambda: as_table([verdicts.columns()], VERDICTS),
         "verdicts as answers": verdicts.answers,
         "replay and signals alone": lambda: Scorer().run(frame),

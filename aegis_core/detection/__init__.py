@@ -8,6 +8,7 @@ import lazy_loader
 
 _NAMES = {
     "detector": ["Detector"],
+    "history": ["labels", "recorded", "transactions"],
     "learner": ["Learner"],
     "policy": ["Policy"],
     "registry": ["ModelVersion", "champion", "promote"],

@@ -22,7 +22,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from sklearn.ensemble import ExtraTreesClassifier
 
 from aegis_core.detection.detector import Calibrated, Detector, score_levels
@@ -244,14 +243,3 @@ def thinned(answer: Answer, seed: int) -> tuple[Ints, Floats]:
     weight = np.concatenate([np.full(n, len(part) / max(n, 1)) for part, n in parts])
     order = np.argsort(rows)
     return rows[order], weight[order]
-
-
-def answered(rows: pd.DataFrame, labels: pd.DataFrame, at: pd.Timestamp) -> Answer:
-    """What was known of `rows` at the time `at`: 1 fraud, 0 ordinary, or `UNKNOWN`.
-
-    Of several answers about a transaction the last one known by then counts.
-    """
-    known = labels[labels.known_at <= at].sort_values("known_at", kind="stable")
-    last = known.drop_duplicates("transaction_id", keep="last").set_index("transaction_id")
-    told = last.is_fraud.astype(np.int8).reindex(rows.transaction_id, fill_value=UNKNOWN)
-    return np.asarray(told, np.int8)

@@ -1,4 +1,4 @@
-"""The register of models: what the pass reads of the history, and who judges it.
+"""The register of models: which there are, and which of them judge.
 
 The champion decides; challengers in shadow score the same transactions beside it and decide
 nothing. A model becomes either only by `promote`, which says who did it; `rollback` goes back.
@@ -17,7 +17,7 @@ from aegis_core.config import Settings
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.learner import Learner
 from aegis_core.detection.policy import Policy
-from aegis_core.detection.scoring import UNDECIDED, Decisions, Scored
+from aegis_core.detection.scoring import Scored
 from aegis_core.errors import InputError, NotReady, did_you_mean
 from aegis_core.features.arrays import Rows
 from aegis_core.metrics import weighted_share
@@ -31,27 +31,6 @@ ROLES: Final = ("champion", "shadow", "none")
 """What a registered model may be doing."""
 _ACTIONS: Final = {"champion": "promote", "shadow": "shadow", "none": "retire"}
 
-_HISTORY = """
-    SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.merchant_id,
-      t.category, t.lat, t.lon, v.decision
-    FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {where} ORDER BY t.seq
-"""
-_TOLD = """
-    WITH said AS (
-      SELECT rowid AS place, transaction_id, is_fraud, known_at,
-        coalesce(after_seq, (SELECT max(seq) FROM transactions), -1) AS after_seq,
-        lag(is_fraud) OVER (PARTITION BY transaction_id ORDER BY rowid) AS before
-      FROM labels
-      WHERE transaction_id IN (SELECT transaction_id FROM labels WHERE rowid >= ?)
-      QUALIFY rowid >= ?
-    )
-    SELECT said.*, customer_id, merchant_id, ts FROM said JOIN (
-      SELECT transaction_id, customer_id, merchant_id, ts FROM transactions UNION ALL
-      FROM remains WHERE transaction_id NOT IN (SELECT transaction_id FROM transactions)
-    ) USING (transaction_id)
-    WHERE ? > 0 OR after_seq >= (SELECT coalesce(max(cut), -1) FROM carried)
-    ORDER BY place
-"""
 _LISTED = """
     SELECT version, detector AS kind, path, n_train, trained_from, trained_to, created_at,
       promoted_at, shadow_since, data_hash, run_id, parameters,
@@ -59,40 +38,6 @@ _LISTED = """
         WHEN shadow_since IS NOT NULL THEN 'shadow' ELSE 'none' END AS role
     FROM models ORDER BY created_at DESC, version DESC
 """
-
-
-def history(source: Store | Session, where: str = "true", params: list[object] | None = None) -> (
-    pd.DataFrame
-):  # fmt: skip
-    """Transactions in order of arrival with the decisions that were answered.
-
-    Returns
-    -------
-    DataFrame
-        The columns that the pass reads, and `decision` as in `schema.Decision`, or
-        `scoring.UNDECIDED` where there was no verdict.
-    """
-    frame = source.query(_HISTORY.format(where=where), params)
-    codes = {d.label: d.value for d in Decision}
-    frame["decision"] = frame["decision"].map(codes).fillna(UNDECIDED).astype(np.int8)
-    return frame
-
-
-def labels(source: Store | Session) -> pd.DataFrame:
-    """What is known of fraud: `transaction_id`, `is_fraud`, `scenario`, `known_at`, newest last."""
-    return source.query(
-        "SELECT transaction_id, is_fraud, scenario, known_at FROM labels ORDER BY known_at"
-    )
-
-
-def told(source: Store | Session, since: int = 0) -> pd.DataFrame:
-    """Labels from number `since` on, as `Scorer.replay` takes them; from 0 on, past the cut."""
-    return source.query(_TOLD, [since, since, since]).astype({"before": "boolean"})
-
-
-def recorded(frame: pd.DataFrame) -> Decisions:
-    """The decisions of a `history` frame as an array for `Scorer.run`."""
-    return frame["decision"].to_numpy(np.int8)
 
 
 @dataclass(frozen=True)

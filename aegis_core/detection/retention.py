@@ -1,8 +1,8 @@
 """Retention: old transactions and verdicts go, what they taught stays.
 
 The history is cut in the order of arrival, so that what is left is a history like any other: see
-`carried`. The cut is just before the first transaction that is young enough, so nothing younger is
-ever deleted; older ones that arrived after it stay until a later cut passes them.
+`checkpoint`. The cut is just before the first transaction that is young enough, so nothing younger
+is ever deleted; older ones that arrived after it stay until a later cut passes them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from aegis_core.detection.registry import history, recorded, told
+from aegis_core.detection.history import label_events, recorded, transactions
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, StoreBusy
 from aegis_core.features import checkpoint
-from aegis_core.features.confirmed import Answers
+from aegis_core.features.confirmed import Confirmed
 from aegis_core.store import Store, audit
 from aegis_core.store.session import Session
 
@@ -131,13 +131,13 @@ def forget(
     """
     cut = planned.cut
     with store.snapshot() as session:
-        begun = checkpoint.begin(session, answers=True)
+        begun = checkpoint.begin(session, confirmed=True)
         if cut < begun.cut:
             raise StoreBusy("Somebody else forgot more than this meanwhile; ask again.")
-        frame = history(session, "t.seq < ?", [cut])
-        said = told(session)
-    answers = begun.answers if begun.answers is not None else Answers()
-    scorer = Scorer(profiles=begun.profiles, answers=answers)
+        frame = transactions(session, "t.seq < ?", [cut])
+        events = label_events(session)
+    confirmed = begun.confirmed if begun.confirmed is not None else Confirmed()
+    scorer = Scorer(profiles=begun.profiles, confirmed=confirmed)
     done = 0
 
     def progress(n: int) -> None:
@@ -145,14 +145,14 @@ def forget(
         done += n
         tell(0.8 * done / max(1, len(frame)))
 
-    known = said[(said["after_seq"] < cut).to_numpy()]
+    known = events[(events["after_seq"] < cut).to_numpy()]
     scorer.replay(frame, known, recorded=recorded(frame), progress=progress)
     with store.changing() as session:
         if checkpoint.cut(session) != begun.cut:
             raise StoreBusy("Somebody else forgot meanwhile; ask again.")
         gone = _deleted(session, planned)
         what = store.data_hash("seq < ?", [cut])
-        checkpoint.keep(session, cut, scorer.profiles, answers)
+        checkpoint.save(session, cut, scorer.profiles, confirmed)
         for table in BY_SEQ:
             session.execute(f"DELETE FROM {table} WHERE seq < {cut}")
         session.execute("DELETE FROM rejected WHERE received_at < ?", [planned.cutoff])
@@ -171,7 +171,7 @@ def forget(
 def _deleted(session: Session, planned: Plan) -> dict[str, int]:
     """Count what is about to go, and keep what labels that arrived later need to know of it."""
     cut = planned.cut
-    # without a place, it counts as the newest (`models.told`) until the service gives it one
+    # without a place it counts as the newest (`label_events`) until the service gives it one
     later = f"(SELECT transaction_id FROM labels WHERE after_seq IS NULL OR after_seq >= {cut})"
     session.execute(f"DELETE FROM remains WHERE transaction_id NOT IN {later}")
     session.execute(

@@ -24,7 +24,7 @@ from aegis_core.detection.policy import NO_LIMITS, Policy, clearance, counted, i
 from aegis_core.detection.trees import N_FEATURES, NO_TREES, Trees, rate, without
 from aegis_core.detection.verdicts import Reasons, Verdicts
 from aegis_core.features.arrays import Floats, Ints, Rows
-from aegis_core.features.confirmed import N_HISTORY, Answers, Recall, fold, recall, witness
+from aegis_core.features.confirmed import N_HISTORY, Confirmed, Recall, fold, recall, witness
 from aegis_core.features.kernels import kernel
 from aegis_core.features.profiles import FACTS, N_WINDOWS, Columns, Profiles, State, learn, observe
 from aegis_core.schema import LIST_KINDS, Decision
@@ -39,7 +39,7 @@ N_CLEARED: Final = 1 + N_TOLD
 """Columns of `Scored.cleared`."""
 
 Decisions = npt.NDArray[np.int8]
-NO_ANSWERS: Final = Answers().memory
+NOTHING_CONFIRMED: Final = Confirmed().memory
 NOBODY: Final = np.empty(0, np.int64)
 _AMOUNTS: Final = 48
 _BISECTIONS: Final = 30
@@ -199,9 +199,9 @@ class Scorer:
         Both, to decide; neither, to learn profiles and signals only.
     profiles :
         The state to go on from; fresh if not given.
-    answers :
-        What was answered so far and is still to become known. Without them the pass does not look
-        at merchants; a `Learner` always has some, be they none.
+    confirmed :
+        The frauds confirmed so far and the labels still to become known. Without it the pass does
+        not look at merchants; a `Learner` always has one, be it empty.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class Scorer:
         model: Detector | Learner | None = None,
         policy: Policy | None = None,
         profiles: Profiles | None = None,
-        answers: Answers | None = None,
+        confirmed: Confirmed | None = None,
     ) -> None:
         if (model is None) != (policy is None):
             raise ValueError("A scorer decides with a model and a policy, or with neither.")
@@ -217,7 +217,8 @@ class Scorer:
         self.learner = model if isinstance(model, Learner) else None
         self.detector = model.detector if isinstance(model, Learner) else model
         self.profiles = profiles if profiles is not None else Profiles()
-        self.answers = Answers() if answers is None and self.learner is not None else answers
+        learns = self.learner is not None
+        self.confirmed = Confirmed() if confirmed is None and learns else confirmed
 
     def run(
         self,
@@ -260,7 +261,7 @@ class Scorer:
             np.empty(0),
             np.empty(n if decides else 0, np.int8),
             np.zeros((explained, N_TOLD)),
-            np.empty((n if self.answers is not None else 0, N_HISTORY)),
+            np.empty((n if self.confirmed is not None else 0, N_HISTORY)),
             np.empty((n if explain else 0, len(FACTS))),
             np.empty((n if signals or explain else 0, N_WINDOWS), np.int64),
             np.full((explained, N_CLEARED), np.nan),
@@ -282,15 +283,15 @@ class Scorer:
             here = frame.iloc[part] if isinstance(frame, pd.DataFrame) else frame
             columns = self.profiles.columns(here)
             payer = payee = NOBODY
-            if self.answers is not None:
-                payer, payee = self.answers.codes(here)
+            if self.confirmed is not None:
+                payer, payee = self.confirmed.codes(here)
             _advance(
                 self.profiles.state, columns, model, trees, *thresholds, limits, decides,
                 asked[part], ruled[part], out.signals[part], out.strength[part],
                 out.evidence[part], out.score[part], out.decision[part], out.cleared[part],
                 out.facts[part], out.counts[part],
-                NO_ANSWERS if self.answers is None else self.answers.memory, payer, payee,
-                out.history[part],
+                NOTHING_CONFIRMED if self.confirmed is None else self.confirmed.memory,
+                payer, payee, out.history[part],
             )  # fmt: skip
             if explained and self.learner is not None:
                 out.contributions[part] = self.learner.contributions(
@@ -309,7 +310,7 @@ class Scorer:
     def replay(
         self,
         frame: pd.DataFrame,
-        told: pd.DataFrame | None = None,
+        labels: pd.DataFrame | None = None,
         *,
         recorded: Decisions | None = None,
         signals: bool = False,
@@ -319,20 +320,20 @@ class Scorer:
 
         Parameters
         ----------
-        told :
-            What `Answers.tell` takes, in order of arrival, with `after_seq`: the last transaction
-            that had arrived before. Each answer is told just there.
+        labels :
+            What `Confirmed.add_labels` takes, in order of arrival, with `after_seq`: the last
+            transaction that had arrived before. Each is added just there.
         """
-        if told is None or self.answers is None:
+        if labels is None or self.confirmed is None:
             return self.run(frame, recorded=recorded, signals=signals, progress=progress)
-        places = frame["seq"].to_numpy().searchsorted(told["after_seq"].to_numpy(), side="right")
+        places = frame["seq"].to_numpy().searchsorted(labels["after_seq"].to_numpy(), side="right")
         places = np.maximum.accumulate(places) if len(places) else places
         cuts = np.unique([0, *places.tolist(), len(frame)]).tolist()
         parts = []
         for start, stop in zip(cuts, [*cuts[1:], None], strict=True):
-            here = told[places == start]
+            here = labels[places == start]
             if len(here):
-                self.answers.tell(here)
+                self.confirmed.add_labels(here)
             rows = slice(start, stop)
             parts.append(
                 self.run(
@@ -344,11 +345,11 @@ class Scorer:
         return Scored(*(np.concatenate(arrays) for arrays in joined))
 
     def verdicts(self, frame: pd.DataFrame, model_version: str) -> pd.DataFrame:
-        """Score `frame` live: `run`, then `tell`, as a frame."""
+        """Score `frame` live: `run`, then `verdicts_of`, as a frame."""
         scored = self.run(frame, signals=True, explain=True)
-        return self.tell(frame, scored, model_version).frame()
+        return self.verdicts_of(frame, scored, model_version).frame()
 
-    def tell(
+    def verdicts_of(
         self,
         frame: Rows,
         scored: Scored,

@@ -12,15 +12,13 @@ import pandas as pd
 
 from aegis_core.config import Settings
 from aegis_core.detection.detector import MIN_TRAIN, Detector
-from aegis_core.detection.learner import MIN_FRAUDS, Learner, answered
+from aegis_core.detection.history import known_answers, labels, recorded, transactions
+from aegis_core.detection.learner import MIN_FRAUDS, Learner
 from aegis_core.detection.policy import Counter, Policy, burst_limits
 from aegis_core.detection.registry import (
     KINDS,
     ROLES,
     has_champion,
-    history,
-    labels,
-    recorded,
     register,
     roles,
 )
@@ -44,7 +42,7 @@ class Training:
     Attributes
     ----------
     role :
-        Of `models.ROLES`: what the model is doing now.
+        Of `registry.ROLES`: what the model is doing now.
     judged :
         First and last time of `window`.
     window :
@@ -181,7 +179,7 @@ def train(
     detector :
         `forest`, which uses no label, or `learner`.
     role :
-        Of `models.ROLES`; "" makes a forest champion unless the champion is a learner or the
+        Of `registry.ROLES`; "" makes a forest champion unless the champion is a learner or the
         settings ask for a second person, and puts everything else in shadow.
     train_from :
         First day of the window; "" means `train_days` before the end.
@@ -214,13 +212,13 @@ def train(
         )
     if store.path.exists():
         settle(store)
-    frame = history(store)
+    frame = transactions(store)
     if frame.empty:
         raise NotReady(
             f"There are no transactions in {store.path}. Run `aegis import FILE` or "
             "`aegis run generate` first."
         )
-    begun = begin(store, answers=False)
+    begun = begin(store, confirmed=False)
     frame = frame[(frame.seq >= begun.cut).to_numpy()]
     learns = detector == "learner"
     known = labels(store) if learns else None
@@ -238,8 +236,8 @@ def train(
     seen, chosen = frame.iloc[:end], chosen[:end]
     scorer = Scorer(profiles=begun.profiles)
     if known is not None:
-        scorer.answers = confirmed.Answers()
-        scorer.answers.tell(confirmed.of(seen, known))
+        scorer.confirmed = confirmed.Confirmed()
+        scorer.confirmed.add_labels(confirmed.label_events(seen, known))
     passed = scorer.run(seen, recorded=recorded(seen), signals=True, progress=progress)
     paid = seen.amount.to_numpy(float)
     seed = settings.seed if seed is None else seed
@@ -248,7 +246,7 @@ def train(
     judged, times = chosen, (start, stop)
     if known is not None:
         now = pd.Timestamp(frame.ts.iloc[-1000:].median())  # one clock that jumped tells nothing
-        answer = answered(seen[chosen], known, max(now, stop))
+        answer = known_answers(seen[chosen], known, max(now, stop))
         if (answer == 1).sum() < MIN_FRAUDS:
             raise NotReady(
                 f"{(answer == 1).sum()} frauds of the window {start:%Y-%m-%d} to {stop:%Y-%m-%d} "

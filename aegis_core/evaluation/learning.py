@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from aegis_core.detection.detector import Detector
-from aegis_core.detection.learner import Learner, answered
+from aegis_core.detection.history import known_answers
+from aegis_core.detection.learner import Learner
 from aegis_core.detection.scoring import Scorer
 from aegis_core.evaluation.splits import cut_at
 from aegis_core.features import confirmed
@@ -56,8 +57,8 @@ def learning_curve(
     rng = np.random.default_rng(seed)
     ts = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
     first, warm = cut_at(ts, begin), cut_at(ts, begin - train_days * day)
-    memory = confirmed.Answers()
-    scorer = Scorer(answers=memory)
+    memory = confirmed.Confirmed()
+    scorer = Scorer(confirmed=memory)
     scorer.run(frame.iloc[:warm])
     out = scorer.run(frame.iloc[warm:first], signals=True)
     detector = Detector(seed=seed).fit(out.signals)
@@ -75,7 +76,7 @@ def learning_curve(
             past = frame.iloc[warm + c : a]
             learner = Learner(detector, seed=seed).fit(
                 np.concatenate(signals)[c:], past.amount.to_numpy(float),
-                np.concatenate(history)[c:], answered(past, known, now),
+                np.concatenate(history)[c:], known_answers(past, known, now),
             )  # fmt: skip
         today = frame.iloc[a:b]
         out = scorer.run(today, signals=True)
@@ -102,7 +103,7 @@ def learning_curve(
         told = today[asked].assign(is_fraud=is_fraud[asked])
         told["known_at"] = (told.ts + answer_days * day).astype("datetime64[us]")
         given.append(told[_NOBODY_ASKED.columns])
-        memory.tell(told)
+        memory.add_labels(told)
     return pd.DataFrame(rows).astype({"learner_ap": float, "forest_ap": float})
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from aegis_core.detection.detector import MIN_TRAIN, Detector
-from aegis_core.detection.learner import MIN_FRAUDS, Learner, answered
+from aegis_core.detection.history import known_answers
+from aegis_core.detection.learner import MIN_FRAUDS, Learner
 from aegis_core.detection.policy import Counter, Policy, burst_limits
 from aegis_core.detection.scoring import CHUNK_ROWS, Decisions, Scored, Scorer
 from aegis_core.errors import NotReady
@@ -55,7 +56,7 @@ def evaluate(
     seed: int = 0,
     recorded: Decisions | None = None,
     profiles: Profiles | None = None,
-    memory: confirmed.Answers | None = None,
+    memory: confirmed.Confirmed | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Run the folds over a history.
@@ -77,7 +78,7 @@ def evaluate(
         Decisions given when the transactions came; see `Scorer.run`.
     profiles, memory :
         What transactions and answers before the first of `frame` had taught, where those were
-        forgotten (`carried.begin`); None: there were none. They are not changed.
+        forgotten (`checkpoint.begin`); None: there were none. They are not changed.
     progress :
         Called with the number of transactions done since the last call.
 
@@ -97,8 +98,8 @@ def evaluate(
     truth["is_fraud"] = truth.is_fraud.eq(True).fillna(False).astype(bool)
     teacher = Scorer(profiles=None if profiles is None else profiles.copy())
     if learner:
-        teacher.answers = confirmed.Answers() if memory is None else memory.copy()
-        teacher.answers.tell(confirmed.of(frame, labels))
+        teacher.confirmed = confirmed.Confirmed() if memory is None else memory.copy()
+        teacher.confirmed.add_labels(confirmed.label_events(frame, labels))
     learnt = 0
     first_kept = cut_at(ts, min(f.train_from for f in folds))
     signals: list[Floats] = []
@@ -143,7 +144,7 @@ def evaluate(
         taught = None
         if learner:
             money, recalled = frame["amount"].to_numpy(float), np.concatenate(history)
-            answer = answered(trained_on, labels, fold.test_from)
+            answer = known_answers(trained_on, labels, fold.test_from)
             taught = Learner(detector, seed=seed).fit(
                 seen[chosen], money[first_kept:learnt][chosen], recalled[chosen], answer
             )
@@ -159,7 +160,7 @@ def evaluate(
                 )
         live = Scorer(
             detector, policy, teacher.profiles.copy(),
-            None if teacher.answers is None else teacher.answers.copy(),
+            None if teacher.confirmed is None else teacher.confirmed.copy(),
         )  # fmt: skip
         chance = np.random.default_rng([seed, fold.number])
         tested = []

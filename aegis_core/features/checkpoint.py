@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from aegis_core.errors import NotReady
 from aegis_core.features.arrays import reading
-from aegis_core.features.confirmed import Answers
+from aegis_core.features.confirmed import Confirmed
 from aegis_core.features.profiles import Profiles
 from aegis_core.store import Store
 from aegis_core.store.session import Session
@@ -25,22 +25,22 @@ _PART_BYTES: Final = 4 * 2**20
 
 
 class Begin(NamedTuple):
-    """Where a replay begins: `profiles` and `answers` as they were just before transaction `cut`.
+    """Where a replay begins: `profiles` and `confirmed` as they were just before transaction `cut`.
 
-    None stands for a fresh state; `answers` is None where they were not asked for.
+    None stands for a fresh state; `confirmed` is None where it was not asked for.
     """
 
     cut: int
     profiles: Profiles | None
-    answers: Answers | None
+    confirmed: Confirmed | None
 
 
-def begin(source: Store | Session, *, answers: bool) -> Begin:
+def begin(source: Store | Session, *, confirmed: bool) -> Begin:
     """The state to fold the history onto: fresh, unless its first part was forgotten.
 
     Parameters
     ----------
-    answers : whether the pass looks at answers.
+    confirmed : whether the pass looks at labels.
 
     Raises
     ------
@@ -49,11 +49,11 @@ def begin(source: Store | Session, *, answers: bool) -> Begin:
     """
     (found,) = source.rows("SELECT max(cut) AS cut, min(cut) AS least FROM carried")
     if found["cut"] is None:
-        return Begin(0, None, Answers() if answers else None)
+        return Begin(0, None, Confirmed() if confirmed else None)
     if found["cut"] != found["least"]:
         raise NotReady("The state kept of the forgotten history is broken; restore a backup.")
     with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
-        for name in ("profiles", "answers") if answers else ("profiles",):
+        for name in ("profiles", "answers") if confirmed else ("profiles",):
             parts = source.arrow(
                 "SELECT part, data FROM carried WHERE name = ? ORDER BY part", [name]
             )
@@ -61,8 +61,8 @@ def begin(source: Store | Session, *, answers: bool) -> Begin:
             with reading("The state kept of the forgotten history", "Restore a backup."):
                 (Path(folder) / name).write_bytes(gzip.decompress(whole))
         profiles = Profiles.load(Path(folder) / "profiles")
-        told = Answers.load(Path(folder) / "answers") if answers else None
-    return Begin(int(found["cut"]), profiles, told)
+        labels = Confirmed.load(Path(folder) / "answers") if confirmed else None
+    return Begin(int(found["cut"]), profiles, labels)
 
 
 def cut(source: Store | Session) -> int:
@@ -71,12 +71,12 @@ def cut(source: Store | Session) -> int:
     return int(found["cut"])
 
 
-def keep(session: Session, cut: int, profiles: Profiles, answers: Answers) -> None:
+def save(session: Session, cut: int, profiles: Profiles, confirmed: Confirmed) -> None:
     """Keep the state before transaction `cut`, in the place of an earlier one."""
     session.execute("DELETE FROM carried")
     with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
         profiles.save(Path(folder) / "profiles.npz")
-        answers.save(Path(folder) / "answers.npz")
+        confirmed.save(Path(folder) / "answers.npz")
         for name in ("profiles", "answers"):
             # its tables have room to grow: most of it is zeros
             whole = gzip.compress((Path(folder) / f"{name}.npz").read_bytes(), 1, mtime=0)

@@ -181,17 +181,17 @@ def witness(memory: Recall, customer: int, merchant: int, ts_us: int) -> None:
         _witness_of(memory.merchants[merchant], float(ts_us))
 
 
-class Answers:
+class Confirmed:
     """The confirmed frauds of every merchant and customer, and the labels that are still to come.
 
     Examples
     --------
-    >>> answers = Answers()
-    >>> answers.tell(pd.DataFrame({
+    >>> confirmed = Confirmed()
+    >>> confirmed.add_labels(pd.DataFrame({
     ...     "transaction_id": ["a"], "customer_id": ["anna"], "merchant_id": ["shop"],
     ...     "ts": pd.to_datetime(["2026-03-01"]), "is_fraud": [True],
     ...     "known_at": pd.to_datetime(["2026-03-08"])}))
-    >>> answers.n_pending
+    >>> confirmed.n_pending
     1
     """
 
@@ -207,7 +207,7 @@ class Answers:
         """Labels that no transaction has made known yet."""
         return len(self.memory.events.ts_us) - int(self.memory.folded[0])
 
-    def tell(self, labels: pd.DataFrame) -> None:
+    def add_labels(self, labels: pd.DataFrame) -> None:
         """Take labels, to be folded when the pass reaches their `known_at`.
 
         Parameters
@@ -259,9 +259,9 @@ class Answers:
         )
         return customer, merchant
 
-    def copy(self) -> Answers:
+    def copy(self) -> Confirmed:
         """The same state in memory of its own."""
-        other = Answers()
+        other = Confirmed()
         other.customer_codes = dict(self.customer_codes)
         other.merchant_codes = dict(self.merchant_codes)
         merchants, customers, events, folded = self.memory
@@ -278,7 +278,7 @@ class Answers:
         write_arrays(path, {name: packed(of) for name, of in codes.items()} | tables | pending)
 
     @classmethod
-    def load(cls, path: Path) -> Answers:
+    def load(cls, path: Path) -> Confirmed:
         """Read what `save` wrote.
 
         Raises
@@ -299,13 +299,13 @@ class Answers:
         return self
 
 
-def of(frame: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """`labels` with what `Answers.tell` wants to know of the labelled transactions of `frame`.
+def label_events(frame: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """`labels` with what `Confirmed.add_labels` takes, of the labelled transactions in `frame`.
 
     Labels of transactions that are not in `frame` are left out; several answers about one
     transaction are all kept.
     """
-    told = [c for c in ("transaction_id", "customer_id", "merchant_id", "ts") if c in frame]
+    known = [c for c in ("transaction_id", "customer_id", "merchant_id", "ts") if c in frame]
     return labels[["transaction_id", "is_fraud", "known_at"]].merge(
-        frame[told], on="transaction_id", how="inner", validate="many_to_one"
+        frame[known], on="transaction_id", how="inner", validate="many_to_one"
     )

@@ -28,7 +28,7 @@ from aegis_core.detection.registry import roles
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import StoreBusy, StoreError
 from aegis_core.features.arrays import Ids, Ints, hashed, read_arrays, write_arrays
-from aegis_core.features.confirmed import Answers
+from aegis_core.features.confirmed import Confirmed
 from aegis_core.features.profiles import Profiles
 from aegis_core.intake.staging import HIGHEST_AMOUNT
 from aegis_core.review import lists
@@ -91,7 +91,7 @@ class Engine(Stream):
         self.journal = Journal(journal.folder_of(store.path), reached)
         self.keeper = Keeper(store, self.journal, self._look)
         self._looked = 0.0
-        told = self._n_told if self.scorer.answers is not None else n_labels
+        told = self._n_told if self.scorer.confirmed is not None else n_labels
         self._news = self._heard = (self._roles, told)
         store.settle_with(self.keeper.settle)
         self._warm_up()
@@ -196,8 +196,8 @@ class Engine(Stream):
         self.snapshot.mkdir(mode=0o700, exist_ok=True)
         name = f"{self.next_seq}-{time.time_ns()}"
         self.scorer.profiles.save(self.snapshot / f"{name}.profiles.npz")
-        if self.scorer.answers is not None:
-            self.scorer.answers.save(self.snapshot / f"{name}.answers.npz")
+        if self.scorer.confirmed is not None:
+            self.scorer.confirmed.save(self.snapshot / f"{name}.answers.npz")
         write_arrays(
             self.snapshot / f"{name}.ids.npz", {"hashes": self.ids.in_order(self.next_seq)}
         )
@@ -223,10 +223,10 @@ class Engine(Stream):
         ]  # fmt: skip
         batch = _columns(rows, 0)
         self.ids.find(hashed(batch["transaction_id"]))
-        answers = None if self.scorer.answers is None else Answers()
-        scorer = Scorer(self.champion.model, self.champion.policy, answers=answers)
+        answers = None if self.scorer.confirmed is None else Confirmed()
+        scorer = Scorer(self.champion.model, self.champion.policy, confirmed=answers)
         scored = scorer.run(batch, signals=True, explain=True)
-        scorer.tell(batch, scored, self.champion.version)
+        scorer.verdicts_of(batch, scored, self.champion.version)
         for shadow in self.shadows:
             shadow.judge(batch, scored)
 
@@ -279,7 +279,7 @@ class Engine(Stream):
                 self.entries, pd.DataFrame({c: batch[c] for c in wanted})
             )
         scored = self.scorer.run(batch, rulings=rulings, signals=True, explain=True)
-        verdicts = self.scorer.tell(batch, scored, self.champion.version, listed)
+        verdicts = self.scorer.verdicts_of(batch, scored, self.champion.version, listed)
         self.next_seq = self._indexed = self.next_seq + n
         for i, answer in zip(places, verdicts.answers(), strict=True):
             outcomes[i] = Outcome(answer)
@@ -323,7 +323,7 @@ class Engine(Stream):
             self.ids.add(hashed(there["id"].tolist()), there["seq"])
             self._indexed = self.next_seq
 
-    def _begin(self, session: Session, learns: bool) -> tuple[Profiles | None, Answers | None]:
+    def _begin(self, session: Session, learns: bool) -> tuple[Profiles | None, Confirmed | None]:
         """The state of the snapshot, where it is whole and of this history."""
         try:
             state = json.loads((self.snapshot / "state.json").read_text())
@@ -334,7 +334,7 @@ class Engine(Stream):
                 raise ValueError("it is of another history")
             answers = None
             if learns:
-                answers = Answers.load(self.snapshot / f"{name}.answers.npz")
+                answers = Confirmed.load(self.snapshot / f"{name}.answers.npz")
             profiles = Profiles.load(self.snapshot / f"{name}.profiles.npz")
             ids = Ids.of(read_arrays(self.snapshot / f"{name}.ids.npz")["hashes"])
         except Exception as e:  # whatever is wrong with it: the history itself is there

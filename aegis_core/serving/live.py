@@ -19,14 +19,15 @@ import pandas as pd
 import pyarrow as pa
 
 from aegis_core.config import Settings
+from aegis_core.detection.history import label_events, recorded, transactions
 from aegis_core.detection.learner import Learner
-from aegis_core.detection.registry import ModelVersion, history, load, recorded, roles, told
+from aegis_core.detection.registry import ModelVersion, load, roles
 from aegis_core.detection.scoring import Scored, Scorer
 from aegis_core.detection.verdicts import VERDICTS, Verdicts
 from aegis_core.errors import InputError
 from aegis_core.features.arrays import Rows
 from aegis_core.features.checkpoint import begin
-from aegis_core.features.confirmed import Answers
+from aegis_core.features.confirmed import Confirmed
 from aegis_core.features.profiles import Profiles
 from aegis_core.intake.importing import admit
 from aegis_core.intake.synthetic import SyntheticConfig, history_config, stream
@@ -99,7 +100,7 @@ class Stream:
                 frame = admitted.to_pandas()
                 rulings, listed = lists.rulings(lists.current(session), frame)
                 scored = self.scorer.run(frame, rulings=rulings, signals=True, explain=True)
-                verdicts = self.scorer.tell(frame, scored, self.champion.version, listed)
+                verdicts = self.scorer.verdicts_of(frame, scored, self.champion.version, listed)
                 if len(frame):
                     self._keep(session, frame, scored, verdicts)
                     self.next_seq = int(frame.seq.iloc[-1]) + 1
@@ -133,12 +134,12 @@ class Stream:
         if now != self._roles:
             self._follow(session, *now)
             self._roles = now
-        n_labels = count(session, "labels") if self.scorer.answers is not None else 0
+        n_labels = count(session, "labels") if self.scorer.confirmed is not None else 0
         if session.next_seq() == self.next_seq and n_labels == self._n_told:
             return
-        said = told(session, self._n_told) if n_labels > self._n_told else None
-        missed = history(session, "t.seq >= ?", [self.next_seq])
-        self.scorer.replay(missed, said, recorded=recorded(missed), progress=self._progress)
+        events = label_events(session, self._n_told) if n_labels > self._n_told else None
+        missed = transactions(session, "t.seq >= ?", [self.next_seq])
+        self.scorer.replay(missed, events, recorded=recorded(missed), progress=self._progress)
         self.next_seq = session.next_seq()
         self._n_told = n_labels
 
@@ -147,18 +148,18 @@ class Stream:
         self.champion = load(session, champion, self.settings)
         self.shadows = [load(session, version, self.settings) for version in shadows]
         learns = any(isinstance(m.model, Learner) for m in (self.champion, *self.shadows))
-        if self._roles is not None and (not learns or self.scorer.answers is not None):
+        if self._roles is not None and (not learns or self.scorer.confirmed is not None):
             profiles: Profiles | None = self.scorer.profiles
-            answers = self.scorer.answers
+            answers = self.scorer.confirmed
         else:
             self.next_seq = self._n_told = 0
             profiles, answers = self._begin(session, learns)
         self.scorer = Scorer(self.champion.model, self.champion.policy, profiles, answers)
 
-    def _begin(self, session: Session, learns: bool) -> tuple[Profiles | None, Answers | None]:
+    def _begin(self, session: Session, learns: bool) -> tuple[Profiles | None, Confirmed | None]:
         """The state to fold the history onto."""
-        begun = begin(session, answers=learns)
-        return begun.profiles, begun.answers
+        begun = begin(session, confirmed=learns)
+        return begun.profiles, begun.confirmed
 
 
 def count(session: Session, table: str) -> int:
@@ -331,7 +332,7 @@ class Parity:
 def parity(store: Store, settings: Settings) -> Parity:
     """Replay the history and compare evidence and score with what live scoring stored."""
     with store.snapshot() as session:
-        frame, said = history(session), told(session)
+        frame, events = transactions(session), label_events(session)
         stored = session.query(
             "SELECT seq, transaction_id, model_version, score, "
             + ", ".join(f"evidence.{f} AS {f}" for f in FACTORS)
@@ -339,11 +340,11 @@ def parity(store: Store, settings: Settings) -> Parity:
         )
         versions = {v: load(session, v, settings).model for v in stored.model_version.unique()}
         learns = any(isinstance(model, Learner) for model in versions.values())
-        begun = begin(session, answers=learns)
+        begun = begin(session, confirmed=learns)
     if stored.empty:
         return Parity(0, 0, None)
-    passed = Scorer(profiles=begun.profiles, answers=begun.answers).replay(
-        frame, said, recorded=recorded(frame), signals=True
+    passed = Scorer(profiles=begun.profiles, confirmed=begun.confirmed).replay(
+        frame, events, recorded=recorded(frame), signals=True
     )
     rows = np.searchsorted(frame.seq.to_numpy(), stored.seq.to_numpy())
     same = np.zeros(len(stored), bool)

@@ -12,7 +12,8 @@ import pytest
 
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.forest import N_SIGNALS
-from aegis_core.detection.learner import MIN_FRAUDS, UNKNOWN, Answer, Learner, answered, thinned
+from aegis_core.detection.history import known_answers
+from aegis_core.detection.learner import MIN_FRAUDS, UNKNOWN, Answer, Learner, thinned
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import Scorer
 from aegis_core.detection.trees import FEATURES, N_FEATURES, N_TOLD
@@ -21,7 +22,7 @@ from aegis_core.evaluation import evaluate
 from aegis_core.evaluation.learning import learning_curve
 from aegis_core.evaluation.splits import prequential
 from aegis_core.features.arrays import Floats
-from aegis_core.features.confirmed import N_HISTORY, Answers, of
+from aegis_core.features.confirmed import N_HISTORY, Confirmed, label_events
 from aegis_core.metrics import average_precision
 from aegis_core.schema import TOLD_FACTORS
 
@@ -79,9 +80,9 @@ def payments() -> tuple[pd.DataFrame, pd.DataFrame]:
 @pytest.fixture(scope="module")
 def window(payments: tuple[pd.DataFrame, pd.DataFrame]) -> Window:
     frame, labels = payments
-    answers = Answers()
-    answers.tell(of(frame, labels))
-    out = Scorer(answers=answers).run(frame, signals=True)
+    confirmed = Confirmed()
+    confirmed.add_labels(label_events(frame, labels))
+    out = Scorer(confirmed=confirmed).run(frame, signals=True)
     return Window(
         out.signals, frame.amount.to_numpy(), out.history, labels.is_fraud.to_numpy(np.int8)
     )
@@ -253,7 +254,7 @@ def test_the_last_answer_known_at_a_time_counts() -> None:
         }
     )
     for day, known in (("02", [1, -1, -1]), ("03", [1, 1, -1]), ("05", [0, 1, -1])):
-        assert answered(rows, labels, pd.Timestamp(f"2026-03-{day}")).tolist() == known
+        assert known_answers(rows, labels, pd.Timestamp(f"2026-03-{day}")).tolist() == known
 
 
 def test_evaluation_learns_from_answers_and_leaves_the_forest_as_it_was(

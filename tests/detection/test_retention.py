@@ -12,7 +12,7 @@ import pytest
 
 from aegis_core import config
 from aegis_core.config import Settings
-from aegis_core.detection import registry
+from aegis_core.detection import history
 from aegis_core.detection.retention import forget, plan
 from aegis_core.detection.training import train
 from aegis_core.errors import InputError, NotReady, StoreBusy, StoreError
@@ -86,7 +86,7 @@ def counts(store: Store) -> dict[str, int]:
 def same_state(one: Stream, other: Stream) -> None:
     for a, b in zip(one.scorer.profiles.state, other.scorer.profiles.state, strict=True):
         assert a[: len(b)].tobytes() == b[: len(a)].tobytes() or np.array_equal(a, b)
-    mine, theirs = one.scorer.answers, other.scorer.answers
+    mine, theirs = one.scorer.confirmed, other.scorer.confirmed
     assert mine is not None
     assert theirs is not None
     assert mine.merchant_codes == theirs.merchant_codes
@@ -153,11 +153,11 @@ def test_an_answer_that_the_service_has_not_heard_of_outlasts_its_transaction(
             "INSERT INTO labels VALUES (?, true, NULL, now()::TIMESTAMP, 'review', NULL)",
             [row["id"]],
         )
-    before = registry.told(store).iloc[-1]
+    before = history.label_events(store).iloc[-1]
     assert before["transaction_id"] == row["id"]
     for days in (150, 120):
         forget(store, plan(store, days), who="anna")
-        assert registry.told(store).iloc[-1].equals(before)
+        assert history.label_events(store).iloc[-1].equals(before)
     assert parity(store, settings).different == 0
 
 
@@ -225,7 +225,7 @@ def test_a_disk_that_is_full_deletes_nothing(
     def full(*args: object) -> None:
         raise StoreError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, "keep", full)
+    monkeypatch.setattr(checkpoint, "save", full)
     with pytest.raises(StoreError, match="No space"):
         forget(store, plan(store, 120), who="anna")
     assert counts(store) == before

@@ -18,7 +18,7 @@ from aegis_core.detection.forest import N_FACTORS, N_SIGNALS, N_TOLD
 from aegis_core.detection.learner import Learner
 from aegis_core.detection.policy import Policy, burst_limits
 from aegis_core.detection.scoring import ALLOWED, DENIED, SNOOZED, UNDECIDED, Scored, Scorer
-from aegis_core.features.confirmed import Answers, of
+from aegis_core.features.confirmed import Confirmed, label_events
 from aegis_core.features.profiles import FACTS
 from aegis_core.schema import FACTORS, TABLES, TOLD_FACTORS, Decision
 
@@ -263,7 +263,7 @@ def test_a_scorer_decides_with_both_or_with_neither(trained: Trained, stream: pd
         with pytest.raises(ValueError, match="or with neither"):
             Scorer(detector, policy)
     with pytest.raises(ValueError, match="need a model"):
-        Scorer().tell(stream, Scorer().run(stream), "v1")
+        Scorer().verdicts_of(stream, Scorer().run(stream), "v1")
 
 
 def test_progress_adds_up(stream: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +361,7 @@ def test_the_counter_counts_exactly_and_is_told_as_a_reason(
     by_count = (out.counts >= np.array(limits)).any(axis=1)
     low = out.score <= policy.review_above
     assert (out.decision[by_count & low] == Decision.REVIEW).all()
-    told = scorer.tell(stream, out, "v1").frame()[by_count & low]
+    told = scorer.verdicts_of(stream, out, "v1").frame()[by_count & low]
     assert len(told)
     assert all(reasons[0]["code"] == "BURST-LIMIT" for reasons in told.reasons)
     assert (told.cleared == "It would have passed without the transactions just before.").all()
@@ -374,9 +374,9 @@ def test_the_counter_counts_exactly_and_is_told_as_a_reason(
 def taught(payments: Payments, trained: Trained) -> Trained:
     """A learner fitted on the answers to the first half of the payments."""
     frame, labels = payments[0].iloc[:10_000], payments[1]
-    answers = Answers()
-    answers.tell(of(frame, labels))
-    passed = Scorer(answers=answers).run(frame, signals=True)
+    confirmed = Confirmed()
+    confirmed.add_labels(label_events(frame, labels))
+    passed = Scorer(confirmed=confirmed).run(frame, signals=True)
     answer = frame.transaction_id.isin(labels.transaction_id[labels.is_fraud]).to_numpy(np.int8)
     money = frame.amount.to_numpy()
     learner = Learner(trained[0], n_trees=20).fit(passed.signals, money, passed.history, answer)
@@ -386,10 +386,10 @@ def taught(payments: Payments, trained: Trained) -> Trained:
 def test_the_learner_scores_in_the_pass_as_it_does_outside(
     taught: Trained, payments: Payments, stream: pd.DataFrame
 ) -> None:
-    answers = Answers()
-    answers.tell(of(stream, payments[1]))
+    confirmed = Confirmed()
+    confirmed.add_labels(label_events(stream, payments[1]))
     learner = taught[0]
-    out = Scorer(*taught, answers=answers).run(stream, signals=True, explain=True)
+    out = Scorer(*taught, confirmed=confirmed).run(stream, signals=True, explain=True)
     rows = out.signals, stream.amount.to_numpy(), out.history
     assert learner.score(*rows).tobytes() == out.score.tobytes()
     np.testing.assert_allclose(out.contributions.sum(axis=1), out.score - learner.base_, atol=1e-9)
@@ -403,9 +403,9 @@ def test_a_learner_too_does_not_see_how_a_stream_is_cut(
 ) -> None:
     scorers = []
     for _ in range(2):
-        answers = Answers()
-        answers.tell(of(stream, payments[1]))
-        scorers.append(Scorer(*taught, answers=answers))
+        confirmed = Confirmed()
+        confirmed.add_labels(label_events(stream, payments[1]))
+        scorers.append(Scorer(*taught, confirmed=confirmed))
     expected = scorers[0].run(stream, signals=True, explain=True)
     assert bits(in_batches(scorers[1], stream, size)) == bits(expected)
 
@@ -415,11 +415,11 @@ def test_a_merchant_with_confirmed_frauds_is_a_reason_of_a_learner(
 ) -> None:
     rows = stream.iloc[:200].assign(merchant_id="m")
     told = rows.iloc[:50].assign(is_fraud=True, known_at=rows.ts.iloc[60])
-    answers = Answers()
-    answers.tell(told)
+    confirmed = Confirmed()
+    confirmed.add_labels(told)
     learner, _ = taught
     lenient = Policy(float(np.quantile(learner.score_quantiles_, 0.5)), 1.0, 0.5)
-    out = Scorer(learner, lenient, answers=answers).verdicts(rows, "v1")
+    out = Scorer(learner, lenient, confirmed=confirmed).verdicts(rows, "v1")
     assert (out.contributions.map(lambda c: c["merchant"])[:50] == 0).all()
     texts = [r["text"] for v in out.reasons[70:] for r in v if r["factor"] == "merchant"]
     assert texts

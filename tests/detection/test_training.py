@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from aegis_core import config
-from aegis_core.detection import registry
 from aegis_core.detection.detector import Detector
+from aegis_core.detection.history import labels
 from aegis_core.detection.training import Training, train
 from aegis_core.store import Store, connect
 
@@ -20,7 +20,7 @@ def test_labels_come_oldest_first_so_that_the_newest_word_counts(store: Store) -
             "INSERT INTO labels VALUES ('t', true, 'night', '2026-02-01', 'b', -1),"
             " ('t', false, NULL, '2026-01-01', 'a', -1)"
         )
-    assert registry.labels(store).is_fraud.tolist() == [False, True]
+    assert labels(store).is_fraud.tolist() == [False, True]
 
 
 @pytest.fixture(scope="module")

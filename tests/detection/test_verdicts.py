@@ -42,7 +42,7 @@ def said(
     listed = {int(i): (f"e{i}", f"customer {i} is listed") for i in np.flatnonzero(rulings)}
     scorer = Scorer(trained[0], policy)
     scored = scorer.run(frame, rulings=rulings, signals=True, explain=True)
-    return frame, scored, scorer.tell(frame, scored, "v1", listed)
+    return frame, scored, scorer.verdicts_of(frame, scored, "v1", listed)
 
 
 def test_the_rows_hold_every_kind_of_verdict(said: Said) -> None:
@@ -91,7 +91,7 @@ def test_a_part_of_the_rows_is_told_as_among_all_of_them(
     policy = dataclasses.replace(trained[1], burst_limits=(2, 2, 3, 4), audit_share=0.2)
     part = slice(300, 500)
     some = Scored(*(getattr(scored, f.name)[part] for f in dataclasses.fields(Scored)))
-    alone = table_of(Scorer(trained[0], policy).tell(frame.iloc[part], some, "v1"))
+    alone = table_of(Scorer(trained[0], policy).verdicts_of(frame.iloc[part], some, "v1"))
     among = table_of(verdicts).slice(300, 200)
     for name in set(VERDICTS.names) - {"scored_at"}:
         assert repr(alone[name].to_pylist()) == repr(among[name].to_pylist()), name
@@ -116,6 +116,6 @@ def test_a_frame_and_its_columns_as_lists_are_told_alike(
     tables = []
     for rows in (frame, batch):
         scorer = Scorer(*trained)
-        told = scorer.tell(rows, scorer.run(rows, signals=True, explain=True), "v1")
+        told = scorer.verdicts_of(rows, scorer.run(rows, signals=True, explain=True), "v1")
         tables.append(table_of(dataclasses.replace(told, scored_at=0)))
     assert repr(tables[0].to_pylist()) == repr(tables[1].to_pylist())

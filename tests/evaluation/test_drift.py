@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from aegis_core import config
-from aegis_core.detection import registry, retention
+from aegis_core.detection import history, registry, retention
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import Scorer
@@ -378,9 +378,9 @@ def test_live_verdicts_and_a_replay_give_the_same_traffic(
     assert 0 < mixed.replayed < len(mixed.rows)
     live = mixed.rows.day >= day
     assert live.sum() + mixed.replayed == len(mixed.rows)
-    past = registry.history(store)
+    past = history.transactions(store)
     champion = registry.champion(store, settings)
-    again = Scorer(champion.model, champion.policy).run(past, recorded=registry.recorded(past))
+    again = Scorer(champion.model, champion.policy).run(past, recorded=history.recorded(past))
     kept = past.ts.between(day - 28 * DAY, day + DAY, inclusive="left").to_numpy()
     np.testing.assert_array_equal(mixed.rows[list(FACTORS)], again.evidence[kept])
     np.testing.assert_array_equal(mixed.rows.score, again.score[kept])

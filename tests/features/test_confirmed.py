@@ -12,7 +12,7 @@ import pytest
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import NotReady
 from aegis_core.features.arrays import Floats
-from aegis_core.features.confirmed import HISTORY, N_HISTORY, Answers, of
+from aegis_core.features.confirmed import HISTORY, N_HISTORY, Confirmed, label_events
 
 DAY = pd.Timedelta(days=1)
 RUN, RUN_DAYS, FRAUDS = (
@@ -48,9 +48,9 @@ def labels_of(frame: pd.DataFrame, delay_days: float = 3, seed: int = 1) -> pd.D
 
 
 def history(frame: pd.DataFrame, labels: pd.DataFrame, cuts: tuple[int, ...] = ()) -> Floats:
-    answers = Answers()
-    answers.tell(of(frame, labels))
-    scorer = Scorer(answers=answers)
+    answers = Confirmed()
+    answers.add_labels(label_events(frame, labels))
+    scorer = Scorer(confirmed=answers)
     edges = [0, *cuts, len(frame)]
     return np.concatenate([scorer.run(frame.iloc[a:b]).history for a, b in pairwise(edges)])
 
@@ -87,13 +87,13 @@ def test_an_answer_counts_from_the_very_microsecond_it_is_known() -> None:
 
 def test_without_answers_the_history_is_nothing_and_the_signals_are_the_same() -> None:
     frame = traffic()
-    empty = Scorer(answers=Answers()).run(frame, signals=True)
+    empty = Scorer(confirmed=Confirmed()).run(frame, signals=True)
     plain = Scorer().run(frame, signals=True)
-    told = Answers()
-    told.tell(of(frame, labels_of(frame)))
+    told = Confirmed()
+    told.add_labels(label_events(frame, labels_of(frame)))
     assert (empty.history == 0).all()
     assert plain.history.shape == (0, N_HISTORY)
-    for other in (empty, Scorer(answers=told).run(frame, signals=True)):
+    for other in (empty, Scorer(confirmed=told).run(frame, signals=True)):
         assert (plain.signals == other.signals).all()
 
 
@@ -116,12 +116,12 @@ def test_the_result_does_not_depend_on_how_the_stream_is_cut() -> None:
 def test_answers_told_while_the_stream_runs_are_those_told_at_once() -> None:
     frame = traffic()
     labels = labels_of(frame)
-    answers = Answers()
-    scorer = Scorer(answers=answers)
+    answers = Confirmed()
+    scorer = Scorer(confirmed=answers)
     early = labels.known_at <= frame.ts.iloc[249]
-    answers.tell(of(frame, labels[early]))
+    answers.add_labels(label_events(frame, labels[early]))
     parts = [scorer.run(frame.iloc[:250]).history]
-    answers.tell(of(frame, labels[~early]))
+    answers.add_labels(label_events(frame, labels[~early]))
     parts.append(scorer.run(frame.iloc[250:]).history)
     assert (np.concatenate(parts) == history(frame, labels)).all()
 
@@ -164,12 +164,12 @@ def test_an_answer_of_an_earlier_call_is_replaced_by_name() -> None:
     frame = traffic(5).assign(customer_id="c", merchant_id="m")
     labels = labels_of(frame).iloc[[0, 0]].assign(is_fraud=[True, False])
     labels["known_at"] = [frame.ts.iloc[1], frame.ts.iloc[3]]
-    at_once, in_turn = Answers(), Answers()
-    told = of(frame, labels)
-    at_once.tell(told)
-    in_turn.tell(told.iloc[:1])
-    in_turn.tell(told.iloc[1:].assign(before=True))
-    one, two = (Scorer(answers=a).run(frame).history for a in (at_once, in_turn))
+    at_once, in_turn = Confirmed(), Confirmed()
+    told = label_events(frame, labels)
+    at_once.add_labels(told)
+    in_turn.add_labels(told.iloc[:1])
+    in_turn.add_labels(told.iloc[1:].assign(before=True))
+    one, two = (Scorer(confirmed=a).run(frame).history for a in (at_once, in_turn))
     assert (one == two).all()
 
 
@@ -192,10 +192,10 @@ def test_a_frame_without_merchants_has_the_history_of_its_customers() -> None:
 
 def test_a_copy_goes_its_own_way() -> None:
     frame = traffic()
-    answers = Answers()
-    answers.tell(of(frame, labels_of(frame)))
+    answers = Confirmed()
+    answers.add_labels(label_events(frame, labels_of(frame)))
     copy = answers.copy()
-    Scorer(answers=answers).run(frame)
+    Scorer(confirmed=answers).run(frame)
     assert copy.n_pending == len(frame)
     assert not copy.memory.customers.any()
 
@@ -203,20 +203,21 @@ def test_a_copy_goes_its_own_way() -> None:
 def test_saved_and_loaded_in_the_middle_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     frame = traffic()
     labels = labels_of(frame)
-    answers = Answers()
-    answers.tell(of(frame, labels))
-    first = Scorer(answers=answers).run(frame.iloc[:300]).history
+    answers = Confirmed()
+    answers.add_labels(label_events(frame, labels))
+    first = Scorer(confirmed=answers).run(frame.iloc[:300]).history
     answers.save(tmp_path / "answers.npz")
-    second = Scorer(answers=Answers.load(tmp_path / "answers.npz")).run(frame.iloc[300:]).history
+    loaded = Confirmed.load(tmp_path / "answers.npz")
+    second = Scorer(confirmed=loaded).run(frame.iloc[300:]).history
     assert (np.concatenate([first, second]) == history(frame, labels)).all()
 
 
 def test_broken_answers_are_refused_with_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "answers.npz").write_bytes(b"no zip")
     with pytest.raises(NotReady, match="Replay the history"):
-        Answers.load(tmp_path / "answers.npz")
+        Confirmed.load(tmp_path / "answers.npz")
 
 
 def test_labels_of_transactions_that_are_not_there_are_left_out() -> None:
     frame = traffic(10)
-    assert len(of(frame.iloc[:4], labels_of(frame))) == 4
+    assert len(label_events(frame.iloc[:4], labels_of(frame))) == 4

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aegis_core.detection import registry
+from aegis_core.detection.history import labels
 from aegis_core.errors import InputError
 from aegis_core.review import answering, answers, caseload, statistics
 from aegis_core.review.answering import answer_case
@@ -321,7 +321,7 @@ def test_what_was_taken_back_is_never_taught_and_is_open_again(two: Store) -> No
     assert [row["undoes"] for row in kept[2:]] == made
     answer_case(two, "t0", "legitimate", analyst="ben", now=later(61))
     answers.settle(two, now=later(80))
-    assert registry.labels(two).is_fraud.tolist() == [False, False]
+    assert labels(two).is_fraud.tolist() == [False, False]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from aegis_core import config, store
 from aegis_core.config import Settings
 from aegis_core.detection import registry
 from aegis_core.detection.comparison import compared
+from aegis_core.detection.history import label_events
 from aegis_core.detection.policy import inclusion
 from aegis_core.detection.training import train
 from aegis_core.errors import InputError, NotReady
@@ -326,7 +327,7 @@ def test_an_answer_is_kept_as_review_and_as_label_and_known_from_then_on(taught:
     reviews = db.query("SELECT answer, analyst, note FROM reviews ORDER BY answered_at")
     assert reviews.answer.tolist() == ["fraud", "legitimate"]
     assert reviews.note[0] == "customer called"
-    said = registry.told(db, db.rows("SELECT count(*) AS n FROM labels")[0]["n"] - 2)
+    said = label_events(db, db.rows("SELECT count(*) AS n FROM labels")[0]["n"] - 2)
     assert said.is_fraud.tolist() == [True, False]
     assert said.before.fillna(False).tolist() == [False, True]
     assert (said.after_seq == last["seq"]).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from aegis_core.config import Settings
-from aegis_core.detection import registry
+from aegis_core.detection import history, registry
 from aegis_core.detection.learner import Learner
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
@@ -140,12 +140,12 @@ def traffic(
         if missing.any():
             last = int(rows.seq[missing].iloc[-1])
             learns = isinstance(judge.model, Learner)
-            past = registry.history(session, "t.seq <= ?", [last])
-            told = registry.told(session) if learns else None
-            begun = begin(session, answers=learns)
+            past = history.transactions(session, "t.seq <= ?", [last])
+            events = history.label_events(session) if learns else None
+            begun = begin(session, confirmed=learns)
     if missing.any():
-        scorer = Scorer(judge.model, judge.policy, begun.profiles, begun.answers)
-        scored = scorer.replay(past, told, recorded=registry.recorded(past), progress=progress)
+        scorer = Scorer(judge.model, judge.policy, begun.profiles, begun.confirmed)
+        scored = scorer.replay(past, events, recorded=history.recorded(past), progress=progress)
         at = past.seq.searchsorted(rows.seq[missing])
         for i, factor in enumerate(FACTORS):
             rows.loc[missing, factor] = scored.evidence[at, i]

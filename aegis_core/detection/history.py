@@ -1,0 +1,87 @@
+"""The history as the pass reads it: transactions, the decisions given, and labels in their order.
+
+A transaction knows a label that had arrived before it (`labels.after_seq`) and that its own time is
+not before (`known_at`): live, in every replay and in training alike, so that all see the same
+confirmed frauds. Evaluation alone asks what would have been known by `known_at`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from aegis_core.detection.learner import UNKNOWN, Answer
+from aegis_core.detection.scoring import UNDECIDED, Decisions
+from aegis_core.schema import Decision
+from aegis_core.store import Store
+from aegis_core.store.session import Session
+
+_TRANSACTIONS = """
+    SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.merchant_id,
+      t.category, t.lat, t.lon, v.decision
+    FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {where} ORDER BY t.seq
+"""
+_LABEL_EVENTS = """
+    WITH events AS (
+      SELECT rowid AS place, transaction_id, is_fraud, known_at,
+        coalesce(after_seq, (SELECT max(seq) FROM transactions), -1) AS after_seq,
+        lag(is_fraud) OVER (PARTITION BY transaction_id ORDER BY rowid) AS before
+      FROM labels
+      WHERE transaction_id IN (SELECT transaction_id FROM labels WHERE rowid >= ?)
+      QUALIFY rowid >= ?
+    )
+    SELECT events.*, customer_id, merchant_id, ts FROM events JOIN (
+      SELECT transaction_id, customer_id, merchant_id, ts FROM transactions UNION ALL
+      FROM remains WHERE transaction_id NOT IN (SELECT transaction_id FROM transactions)
+    ) USING (transaction_id)
+    WHERE ? > 0 OR after_seq >= (SELECT coalesce(max(cut), -1) FROM carried)
+    ORDER BY place
+"""
+
+
+def transactions(
+    source: Store | Session, where: str = "true", params: list[object] | None = None
+) -> pd.DataFrame:
+    """Transactions in order of arrival with the decisions that were answered.
+
+    Returns
+    -------
+    DataFrame
+        The columns that the pass reads, and `decision` as in `schema.Decision`, or
+        `scoring.UNDECIDED` where there was no verdict.
+    """
+    frame = source.query(_TRANSACTIONS.format(where=where), params)
+    codes = {d.label: d.value for d in Decision}
+    frame["decision"] = frame["decision"].map(codes).fillna(UNDECIDED).astype(np.int8)
+    return frame
+
+
+def labels(source: Store | Session) -> pd.DataFrame:
+    """What is known of fraud: `transaction_id`, `is_fraud`, `scenario`, `known_at`, newest last."""
+    return source.query(
+        "SELECT transaction_id, is_fraud, scenario, known_at FROM labels ORDER BY known_at"
+    )
+
+
+def label_events(source: Store | Session, since: int = 0) -> pd.DataFrame:
+    """Labels in order of arrival, for `Scorer.replay`: from number `since` on.
+
+    From 0 on, those that arrived before the history's cut are left out: `checkpoint` knows them.
+    """
+    return source.query(_LABEL_EVENTS, [since, since, since]).astype({"before": "boolean"})
+
+
+def recorded(frame: pd.DataFrame) -> Decisions:
+    """The decisions of a frame of `transactions` as an array for `Scorer.run`."""
+    return frame["decision"].to_numpy(np.int8)
+
+
+def known_answers(rows: pd.DataFrame, labels: pd.DataFrame, at: pd.Timestamp) -> Answer:
+    """What was known of `rows` at the time `at`: 1 fraud, 0 ordinary, or `UNKNOWN`.
+
+    Of several answers about a transaction the last one known by then counts.
+    """
+    known = labels[labels.known_at <= at].sort_values("known_at", kind="stable")
+    last = known.drop_duplicates("transaction_id", keep="last").set_index("transaction_id")
+    answers = last.is_fraud.astype(np.int8).reindex(rows.transaction_id, fill_value=UNKNOWN)
+    return np.asarray(answers, np.int8)

@@ -13,6 +13,7 @@ import typer
 from aegis_core.cli.common import Database, Who, days, example, named, settings_for
 from aegis_core.cli.output import write_table
 from aegis_core.errors import InputError
+from aegis_core.machine import utc_now
 
 Force = Annotated[bool, typer.Option("--force", help="Also where something is there already.")]
 
@@ -204,7 +205,7 @@ def _moment(text: str) -> datetime | None:
             raise InputError(
                 f"{text!r} is neither a date such as 2026-03-01 nor an age such as 7d."
             ) from None
-        return datetime.now(UTC).replace(tzinfo=None) - age
+        return utc_now() - age
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 

@@ -9,7 +9,6 @@ import multiprocessing.connection
 import multiprocessing.process
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 from aegis_core.config import Settings
 from aegis_core.errors import AegisError, NotReady, RunFailed
+from aegis_core.machine import free_port
 from aegis_core.runs.execution import run_notebook
 from aegis_core.runs.reports import duration
 from aegis_core.store import connect
@@ -117,7 +117,10 @@ def _run(name: str, parameters: dict[str, object], settings: Settings) -> None:
 @contextlib.contextmanager
 def _service(settings: Settings, port: int) -> Iterator[str]:
     """The service in a process of its own, started again where it dies; its address."""
-    port = _free(port)
+    try:
+        port = free_port(port)
+    except OSError:
+        port = free_port(0)
     with _Kept("service", _serve, settings, port) as kept:
         _wait_for(kept.process, port)
         yield f"http://127.0.0.1:{port}"
@@ -190,19 +193,6 @@ def _wait_for(process: multiprocessing.process.BaseProcess, port: int) -> None:
         finally:
             connection.close()
     raise RunFailed("The service did not get ready; see above.")
-
-
-def _free(port: int) -> int:
-    """`port`, or any other one where it is taken."""
-    for wanted in (port, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", wanted))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    return 0
 
 
 @contextlib.contextmanager

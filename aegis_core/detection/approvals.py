@@ -20,7 +20,7 @@ from aegis_core.config import Settings
 from aegis_core.detection.comparison import compared
 from aegis_core.detection.registry import load, promote, registered, roles
 from aegis_core.errors import InputError, NotReady, did_you_mean
-from aegis_core.store import Store, audit, checksums
+from aegis_core.store import Store, audit, files
 from aegis_core.store.session import Session
 
 _OPEN: Final = (
@@ -90,7 +90,7 @@ def propose(
     if version == champion:
         raise InputError(f"{version} is the champion already.")
     proposal = Proposal(
-        uuid4().hex[:8], version, champion, checksums.of_folder(settings.home / row["path"]),
+        uuid4().hex[:8], version, champion, files.folder_checksum(settings.home / row["path"]),
         json.dumps(_comparison(store, version)), who.strip(), why.strip() or None, _now(),
     )  # fmt: skip
     with store.changing() as session:
@@ -133,7 +133,7 @@ def approve(
         _must_lead(session, proposal.champion)
         row = registered(session, proposal.version)
         load(session, proposal.version, settings)
-        if checksums.of_folder(settings.home / row["path"]) != proposal.files_hash:
+        if files.folder_checksum(settings.home / row["path"]) != proposal.files_hash:
             raise NotReady(
                 f"The files of {proposal.version} are not those that were proposed. Reject the "
                 "proposal, train again and propose that."
@@ -208,7 +208,7 @@ def dossier(store: Store, settings: Settings, version: str) -> dict[str, Any]:
             "SELECT seq, recorded_at, who, action FROM audit WHERE subject = ? ORDER BY seq",
             [version],
         )
-    row["files_hash"] = checksums.of_folder(settings.home / row["path"])
+    row["files_hash"] = files.folder_checksum(settings.home / row["path"])
     return {
         "model": row,
         "parameters": parameters,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from aegis_core.detection.history import label_events, recorded, transactions
@@ -17,6 +17,7 @@ from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, StoreBusy
 from aegis_core.features import checkpoint
 from aegis_core.features.confirmed import Confirmed
+from aegis_core.machine import utc_now
 from aegis_core.store import Store, audit
 from aegis_core.store.session import Session
 
@@ -85,7 +86,7 @@ def plan(store: Store, age_days: float) -> Plan:
             "SELECT quantile_disc(ts, 0.5) AS ts FROM (FROM transactions ORDER BY seq DESC "
             "LIMIT 100)"
         )
-        wall = datetime.now(UTC).replace(tzinfo=None)
+        wall = utc_now()
         clock = min(wall, newest["ts"] or wall)
         cutoff = clock - timedelta(days=age_days)
         (young,) = session.rows(

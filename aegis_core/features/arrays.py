@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 
 from aegis_core.errors import NotReady
 from aegis_core.features.kernels import kernel
+from aegis_core.machine import written_whole
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -83,14 +83,9 @@ def write_arrays(
     path: Path, arrays: Mapping[str, npt.NDArray[Any]], *, compress: bool = False
 ) -> None:
     """Write arrays by name into one file, all or nothing: a broken write leaves what was there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as f:
-            save: Any = np.savez_compressed if compress else np.savez
-            save(f, **arrays)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    save: Any = np.savez_compressed if compress else np.savez
+    with written_whole(path) as fresh, fresh.open("wb") as file:
+        save(file, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

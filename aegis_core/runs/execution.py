@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ import pyarrow as pa
 
 from aegis_core.config import SECRET, Settings, secret
 from aegis_core.errors import InputError, RunBusy, RunFailed, RunRefused
+from aegis_core.machine import stop_signals
 from aegis_core.runs import ledger, lineage, notebooks, reports
 from aegis_core.runs.ledger import Due, Row
 from aegis_core.runs.lineage import Seen
@@ -413,11 +413,5 @@ def ended_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: the end needs its time
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with stop_signals(stop, (signal.SIGTERM,)):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -7,13 +7,11 @@ same row is kept as `run.json` beside the report, so that the list of runs needs
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,6 +23,7 @@ import psutil  # type: ignore[import-untyped]
 
 from aegis_core.config import Settings
 from aegis_core.errors import RunBusy, StoreError
+from aegis_core.machine import locked, try_lock, utc_now
 from aegis_core.runs import lineage, notebooks, reports
 from aegis_core.runs.redaction import Redactor
 from aegis_core.store import Store, connect
@@ -204,12 +203,11 @@ def holder(db: Path, name: str) -> str | None:
     except PermissionError:
         return "another user's process"
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if try_lock(handle):
+            return None
         return os.pread(handle, 200, 0).decode(errors="replace").strip() or "a process"
     finally:
         os.close(handle)
-    return None
 
 
 @contextlib.contextmanager
@@ -227,38 +225,26 @@ def alone(db: Path, name: str, wait_s: float | None = 0.0) -> Iterator[None]:
         Another process holds it, or another user's file is in its place; the message says who.
     """
     db.parent.mkdir(parents=True, exist_ok=True)
-    path, began = _lock_of(db, name), time.monotonic()
-    while True:
+    path = _lock_of(db, name)
+    patience_s = None if wait_s is None else max(wait_s, _GLANCE_S)
+    with contextlib.ExitStack() as held:
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            every_s = _ASKED_EVERY_S if wait_s != 0 else _GLANCE_S / 4
+            handle = held.enter_context(locked(path, patience_s, every_s))
         except PermissionError:
             raise RunBusy(
                 f"{name} is running on {db}, or was: {path} belongs to another user, who alone may "
                 "run it on this database. Run it as that user."
             ) from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            by = os.pread(handle, 200, 0).decode(errors="replace").strip() or "a process"
-            os.close(handle)
-            if wait_s is not None and time.monotonic() - began > max(wait_s, _GLANCE_S):
-                raise RunBusy(
-                    f"{name} is already running on {db} ({by}). "
-                    "Wait for it or stop it, then start again."
-                ) from None
-            time.sleep(_ASKED_EVERY_S if wait_s != 0 else _GLANCE_S / 4)
-            continue
-        # whoever held the lock before may have removed the file in between
-        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
-            break
-        os.close(handle)
-    try:
+            raise RunBusy(
+                f"{name} is already running on {db} ({holder(db, name) or 'a process'}). "
+                "Wait for it or stop it, then start again."
+            ) from None
+        held.callback(path.unlink, missing_ok=True)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{_named(os.getpid())} since {now()[:19]} UTC".encode(), 0)
         yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
 
 
 class Progress:
@@ -341,7 +327,7 @@ class Progress:
 
 def now() -> str:
     """The time, UTC, as the ledger has it."""
-    return datetime.now(UTC).replace(tzinfo=None).isoformat()
+    return utc_now().isoformat()
 
 
 def _named(pid: int | None) -> str:

@@ -7,13 +7,14 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import aegis_core
 from aegis_core.config import CHECKOUT, Settings
 from aegis_core.errors import InputError, did_you_mean
+from aegis_core.machine import utc_now
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
@@ -66,7 +67,7 @@ def seen(
     )
     last = there["last_seq"] if last_seq is None else -1 if last_seq != last_seq else int(last_seq)
     first = int(there["n_labels"]) if n_labels is None else n_labels
-    now = datetime.now(UTC).replace(tzinfo=None)
+    now = utc_now()
     return Seen(Store.hashed(source, "seq <= ?", [last], n_labels=first), last, first, now)
 
 

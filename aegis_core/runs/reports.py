@@ -11,14 +11,15 @@ import contextlib
 import importlib.util
 import itertools
 import json
-import os
 import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+
+from aegis_core.machine import utc_now, written_whole
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 
@@ -127,12 +128,8 @@ def write_index(reports: Path) -> Path:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that whoever reads it meanwhile, or after a crash, sees a whole one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(2)}")
-    try:
+    with written_whole(path) as fresh:
         fresh.write_text(text, "utf-8")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def clear(reports: Path, keep_runs: int, keep_days: float, spared: str = "") -> list[str]:
@@ -149,7 +146,7 @@ def clear(reports: Path, keep_runs: int, keep_days: float, spared: str = "") -> 
     """
     gone = []
     for place, run in enumerate(_noted(reports)):
-        age = datetime.now(UTC).replace(tzinfo=None) - datetime.fromisoformat(run["started_at"])
+        age = utc_now() - datetime.fromisoformat(run["started_at"])
         old = (keep_runs and place >= keep_runs) or (keep_days and age > timedelta(days=keep_days))
         if old and run["folder"] != spared and run["status"] not in ("waiting", "running"):
             shutil.rmtree(reports / run["folder"], ignore_errors=True)

@@ -7,7 +7,6 @@ once, however often it was.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import multiprocessing
 import multiprocessing.process
@@ -16,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final
@@ -25,6 +24,7 @@ from apscheduler.schedulers.blocking import BlockingScheduler  # type: ignore[im
 
 from aegis_core.config import Entry, Settings
 from aegis_core.errors import AegisError, InputError, NotReady, RunFailed, StoreError, did_you_mean
+from aegis_core.machine import stop_signals
 from aegis_core.runs.cron import Trigger
 from aegis_core.runs.execution import LONGEST_BACKOFF_S, run_notebook
 from aegis_core.runs.ledger import Due
@@ -188,7 +188,7 @@ def serve(settings: Settings, *, for_s: float | None = None) -> None:
 
     timer = threading.Timer(0 if for_s is None else for_s, stop)
     timer.daemon = True
-    with _signals(stop):
+    with stop_signals(stop):
         if for_s is not None:
             timer.start()
         scheduler.start()
@@ -321,20 +321,6 @@ def _work(settings: Settings, name: str, due: datetime) -> None:
 def _stopped(service: Service, scheduler: BlockingScheduler) -> None:
     service.end()
     scheduler.shutdown()
-
-
-@contextlib.contextmanager
-def _signals(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM call `stop`; only the main thread may ask for that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _entry(settings: Settings, name: str) -> Entry:

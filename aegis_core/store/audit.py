@@ -10,20 +10,19 @@ there and is not in the chain any more goes into a second file before the next o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import getpass
 import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from aegis_core.errors import InputError, StoreBusy, StoreError
+from aegis_core.machine import locked, utc_now, written_whole
 
 _LOG: Final = logging.getLogger("aegis.audit")
 GENESIS: Final = "0" * 64
@@ -148,7 +147,7 @@ def record(
         raise InputError(f"The details of {action} {subject} cannot be kept: {e}.") from None
     last = head(session)
     seq, before = (last.seq + 1, last.hash) if last else (1, GENESIS)
-    now = datetime.now(UTC).replace(tzinfo=None)
+    now = utc_now()
     entry = Entry(seq, now, who.strip(), action, subject, told, before, "")
     entry = Entry(**{**vars(entry), "hash": entry.content_hash})
     session.execute(
@@ -302,10 +301,8 @@ def keep_head(database: Path, noted: Head | None, lost: Head | None = None) -> N
 
 
 def _put(path: Path, heads: Sequence[Head]) -> None:
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.writelines(f"{head}\n" for head in heads)
-    new.replace(path)
+    with written_whole(path, 0o600) as new:
+        new.write_text("".join(f"{head}\n" for head in heads))
 
 
 @contextlib.contextmanager
@@ -320,25 +317,16 @@ def alone(database: Path, wait_s: float) -> Iterator[None]:
         The folder of the database cannot be written.
     """
     path = database.with_name(f".{database.name}.audit.lock")
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as e:
-        raise StoreError(f"{path} cannot be written: {e.strerror}.") from e
-    deadline = time.monotonic() + wait_s
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StoreBusy(
-                        f"Another change of {database} went on for {wait_s:g} s; try again."
-                    ) from None
-            time.sleep(0.005)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(path, wait_s))
+        except BlockingIOError:
+            raise StoreBusy(
+                f"Another change of {database} went on for {wait_s:g} s; try again."
+            ) from None
+        except OSError as e:
+            raise StoreError(f"{path} cannot be written: {e.strerror}.") from e
         yield
-    finally:
-        os.close(handle)
 
 
 def login() -> str:

@@ -15,15 +15,15 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
 import aegis_core
 from aegis_core.config import Settings
 from aegis_core.errors import FileUnreadable, InputError, StoreBusy, StoreError
+from aegis_core.machine import utc_now
 from aegis_core.schema import SCHEMA_VERSION
-from aegis_core.store import audit, checksums
+from aegis_core.store import audit, files
 from aegis_core.store.connection import opened, quoted
 from aegis_core.store.database import Store, connect
 from aegis_core.store.files import apart, aside, free, left_beside, moment, scratch, set_aside
@@ -132,18 +132,18 @@ def backup(
         found = {m["version"]: settings.home / m["path"] for m in registered}
         members = {DATABASE: folder / DATABASE}
         for version, where in found.items():
-            for name in checksums.of_files(where):
+            for name in files.checksums(where):
                 members[f"models/{version}/{name}"] = where / name
         present = tuple(v for v in found if found[v].is_dir())
         manifest = {
             "format": FORMAT,
             "aegis": aegis_core.__version__,
             "schema_version": SCHEMA_VERSION,
-            "made_at": datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
+            "made_at": utc_now().isoformat(timespec="seconds"),
             "rows": rows,
             "models": present,
             "audit_head": str(head) if head else None,
-            "files": {name: checksums.of_file(path) for name, path in members.items()},
+            "files": {name: files.checksum(path) for name, path in members.items()},
         }
         archive = folder / "archive.tar"
         with tarfile.open(archive, "x", format=tarfile.PAX_FORMAT) as tar:
@@ -416,7 +416,7 @@ def _placed(unpacked: Path, wanted: Path, now: str, undoing: contextlib.ExitStac
     """Where the files of a model are now: in `wanted`, or beside it where that has others."""
     before = wanted.parent.glob(f"{glob.escape(wanted.name)}.restored-*")
     for there in (wanted, *sorted(before)):
-        if there.exists() and checksums.of_folder(there) == checksums.of_folder(unpacked):
+        if there.exists() and files.folder_checksum(there) == files.folder_checksum(unpacked):
             return there
     final = wanted.with_name(f"{wanted.name}.restored-{now}") if wanted.exists() else wanted
     with scratch(final, "The model") as folder:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from aegis_core.errors import StoreError
+from aegis_core.machine import written_whole
 
 _PROC: Final = Path("/proc")
 
@@ -65,11 +66,8 @@ def publish(database: Path, endpoint: Endpoint) -> None:
     }
     try:
         for path, content in zip(files_of(database), (asdict(endpoint), for_readers), strict=True):
-            new = path.with_name(f"{path.name}.{os.getpid()}")
-            new.unlink(missing_ok=True)
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                json.dump(content, file, indent=1)
-            new.replace(path)
+            with written_whole(path, 0o600) as new:
+                new.write_text(json.dumps(content, indent=1))
     except OSError as e:
         raise StoreError(f"{path} cannot be written: {e.strerror}.") from e
 

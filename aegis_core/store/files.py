@@ -1,20 +1,21 @@
-"""Files that are there whole or not at all: scratch folders beside them, and full disks said."""
+"""Files that are there whole or not at all, full disks said, and checksums of what is there."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
+import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from aegis_core.errors import AegisError, InputError, StoreError
+from aegis_core.machine import try_lock, utc_now
 
 BESIDE: Final = (".wal", ".state", ".journal", ".audit-head", ".audit-head.lost")
 """What belongs to a database and lies beside it."""
@@ -66,7 +67,8 @@ def _own_folder(final: Path) -> Iterator[Path]:
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             ending.callback(os.close, lock)
             with contextlib.suppress(OSError):  # a file system without locks: nobody clears it
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                while not try_lock(lock):  # somebody looks whether it is left over
+                    time.sleep(0.01)
             if (folder / _LOCK).exists():  # else it was cleared before it was locked
                 break
         yield folder
@@ -77,8 +79,8 @@ def _clear(left: Path) -> None:
     with contextlib.suppress(OSError):  # somebody holds its lock, or it has none
         lock = os.open(left / _LOCK, os.O_RDWR)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
+            if try_lock(lock):
+                shutil.rmtree(left, ignore_errors=True)
         finally:
             os.close(lock)
 
@@ -133,7 +135,7 @@ def aside(path: Path, moment: str) -> Path:
 
 def moment() -> str:
     """The present (UTC), for a file's name."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    return f"{utc_now():%Y%m%d-%H%M%S-%f}"
 
 
 def left_beside(here: Path, kept: Path) -> dict[Path, Path]:
@@ -155,3 +157,30 @@ def set_aside(here: Path, kept: Path) -> None:
         os.link(here, kept)
     except OSError:  # a file system without hard links
         shutil.copyfile(here, kept)
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """The checksum of each file below a folder, by its path from there, in the order of paths."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): checksum(path) for path in files}
+
+
+def folder_checksum(folder: Path) -> str:
+    """One checksum of the names and contents of all files below a folder.
+
+    >>> import tempfile
+    import time
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     before = folder_checksum(Path(name))
+    ...     _ = (Path(name) / "a").write_text("")
+    ...     before == folder_checksum(Path(name))
+    False
+    """
+    told = "\n".join(f"{of_file} {name}" for name, of_file in checksums(folder).items())
+    return hashlib.sha256(told.encode()).hexdigest()

@@ -16,7 +16,6 @@ import json
 import os
 import re
 import secrets
-import socket
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from aegis_core.errors import AegisError, InputError, StoreError
+from aegis_core.machine import LOOPBACK, free_port
 from aegis_core.store.admission import Names, check, is_plain
 from aegis_core.store.connection import Connection, literal, quoted, translated
 
@@ -174,9 +174,7 @@ class Gate:
 
     def _listening(self, writes: bool) -> str:
         for attempt in itertools.count():
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                address = f"quack:127.0.0.1:{free.getsockname()[1]}"
+            address = f"quack:{LOOPBACK}:{free_port(0)}"
             token = literal(self._tokens[writes])
             try:
                 with translated():

@@ -10,10 +10,10 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from aegis_core.errors import InputError, NotReady, StoreError, StoreVersion
+from aegis_core.machine import utc_now
 from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
 from aegis_core.store import audit
 from aegis_core.store.connection import literal, quoted
@@ -83,7 +83,7 @@ def look(session: Session, path: Path) -> Found:
     found = version(session, tables, path)
     if found == SCHEMA_VERSION:
         return Found(tables, found)
-    moment = datetime.now(UTC)
+    moment = utc_now()
     kept = path.with_name(f"{path.stem}.v{found}-{moment:%Y%m%d-%H%M%S-%f}{path.suffix}")
     for left in path.parent.glob(f".{path.stem}.v*.partial*"):  # of a process that was killed
         left.unlink(missing_ok=True)

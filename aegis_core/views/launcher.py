@@ -25,7 +25,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -40,9 +39,9 @@ from typing import Any
 
 from aegis_core.config import CHECKOUT, Settings
 from aegis_core.errors import InputError, ServerFailed
+from aegis_core.machine import LOOPBACK, free_port, stop_signals
 from aegis_core.views.dashboard.assets import ASSETS, plotly_js
 
-HOST = "127.0.0.1"
 NOTEBOOK = CHECKOUT / "notebooks" / "dashboard.ipynb"
 
 
@@ -135,55 +134,38 @@ def serve(
     ServerFailed
         The server did not start within a minute, or ended by itself.
     """
-    port = _free_port(port)
-    before = _ctrl_c_on_terminate()
     try:
-        with tempfile.TemporaryDirectory(prefix="aegis-board-") as folder:
-            _lay_out(Path(folder))
-            server = _start(settings, Path(folder), port, visitors, page)
-            try:
-                address = f"http://{HOST}:{port}"
-                # Not the page itself, which would start a kernel for nobody.
-                _wait_until_it_answers(server, f"{address}/voila/templates/aegis/static/board.css")
-                if page.token:
-                    address += f"/?token={page.token}"
-                print(f"{page.name}: {address}  (Ctrl-C ends it)", flush=True)
-                if open_browser:
-                    webbrowser.open(address)
-                _wait(server, for_s)
-            except KeyboardInterrupt:
-                print(f"{page.name}: ended", flush=True)
-            finally:
-                _end(server)
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _free_port(port: int) -> int:
-    with socket.socket() as probe:
-        if os.name == "posix":  # a port that the last server has just left is free
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port = free_port(port)
+    except (OSError, OverflowError) as e:
+        raise InputError(
+            f"The dashboard cannot use port {port}: {getattr(e, 'strerror', None) or e}. Choose "
+            "another with --port, or end the program that uses it (another dashboard?)."
+        ) from None
+    with (
+        stop_signals(_interrupt, (signal.SIGTERM,)),
+        tempfile.TemporaryDirectory(prefix="aegis-board-") as folder,
+    ):
+        _lay_out(Path(folder))
+        server = _start(settings, Path(folder), port, visitors, page)
         try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError) as e:
-            why = getattr(e, "strerror", None) or e
-            raise InputError(
-                f"The dashboard cannot use port {port}: {why}. Choose another with --port, or end "
-                "the program that uses it (another dashboard?)."
-            ) from None
-        return int(probe.getsockname()[1])
+            address = f"http://{LOOPBACK}:{port}"
+            # Not the page itself, which would start a kernel for nobody.
+            _wait_until_it_answers(server, f"{address}/voila/templates/aegis/static/board.css")
+            if page.token:
+                address += f"/?token={page.token}"
+            print(f"{page.name}: {address}  (Ctrl-C ends it)", flush=True)
+            if open_browser:
+                webbrowser.open(address)
+            _wait(server, for_s)
+        except KeyboardInterrupt:
+            print(f"{page.name}: ended", flush=True)
+        finally:
+            _end(server)
 
 
-def _ctrl_c_on_terminate() -> Any:
-    """Let SIGTERM end `serve` as Ctrl-C does; the handler that was there before."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    return signal.signal(signal.SIGTERM, interrupt)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def _lay_out(folder: Path) -> None:
@@ -277,7 +259,7 @@ def voila_settings(
     return {
         "Voila": {
             **({"token": token} if token else {}),
-            "ip": HOST,
+            "ip": LOOPBACK,
             "port": port,
             "port_retries": 0,
             "open_browser": False,

@@ -31,7 +31,7 @@ from aegis_core.errors import AegisError, FileUnreadable, InputError, StoreBusy,
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.schema import SCHEMA_VERSION, TABLES
 from aegis_core.serving.live import Stream, parity
-from aegis_core.store import Store, audit, backup, checksums, compaction, connect, export
+from aegis_core.store import Store, audit, backup, compaction, connect, export, files
 from aegis_core.store.files import scratch
 from aegis_core.store.gate import Limits
 from aegis_core.store.journal import Journal
@@ -620,7 +620,7 @@ def test_a_model_of_the_same_name_with_other_files_is_never_replaced(
     store: Store, settings: Settings, archive: Path, elsewhere: bool
 ) -> None:
     version, _ = registry.roles(store)
-    was = checksums.of_folder(settings.models / version)
+    was = files.folder_checksum(settings.models / version)
     (settings.models / version / "more").write_text("x")
     before = everything(settings.models)
     to = settings.home / "new.duckdb" if elsewhere else None
@@ -631,7 +631,7 @@ def test_a_model_of_the_same_name_with_other_files_is_never_replaced(
         (ours,) = settings.models.glob(f"{version}.*")
         assert done.renamed == (ours,)
         assert str(ours) in done.sentence()
-        assert checksums.of_folder(ours) == was
+        assert files.folder_checksum(ours) == was
         there = config.load(home=settings.home, db=to)
         assert registry.registered(connect(there.db), version)["path"].endswith(ours.name)
         assert registry.champion(connect(there.db), there).version == version

@@ -33,9 +33,9 @@ from test_dashboard import HOSTILE, arrive, train
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
+from aegis_core.machine import utc_now
 from aegis_core.store import Store, connect
 from aegis_core.store.gate import Limits
-from aegis_core.views.dashboard.feed import utc_now
 
 SERVE = """
 import sys

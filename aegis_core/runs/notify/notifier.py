@@ -7,18 +7,16 @@ for a mail server slows nothing. `outbox` tells what is promised when it is kill
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from types import FrameType
 from typing import Any, Final
 
 from aegis_core.config import NotifyRule, Settings
 from aegis_core.errors import AegisError, InputError, NotReady, RunBusy, StoreError, did_you_mean
+from aegis_core.machine import locked, stop_signals, utc_now
 from aegis_core.runs.notify import outbox
 from aegis_core.runs.notify.events import Event, look, plain, service_event, service_state
 from aegis_core.runs.notify.sending import address_of, check, send
@@ -271,24 +269,16 @@ def chosen(settings: Settings, name: str = "") -> Sequence[NotifyRule]:
     return [rule for rule in settings.notify if name in ("", rule.name)]
 
 
-def utc_now() -> datetime:
-    """The time, UTC without a zone, as the tables have it."""
-    return datetime.now(UTC).replace(tzinfo=None)
-
-
 @contextlib.contextmanager
 def _alone(store: Store) -> Iterator[None]:
     """Hold the notifier's lock of a database; the system lets go when the process ends."""
     path = store.path.with_name(f".{store.path.name}.notify.lock")
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(path))
         except BlockingIOError:
             raise RunBusy(f"Another notifier runs on {store.path}. End it first.") from None
         yield
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -301,16 +291,9 @@ def _until_told() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         told.set()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield told  # only the main thread may set handlers
-        return
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stop_signals(end):
         yield told
-    finally:
         told.set()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _watch(notifier: Notifier, told: threading.Event) -> None:

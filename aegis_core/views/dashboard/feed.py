@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from aegis_core.machine import utc_now
 from aegis_core.store import Store, rollups
 from aegis_core.store.endpoint import find
 from aegis_core.store.session import Session
@@ -102,11 +103,6 @@ class Snapshot:
     earlier: list[dict[str, Any]] = field(default_factory=list)
     categories: tuple[str, ...] = ()
     travels: list[dict[str, Any]] = field(default_factory=list)
-
-
-def utc_now() -> dt.datetime:
-    """The time, UTC, without a time zone attached, as the database stores it."""
-    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
 
 
 def seconds(moment: dt.datetime) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.policy import Policy
@@ -17,6 +18,10 @@ from aegis_core.store import Store, connect
 
 # A shell that starts a job in the background lets it ignore Ctrl-C, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The first example may wait until a kernel is compiled.
+settings.register_profile("compiled", deadline=None)
+settings.load_profile("compiled")
 
 
 @pytest.fixture

@@ -290,12 +290,13 @@ def _weights(nats: Floats) -> Floats:
     """Weight of each signal in [0, 1], from recalibrated signals of shape (n, N_SIGNALS).
 
     Excess: mean excess over the `RANGE`-near quantile, 1 for an exponential tail. Company: mean
-    among the rows with the most extreme amounts, over the mean of all; 1 for independence.
+    among the rows with the most extreme amounts (of ties all, whatever their order), over the mean
+    of all; 1 for independence.
     """
     factor = np.array(SIGNAL_FACTOR)
     amount = nats[:, factor == FACTORS.index("amount")].max(axis=1)
     n_top = max(len(nats) // 200, 20)
-    top = np.argpartition(amount, -n_top)[-n_top:]
+    top = amount >= np.partition(amount, -n_top)[-n_top]
     weight = np.zeros(N_SIGNALS)
     for j in range(N_SIGNALS):
         q = np.quantile(nats[:, j], 0.999)

@@ -80,7 +80,9 @@ def opened(path: Path, *, read_only: bool, wait_s: float) -> Connection:
     pause_s = 0.002
     while True:
         try:
-            return duckdb.connect(str(path), read_only=read_only, config=settings)
+            connection = duckdb.connect(str(path), read_only=read_only, config=settings)
+            # In a notebook DuckDB would draw a bar of its own under each slow query.
+            return connection.execute("SET enable_progress_bar = false")
         except duckdb.Error as e:
             if not any(sign in str(e) for sign in _SIGNS_OF_ANOTHER):
                 raise _unusable(path, e) from e

@@ -350,6 +350,13 @@ def test_a_signal_that_is_extreme_where_the_amount_is_counts_in_full() -> None:
     assert Detector(1, 8).fit(signals).model_.weight[TRAVEL] == 1
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_among_equal_amounts_the_place_of_a_row_says_nothing(step: int) -> None:
+    signals = np.zeros((5000, N_SIGNALS))
+    signals[:, TRAVEL] = np.sort(np.random.default_rng(0).random(5000))[::step]
+    assert Detector(1, 8).fit(signals).model_.weight[TRAVEL] == 0
+
+
 def test_what_lies_beyond_the_range_of_training_counts_in_full() -> None:
     signals = np.zeros((5000, N_SIGNALS))
     signals[:, TRAVEL] = np.random.default_rng(0).random(5000)

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,9 @@ def test_what_was_answered_before_a_kill_is_there_with_the_same_verdict_and_once
     n = store.rows("SELECT count(*) AS n, max(seq) + 1 AS next FROM transactions")[0]
     assert n["n"] == n["next"] == 3_000 + len(kept)
     assert live.parity(store, settings).different == 0
-    with store.owned():  # a fold of the log and what a restart makes of it are one
-        engine, whole = Engine(store, settings), live.Stream(store, settings)
+    # a fold of the log and what a restart makes of it are one
+    with store.owned(), closing(Engine(store, settings)) as engine:
+        whole = live.Stream(store, settings)
         for one, other in zip(
             engine.scorer.profiles.state, whole.scorer.profiles.state, strict=True
         ):

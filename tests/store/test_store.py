@@ -17,6 +17,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 from aegis_core.errors import (
     ColumnError,
@@ -647,3 +649,12 @@ def test_the_hash_of_a_part_ignores_labels_of_the_rest(filled: Store) -> None:
     with filled.writing() as session:
         session.execute("INSERT INTO labels VALUES ('t5', true, NULL, now(), NULL, -1)")
     assert filled.data_hash("seq < 3") == before
+
+
+def test_a_slow_query_draws_nothing_into_a_notebook(original: Path) -> None:
+    """DuckDB would draw a bar of its own, which stays in the report."""
+    ask = "rows(\"SELECT current_setting('enable_progress_bar') AS drawn\")"
+    source = f"from aegis_core.store import connect\nprint(connect({str(original)!r}).{ask})"
+    notebook = new_notebook(cells=[new_code_cell(source)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    assert [output.text for output in notebook.cells[0].outputs] == ["[{'drawn': False}]\n"]

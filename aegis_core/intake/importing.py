@@ -48,15 +48,6 @@ class ImportSummary:
     seconds: float = 0.0
 
 
-@dataclass
-class Admitted:
-    """What came of rows at the door; `accepted` holds the new ones, with their `seq`."""
-
-    accepted: pa.Table
-    already_there: int
-    rejected: dict[str, int]
-
-
 def import_files(
     files: Iterable[Path | str] | Path | str,
     store: Store,
@@ -162,11 +153,18 @@ def import_files(
     return summary
 
 
-def admit(session: Session, rows: pa.Table | pd.DataFrame, source: str) -> Admitted:
-    """Check rows that arrive live, number them in the order given, and store them.
+def checked(
+    session: Session, rows: pa.Table | pd.DataFrame, source: str
+) -> tuple[pa.Table, pa.Table]:
+    """Rows that arrive live after the checks of files: the good ones, in order, and the refused.
 
-    Columns have their canonical names; `seq` and `source` are given here, whatever `rows` says.
-    Labels do not come this way.
+    Columns have their canonical names; `seq` and `source` are given elsewhere, whatever `rows`
+    says. Labels do not come this way.
+
+    Returns
+    -------
+    good : columns of `transactions`; `ts` in microseconds since 1970.
+    refused : `source`, `raw` and `reason`, as in the table `rejected`.
 
     Raises
     ------
@@ -188,16 +186,13 @@ def admit(session: Session, rows: pa.Table | pd.DataFrame, source: str) -> Admit
     with session.lent("aegis_lent", arrow):
         own = {name: name for name in present}
         staging.stage(session, "aegis_lent", arrow.column_names, own, source, None)
-    staging.mark_repeated(session)
-    n_new, there, rejected = staging.outcome(session)
-    first = session.next_seq()
-    if n_new:
-        staging.insert_transactions(session, order="rowid", tell=None)
-    if rejected:
-        staging.keep_rejected(session)
-    accepted = session.arrow("SELECT * FROM transactions WHERE seq >= ? ORDER BY seq", [first])
+    columns = ", ".join("epoch_us(ts) AS ts" if name == "ts" else name for name in known)
+    good = session.arrow(f"SELECT {columns} FROM aegis_staged WHERE reason IS NULL ORDER BY rowid")
+    refused = session.arrow(
+        "SELECT source, raw, reason FROM aegis_staged WHERE reason IS NOT NULL ORDER BY rowid"
+    )
     session.execute("DROP TABLE aegis_staged")
-    return Admitted(accepted, there, rejected)
+    return good, refused
 
 
 def _without_zeros(

@@ -8,7 +8,7 @@ import lazy_loader
 
 _NAMES = {
     "client": ["Client"],
-    "live": ["simulate"],
+    "engine": ["Engine"],
     "server": ["serve"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

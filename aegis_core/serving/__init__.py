@@ -1,7 +1,7 @@
 """Serving: transactions are scored as they arrive.
 
-In come rows that were checked, out come verdicts that are on the disk. `server` is the REST
-service, `client` what talks to it, `simulate` a stream of made-up payments.
+In come rows that were checked, out come verdicts that are on the disk. `Engine` scores and keeps;
+`server` puts REST before it, `client` talks to that, `simulate` makes payments up.
 """
 
 import lazy_loader

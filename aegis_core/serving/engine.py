@@ -34,10 +34,20 @@ from aegis_core.features.arrays import Ids, Ints, hashed
 from aegis_core.features.checkpoint import begin
 from aegis_core.features.confirmed import Answers
 from aegis_core.intake.importing import checked
-from aegis_core.intake.staging import HIGHEST_AMOUNT, REPEATED
+from aegis_core.intake.staging import REPEATED
 from aegis_core.review import answers, lists
 from aegis_core.serving import snapshot
-from aegis_core.serving.rows import CONTENT, Outcome, again, as_group, by_column, columns, rejected
+from aegis_core.serving.rows import (
+    Outcome,
+    again,
+    as_group,
+    by_column,
+    columns,
+    made_up,
+    rejected,
+    stored,
+    with_repeats,
+)
 from aegis_core.serving.table_writer import TableWriter
 from aegis_core.store import Store, journal
 from aegis_core.store.gate import Limits
@@ -73,8 +83,6 @@ class Engine:
     next_seq: int
     champion: ModelVersion
     shadows: list[ModelVersion]
-    _n_labels: int
-    _indexed: int
 
     def __init__(
         self,
@@ -161,11 +169,6 @@ class Engine:
         DataFrame
             The columns of `verdicts` for the rows that are new, and `customer_id`, `ts`, `amount`,
             `currency`.
-
-        Raises
-        ------
-        StoreError
-            As of `score`.
         """
         return self.thread.submit(self._taken, rows, source, labels).result()
 
@@ -260,15 +263,10 @@ class Engine:
 
         Made-up transactions, ordinary ones and alerts, are judged as if nothing had come before.
         """
-        rows = [
-            {"transaction_id": f"{i}", "customer_id": "0", "merchant_id": "0", "ts": i * 100_000,
-             "amount": (1.0, HIGHEST_AMOUNT)[i % 2], "lat": 60.0 * (i % 2), "lon": 0.0}
-            for i in range(_WARM_ROWS)
-        ]  # fmt: skip
-        batch = columns(rows, 0)
+        batch = columns(made_up(_WARM_ROWS), 0)
         self.ids.find(hashed(batch["transaction_id"]))
-        answers = None if self.scorer.answers is None else Answers()
-        scorer = Scorer(self.champion.model, self.champion.policy, answers=answers)
+        nothing = None if self.scorer.answers is None else Answers()
+        scorer = Scorer(self.champion.model, self.champion.policy, answers=nothing)
         scored = scorer.run(batch, signals=True, explain=True)
         scorer.tell(batch, scored, self.champion.version)
         for shadow in self.shadows:
@@ -278,6 +276,7 @@ class Engine:
         self, rows: pa.Table | pd.DataFrame, source: str, labels: pa.Table | None
     ) -> pd.DataFrame:
         """`take`, in the thread that scores."""
+        self.check()
         self.settled()
         with self.store.writing() as session:
             answers.settle(session)
@@ -289,8 +288,8 @@ class Engine:
         with_them = None if labels is None or not labels.num_rows else as_group(labels)
         outcomes, new = self._scored(sent, refused, source, with_them)
         if conflicts := [row for row, o in zip(sent, outcomes, strict=True) if o.conflict]:
-            again = [rejected(source, json.dumps(row), REPEATED) for row in conflicts]
-            self.journal.append({"rejected": by_column(again)})
+            refused = [rejected(source, json.dumps(row), REPEATED) for row in conflicts]
+            self.journal.append({"rejected": by_column(refused)})
         if with_them is not None and self.scorer.answers is not None:
             self.follow()
         batch, verdicts = new
@@ -333,12 +332,7 @@ class Engine:
         except BaseException:  # the state holds what nobody kept
             self._forget()
             raise
-        if None in outcomes:  # repeats of what came first in this very group
-            firsts = {rows[k]["transaction_id"]: k for k in fresh}
-            for i in (i for i, outcome in enumerate(outcomes) if outcome is None):
-                first = firsts[rows[i]["transaction_id"]]
-                outcomes[i] = again(rows[i], rows[first], outcomes[first])
-        return [o for o in outcomes if o is not None], (batch, verdicts)
+        return with_repeats(rows, fresh, outcomes), (batch, verdicts)
 
     def _sorted(
         self, rows: Sequence[Mapping[str, Any]], keys: Ints
@@ -362,16 +356,8 @@ class Engine:
         self, seqs: Sequence[int]
     ) -> dict[int, tuple[dict[str, Any], dict[str, Any] | None]]:
         self.settled()
-        given = ", ".join(map(str, sorted({int(s) for s in seqs})))
-        names = ", ".join(CONTENT)
         with self.store.reading() as session:
-            rows = session.rows(
-                f"SELECT seq, transaction_id, {names.replace('ts', 'epoch_us(ts) AS ts')} "
-                f"FROM transactions WHERE seq IN ({given})"
-            )
-            found = session.rows(f"SELECT * FROM verdicts WHERE seq IN ({given})")
-        verdicts = {v["seq"]: v for v in found}
-        return {row["seq"]: (row, verdicts.get(row["seq"])) for row in rows}
+            return stored(session, seqs)
 
     def _judged(
         self, rows: Sequence[Mapping[str, Any]], source: str, group: dict[str, Any]

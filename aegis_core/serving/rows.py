@@ -10,6 +10,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from aegis_core.intake.staging import HIGHEST_AMOUNT
+from aegis_core.store.session import Session
+
 CONTENT: Final = (
     *("customer_id", "ts", "amount", "currency", "merchant_id", "category", "channel"),
     *("lat", "lon"),
@@ -43,6 +46,22 @@ def columns(rows: Sequence[Mapping[str, Any]], first_seq: int) -> dict[str, Any]
     return batch
 
 
+def made_up(n: int) -> list[dict[str, Any]]:
+    """Rows of nobody, ordinary ones and such as raise alerts in turn."""
+    return [
+        {
+            "transaction_id": f"{i}",
+            "customer_id": "0",
+            "merchant_id": "0",
+            "ts": i * 100_000,
+            "amount": (1.0, HIGHEST_AMOUNT)[i % 2],
+            "lat": 60.0 * (i % 2),
+            "lon": 0.0,
+        }
+        for i in range(n)
+    ]
+
+
 def by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Rows of one table, at least one, as the journal takes them."""
     return {name: [row[name] for row in rows] for name in rows[0]}
@@ -62,6 +81,33 @@ def as_group(rows: pa.Table) -> dict[str, Any]:
         else column.to_pylist()
         for name, column in zip(rows.column_names, rows.columns, strict=True)
     }
+
+
+def stored(
+    session: Session, seqs: Sequence[int]
+) -> dict[int, tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Transactions and their verdicts, where they have one, by `seq`."""
+    given = ", ".join(map(str, sorted({int(s) for s in seqs})))
+    names = ", ".join("epoch_us(ts) AS ts" if name == "ts" else name for name in CONTENT)
+    found = session.rows(
+        f"SELECT seq, transaction_id, {names} FROM transactions WHERE seq IN ({given})"
+    )
+    verdicts = {v["seq"]: v for v in session.rows(f"FROM verdicts WHERE seq IN ({given})")}
+    return {row["seq"]: (row, verdicts.get(row["seq"])) for row in found}
+
+
+def with_repeats(
+    rows: Sequence[Mapping[str, Any]], fresh: Sequence[int], outcomes: Sequence[Outcome | None]
+) -> list[Outcome]:
+    """The outcomes of all of a group; who has none yet repeats one of `fresh`."""
+    if None in outcomes:
+        firsts = {rows[k]["transaction_id"]: k for k in fresh}
+        places = [firsts.get(row["transaction_id"], 0) for row in rows]
+        return [
+            again(row, rows[first], outcomes[first]) if outcome is None else outcome
+            for row, first, outcome in zip(rows, places, outcomes, strict=True)
+        ]
+    return [o for o in outcomes if o is not None]
 
 
 def again(row: Mapping[str, Any], first: Mapping[str, Any], outcome: Outcome | None) -> Outcome:

@@ -224,7 +224,7 @@ def test_a_second_owner_a_taken_port_and_no_model_are_one_clear_sentence_each(
     try:
         other = tmp_path / "other"
         shutil.copytree(home / "data" / "models", other / "data" / "models")
-        assert "in use" in refused(home, free_port())
+        assert "owns" in refused(home, free_port())
         assert "no database" in refused(other, free_port())
     finally:
         process.send_signal(signal.SIGTERM)

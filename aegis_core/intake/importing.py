@@ -1,4 +1,4 @@
-"""The door: files and live rows come in through one list of checks, that of `staging`.
+"""The door: files and frames come in through one list of checks, that of `staging`.
 
 Importing the same file twice changes nothing.
 """
@@ -139,7 +139,7 @@ def import_files(
                 "to the table `rejected`."
             )
         after_seq = session.next_seq() - 1
-        staging.insert_transactions(session, order="ts, rowid", tell=bar.tell)
+        staging.insert_transactions(session, bar.tell)
         summary.labels = staging.insert_labels(
             session, label_delay_days, repeats=repeats, after_seq=after_seq
         )

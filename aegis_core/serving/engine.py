@@ -341,10 +341,10 @@ class Engine:
         outcomes: list[Outcome | None] = [None] * len(rows)
         places = self.ids.find(keys)
         known = np.flatnonzero(places >= 0)
-        stored = self._stored(places[known].tolist()) if len(known) else {}
+        there = self._stored(places[known].tolist()) if len(known) else {}
         fresh, here = [], set()
         for i, row in enumerate(rows):
-            found = stored.get(int(places[i])) if stored else None
+            found = there.get(int(places[i])) if there else None
             if found is not None and found[0]["transaction_id"] == row["transaction_id"]:
                 outcomes[i] = again(row, found[0], Outcome(found[1]))
             elif row["transaction_id"] not in here:

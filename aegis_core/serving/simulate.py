@@ -112,12 +112,12 @@ def simulate(
         else Engine.open(store, settings)
     )
     tally, lines = Tally(), 0
-    began = time.monotonic()
     size = max(1, round(rate * TICK_S)) if rate else UNPACED_ROWS
     total = n_transactions or (int(rate * seconds) if rate else None)
     expected_s = seconds or (n_transactions / rate if rate else 0)
     bar = tqdm(total=total, unit="tx", disable=not progress, mininterval=max(0.5, expected_s / 100))
     with bar, live as scores, suppress(KeyboardInterrupt):
+        began = time.monotonic()
         for i, (rows, labels) in enumerate(
             _arrivals(store, size, n_transactions, fraud_multiplier)
         ):

@@ -186,9 +186,7 @@ async def look_up(transaction_id: str, service: Serves) -> Response:
     return as_json({"transaction": shown(transaction), "verdict": public(verdict)})
 
 
-@routes.post(
-    "/v1/reviews", status_code=201, dependencies=ADMITTED, responses=PROBLEMS | NOT_FOUND
-)  # fmt: skip
+@routes.post("/v1/reviews", status_code=201, dependencies=ADMITTED, responses=PROBLEMS | NOT_FOUND)
 async def review(service: Serves, given: Annotated[Review, Body()]) -> Response:
     """Keep an analyst's answer; it teaches learners once it can no longer be taken back."""
 
@@ -208,9 +206,7 @@ async def review(service: Serves, given: Annotated[Review, Body()]) -> Response:
 
 
 @routes.get("/v1/reviews/queue", dependencies=ADMITTED, responses=PROBLEMS)
-async def queue(
-    service: Serves, limit: Annotated[int, Query(ge=1, le=1_000)] = 50
-) -> Response:  # fmt: skip
+async def queue(service: Serves, limit: Annotated[int, Query(ge=1, le=1_000)] = 50) -> Response:
     """Alerts and the audit sample that nobody answered yet, the highest risk first."""
     found = await asyncio.to_thread(service.store.rows, _QUEUE, [limit])
     return as_json([shown(row) for row in found])

@@ -33,7 +33,7 @@ MOVED = {
     "ledger": "runs.ledger",
     "lineage": "runs.lineage",
     "lists": "review.lists",
-    "live": "serving.simulate",
+    "live": "serving.engine, serving.simulate or evaluation.parity",
     "models": "detection.registry or detection.history",
     "notebooks": "runs.notebooks",
     "notify": "runs.notify",

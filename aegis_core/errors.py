@@ -6,6 +6,7 @@ AegisError
 │   └── ColumnError     a column is missing or a map names one that is not there
 ├── StoreError          the database cannot be used
 │   ├── StoreBusy       another process holds the file
+│   │   └── QueueFull   more transactions wait than the service takes
 │   └── StoreVersion    written by another version of Aegis
 ├── NotReady            an earlier step is missing (no transactions, no champion)
 ├── RunBusy             the same notebook is already running on this database
@@ -48,6 +49,10 @@ class StoreError(AegisError):
 
 class StoreBusy(StoreError):
     """Another process holds the database file and did not let go in time."""
+
+
+class QueueFull(StoreBusy):
+    """More transactions wait for the disk than the service takes; a moment later it may."""
 
 
 class StoreVersion(StoreError):

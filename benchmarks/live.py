@@ -9,7 +9,7 @@ Makes a scratch home (generated history, trained forest), starts `aegis serve` a
 - single payments alone, and beside ten dashboards and an analyst (`readers.py`), or a notifier
   whose webhook takes every message and never answers;
 - the service ended, killed and started again; the disk under it;
-- the embedded stream, without a service: `Stream.take` with a commit each.
+- the engine embedded, without a service: `Engine.take` of batches.
 
 Aegis and the usual stack take turns in each repeat; the table has medians (of `max` the largest,
 of `bad`, what was not answered with a 2xx, the sum; beside readers the ratio of each repeat).
@@ -44,7 +44,7 @@ from traffic import Traffic
 
 from aegis_core.detection import registry
 from aegis_core.errors import AegisError
-from aegis_core.serving.live import Stream
+from aegis_core.serving.engine import Engine
 
 CONNECTIONS = (1, 8, 64)
 BATCH_ROWS = 10_000
@@ -126,15 +126,14 @@ class Bench:
             self.traffic.table(prefix, first + i * EMBEDDED_ROWS, EMBEDDED_ROWS)
             for i in range(n + 1)
         ]
-        stream = Stream(self.home.store(), self.home.settings)
-        stream.take(parts[0], "bench")
-        took, used = [], time.process_time()
-        for part in parts[1:]:
-            began = time.perf_counter()
-            stream.take(part, "bench")
-            took.append(time.perf_counter() - began)
-        used = time.process_time() - used
-        stream.close()
+        with Engine.open(self.home.store(), self.home.settings) as engine:
+            engine.take(parts[0], "bench")
+            took, used = [], time.process_time()
+            for part in parts[1:]:
+                began = time.perf_counter()
+                engine.take(part, "bench")
+                took.append(time.perf_counter() - began)
+            used = time.process_time() - used
         self._check("Aegis", prefix, (n + 1) * EMBEDDED_ROWS, (n + 1) * EMBEDDED_ROWS)
         return {
             "rate": n * EMBEDDED_ROWS / sum(took),

@@ -85,7 +85,7 @@ class Traffic:
         ]
 
     def table(self, prefix: str, first: int, n: int) -> pa.Table:
-        """Payments as `live.Stream.take` wants them."""
+        """Payments as `Engine.take` wants them."""
         number = np.arange(first, first + n)
         rows = self._rows.take(pa.array(number % self.n))
         ids = pa.array([f"{prefix}{i}" for i in number])

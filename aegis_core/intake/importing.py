@@ -1,4 +1,4 @@
-"""The door: files and live rows come in through one list of checks, that of `staging`.
+"""The door: files and frames come in through one list of checks, that of `staging`.
 
 Importing the same file twice changes nothing.
 """
@@ -46,15 +46,6 @@ class ImportSummary:
     columns: dict[str, str] = field(default_factory=dict)
     guessed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-@dataclass
-class Admitted:
-    """What came of rows at the door; `accepted` holds the new ones, with their `seq`."""
-
-    accepted: pa.Table
-    already_there: int
-    rejected: dict[str, int]
 
 
 def import_files(
@@ -148,7 +139,7 @@ def import_files(
                 "to the table `rejected`."
             )
         after_seq = session.next_seq() - 1
-        staging.insert_transactions(session, order="ts, rowid", tell=bar.tell)
+        staging.insert_transactions(session, bar.tell)
         summary.labels = staging.insert_labels(
             session, label_delay_days, repeats=repeats, after_seq=after_seq
         )
@@ -162,11 +153,18 @@ def import_files(
     return summary
 
 
-def admit(session: Session, rows: pa.Table | pd.DataFrame, source: str) -> Admitted:
-    """Check rows that arrive live, number them in the order given, and store them.
+def checked(
+    session: Session, rows: pa.Table | pd.DataFrame, source: str
+) -> tuple[pa.Table, pa.Table]:
+    """Rows that arrive live after the checks of files: the good ones, in order, and the refused.
 
-    Columns have their canonical names; `seq` and `source` are given here, whatever `rows` says.
-    Labels do not come this way.
+    Columns have their canonical names; `seq` and `source` are given elsewhere, whatever `rows`
+    says. Labels do not come this way.
+
+    Returns
+    -------
+    good : columns of `transactions`; `ts` in microseconds since 1970.
+    refused : `source`, `raw` and `reason`, as in the table `rejected`.
 
     Raises
     ------
@@ -188,16 +186,13 @@ def admit(session: Session, rows: pa.Table | pd.DataFrame, source: str) -> Admit
     with session.lent("aegis_lent", arrow):
         own = {name: name for name in present}
         staging.stage(session, "aegis_lent", arrow.column_names, own, source, None)
-    staging.mark_repeated(session)
-    n_new, there, rejected = staging.outcome(session)
-    first = session.next_seq()
-    if n_new:
-        staging.insert_transactions(session, order="rowid", tell=None)
-    if rejected:
-        staging.keep_rejected(session)
-    accepted = session.arrow("SELECT * FROM transactions WHERE seq >= ? ORDER BY seq", [first])
+    columns = ", ".join("epoch_us(ts) AS ts" if name == "ts" else name for name in known)
+    good = session.arrow(f"SELECT {columns} FROM aegis_staged WHERE reason IS NULL ORDER BY rowid")
+    refused = session.arrow(
+        "SELECT source, raw, reason FROM aegis_staged WHERE reason IS NOT NULL ORDER BY rowid"
+    )
     session.execute("DROP TABLE aegis_staged")
-    return Admitted(accepted, there, rejected)
+    return good, refused
 
 
 def _without_zeros(

@@ -243,19 +243,14 @@ def mark_repeated(session: Session) -> bool:
     return stored + earlier > 0
 
 
-def insert_transactions(
-    session: Session, *, order: str, tell: Callable[[float], object] | None
-) -> None:
-    """Store the staged rows that are good and new, numbered in `order`."""
+def insert_transactions(session: Session, tell: Callable[[float], object]) -> None:
+    """Store the staged rows that are good and new, in the order of their times."""
     names = ", ".join(name for name in TRANSACTION_COLUMNS if name != "seq")
     insert = f"""
         INSERT INTO transactions (seq, {names})
         SELECT {session.next_seq()} + row_number() OVER () - 1, {names} FROM (
-            SELECT {names} FROM aegis_staged WHERE reason IS NULL ORDER BY {order})"""
-    if tell:
-        session.watched(insert, None, tell)
-    else:
-        session.execute(insert)
+            SELECT {names} FROM aegis_staged WHERE reason IS NULL ORDER BY ts, rowid)"""
+    session.watched(insert, None, tell)
 
 
 def insert_labels(

@@ -1,8 +1,8 @@
-"""The one who writes: takes what waits, lets the engine score and commit it, answers.
+"""The batcher: takes what waits, lets the engine score and keep it in groups, answers.
 
 What arrives while a group is forced to the disk is the next group. So one wait for the disk serves
 many requests, and a busy service makes larger groups and not more of them. Where the queue is full
-the answer is 429 at once, and where the disk is, 503.
+that is said at once, and where the disk is, after the try.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import prometheus_client as prometheus
-from fastapi import HTTPException
 
-from aegis_core.errors import AegisError, InputError
-from aegis_core.serving.engine import Engine, Outcome
+from aegis_core.errors import AegisError, InputError, QueueFull, StoreError
+from aegis_core.serving.engine import Engine
+from aegis_core.serving.rows import Outcome
 
 _LOG: Final = logging.getLogger("aegis.service")
 QUEUE_ROWS: Final = 20_000
-"""Rows that may wait for a commit; beyond that the answer is 429."""
+"""Rows that may wait for a commit; beyond that no more are taken."""
 GROUP_ROWS: Final = 10_000
 """Rows of one commit at most."""
 GATHER_S: Final = 0.0005
@@ -89,8 +88,8 @@ class Meters:
         return lately
 
 
-class Committer:
-    """The one who writes: takes what waits, lets the engine score and commit it, answers."""
+class Batcher:
+    """Takes what waits, lets the engine score and keep it in its thread, answers."""
 
     def __init__(self, engine: Engine, meters: Meters) -> None:
         self.engine, self.meters = engine, meters
@@ -102,7 +101,6 @@ class Committer:
         self._ended = False
         self._before = 0
         self._saved = (time.monotonic(), engine.next_seq)
-        self._thread = ThreadPoolExecutor(1, "aegis-engine")
 
     @property
     def waiting(self) -> int:
@@ -116,33 +114,40 @@ class Committer:
 
         Raises
         ------
-        HTTPException
-            429 where too many wait already, 503 where the commit failed.
+        QueueFull
+            Too many wait already.
+        StoreError
+            They could not be kept, or the service is ending.
         """
-        n = len(rows) + len(refused)
-        if self._ended:
-            raise HTTPException(503, "The service is ending.", {"Retry-After": "5"})
-        if self._rows + n > QUEUE_ROWS:
-            raise HTTPException(
-                429, f"{self._rows} transactions are waiting; try again.", {"Retry-After": "1"}
-            )
-        waiting = _Waiting(rows, refused, asyncio.get_running_loop().create_future())
-        self._enqueue(waiting)
-        return await waiting.outcomes
+        if self._rows + len(rows) + len(refused) > QUEUE_ROWS:
+            raise QueueFull(f"{self._rows} transactions are waiting; try again.")
+        outcomes: list[Outcome] = await self._enqueued(rows, refused)
+        return outcomes
 
     async def do(self, work: Callable[[], Any]) -> Any:
-        """The result of `work`, done between two groups, in the engine's thread."""
-        if self._ended:
-            raise HTTPException(503, "The service is ending.", {"Retry-After": "5"})
-        waiting = _Waiting((), (), asyncio.get_running_loop().create_future(), work)
-        self._enqueue(waiting)
-        return await waiting.outcomes
+        """The result of `work`, done between two groups, in the engine's thread.
 
-    def _enqueue(self, waiting: _Waiting) -> None:
+        Raises
+        ------
+        StoreError
+            The service is ending.
+        """
+        return await self._enqueued((), (), work)
+
+    def _enqueued(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        refused: Sequence[Mapping[str, Any]],
+        work: Callable[[], Any] | None = None,
+    ) -> asyncio.Future[Any]:
+        if self._ended:
+            raise StoreError("The service is ending.")
+        waiting = _Waiting(rows, refused, asyncio.get_running_loop().create_future(), work)
         self._queue.append(waiting)
-        self._rows += len(waiting.rows) + len(waiting.refused)
+        self._rows += len(rows) + len(refused)
         self.meters.waiting.set(self._rows)
         self._some.set()
+        return waiting.outcomes
 
     async def run(self) -> None:
         """Commit until `end` was called and nothing waits any more."""
@@ -155,12 +160,11 @@ class Committer:
                 await self._commit(group)
             if not self._queue and not self._ended:
                 self._some.clear()
-        self._thread.shutdown()
 
     async def check(self) -> str | None:
         """Why nothing can be taken at the moment, or None; after a failure it is tried again."""
         if self.failed is not None:
-            with contextlib.suppress(HTTPException):
+            with contextlib.suppress(AegisError):
                 await self.do(self.engine.check)
                 self.failed = None
         return self.failed
@@ -173,11 +177,14 @@ class Committer:
             now, took = time.monotonic(), np.array(self.meters.drained())
             p50, p99 = np.quantile(took, [0.5, 0.99]) * 1e3 if len(took) else (None, None)
             stats = {
-                **{"noted_at": time.time_ns() // 1_000, "seconds": now - began},
-                **{"transactions": self.engine.next_seq - seq, "p50_ms": p50, "p99_ms": p99},
+                "noted_at": time.time_ns() // 1_000,
+                "seconds": now - began,
+                "transactions": self.engine.next_seq - seq,
+                "p50_ms": p50,
+                "p99_ms": p99,
                 "waiting": self._rows,
             }
-            self.engine.keeper.note({"service_stats": {k: [v] for k, v in stats.items()}})
+            self.engine.table_writer.note({"service_stats": {k: [v] for k, v in stats.items()}})
             seq, began = self.engine.next_seq, now
 
     async def _gather(self) -> None:
@@ -211,17 +218,19 @@ class Committer:
         began, loop = time.perf_counter(), asyncio.get_running_loop()
         try:
             if work is not None:
-                _answer(group[0].outcomes, await loop.run_in_executor(self._thread, work))
+                _answer(group[0].outcomes, await loop.run_in_executor(self.engine.thread, work))
                 return
-            outcomes = await loop.run_in_executor(self._thread, self.engine.score, rows, refused)
+            outcomes = await loop.run_in_executor(
+                self.engine.thread, self.engine.score, rows, refused
+            )
         except Exception as e:
-            told = e if isinstance(e, InputError) else _unavailable(e)
+            problem = e if isinstance(e, InputError) else _not_kept(e)
             if work is None:
                 self.failed = str(e)
                 log("commit_failed", error=str(e), rows=len(rows))
             for waiting in group:
                 if not waiting.outcomes.done():
-                    waiting.outcomes.set_exception(told)
+                    waiting.outcomes.set_exception(problem)
             return
         self.meters.commits.observe(time.perf_counter() - began)
         self.failed, self.committed_at = None, time.time()
@@ -242,7 +251,7 @@ class Committer:
         if time.monotonic() - when < SNAPSHOT_S or seq == self.engine.next_seq:
             return
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.save)
+            await asyncio.get_running_loop().run_in_executor(self.engine.thread, self.engine.save)
         except (OSError, AegisError) as e:
             log("snapshot_failed", error=str(e))
         self._saved = (time.monotonic(), self.engine.next_seq)
@@ -253,11 +262,11 @@ def _answer(future: asyncio.Future[Any], result: Any) -> None:
         future.set_result(result)
 
 
-def _unavailable(e: Exception) -> HTTPException:
+def _not_kept(e: Exception) -> StoreError:
     if not isinstance(e, AegisError | OSError):
         _LOG.exception("unexpected error", exc_info=e)
-        return HTTPException(503, "The transactions could not be kept.", {"Retry-After": "5"})
-    return HTTPException(503, f"The transactions could not be kept: {e}", {"Retry-After": "5"})
+        return StoreError("The transactions could not be kept.")
+    return StoreError(f"The transactions could not be kept: {e}")
 
 
 def log(event: str, **what: object) -> None:

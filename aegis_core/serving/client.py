@@ -9,13 +9,13 @@ import http.client
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreBusy
 from aegis_core.review import answering, answers, caseload, statistics
+from aegis_core.serving.token import kept_token
 from aegis_core.store import Store
 from aegis_core.store.endpoint import find
 
@@ -120,7 +120,7 @@ class Client(_Line):
     ) -> pd.DataFrame:
         """Send `rows` as one batch; the verdicts on those that were accepted.
 
-        As `live.Stream.take`, except that the service says itself where rows come from, and that
+        As `Engine.take`, except that the service says itself where rows come from, and that
         nobody tells it labels: it learns from answers.
 
         Raises
@@ -168,9 +168,9 @@ class Desk:
 
     Each call looks whether a process owns the database and answers over REST: its endpoint file
     beside the database says so, with the address; the token is that of the settings or of the
-    service's own file. Without such a process the same functions of `caseload`, `reviews` and
-    `whatif` are called here, so that what is written is the same. A service that is away in the
-    middle is told as `StoreBusy`; nothing is tried twice.
+    service's own file. Without such a process the same functions of `review` and
+    `evaluation.budgets` are called here, so that what is written is the same. A service that is
+    away in the middle is told as `StoreBusy`; nothing is tried twice.
 
     Parameters
     ----------
@@ -279,27 +279,6 @@ class Desk:
             raise InputError(e.detail) from None  # in the words that a page can show
         finally:
             line.close()
-
-
-def kept_token(store: Store) -> str:
-    """The token that a service on this database made on its first start, "" if there is none.
-
-    Raises
-    ------
-    InputError
-        The file can be read by others.
-    """
-    path = token_file(store)
-    if not path.exists():
-        return ""
-    if path.stat().st_mode & 0o077:
-        raise InputError(f"{path} can be read by others; `chmod 600` it or delete it.")
-    return path.read_text().strip()
-
-
-def token_file(store: Store) -> Path:
-    """Where a service keeps its token: beside the database, readable by its owner alone."""
-    return store.path.with_name(store.path.name + ".token")
 
 
 def _detail(body: bytes) -> str:

@@ -1,79 +1,89 @@
-"""The engine of the service: what arrives is scored, forced to the disk in groups, then answered.
+"""The engine: what arrives is scored, forced to the disk in groups, then answered.
 
-One thread calls `Engine.score`. Each call is one group of the journal: the transactions, the
-verdicts and what was refused are there together or not at all, and the keeper brings them into the
-tables soon after. A transaction that is sent again gets the verdict it already has, and one with
-other content than the first is told both.
+There is one, on a database that this process owns: the service runs it behind REST, a notebook or
+the simulator by `Engine.open`. One thread scores. Each call is one group of the journal: the
+transactions, the verdicts and what was refused are there together or not at all, and a table
+writer brings them into the tables soon after. A transaction that is sent again gets the verdict it
+already has, and one with other content than the first is told both.
 
-State in memory is a fold of what was answered. A snapshot of it, with the place in the order of
-arrival that it stands for, makes a restart quick; one that is broken or of another history is
-ignored, and the history is folded anew.
+State in memory is a fold of what was answered, in the order of arrival: transactions, the decisions
+given, and labels. A snapshot of it, with the place in that order that it stands for, makes a
+restart quick; one that is broken or of another history is ignored, and the history is folded anew.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from aegis_core.config import Settings
-from aegis_core.detection.registry import roles
+from aegis_core.detection.history import label_events, recorded, transactions
+from aegis_core.detection.learner import Learner
+from aegis_core.detection.registry import ModelVersion, load, roles
 from aegis_core.detection.scoring import Scorer
+from aegis_core.detection.verdicts import Verdicts
 from aegis_core.errors import StoreBusy, StoreError
-from aegis_core.features.arrays import Ids, Ints, hashed, read_arrays, write_arrays
+from aegis_core.features.arrays import Ids, Ints, hashed
+from aegis_core.features.checkpoint import begin
 from aegis_core.features.confirmed import Confirmed
-from aegis_core.features.profiles import Profiles
-from aegis_core.intake.staging import HIGHEST_AMOUNT
-from aegis_core.review import lists
-from aegis_core.serving.live import Stream, count
-from aegis_core.serving.table_writer import Keeper
+from aegis_core.intake.importing import checked
+from aegis_core.intake.staging import REPEATED
+from aegis_core.review import answers, lists
+from aegis_core.serving import snapshot
+from aegis_core.serving.rows import (
+    Outcome,
+    again,
+    as_group,
+    by_column,
+    columns,
+    made_up,
+    rejected,
+    stored,
+    with_repeats,
+)
+from aegis_core.serving.table_writer import TableWriter
 from aegis_core.store import Store, journal
+from aegis_core.store.gate import Limits
 from aegis_core.store.journal import Journal
 from aegis_core.store.session import Session
 
-_LOG: Final = logging.getLogger("aegis.engine")
-CONTENT: Final = (
-    *("customer_id", "ts", "amount", "currency", "merchant_id", "category", "channel"),
-    *("lat", "lon"),
-)
-"""What makes two transactions of one id the same."""
 LOOK_S: Final = 0.25
-"""How often promotions, lists and answers of others are looked for."""
+"""How often promotions, lists and labels of others are looked for."""
 _WARM_ROWS: Final = 64
 MOST_WAITING: Final = 200_000
 """Rows that the tables may lack; beyond, nothing more is taken."""
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one transaction.
+class Engine:
+    """Scores transactions as they arrive, on a database that this process owns.
 
-    `verdict` is a row of the table `verdicts`, or the part of it that is told. `repeat` says that
-    it was there before; with `conflict`, what is there has other content, which `stored` holds.
-    """
-
-    verdict: Mapping[str, Any] | None
-    repeat: bool = False
-    conflict: bool = False
-    stored: Mapping[str, Any] | None = None
-
-
-class Engine(Stream):
-    """Scores rows that were checked, on a database that this process owns.
+    `score` takes rows that were checked and belongs to one thread; `take` checks the rows of a
+    frame and has them scored in `thread`, where a Ctrl-C of the caller leaves a group whole.
 
     Parameters
     ----------
     store : inside of its `owned()` block, which `close` comes before the end of.
     progress : called with the number of past transactions folded since the last call.
+
+    Attributes
+    ----------
+    thread : the one that scores.
+    next_seq : the place of the next transaction in the order of arrival.
+    champion, shadows : the models that decide and that score beside it.
     """
+
+    next_seq: int
+    champion: ModelVersion
+    shadows: list[ModelVersion]
 
     def __init__(
         self,
@@ -82,31 +92,86 @@ class Engine(Stream):
         *,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        self.entries: list[lists.Entry] = []
-        self.ids, self._indexed = Ids(), 0
-        super().__init__(store, settings, progress=progress)
+        self.store, self.settings = store, settings
+        self._progress = progress
+        self._forget()
         with store.reading() as session:
+            self._fold(session)
             self.entries = lists.current(session)
-            reached, n_labels = journal.reached(session), count(session, "labels")
-        self.journal = Journal(journal.folder_of(store.path), reached)
-        self.keeper = Keeper(store, self.journal, self._look)
+            self._news = self._lacks(session)
+            reached = journal.reached(session)
         self._looked = 0.0
-        told = self._n_told if self.scorer.confirmed is not None else n_labels
-        self._news = self._heard = (self._roles, told)
-        store.settle_with(self.keeper.settle)
+        self.journal = Journal(journal.folder_of(store.path), reached)
+        self.table_writer = TableWriter(store, self.journal, self._look)
+        store.settle_with(self.table_writer.settle)
+        self.thread = ThreadPoolExecutor(1, "aegis-engine")
         self._warm_up()
-        self.keeper.start()
+        self.table_writer.start()
 
-    @property
-    def snapshot(self) -> Path:
-        """The folder of the snapshot, beside the database."""
-        return self.store.path.with_name(self.store.path.name + ".state")
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        store: Store,
+        settings: Settings,
+        *,
+        rest: str = "",
+        wait_s: float = 30.0,
+        progress: Callable[[int], object] | None = None,
+    ) -> Iterator[Engine]:
+        """Own the database for the length of the block, with an engine on it.
+
+        Others read beside it, and write all but transactions, through the owner's listeners.
+
+        Parameters
+        ----------
+        rest : the address at which this process answers over REST; "" if it does not.
+        wait_s : how long to wait while others hold the file, in seconds.
+
+        Raises
+        ------
+        StoreBusy
+            Another process owns the database or held it for `wait_s`.
+        NotReady
+            There is no champion model yet, or its files are broken.
+        """
+        store.require_no_service()
+        limits = Limits(rows=10_000_000, memory=settings.service_memory)
+        with (
+            store.owned(wait_s=wait_s, limits=limits, rest=rest),
+            closing(cls(store, settings, progress=progress)) as engine,
+        ):
+            yield engine
 
     def close(self) -> None:
         """Bring into the tables what was answered; what they refuse stays in the journal."""
-        self.keeper.end()
+        self.thread.shutdown()
+        self.table_writer.end()
         self.journal.close()
         self.store.settle_with(None)
+
+    def take(
+        self, rows: pa.Table | pd.DataFrame, source: str, labels: pa.Table | None = None
+    ) -> pd.DataFrame:
+        """Check `rows`, score them and keep all of it, then return the verdicts.
+
+        What others changed, such as lists and answers, counts from the first of them on.
+
+        Parameters
+        ----------
+        rows :
+            Transactions with the columns of the table, without `seq`. What the check refuses goes
+            to `rejected`; what is already there keeps the verdict it has.
+        labels :
+            Rows of the table `labels` that come with them.
+
+        Returns
+        -------
+        DataFrame
+            The columns of `verdicts` for the rows that are new, and `customer_id`, `ts`, `amount`,
+            `currency`.
+        """
+        return self.thread.submit(self._taken, rows, source, labels).result()
 
     def score(
         self,
@@ -130,25 +195,7 @@ class Engine(Stream):
             The disk does not take it, or the tables are too far behind. What was scored already
             is kept with the next group that the disk takes.
         """
-        self.check()
-        if self._news != self._heard:
-            self._hear()
-        keys = hashed([row["transaction_id"] for row in rows])
-        outcomes, fresh = self._sorted(rows, keys)
-        group: dict[str, Any] = {}
-        if fresh:
-            group = self._take([rows[i] for i in fresh], fresh, outcomes, source)
-            self.ids.add(keys[fresh], np.arange(self.next_seq - len(fresh), self.next_seq))
-        if refused:
-            group["rejected"] = {name: [row[name] for row in refused] for name in refused[0]}
-        if group:
-            self.journal.append(group)
-        if None in outcomes:  # repeats of what came first in this very group
-            firsts = {rows[k]["transaction_id"]: k for k in fresh}
-            for i in (i for i, outcome in enumerate(outcomes) if outcome is None):
-                first = firsts[rows[i]["transaction_id"]]
-                outcomes[i] = _again(rows[i], rows[first], outcomes[first])
-        return [o for o in outcomes if o is not None]
+        return self._scored(rows, refused, source)[0]
 
     def check(self) -> None:
         """Whether anything can be taken.
@@ -159,15 +206,29 @@ class Engine(Stream):
             Neither the disk nor, by far, the tables keep up.
         """
         self.journal.flush()
-        if self.keeper.failed and self.journal.n_waiting > MOST_WAITING:
-            raise StoreError(self.keeper.failed)
+        if self.table_writer.failed and self.journal.n_waiting > MOST_WAITING:
+            raise StoreError(self.table_writer.failed)
 
     def do(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, which sees all that was answered, between two groups."""
         self.settled()
         result = work()
-        self._hear()  # an answer is heard before the next transaction
+        self.follow()  # an answer counts from the next transaction on
         return result
+
+    def follow(self) -> None:
+        """Follow what others changed, between two groups: models, labels and lists.
+
+        A label without a place in the order of arrival gets it: after all that was scored.
+        """
+        self.settled()
+        with self.store.writing() as session:
+            session.execute(
+                "UPDATE labels SET after_seq = ? WHERE after_seq IS NULL", [session.next_seq() - 1]
+            )
+            self._fold(session)
+            self.entries = lists.current(session)
+        self._news = False
 
     def settled(self) -> None:
         """Return once the tables hold all that was answered.
@@ -177,8 +238,8 @@ class Engine(Stream):
         StoreBusy
             They do not within some seconds.
         """
-        if not self.keeper.settle():
-            raise StoreBusy(self.keeper.failed or "The tables are busy; try again.")
+        if not self.table_writer.settle():
+            raise StoreBusy(self.table_writer.failed or "The tables are busy; try again.")
 
     def find(self, transaction_id: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
         """A transaction and its verdict, or None where it never arrived."""
@@ -193,42 +254,86 @@ class Engine(Stream):
         if self._roles is None:
             return
         self.settled()
-        self.snapshot.mkdir(mode=0o700, exist_ok=True)
-        name = f"{self.next_seq}-{time.time_ns()}"
-        self.scorer.profiles.save(self.snapshot / f"{name}.profiles.npz")
-        if self.scorer.confirmed is not None:
-            self.scorer.confirmed.save(self.snapshot / f"{name}.answers.npz")
-        write_arrays(
-            self.snapshot / f"{name}.ids.npz", {"hashes": self.ids.in_order(self.next_seq)}
-        )
         with self.store.reading() as session:
-            last = _fingerprint(session, self.next_seq - 1)
-        state = {"name": name, "next_seq": self.next_seq, "n_told": self._n_told, "last": last}
-        beside = self.snapshot / ".state.json"
-        beside.write_text(json.dumps(state))
-        beside.replace(self.snapshot / "state.json")
-        for old in self.snapshot.glob("*.npz"):
-            if not old.name.startswith(name):
-                old.unlink()
+            snapshot.State(
+                self.next_seq, self._n_labels, self.ids, self.scorer.profiles, self.scorer.confirmed
+            ).save(self.store.path, session)
 
     def _warm_up(self) -> None:
         """Compile what scoring needs, which takes seconds, before a request waits for it.
 
         Made-up transactions, ordinary ones and alerts, are judged as if nothing had come before.
         """
-        rows = [
-            {"transaction_id": f"{i}", "customer_id": "0", "merchant_id": "0", "ts": i * 100_000,
-             "amount": (1.0, HIGHEST_AMOUNT)[i % 2], "lat": 60.0 * (i % 2), "lon": 0.0}
-            for i in range(_WARM_ROWS)
-        ]  # fmt: skip
-        batch = _columns(rows, 0)
+        batch = columns(made_up(_WARM_ROWS), 0)
         self.ids.find(hashed(batch["transaction_id"]))
-        answers = None if self.scorer.confirmed is None else Confirmed()
-        scorer = Scorer(self.champion.model, self.champion.policy, confirmed=answers)
+        nothing = None if self.scorer.confirmed is None else Confirmed()
+        scorer = Scorer(self.champion.model, self.champion.policy, confirmed=nothing)
         scored = scorer.run(batch, signals=True, explain=True)
         scorer.verdicts_of(batch, scored, self.champion.version)
         for shadow in self.shadows:
             shadow.judge(batch, scored)
+
+    def _taken(
+        self, rows: pa.Table | pd.DataFrame, source: str, labels: pa.Table | None
+    ) -> pd.DataFrame:
+        """`take`, in the thread that scores."""
+        self.check()
+        self.settled()
+        with self.store.writing() as session:
+            answers.settle(session)
+            self._news = self._lacks(session)
+            self.entries = lists.current(session)
+            good, bad = checked(session, rows, source)
+        sent = good.to_pylist()
+        refused = [rejected(**row) for row in bad.to_pylist()]
+        with_them = None if labels is None or not labels.num_rows else as_group(labels)
+        outcomes, new = self._scored(sent, refused, source, with_them)
+        if conflicts := [row for row, o in zip(sent, outcomes, strict=True) if o.conflict]:
+            refused = [rejected(source, json.dumps(row), REPEATED) for row in conflicts]
+            self.journal.append({"rejected": by_column(refused)})
+        if with_them is not None and self.scorer.confirmed is not None:
+            self.follow()
+        batch, verdicts = new
+        shown: pd.DataFrame = verdicts.frame().assign(
+            **{c: batch[c] for c in ("customer_id", "ts", "amount", "currency")}
+        )
+        return shown
+
+    def _scored(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        refused: Sequence[Mapping[str, Any]],
+        source: str,
+        labels: dict[str, Any] | None = None,
+    ) -> tuple[list[Outcome], tuple[dict[str, Any], Verdicts]]:
+        """`score`, with labels in the same group; also what was new, as columns, and its verdicts.
+
+        The labels are known after the last of `rows`.
+        """
+        self.check()
+        if self._news:
+            self.follow()
+        keys = hashed([row["transaction_id"] for row in rows])
+        outcomes, fresh = self._sorted(rows, keys)
+        group: dict[str, Any] = {}
+        try:
+            batch, verdicts = self._judged([rows[i] for i in fresh], source, group)
+            for i, answer in zip(fresh, verdicts.answers(), strict=True):
+                outcomes[i] = Outcome(answer)
+            self.ids.add(keys[fresh], batch["seq"])
+            if refused:
+                group["rejected"] = by_column(refused)
+            if labels is not None:
+                n_labels = len(labels["transaction_id"])
+                group["labels"] = labels | {"after_seq": [self.next_seq - 1] * n_labels}
+            if group:
+                self.journal.append(group)
+        except StoreError:  # the journal has it, and takes it before the next
+            raise
+        except BaseException:  # the state holds what nobody kept
+            self._forget()
+            raise
+        return with_repeats(rows, fresh, outcomes), (batch, verdicts)
 
     def _sorted(
         self, rows: Sequence[Mapping[str, Any]], keys: Ints
@@ -237,12 +342,12 @@ class Engine(Stream):
         outcomes: list[Outcome | None] = [None] * len(rows)
         places = self.ids.find(keys)
         known = np.flatnonzero(places >= 0)
-        stored = self._stored(places[known].tolist()) if len(known) else {}
+        there = self._stored(places[known].tolist()) if len(known) else {}
         fresh, here = [], set()
         for i, row in enumerate(rows):
-            found = stored.get(int(places[i])) if stored else None
+            found = there.get(int(places[i])) if there else None
             if found is not None and found[0]["transaction_id"] == row["transaction_id"]:
-                outcomes[i] = _again(row, found[0], Outcome(found[1]))
+                outcomes[i] = again(row, found[0], Outcome(found[1]))
             elif row["transaction_id"] not in here:
                 here.add(row["transaction_id"])
                 fresh.append(i)
@@ -252,26 +357,14 @@ class Engine(Stream):
         self, seqs: Sequence[int]
     ) -> dict[int, tuple[dict[str, Any], dict[str, Any] | None]]:
         self.settled()
-        given = ", ".join(map(str, sorted({int(s) for s in seqs})))
-        names = ", ".join(CONTENT)
         with self.store.reading() as session:
-            rows = session.rows(
-                f"SELECT seq, transaction_id, {names.replace('ts', 'epoch_us(ts) AS ts')} "
-                f"FROM transactions WHERE seq IN ({given})"
-            )
-            found = session.rows(f"SELECT * FROM verdicts WHERE seq IN ({given})")
-        verdicts = {v["seq"]: v for v in found}
-        return {row["seq"]: (row, verdicts.get(row["seq"])) for row in rows}
+            return stored(session, seqs)
 
-    def _take(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        places: Sequence[int],
-        outcomes: list[Outcome | None],
-        source: str,
-    ) -> dict[str, Any]:
-        """Score rows that are new; what the tables are to hold of it."""
-        n, batch = len(rows), _columns(rows, self.next_seq)
+    def _judged(
+        self, rows: Sequence[Mapping[str, Any]], source: str, group: dict[str, Any]
+    ) -> tuple[dict[str, Any], Verdicts]:
+        """Score rows that are new, and add to `group` what the tables are to hold of it."""
+        n, batch = len(rows), columns(rows, self.next_seq)
         rulings, listed = None, None
         if self.entries:
             wanted = ("customer_id", "merchant_id", "ts")
@@ -281,40 +374,50 @@ class Engine(Stream):
         scored = self.scorer.run(batch, rulings=rulings, signals=True, explain=True)
         verdicts = self.scorer.verdicts_of(batch, scored, self.champion.version, listed)
         self.next_seq = self._indexed = self.next_seq + n
-        for i, answer in zip(places, verdicts.answers(), strict=True):
-            outcomes[i] = Outcome(answer)
-        group: dict[str, Any] = {
-            "transactions": batch | {"ts": batch["ts"].view(np.int64), "source": [source] * n},
-            "verdicts": verdicts.columns(),
-        }
-        if self.shadows:
-            told_by = pd.concat([other.judge(batch, scored) for other in self.shadows])
-            group["shadow_scores"] = {str(c): told_by[c].tolist() for c in told_by}
-        return group
+        if n:
+            transactions = batch | {"ts": batch["ts"].view(np.int64), "source": [source] * n}
+            group |= {"transactions": transactions, "verdicts": verdicts.columns()}
+            if self.shadows:
+                beside = pd.concat([other.judge(batch, scored) for other in self.shadows])
+                group["shadow_scores"] = {str(c): beside[c].tolist() for c in beside}
+        return batch, verdicts
 
     def _look(self, session: Session) -> None:
-        """What others may have changed: the keeper looks, and `score` hears of it."""
+        """Notice what others changed: the table writer looks, and `score` follows."""
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
         self._looked = now
         self.entries = lists.current(session)
-        self._news = (roles(session), count(session, "labels"))
+        self._news = self._lacks(session)
 
-    def _hear(self) -> None:
-        """Follow the models and hear the answers, between two groups."""
-        self.settled()
-        heard = self._news
-        with self.store.writing() as session:
-            session.execute(
-                "UPDATE labels SET after_seq = ? WHERE after_seq IS NULL", [self.next_seq - 1]
-            )
-            self._catch_up(session)
-            self.entries = lists.current(session)
-        self._heard = heard
+    def _lacks(self, session: Session) -> bool:
+        """Whether there are roles of models, or labels, that the state does not follow yet."""
+        (labels,) = session.rows(
+            "SELECT count(*) AS n, count(*) - count(after_seq) AS unplaced FROM labels"
+        )
+        unknown = self.scorer.confirmed is not None and labels["n"] != self._n_labels
+        return unknown or labels["unplaced"] > 0 or roles(session) != self._roles
 
-    def _catch_up(self, session: Session) -> None:
-        super()._catch_up(session)
+    def _forget(self) -> None:
+        """Begin with nothing; the next group is scored after the history was folded anew."""
+        self.scorer, self.ids = Scorer(), Ids()
+        self.next_seq = self._indexed = self._n_labels = 0
+        self._roles: tuple[str, tuple[str, ...]] | None = None
+        self._news = True
+
+    def _fold(self, session: Session) -> None:
+        """Bring models, state and ids up to what the tables hold."""
+        if (now := roles(session)) != self._roles:
+            self._load(session, *now)
+            self._roles = now
+        learns = self.scorer.confirmed is not None
+        n_labels = session.rows("SELECT count(*) AS n FROM labels")[0]["n"] if learns else 0
+        if session.next_seq() != self.next_seq or n_labels != self._n_labels:
+            labels = label_events(session, self._n_labels) if n_labels > self._n_labels else None
+            missed = transactions(session, "t.seq >= ?", [self.next_seq])
+            self.scorer.replay(missed, labels, recorded=recorded(missed), progress=self._progress)
+            self.next_seq, self._n_labels = session.next_seq(), n_labels
         if self._indexed < self.next_seq:
             there = session.numpy(
                 "SELECT transaction_id AS id, seq FROM transactions WHERE seq >= ? ORDER BY seq",
@@ -323,60 +426,26 @@ class Engine(Stream):
             self.ids.add(hashed(there["id"].tolist()), there["seq"])
             self._indexed = self.next_seq
 
-    def _begin(self, session: Session, learns: bool) -> tuple[Profiles | None, Confirmed | None]:
-        """The state of the snapshot, where it is whole and of this history."""
-        try:
-            state = json.loads((self.snapshot / "state.json").read_text())
-            name, next_seq, n_told = state["name"], int(state["next_seq"]), int(state["n_told"])
-            if next_seq > session.next_seq() or state["last"] != _fingerprint(
-                session, next_seq - 1
-            ):
-                raise ValueError("it is of another history")
-            answers = None
-            if learns:
-                answers = Confirmed.load(self.snapshot / f"{name}.answers.npz")
-            profiles = Profiles.load(self.snapshot / f"{name}.profiles.npz")
-            ids = Ids.of(read_arrays(self.snapshot / f"{name}.ids.npz")["hashes"])
-        except Exception as e:  # whatever is wrong with it: the history itself is there
-            if (self.snapshot / "state.json").exists():
-                _LOG.warning("snapshot ignored: %s", e)
-            return super()._begin(session, learns)
-        self._indexed = next_seq
-        self.ids, self.next_seq, self._n_told = ids, next_seq, n_told if learns else 0
-        return profiles, answers
+    def _load(self, session: Session, version: str, shadows: Sequence[str]) -> None:
+        """Let other models judge; the state stays, unless labels are needed for the first time."""
+        champion = load(session, version, self.settings)
+        beside = [load(session, shadow, self.settings) for shadow in shadows]
+        learns = any(isinstance(m.model, Learner) for m in (champion, *beside))
+        if self._roles is None or (learns and self.scorer.confirmed is None):
+            self._begin(session, learns)
+        self.champion, self.shadows = champion, beside
+        self.scorer = Scorer(
+            champion.model, champion.policy, self.scorer.profiles, self.scorer.confirmed
+        )
 
-
-def _columns(rows: Sequence[Mapping[str, Any]], first_seq: int) -> dict[str, Any]:
-    """Rows that were checked as the columns that the pass reads, numbered from `first_seq` on."""
-    batch: dict[str, Any] = {name: [row.get(name) for row in rows] for name in CONTENT}
-    batch["transaction_id"] = [row["transaction_id"] for row in rows]
-    batch["seq"] = np.arange(first_seq, first_seq + len(rows))
-    batch["ts"] = np.array(batch["ts"], np.int64).view("datetime64[us]")
-    batch["amount"] = np.array(batch["amount"], float)
-    for name in ("lat", "lon"):
-        batch[name] = np.array(batch[name], float)  # None becomes NaN
-    return batch
-
-
-def _again(
-    row: Mapping[str, Any], first: Mapping[str, Any], outcome: Outcome | None
-) -> Outcome:  # fmt: skip
-    """The outcome of a transaction whose id came before."""
-    verdict = outcome.verdict if outcome is not None else None
-    if all(_same(row.get(name), first.get(name)) for name in CONTENT):
-        return Outcome(verdict, repeat=True)
-    return Outcome(verdict, repeat=True, conflict=True, stored=first)
-
-
-def _same(a: object, b: object) -> bool:
-    return a == b or (a is None and b is None)
-
-
-def _fingerprint(session: Session, seq: int) -> str:
-    """What the transaction at `seq` is, and what was decided about it."""
-    found = session.rows(
-        "SELECT t.transaction_id, epoch_us(ts) AS ts, amount, decision "
-        "FROM transactions t LEFT JOIN verdicts USING (seq) WHERE seq = ?",
-        [seq],
-    )
-    return json.dumps(found)
+    def _begin(self, session: Session, learns: bool) -> None:
+        """Take the state to fold the history onto: a snapshot's, or the one that it begins with."""
+        kept = snapshot.load(self.store.path, session, learns=learns)
+        if kept is None:
+            begun = begin(session, confirmed=learns)
+            self.next_seq = self._n_labels = 0
+            self.scorer = Scorer(profiles=begun.profiles, confirmed=begun.confirmed)
+            return
+        self.ids, self.next_seq, self._n_labels = kept.ids, kept.next_seq, kept.n_labels
+        self._indexed = kept.next_seq
+        self.scorer = Scorer(profiles=kept.profiles, confirmed=kept.confirmed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -25,7 +24,7 @@ from pydantic_core import from_json
 
 from aegis_core.detection.verdicts import ANSWERED
 from aegis_core.intake.staging import HIGHEST_AMOUNT, LONGEST_TEXT
-from aegis_core.serving.engine import Outcome
+from aegis_core.serving.rows import Outcome, rejected
 
 LARGEST_BATCH: Final = 10_000
 _LONGEST_RAW: Final = 10_000
@@ -130,12 +129,6 @@ class Review(BaseModel):
     note: Note = ""
 
 
-class Problem(BaseModel):
-    """Why a request was not done."""
-
-    detail: str
-
-
 _ROW: Final = TypeAdapter(Transaction)
 _ROWS: Final = TypeAdapter(list[Transaction])
 _TOLD: Final = {
@@ -199,12 +192,7 @@ def _not_too_many(n: int) -> None:
 def refusal(raw: bytes, problem: str) -> dict[str, Any]:
     """A row of the table `rejected`."""
     text = raw[: 4 * _LONGEST_RAW].decode("utf-8", "replace")
-    return {
-        "received_at": time.time_ns() // 1_000,
-        "source": "api",
-        "raw": text[:_LONGEST_RAW].replace("\0", "\\u0000"),
-        "reason": problem,
-    }
+    return rejected("api", text[:_LONGEST_RAW].replace("\0", "\\u0000"), problem)
 
 
 def told(outcome: Outcome) -> Response:
@@ -262,11 +250,6 @@ def as_json(
 ) -> Response:
     """An answer in JSON."""
     return Response(orjson.dumps(content), status, headers, media_type="application/json")
-
-
-def problem(e: HTTPException) -> Response:
-    """An answer that says why not."""
-    return as_json({"detail": e.detail}, e.status_code, e.headers)
 
 
 def takes(model: type[BaseModel]) -> dict[str, Any]:

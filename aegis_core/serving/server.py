@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import secrets
 import signal
 import socket
 import sys
@@ -13,36 +11,11 @@ import threading
 
 from aegis_core.config import Settings
 from aegis_core.detection.registry import roles
-from aegis_core.errors import InputError, StoreError
+from aegis_core.errors import InputError
 from aegis_core.serving.api import create_app
-from aegis_core.serving.client import kept_token, token_file
 from aegis_core.serving.engine import Engine
-from aegis_core.store import Store, connect
-from aegis_core.store.gate import Limits
-
-
-def token_of(store: Store, settings: Settings) -> str:
-    """The token that requests must bring: of the settings, or of a file made on the first start.
-
-    Raises
-    ------
-    InputError
-        The file can be read by others, or the token is too short.
-    StoreError
-        The folder takes no file.
-    """
-    token = settings.token.get_secret_value() or kept_token(store)
-    if not token:
-        token = secrets.token_urlsafe(32)
-        try:
-            new = os.open(token_file(store), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(new, "w") as f:
-                f.write(token + "\n")
-        except OSError as e:
-            raise StoreError(f"{token_file(store)} cannot be written: {e.strerror}.") from None
-    if len(token) < 16:
-        raise InputError("The token is too short to be safe; use 16 characters or more.")
-    return token
+from aegis_core.serving.token import token_file, token_of
+from aegis_core.store import connect
 
 
 def serve(
@@ -68,10 +41,9 @@ def serve(
     listener = _listener(host, port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     address = "http://{}:{}".format(*_reached(listener))
-    limits = Limits(rows=10_000_000, memory=settings.service_memory)
-    with store.owned(limits=limits, rest=address):
-        with tqdm(unit="tx", desc="Reading the history", delay=2) as bar:
-            engine = Engine(store, settings, progress=bar.update)
+    bar = tqdm(unit="tx", desc="Reading the history", delay=2)
+    with Engine.open(store, settings, rest=address, wait_s=1.0, progress=bar.update) as engine:
+        bar.close()
         app = create_app(engine, token)
         _without_long_breaths()
         server = uvicorn.Server(

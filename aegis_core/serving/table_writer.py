@@ -1,7 +1,7 @@
-"""The one who keeps: brings what the journal holds into the tables, beside the scoring.
+"""The table writer: brings what the journal holds into the tables, beside the scoring.
 
-A thread of its own writes what was answered since the last time in one transaction of DuckDB. Who
-reads asks it to `settle` first, so that everybody sees all that was answered before they asked.
+A thread of its own writes what was answered since the last time in one transaction of DuckDB.
+Whoever reads has it `settle` first, so that everybody sees all that was answered before they asked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AGAIN_S: Final = 0.5
 _SETTLED_WITHIN_S: Final = 5.0
 
 
-class Keeper(threading.Thread):
+class TableWriter(threading.Thread):
     """Brings groups of `journal` into the tables of a store that this process owns.
 
     Parameters
@@ -39,7 +39,7 @@ class Keeper(threading.Thread):
     """
 
     def __init__(self, store: Store, journal: Journal, look: Callable[[Session], object]) -> None:
-        super().__init__(name="aegis-keeper", daemon=True)
+        super().__init__(name="aegis-tables", daemon=True)
         self.store, self.journal = store, journal
         self._look = look
         self._notes: list[Group] = []

@@ -159,9 +159,13 @@ class Store:
                 raise StoreError("writing() inside a reading() block; end that block first.")
             yield self._session
             return
+        if self._held is not None:
+            self._held.settle()
         with self._in_turn():
             if self._held is not None:
-                owned = Session(self._held.writer, writable=True, owned=True)
+                owned = Session(
+                    self._held.writer, writable=True, owned=True, scores=self._held.scores
+                )
                 try:
                     with self._as_session(owned) as session, session.transaction():
                         yield session
@@ -275,9 +279,10 @@ class Store:
                 held.close()
 
     def settle_with(self, settle: Callable[[], object] | None) -> None:
-        """Inside of `owned()`: call `settle` before anybody reads, here or attached.
+        """Inside of `owned()`: call `settle` before anybody reads or writes, here or attached.
 
-        The owner has it bring what was answered into the tables, so that all see it.
+        An engine has it bring what was answered into the tables, so that all see it. While there
+        is one, it alone writes transactions.
         """
         if self._held is None:
             raise StoreError(f"{self.path} is not owned by this store.")
@@ -289,17 +294,17 @@ class Store:
         return self._held is not None or self._owner() is not None
 
     def require_no_service(self) -> None:
-        """Refuse to write transactions beside a process that owns the database.
+        """Refuse to write transactions beside an engine that owns the database.
 
         Raises
         ------
         StoreBusy
-            There is one: its memory would not know of them.
+            There is one, in a service or a notebook: its memory would not know of them.
         """
-        if self._held is None and self.owned_by_any:
+        if self._held.scores if self._held is not None else self.owned_by_any:
             raise StoreBusy(
-                f"A service owns {self.path} and alone writes transactions. Send them to it "
-                "(`aegis run simulate -p target http://…`), or end it first."
+                f"A service or a live stream owns {self.path} and alone writes transactions. Send "
+                "them to the service (`aegis run simulate -p target http://…`), or end it first."
             )
 
     def query(self, sql: str, params: Params = None) -> pd.DataFrame:

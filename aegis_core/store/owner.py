@@ -47,16 +47,25 @@ class Held:
         self._settle: Callable[[], object] | None = None
 
     def settle_with(self, settle: Callable[[], object] | None) -> None:
-        """Call `settle` before each reading, and before what those who attached ask."""
+        """Call `settle` before each reading and writing, also of those who attached."""
         self._settle = settle
         if self.gate is not None:
             self.gate.settle = settle
 
+    @property
+    def scores(self) -> bool:
+        """Whether an engine is at work, which alone knows what arrived last."""
+        return self._settle is not None
+
+    def settle(self) -> None:
+        """Bring what was answered into the tables."""
+        if self._settle is not None:
+            self._settle()
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection in a read-only transaction of its own."""
-        if self._settle is not None:
-            self._settle()
+        self.settle()
         with self._changed:
             if self._closing:
                 raise StoreError("The database was closed by its owner.")

@@ -43,12 +43,22 @@ class Session:
     owned
         Whether the connection is one of many to a database that its owner holds open: its
         settings are locked, and only this class keeps a reading from writing.
+    scores
+        Whether an engine of that owner may have taken more than the tables hold.
     """
 
-    def __init__(self, connection: Connection, *, writable: bool, owned: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        writable: bool,
+        owned: bool = False,
+        scores: bool = False,
+    ) -> None:
         self._connection = connection
         self.writable = writable
         self._owned = owned
+        self._scores = scores
 
     def execute(self, sql: str, params: Params = None) -> Connection:
         """Run any statement; the connection that comes back holds its result.
@@ -181,8 +191,8 @@ class Session:
         return int(found[0]) if found else 0
 
     def last_seq(self) -> int | None:
-        """The `seq` of the last transaction; None where the owner of the database says it later."""
-        return self.next_seq() - 1
+        """The `seq` of the last transaction; None where the engine of the owner says it later."""
+        return None if self._scores else self.next_seq() - 1
 
     def _insert(self, table: str, names: Sequence[str], rows: pa.Table) -> None:
         columns = ", ".join(map(quoted, names))

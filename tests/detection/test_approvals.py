@@ -15,7 +15,7 @@ from aegis_core.detection import approvals, registry
 from aegis_core.detection.training import train
 from aegis_core.errors import InputError, NotReady
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
-from aegis_core.serving.live import Stream
+from aegis_core.serving.engine import Engine
 from aegis_core.store import Store, audit, connect
 
 N_SCORED = 232
@@ -33,7 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry.promote(store, settings, first, who="train", role="shadow")
     last = store.rows("SELECT max(ts) AS ts FROM transactions")[0]["ts"]
     rows, labels = next(iter(stream(some, 400, after=last, fraud_multiplier=20)))
-    assert len(Stream(store, settings).take(rows, "test", labels)) == N_SCORED
+    with Engine.open(store, settings) as engine:
+        assert len(engine.take(rows, "test", labels)) == N_SCORED
     return home
 
 

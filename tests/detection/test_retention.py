@@ -16,10 +16,12 @@ from aegis_core.detection import history
 from aegis_core.detection.retention import forget, plan
 from aegis_core.detection.training import train
 from aegis_core.errors import InputError, NotReady, StoreBusy, StoreError
+from aegis_core.evaluation.parity import parity
 from aegis_core.features import checkpoint
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
+from aegis_core.review.answers import answer
 from aegis_core.schema import TABLES
-from aegis_core.serving.live import Stream, answer, parity
+from aegis_core.serving.engine import Engine
 from aegis_core.store import Store, audit, connect
 from aegis_core.store.gate import Limits
 
@@ -44,16 +46,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_history(store, SOME, progress=False)
     small = {"n_trees": 10, "max_samples": 64, "alert_budget": 0.02}
     train(store, settings, **small)  # type: ignore[arg-type]
-    live = Stream(store, settings)
-    for n in (450, 300):
-        live.take(*_arranged(batch(store, n)))
+
+    def live(*counts: int) -> None:
+        with Engine.open(store, settings) as engine:
+            for n in counts:
+                engine.take(*_arranged(batch(store, n)))
+
+    live(450, 300)
     train(store, settings, detector="learner", role="champion", **small)  # type: ignore[arg-type]
-    for n in (750, 1_750, 150):
-        live.take(*_arranged(batch(store, n)))
+    live(750, 1_750, 150)
     for at in ANSWERED:
         (row,) = store.rows("SELECT transaction_id AS id FROM transactions WHERE seq = ?", [at])
         answer(store, row["id"], "fraud", analyst="anna")
-    live.take(*_arranged(batch(store, 150)))
+    live(150)
     with store.writing() as session:
         session.execute("INSERT INTO rejected VALUES ('2020-01-01', 'f', 'old', 'bad')")
         session.execute("INSERT INTO rejected VALUES ('2031-01-01', 'f', 'new', 'bad')")
@@ -83,7 +88,7 @@ def counts(store: Store) -> dict[str, int]:
     }
 
 
-def same_state(one: Stream, other: Stream) -> None:
+def same_state(one: Engine, other: Engine) -> None:
     for a, b in zip(one.scorer.profiles.state, other.scorer.profiles.state, strict=True):
         assert a[: len(b)].tobytes() == b[: len(a)].tobytes() or np.array_equal(a, b)
     mine, theirs = one.scorer.confirmed, other.scorer.confirmed
@@ -110,10 +115,10 @@ def test_what_is_left_replays_bit_for_bit_and_goes_on_as_if_nothing_was_missing(
     assert left.checked == before.checked - planned.rows["verdicts"]
     shutil.copy(whole.db, untouched := settings.db.with_name("whole.duckdb"))
     other = connect(untouched)
-    one, two = Stream(store, settings), Stream(other, settings)
-    same_state(one, two)
     rows, labels = batch(other, 300)
-    ours, theirs = (stream.take(rows, "test", labels) for stream in (one, two))
+    with Engine.open(store, settings) as one, Engine.open(other, settings) as two:
+        same_state(one, two)
+        ours, theirs = (engine.take(rows, "test", labels) for engine in (one, two))
     pd.testing.assert_frame_equal(
         ours.drop(columns="scored_at"), theirs.drop(columns="scored_at"), check_exact=True
     )
@@ -122,7 +127,8 @@ def test_what_is_left_replays_bit_for_bit_and_goes_on_as_if_nothing_was_missing(
     assert again.rows["transactions"] > 0
     forget(store, again, who="anna")
     assert parity(store, settings).different == 0
-    same_state(Stream(store, settings), two)
+    with Engine.open(store, settings) as one, Engine.open(other, settings) as two:
+        same_state(one, two)
 
 
 def test_parity_would_tell_if_the_state_was_lost(store: Store, settings: Settings) -> None:
@@ -244,8 +250,8 @@ def test_a_state_that_was_damaged_is_said(store: Store, settings: Settings) -> N
     forget(store, plan(store, 120), who="anna")
     with store.writing() as session:
         session.execute("UPDATE carried SET data = 'abc'::BLOB WHERE name = 'profiles'")
-    with pytest.raises(NotReady, match="cannot be read"):
-        Stream(store, settings)
+    with pytest.raises(NotReady, match="cannot be read"), Engine.open(store, settings):
+        pass
 
 
 def test_forgetting_through_a_service_is_the_same(store: Store, settings: Settings) -> None:

@@ -23,7 +23,7 @@ from aegis_core.evaluation.drift import DAY, MEASURES, Drift, Traffic, judge
 from aegis_core.evaluation.drift.effects import dominance, effect, sample
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
 from aegis_core.schema import FACTORS, Decision
-from aegis_core.serving.live import Stream
+from aegis_core.serving.engine import Engine
 from aegis_core.store import Store, connect
 from aegis_core.views import figures
 
@@ -363,9 +363,9 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, config.Sett
     made = SyntheticConfig(n_transactions=14_000, n_customers=300, days=35)
     write_history(store, made, progress=False)
     train(store, settings, n_trees=20)
-    live = Stream(store, settings)
-    for rows, _ in stream(made, 800, chunk_rows=800):
-        live.take(rows, "test")
+    with Engine.open(store, settings) as engine:
+        for rows, _ in stream(made, 800, chunk_rows=800):
+            engine.take(rows, "test")
     return store, settings
 
 

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aegis_core.errors import ColumnError, FileUnreadable, InputError
-from aegis_core.intake import ImportSummary, admit, import_files
+from aegis_core.intake import ImportSummary, import_files
+from aegis_core.intake.importing import checked
 from aegis_core.intake.staging import CHECKS
 from aegis_core.store import Store, connect
 
@@ -266,9 +267,8 @@ def test_several_files_are_one_history(tmp_path: Path, store: Store) -> None:
 
 def test_the_order_of_arrival_is_kept_for_live_rows(store: Store) -> None:
     with store.writing() as session:
-        admitted = admit(session, live(["b", "a"], minutes=[5, 0]), "stream")
-    assert admitted.accepted["transaction_id"].to_pylist() == ["b", "a"]
-    assert admitted.accepted["seq"].to_pylist() == [0, 1]
+        good, _ = checked(session, live(["b", "a"], minutes=[5, 0]), "stream")
+    assert good["transaction_id"].to_pylist() == ["b", "a"]
 
 
 # --- time, numbers, texts --------------------------------------------------------------------
@@ -510,23 +510,24 @@ def live(ids: list[str], minutes: list[int] | None = None, **columns: Any) -> pa
 def test_live_rows_pass_the_same_checks(store: Store) -> None:
     rows = live(["a", "b", "c", "a"], amount=[1.0, float("nan"), 2.0, 1.0], minutes=[0, 1, 2, 0])
     with store.writing() as session:
-        first = admit(session, rows, "stream")
-        again = admit(session, rows.to_pandas(), "stream")
-        more = admit(session, live(["d"]).append_column("seq", [[77]]), "stream")
-    assert first.accepted["transaction_id"].to_pylist() == ["a", "c"]
-    assert (first.already_there, first.rejected) == (1, {"amount is not a number": 1})
-    assert (again.accepted.num_rows, again.already_there) == (0, 3)
-    assert more.accepted["seq"].to_pylist() == [2]
-    assert more.accepted["source"].to_pylist() == ["stream"]
-    assert json.loads(store.rows("SELECT raw FROM rejected")[0]["raw"])["transaction_id"] == "b"
+        good, refused = checked(session, rows, "stream")
+        again, _ = checked(session, rows.to_pandas(), "stream")
+        more, _ = checked(session, live(["d"]).append_column("seq", [[77]]), "stream")
+    assert good["transaction_id"].to_pylist() == ["a", "c", "a"]
+    assert refused["reason"].to_pylist() == ["amount is not a number"]
+    assert refused["source"].to_pylist() == ["stream"]
+    assert json.loads(refused["raw"][0].as_py())["transaction_id"] == "b"
+    assert again.equals(good)
+    assert "seq" not in more.column_names
+    assert store.rows("FROM transactions") == []
 
 
 def test_live_rows_with_wrong_columns_are_refused(store: Store) -> None:
     with store.writing() as session:
         with pytest.raises(ColumnError, match="Did you mean amount"):
-            admit(session, live(["a"]).append_column("amout", [[1.0]]), "stream")
+            checked(session, live(["a"]).append_column("amout", [[1.0]]), "stream")
         with pytest.raises(ColumnError, match="lack"):
-            admit(session, live(["a"]).drop_columns("ts"), "stream")
+            checked(session, live(["a"]).drop_columns("ts"), "stream")
 
 
 def test_file_and_stream_store_the_same_row(store: Store, tmp_path: Path) -> None:
@@ -535,8 +536,10 @@ def test_file_and_stream_store_the_same_row(store: Store, tmp_path: Path) -> Non
     import_files(path, store, source="live", progress=False)
     other = connect(tmp_path / "other.duckdb")
     with other.writing() as session:
-        admit(session, live(["a"]), "live")
-    assert other.data_hash() == store.data_hash()
+        good, _ = checked(session, live(["a"]), "live")
+    (kept,) = store.rows("SELECT * EXCLUDE (seq, source) FROM transactions")
+    moment = kept["ts"].replace(tzinfo=UTC).timestamp()
+    assert good.to_pylist() == [kept | {"ts": round(moment * 1e6)}]
 
 
 # --- amounts that a simulator rounded down ---------------------------------------------------

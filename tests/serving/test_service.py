@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,21 @@ import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
-from aegis_core import config, serving
+from aegis_core import config
 from aegis_core.config import Settings
 from aegis_core.detection import registry
+from aegis_core.detection.history import transactions
+from aegis_core.detection.scoring import Scorer
 from aegis_core.detection.training import train
 from aegis_core.errors import InputError, StoreError
-from aegis_core.intake import admit
+from aegis_core.evaluation.parity import Parity, parity
+from aegis_core.features.checkpoint import begin
+from aegis_core.intake.importing import checked
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
-from aegis_core.serving import api, batcher, live, schemas
-from aegis_core.serving.client import token_file
+from aegis_core.serving import api, batcher, schemas, snapshot
 from aegis_core.serving.engine import LOOK_S, Engine
 from aegis_core.serving.table_writer import EVERY_S
+from aegis_core.serving.token import token_file, token_of
 from aegis_core.store import Store, connect
 from aegis_core.store.session import Session
 
@@ -64,13 +68,33 @@ def store(settings: Settings) -> Store:
 
 @pytest.fixture
 def client(store: Store, settings: Settings) -> Iterator[TestClient]:
-    with store.owned(), served(store, settings) as client:
+    with served(store, settings) as client:
         yield client
 
 
-def served(store: Store, settings: Settings) -> TestClient:
+@contextmanager
+def served(store: Store, settings: Settings) -> Iterator[TestClient]:
     """The service in this process."""
-    return TestClient(serving.create_app(Engine(store, settings), TOKEN), headers=HEADERS)
+    with (
+        store.owned(),
+        closing(Engine(store, settings)) as engine,
+        TestClient(api.create_app(engine, TOKEN), headers=HEADERS) as client,
+    ):
+        yield client
+
+
+def test_state_is_what_a_fold_of_the_history_makes_of_it(client: TestClient, store: Store) -> None:
+    client.post("/v1/transactions:batch", json=[payment(i) for i in range(50)])
+    same_as_folded(client.app.app.state.service.engine, store)  # type: ignore[attr-defined]
+
+
+def same_as_folded(engine: Engine, store: Store) -> None:
+    """Compare the engine's profiles with those of the history, folded anew."""
+    whole, past = Scorer(profiles=begin(store, confirmed=False).profiles), transactions(store)
+    whole.run(past, recorded=registry.recorded(past))
+    for one, other in zip(engine.scorer.profiles.state, whole.profiles.state, strict=True):
+        rows = min(len(one), len(other))
+        assert one[:rows].tobytes() == other[:rows].tobytes()
 
 
 def payment(i: int = 0, **change: Any) -> dict[str, Any]:
@@ -164,8 +188,7 @@ def test_live_verdicts_of_the_service_replay_bit_for_bit(
     client.post("/v1/transactions:batch", json=[late, payment(901, customer_id="new")])
     client.post("/v1/reviews", json={"transaction_id": "n3", "answer": "fraud", "analyst": "anna"})
     client.post("/v1/transactions", json=payment(902, lat=52.5, lon=13.4))
-    parity = live.parity(store, settings)
-    assert (parity.checked, parity.different) == (303, 0)
+    assert parity(store, settings) == Parity(303, 0, None)
 
 
 # ---- look up, answer, watch
@@ -344,7 +367,7 @@ def test_a_full_disk_is_a_503_that_loses_nothing_and_passes(
     assert told.status_code == 200
     assert client.get("/v1/health").status_code == 200
     assert client.post("/v1/transactions", json=payment(1)).json()["score"] == told.json()["score"]
-    assert live.parity(store, settings) == live.Parity(2, 0, None)
+    assert parity(store, settings) == Parity(2, 0, None)
 
 
 def test_while_the_tables_cannot_be_written_verdicts_are_answered_and_get_there_later(
@@ -369,7 +392,7 @@ def test_while_the_tables_cannot_be_written_verdicts_are_answered_and_get_there_
     assert "detail" not in client.get("/v1/health").json()
     kept = store.rows("SELECT transaction_id, score FROM verdicts ORDER BY seq")
     assert [tuple(k.values()) for k in kept] == [(t["transaction_id"], t["score"]) for t in told]
-    assert live.parity(store, settings) == live.Parity(3, 0, None)
+    assert parity(store, settings) == Parity(3, 0, None)
 
 
 def test_beyond_capacity_it_says_when_to_come_again(
@@ -386,12 +409,7 @@ def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
     store: Store, settings: Settings
 ) -> None:
     def run(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        with (
-            store.owned(),
-            TestClient(
-                serving.create_app(Engine(store, settings), TOKEN), headers=HEADERS
-            ) as client,
-        ):
+        with served(store, settings) as client:
             told: list[dict[str, Any]] = client.post("/v1/transactions:batch", json=rows).json()
             return told
 
@@ -399,15 +417,10 @@ def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
     again = run([payment(i) for i in range(60)])
     assert [a["repeat"] for a in again] == [True] * 50 + [False] * 10
     assert [a["score"] for a in again[:50]] == [a["score"] for a in first]
-    assert live.parity(store, settings) == live.Parity(60, 0, None)
+    assert parity(store, settings) == Parity(60, 0, None)
     folded: list[int] = []
     with store.owned(), closing(Engine(store, settings, progress=folded.append)) as engine:
-        whole = live.Stream(store, settings)
-        for one, other in zip(
-            engine.scorer.profiles.state, whole.scorer.profiles.state, strict=True
-        ):
-            rows = min(len(one), len(other))
-            assert one[:rows].tobytes() == other[:rows].tobytes()
+        same_as_folded(engine, store)
     assert sum(folded) == 0, "the snapshot holds all of it"
 
 
@@ -416,7 +429,7 @@ def test_a_broken_snapshot_is_ignored(store: Store, settings: Settings, harm: st
     with store.owned(), closing(Engine(store, settings)) as engine:
         engine.score([schemas.checked(json.dumps(payment()).encode())[0] or {}])
         engine.save()
-        for part in engine.snapshot.glob("*.profiles.npz"):
+        for part in snapshot.folder_of(store.path).glob("*.profiles.npz"):
             if harm == "truncated":
                 part.write_bytes(part.read_bytes()[:100])
     if harm == "foreign":
@@ -437,7 +450,7 @@ def test_a_promotion_is_followed_within_a_moment(
     time.sleep(LOOK_S + 2 * EVERY_S)
     after = client.post("/v1/transactions", json=payment(1)).json()["model_version"]
     assert (before == other, after) == (False, other)
-    assert live.parity(store, settings).different == 0
+    assert parity(store, settings).different == 0
 
 
 # ---- the token
@@ -446,18 +459,18 @@ def test_a_promotion_is_followed_within_a_moment(
 def test_the_token_is_made_once_and_readable_by_its_owner_alone(
     store: Store, settings: Settings
 ) -> None:
-    token = serving.token_of(store, settings)
+    token = token_of(store, settings)
     path = token_file(store)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert serving.token_of(store, settings) == token
+    assert token_of(store, settings) == token
     path.chmod(0o644)
     with pytest.raises(InputError, match="can be read by others"):
-        serving.token_of(store, settings)
+        token_of(store, settings)
     given = config.load(home=settings.home, token="given-by-the-operator")
-    assert serving.token_of(store, given) == "given-by-the-operator"
+    assert token_of(store, given) == "given-by-the-operator"
     assert "operator" not in repr(given)
     with pytest.raises(InputError, match="too short"):
-        serving.token_of(store, config.load(home=settings.home, token="short"))
+        token_of(store, config.load(home=settings.home, token="short"))
 
 
 # ---- the two doors, and the place of an answer
@@ -487,8 +500,8 @@ def test_both_doors_take_the_same_rows(client: TestClient, tmp_path: Path) -> No
     }
     moments = [dt.datetime.fromisoformat(t).replace(tzinfo=None) for t in columns.pop("timestamp")]
     with connect(tmp_path / "other.duckdb").writing() as session:
-        admitted = admit(session, pa.table({**columns, "ts": moments}), "test").accepted
-    taken = {int(t[1:]) for t in admitted.column("transaction_id").to_pylist()}
+        good, _ = checked(session, pa.table({**columns, "ts": moments}), "test")
+    taken = {int(t[1:]) for t in good.column("transaction_id").to_pylist()}
     assert by_rest == [change for i, change in enumerate(_ODD) if i in taken]
     assert 10 < len(by_rest) < len(rows)
 
@@ -511,15 +524,14 @@ def test_an_answer_from_another_process_is_known_from_where_the_engine_heard_of_
     client.post("/v1/transactions:batch", json=rows[50:])
     (label,) = store.rows("SELECT after_seq FROM labels WHERE transaction_id = 'n3'")
     assert label["after_seq"] == 5_049
-    parity = live.parity(store, settings)
-    assert (parity.checked, parity.different) == (60, 0)
+    assert parity(store, settings) == Parity(60, 0, None)
 
 
 COMPILED = """
 import sys
 from numba.core.dispatcher import Dispatcher
 from aegis_core import config
-from aegis_core.service.engine import Engine
+from aegis_core.serving.engine import Engine
 from aegis_core.store import connect
 
 def compiled():

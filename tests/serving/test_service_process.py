@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,18 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
+from test_service import same_as_folded
 
 from aegis_core import config
 from aegis_core.detection.training import train
 from aegis_core.errors import InputError, StoreBusy
+from aegis_core.evaluation.parity import Parity, parity
 from aegis_core.intake import import_files
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
 from aegis_core.runs import execution
 from aegis_core.schema import SCHEMA_VERSION
-from aegis_core.serving import live
 from aegis_core.serving.engine import Engine
+from aegis_core.serving.simulate import simulate
 from aegis_core.store import connect
 from aegis_core.views.dashboard.feed import Feed, Filters
 
@@ -159,15 +160,9 @@ def test_what_was_answered_before_a_kill_is_there_with_the_same_verdict_and_once
     assert set(kept.index) <= set(sent), "nothing is there that nobody sent"
     n = store.rows("SELECT count(*) AS n, max(seq) + 1 AS next FROM transactions")[0]
     assert n["n"] == n["next"] == 3_000 + len(kept)
-    assert live.parity(store, settings).different == 0
-    # a fold of the log and what a restart makes of it are one
-    with store.owned(), closing(Engine(store, settings)) as engine:
-        whole = live.Stream(store, settings)
-        for one, other in zip(
-            engine.scorer.profiles.state, whole.scorer.profiles.state, strict=True
-        ):
-            rows = min(len(one), len(other))
-            assert one[:rows].tobytes() == other[:rows].tobytes()
+    assert parity(store, settings).different == 0
+    with Engine.open(store, settings) as engine:  # a fold and what a restart makes of it are one
+        same_as_folded(engine, store)
 
 
 def test_a_graceful_end_answers_all_and_leaves_a_snapshot(home: Path, tmp_path: Path) -> None:
@@ -229,7 +224,7 @@ def test_a_second_owner_a_taken_port_and_no_model_are_one_clear_sentence_each(
     try:
         other = tmp_path / "other"
         shutil.copytree(home / "data" / "models", other / "data" / "models")
-        assert "in use" in refused(home, free_port())
+        assert "owns" in refused(home, free_port())
         assert "no database" in refused(other, free_port())
     finally:
         process.send_signal(signal.SIGTERM)
@@ -253,7 +248,7 @@ def test_while_it_scores_others_read_simulate_and_write_all_but_transactions(
     process = started(home, port)
     try:
         before = store.rows("SELECT count(*) AS n FROM transactions")[0]["n"]
-        tally = live.simulate(
+        tally = simulate(
             store, settings, n_transactions=150, fraud_multiplier=20.0, progress=False,
             target=f"http://127.0.0.1:{port}", say=lambda _: None,
         )  # fmt: skip
@@ -267,15 +262,15 @@ def test_while_it_scores_others_read_simulate_and_write_all_but_transactions(
             session.execute("UPDATE verdicts SET decision = 'approve'")
         result = execution.run_notebook("start", {}, settings, progress=False)
         assert result.status == "done"
-        assert live.parity(store, settings) == live.Parity(150, 0, None)
+        assert parity(store, settings) == Parity(150, 0, None)
         with pytest.raises(StoreBusy, match="alone writes"):
-            live.simulate(store, settings, n_transactions=5, progress=False, say=lambda _: None)
+            simulate(store, settings, n_transactions=5, progress=False, say=lambda _: None)
         (home / "more.csv").write_text("customer_id,ts,amount\nc1,2026-02-01,5\n")
         with pytest.raises(StoreBusy, match="alone writes"):
             import_files([home / "more.csv"], store, progress=False)
         wrong = config.load(home=home, token="another-token-altogether")
         with pytest.raises(InputError, match="refuses the token"):
-            live.simulate(
+            simulate(
                 store, wrong, n_transactions=5, progress=False,
                 target=f"http://127.0.0.1:{port}", say=lambda _: None,
             )  # fmt: skip
@@ -284,7 +279,7 @@ def test_while_it_scores_others_read_simulate_and_write_all_but_transactions(
         assert process.wait(30) == 0
     assert store.rows("SELECT count(*) AS n FROM verdicts") == [{"n": 150}]
     with pytest.raises(StoreBusy, match="does not answer"):
-        live.simulate(
+        simulate(
             store, settings, n_transactions=5, progress=False,
             target=f"http://127.0.0.1:{port}", say=lambda _: None,
         )  # fmt: skip

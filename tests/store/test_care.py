@@ -28,9 +28,10 @@ from aegis_core.config import Settings
 from aegis_core.detection import registry
 from aegis_core.detection.training import train
 from aegis_core.errors import AegisError, FileUnreadable, InputError, StoreBusy, StoreError
+from aegis_core.evaluation.parity import parity
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.schema import SCHEMA_VERSION, TABLES
-from aegis_core.serving.live import Stream, parity
+from aegis_core.serving.engine import Engine
 from aegis_core.store import Store, audit, backup, compaction, connect, export, files
 from aegis_core.store.files import scratch
 from aegis_core.store.gate import Limits
@@ -70,7 +71,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(store, settings, n_trees=10, max_samples=64)
     last = store.rows("SELECT max(ts) AS ts FROM transactions")[0]["ts"]
     rows, labels = next(iter(stream(SOME, 200, after=last, fraud_multiplier=10)))
-    Stream(store, settings).take(rows, "test", labels)
+    with Engine.open(store, settings) as engine:
+        engine.take(rows, "test", labels)
     with store.writing() as session:
         session.execute("CREATE TABLE mine AS SELECT range AS n, 'ä' AS t FROM range(300000)")
         session.execute(f"CREATE TABLE exact AS SELECT {EXACT}")
@@ -149,7 +151,8 @@ def test_a_restored_backup_is_a_working_installation(
     assert parity(there, other) == parity(store, settings)
     assert registry.champion(there, other).version == registry.champion(store, settings).version
     rows, labels = next(iter(stream(SOME, 10, after=pd.Timestamp("2026-03-01"))))
-    assert len(Stream(there, other).take(rows, "test", labels))
+    with Engine.open(there, other) as engine:
+        assert len(engine.take(rows, "test", labels))
     assert [e.action for e in audit.entries(there)][-1] == "restore"
     kept = audit.kept_head(other.db)
     assert kept is not None

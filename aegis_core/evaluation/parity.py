@@ -1,0 +1,72 @@
+"""Parity: whether a replay of the history gives live scoring's verdicts, bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from aegis_core.config import Settings
+from aegis_core.detection.history import label_events, recorded, transactions
+from aegis_core.detection.learner import Learner
+from aegis_core.detection.registry import load
+from aegis_core.detection.scoring import Scorer
+from aegis_core.features.checkpoint import begin
+from aegis_core.schema import FACTORS
+from aegis_core.store import Store
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How many stored verdicts a replay of the history gives again, bit for bit."""
+
+    checked: int
+    different: int
+    first_different: str | None
+
+    def sentence(self) -> str:
+        """The result in words."""
+        if not self.checked:
+            return "No live verdicts are stored yet, so there is nothing to compare."
+        if not self.different:
+            return f"All {self.checked:,} stored verdicts replay bit for bit."
+        return (
+            f"{self.different:,} of {self.checked:,} stored verdicts replay DIFFERENTLY, the first "
+            f"is of transaction {self.first_different}."
+        )
+
+
+def parity(store: Store, settings: Settings) -> Parity:
+    """Replay the history and compare evidence and score with what live scoring stored."""
+    with store.snapshot() as session:
+        frame, labels = transactions(session), label_events(session)
+        stored = session.query(
+            "SELECT seq, transaction_id, model_version, score, "
+            + ", ".join(f"evidence.{f} AS {f}" for f in FACTORS)
+            + " FROM verdicts ORDER BY seq"
+        )
+        versions = {v: load(session, v, settings).model for v in stored.model_version.unique()}
+        learns = any(isinstance(model, Learner) for model in versions.values())
+        begun = begin(session, confirmed=learns)
+    if stored.empty:
+        return Parity(0, 0, None)
+    passed = Scorer(profiles=begun.profiles, confirmed=begun.confirmed).replay(
+        frame, labels, recorded=recorded(frame), signals=True
+    )
+    rows = np.searchsorted(frame.seq.to_numpy(), stored.seq.to_numpy())
+    same = np.zeros(len(stored), bool)
+    for version, part in stored.groupby("model_version"):
+        at, model = rows[part.index], versions[str(version)]
+        signals, money = passed.signals[at], frame.amount.to_numpy(float)[at]
+        detector = model.detector if isinstance(model, Learner) else model
+        _, evidence = detector.weigh(signals)
+        score = (
+            model.score(signals, money, passed.history[at])
+            if isinstance(model, Learner)
+            else model.score(evidence)
+        )
+        same[part.index] = (evidence == part[list(FACTORS)].to_numpy()).all(axis=1) & (
+            score == part.score.to_numpy()
+        )
+    first = None if same.all() else str(stored.transaction_id[int(np.argmin(same))])
+    return Parity(len(stored), int((~same).sum()), first)

@@ -1,0 +1,97 @@
+"""What runs behind the routes: the engine, its batcher, the settling of answers, the meters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel
+
+from aegis_core.errors import AegisError
+from aegis_core.review import answers
+from aegis_core.serving.batcher import Batcher, Meters, log
+from aegis_core.serving.engine import Engine
+
+
+class Problem(BaseModel):
+    """Why a request was not done."""
+
+    detail: str
+
+
+ADMITTED: Final = [Depends(HTTPBearer(auto_error=False))]
+"""For the description of a route; `api.Door` asks for the token."""
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    code: {"model": Problem} for code in (400, 401, 413, 415, 422, 429, 503)
+}
+"""What the description of a route says may go wrong."""
+NOT_FOUND: Final[dict[int | str, dict[str, Any]]] = {404: {"model": Problem}}
+_PENDING: Final = f"""
+    SELECT count(*) AS n FROM ({answers.STANDING})
+    WHERE held_until IS NOT NULL AND review_id NOT IN (SELECT review_id FROM taught)"""
+
+
+class Service:
+    """An engine at work for many requests, as long as the application runs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.store, self.settings = engine, engine.store, engine.settings
+        self.meters = Meters()
+        self.batcher = Batcher(engine, self.meters)
+        self._held = asyncio.Event()
+        self._held.set()  # what an earlier service left
+
+    @contextlib.asynccontextmanager
+    async def running(self, app: FastAPI) -> AsyncIterator[None]:
+        """Commit what comes for the length of the block, and save the state at its end."""
+        committing = asyncio.create_task(self.batcher.run())
+        beside = [asyncio.create_task(work) for work in (self._settling(), self.batcher.tell())]
+        log("ready", transactions=self.engine.next_seq, model=self.engine.champion.version)
+        yield
+        for task in beside:
+            task.cancel()
+        self.batcher.end()
+        await committing
+        with contextlib.suppress(OSError, AegisError):
+            await asyncio.to_thread(self.engine.save)
+        log("ended", transactions=self.engine.next_seq)
+
+    async def do(self, work: Callable[[], Any]) -> Any:
+        """The result of `work`, done between two groups; an answer counts from the next one on."""
+        return await self.batcher.do(lambda: self.engine.do(work))
+
+    def remind(self) -> None:
+        """There is an answer that becomes a label when it can no longer be taken back."""
+        self._held.set()
+
+    async def _settling(self) -> None:
+        """Make labels of answers in their time, also of those that an earlier service left."""
+        while True:
+            await self._held.wait()
+            self._held.clear()
+            while await self._are_held():
+                await asyncio.sleep(1.0)
+
+    async def _are_held(self) -> bool:
+        """Settle what is due; whether anything is left to settle later."""
+        try:
+            if await asyncio.to_thread(answers.held, self.store):
+                await self.do(lambda: answers.settle(self.store))
+            (pending,) = await asyncio.to_thread(self.store.rows, _PENDING)
+        except (AegisError, OSError) as e:
+            log("settling_failed", error=str(e))
+            return True
+        return bool(pending["n"])
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Serves = Annotated[Service, Depends(_service)]
+"""What a handler that works for the service asks for."""

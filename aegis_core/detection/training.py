@@ -28,7 +28,7 @@ from aegis_core.features.arrays import Floats
 from aegis_core.features.checkpoint import begin
 from aegis_core.features.profiles import SIGNAL_FACTOR, SIGNALS
 from aegis_core.metrics import daily_forecast
-from aegis_core.review.answers import settle
+from aegis_core.review.answers import publish
 from aegis_core.runs import lineage
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.store import Store
@@ -210,7 +210,7 @@ def train(
             "Train with role shadow, then `aegis models propose VERSION`."
         )
     if store.path.exists():
-        settle(store)
+        publish(store)
     learns = detector == "learner"
     with store.snapshot() as session:
         frame, begun = transactions(session), begin(session, confirmed=learns)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from aegis_core.config import Settings
 from aegis_core.errors import AegisError, NotReady
 from aegis_core.evaluation import budgets
-from aegis_core.review import answering, answers, caseload, statistics
+from aegis_core.review import answers, cases, statistics
 from aegis_core.serving.batcher import Committer, log
 from aegis_core.serving.schemas import Moment, Note, Number, Text, as_json, shown
 from aegis_core.store import Store
@@ -112,8 +112,8 @@ class Settling:
     async def _settled(self) -> bool:
         """Settle what is due; whether anything is left to settle later."""
         try:
-            if await asyncio.to_thread(answers.held, self.store):
-                await _done(self.committer, lambda: answers.settle(self.store))
+            if await asyncio.to_thread(answers.due, self.store):
+                await _done(self.committer, lambda: answers.publish(self.store))
             (pending,) = await asyncio.to_thread(self.store.rows, _PENDING)
         except (AegisError, OSError, HTTPException) as e:
             log("settling_failed", error=str(e))
@@ -144,14 +144,14 @@ def router(
     routes = APIRouter(dependencies=list(dependencies), responses=problems, tags=["casework"])
 
     @routes.get("/v1/cases")
-    async def cases(
+    async def open_cases(
         order: Order = "risk",
         analyst: Annotated[str, Query(max_length=200)] = "",
         limit: Annotated[int, Query(ge=1, le=1_000)] = 50,
     ) -> Response:
         """Open cases: alerts of one customer and burst, with who holds them."""
         found = await asyncio.to_thread(
-            caseload.queue, store, order=order, analyst=analyst, limit=limit
+            cases.queue, store, order=order, analyst=analyst, limit=limit
         )
         return as_json({**vars(found), "cases": [shown(case) for case in found.cases]})
 
@@ -172,31 +172,36 @@ def router(
     async def claim(given: Annotated[ClaimAsked, Body()]) -> Response:
         """Keep a case for ten minutes: a given one, or the next; null where none is free."""
         found = await asyncio.to_thread(
-            caseload.wanted, store, given.analyst, given.case_id or "", order=given.order,
+            cases.candidates, store, given.analyst, given.case_id or "", order=given.order,
             after=given.after or "",
         )  # fmt: skip
         claimed = await _done(
             committer,
-            lambda: caseload.take(store, given.analyst, found, only=given.case_id is not None),
+            lambda: cases.claim_first(store, given.analyst, found, only=given.case_id is not None),
         )
         return as_json({"claim": None if claimed is None else shown(vars(claimed))})
 
     @routes.post("/v1/cases/release")
     async def release(given: Annotated[ReleaseAsked, Body()]) -> Response:
         """Let go of what the analyst holds."""
-        released = await _done(committer, lambda: caseload.release(store, given.analyst))
+        released = await _done(committer, lambda: cases.release(store, given.analyst))
         return as_json({"released": released})
 
     @routes.post("/v1/cases/answer", status_code=201)
     async def answer(given: Annotated[CaseAnswer, Body()]) -> Response:
         """Answer a case as a whole, or some of it; it becomes labels when undo is over."""
         found = await asyncio.to_thread(
-            answering.asked, store, given.case_id, given.analyst, given.transaction_ids
+            cases.open_in, store, given.case_id, given.analyst, given.transaction_ids
         )
         made = await _done(
             committer,
-            lambda: answering.give(
-                store, found, given.answer, analyst=given.analyst, note=given.note
+            lambda: cases.answer_case(
+                store,
+                given.case_id,
+                given.answer,
+                analyst=given.analyst,
+                note=given.note,
+                found=found,
             ),
         )
         settling.remind()
@@ -214,7 +219,7 @@ def router(
     async def snooze(given: Annotated[SnoozeAsked, Body()]) -> Response:
         """Ask nothing about a customer until a date."""
         entry = await _done(committer,
-            lambda: answering.snooze(
+            lambda: cases.snooze(
                 store, given.customer_id, given.until.isoformat(), analyst=given.analyst,
                 why=given.why,
             )

@@ -33,7 +33,7 @@ from aegis_core.intake.importing import admit
 from aegis_core.intake.synthetic import SyntheticConfig, history_config, stream
 from aegis_core.review import lists
 from aegis_core.review.answers import answer as answer
-from aegis_core.review.answers import settle
+from aegis_core.review.answers import publish
 from aegis_core.schema import FACTORS
 from aegis_core.serving.client import Client, kept_token
 from aegis_core.store import Store, rollups
@@ -94,7 +94,7 @@ class Stream:
         self.store.require_no_service()
         try:
             with self.store.writing(checkpoint=False) as session:
-                settle(session)
+                publish(session)
                 self._catch_up(session)
                 admitted = admit(session, rows, source).accepted
                 frame = admitted.to_pandas()

@@ -23,7 +23,8 @@ from aegis_core.errors import InputError, NotReady
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.review import answers, lists
 from aegis_core.serving import live
-from aegis_core.store import Session, Store
+from aegis_core.store import Store
+from aegis_core.store.session import Session
 
 POPULATION = SyntheticConfig(n_transactions=6_000, n_customers=80, days=20)
 

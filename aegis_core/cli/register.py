@@ -101,11 +101,11 @@ def propose(
     db: Database = None,
 ) -> None:
     """Propose a model for champion; somebody else approves it."""
-    from aegis_core.detection.approvals import propose as put
+    from aegis_core.detection.approvals import nominate
     from aegis_core.store import connect
 
     settings = settings_for(db or context.obj)
-    made = put(connect(settings.db), settings, version, who=named(who), why=why)
+    made = nominate(connect(settings.db), settings, version, who=named(who), why=why)
     print(*made.sentences(made.champion), sep="\n")
     print(f"Somebody else says `aegis models approve {made.proposal_id}`.")
 
@@ -291,9 +291,9 @@ def answer(
     db: Database = None,
 ) -> None:
     """Answer an alert; the answer teaches the next learner."""
-    from aegis_core.review.answers import answer as keep
+    from aegis_core.review import answers
     from aegis_core.store import connect
 
     store = connect(settings_for(db).db)
-    keep(store, transaction_id, said, analyst=named(who), note=note)
+    answers.answer(store, transaction_id, said, analyst=named(who), note=note)
     print(f"{transaction_id}: {said}, kept.")

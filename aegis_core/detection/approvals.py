@@ -69,7 +69,7 @@ class Proposal:
         ]
 
 
-def propose(
+def nominate(
     store: Store, settings: Settings, version: str, *, who: str, why: str = ""
 ) -> Proposal:  # fmt: skip
     """Propose that a model takes the champion's place, with what it did beside it.

@@ -91,6 +91,7 @@ def _advance(
     facts: Floats,
     counts: Ints,
     memory: Recall,
+    clock: Ints,
     payer: Ints,
     payee: Ints,
     history: Floats,
@@ -105,7 +106,7 @@ def _advance(
         past = no_past
         if len(history) > 0:
             past = history[i]
-            fold(memory, ts)
+            fold(memory, clock[i])
             recall(memory, payer[i], payee[i], ts, past)
             witness(memory, payer[i], payee[i], ts)
         row = signals[i] if len(signals) > 0 else one_row
@@ -228,6 +229,7 @@ class Scorer:
         rulings: Decisions | None = None,
         signals: bool = False,
         explain: bool = False,
+        clock: Ints | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Scored:
         """Take `frame` through the pass, in its order, and remember it.
@@ -244,6 +246,8 @@ class Scorer:
             decide whatever the score, the last lets pass what would have gone to review.
         signals, explain :
             Also return signals; contributions, facts and what would have cleared.
+        clock :
+            What labels become known by, of shape (n,); None: the times of the transactions.
         progress :
             Called with the number of rows done since the last call.
         """
@@ -291,7 +295,7 @@ class Scorer:
                 out.evidence[part], out.score[part], out.decision[part], out.cleared[part],
                 out.facts[part], out.counts[part],
                 NOTHING_CONFIRMED if self.confirmed is None else self.confirmed.memory,
-                payer, payee, out.history[part],
+                columns.ts_us if clock is None else clock[part], payer, payee, out.history[part],
             )  # fmt: skip
             if explained and self.learner is not None:
                 out.contributions[part] = self.learner.contributions(
@@ -322,27 +326,17 @@ class Scorer:
         ----------
         labels :
             What `Confirmed.add_labels` takes, in order of arrival, with `after_seq`: the last
-            transaction that had arrived before. Each is added just there.
+            transaction that had arrived before. Each is taken just there.
         """
         if labels is None or self.confirmed is None:
             return self.run(frame, recorded=recorded, signals=signals, progress=progress)
         places = frame["seq"].to_numpy().searchsorted(labels["after_seq"].to_numpy(), side="right")
-        places = np.maximum.accumulate(places) if len(places) else places
-        cuts = np.unique([0, *places.tolist(), len(frame)]).tolist()
-        parts = []
-        for start, stop in zip(cuts, [*cuts[1:], None], strict=True):
-            here = labels[places == start]
-            if len(here):
-                self.confirmed.add_labels(here)
-            rows = slice(start, stop)
-            parts.append(
-                self.run(
-                    frame.iloc[rows], recorded=None if recorded is None else recorded[rows],
-                    signals=signals, progress=progress,
-                )
-            )  # fmt: skip
-        joined = zip(*(vars(part).values() for part in parts), strict=True)
-        return Scored(*(np.concatenate(arrays) for arrays in joined))
+        arrived = np.maximum.accumulate(places) if len(places) else places
+        times = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
+        with self.confirmed.arriving(labels.assign(row=arrived), times) as clock:
+            return self.run(
+                frame, recorded=recorded, signals=signals, clock=clock, progress=progress
+            )
 
     def verdicts(self, frame: pd.DataFrame, model_version: str) -> pd.DataFrame:
         """Score `frame` live: `run`, then `verdicts_of`, as a frame."""

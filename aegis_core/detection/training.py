@@ -12,7 +12,7 @@ import pandas as pd
 
 from aegis_core.config import Settings
 from aegis_core.detection.detector import MIN_TRAIN, Detector
-from aegis_core.detection.history import known_answers, labels, recorded, transactions
+from aegis_core.detection.history import known_answers, label_events, labels, recorded, transactions
 from aegis_core.detection.learner import MIN_FRAUDS, Learner
 from aegis_core.detection.policy import Counter, Policy, burst_limits
 from aegis_core.detection.registry import (
@@ -24,12 +24,11 @@ from aegis_core.detection.registry import (
 )
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
-from aegis_core.features import confirmed
 from aegis_core.features.arrays import Floats
 from aegis_core.features.checkpoint import begin
 from aegis_core.features.profiles import SIGNAL_FACTOR, SIGNALS
 from aegis_core.metrics import daily_forecast
-from aegis_core.review.answers import settle
+from aegis_core.review.answers import publish
 from aegis_core.runs import lineage
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.store import Store
@@ -211,17 +210,17 @@ def train(
             "Train with role shadow, then `aegis models propose VERSION`."
         )
     if store.path.exists():
-        settle(store)
-    frame = transactions(store)
+        publish(store)
+    learns = detector == "learner"
+    with store.snapshot() as session:
+        frame, begun = transactions(session), begin(session, confirmed=learns)
+        known = labels(session) if learns else None
+        events = label_events(session) if learns else None
     if frame.empty:
         raise NotReady(
             f"There are no transactions in {store.path}. Run `aegis import FILE` or "
             "`aegis run generate` first."
         )
-    begun = begin(store, confirmed=False)
-    frame = frame[(frame.seq >= begun.cut).to_numpy()]
-    learns = detector == "learner"
-    known = labels(store) if learns else None
     saw = lineage.seen(store, frame.seq.max(), None if known is None else len(known))
     delay = settings.label_delay_days if learns else 0.0
     start, stop = _window(frame.ts, train_from, train_days, delay)
@@ -234,11 +233,9 @@ def train(
         )
     end = len(frame) if learns else int(np.flatnonzero(chosen)[-1]) + 1
     seen, chosen = frame.iloc[:end], chosen[:end]
-    scorer = Scorer(profiles=begun.profiles)
-    if known is not None:
-        scorer.confirmed = confirmed.Confirmed()
-        scorer.confirmed.add_labels(confirmed.label_events(seen, known))
-    passed = scorer.run(seen, recorded=recorded(seen), signals=True, progress=progress)
+    passed = Scorer(profiles=begun.profiles, confirmed=begun.confirmed).replay(
+        seen, events, recorded=recorded(seen), signals=True, progress=progress
+    )
     paid = seen.amount.to_numpy(float)
     seed = settings.seed if seed is None else seed
     forest = Detector(n_trees, max_samples, seed).fit(passed.signals[chosen])

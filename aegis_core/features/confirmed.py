@@ -14,6 +14,8 @@ transaction of the year 2099) makes the labels up to its time known to all that 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -57,6 +59,7 @@ PRIOR_ANSWERS: Final = 1.0
 """Ordinary answers that a share begins with."""
 
 _DAY_US: Final = 86_400e6
+_BLOCK: Final = 1_024
 _N_MEMORY: Final = len(MEMORY_DAYS)
 # Columns of a merchant's or customer's row.
 _CLOCK, _RUN, _RUN_FROM, _LAST, _N_FRAUDS, _N_ANSWERS, _TRAFFIC, _SEEN = range(8)
@@ -131,6 +134,20 @@ def fold(memory: Recall, now_us: int) -> None:
             _fold_into(memory.merchants[events.merchant[i]], ts, change, first)
         i += 1
     memory.folded[0] = i
+
+
+@kernel
+def _first_late_enough(ts_us: Ints, highest: Ints, known_at_us: Ints, row: Ints) -> None:
+    """Move each `row` on to the first whose time is not before `known_at_us`, or behind the last.
+
+    `highest` holds the latest time of each `_BLOCK` rows.
+    """
+    for i in range(len(row)):
+        r = row[i]
+        while r < len(ts_us) and ts_us[r] < known_at_us[i]:
+            early = r % _BLOCK == 0 and highest[r // _BLOCK] < known_at_us[i]
+            r += _BLOCK if early else 1
+        row[i] = min(r, len(ts_us))
 
 
 @kernel
@@ -218,6 +235,33 @@ class Confirmed:
             answered again, the later answer replaces the earlier one from its own `known_at` on;
             an answer of an earlier call is named in the column `before` (NA: there was none).
         """
+        events, _ = self._pending(labels)
+        self._wait_for(events, np.argsort(events.known_at_us, kind="stable"))
+
+    @contextmanager
+    def arriving(self, labels: pd.DataFrame, ts_us: Ints) -> Iterator[Ints]:
+        """Take labels in the course of a pass over rows of the times `ts_us`.
+
+        Inside, the clock that `fold` goes by is the number of the row, which is what the block
+        gets: each label is folded at the first row that is not before its `row` and whose time is
+        not before its `known_at`, just as if `add_labels` had been called before that `row`.
+
+        Parameters
+        ----------
+        labels : as of `add_labels`, in order of arrival, and the `row` that each arrived before.
+        """
+        events, row = self._pending(labels)
+        known_at = events.known_at_us
+        due = np.maximum(row, np.maximum.accumulate(ts_us).searchsorted(known_at))
+        highest = np.maximum.reduceat(ts_us, np.arange(0, len(ts_us), _BLOCK))
+        _first_late_enough(ts_us, highest, known_at, due)
+        order = np.lexsort((known_at, due))
+        self._wait_for(events._replace(known_at_us=due), order)
+        yield np.arange(len(ts_us))
+        self._wait_for(events, order[int(self.memory.folded[0]) :])
+
+    def _pending(self, labels: pd.DataFrame) -> tuple[Events, Ints]:
+        """What waits, then `labels` by `known_at`, and the row that each of them arrived before."""
         at = labels["known_at"].to_numpy("datetime64[us]").astype(np.int64)
         order = np.argsort(at, kind="stable")
         labels, at = labels.iloc[order], at[order]
@@ -225,7 +269,8 @@ class Confirmed:
         if labels["transaction_id"].is_unique:
             shifted = pd.Series(pd.NA, labels.index, dtype="boolean")
         else:
-            shifted = labels.groupby("transaction_id").is_fraud.shift().astype("boolean")
+            together = [c for c in ("transaction_id", "row") if c in labels]
+            shifted = labels.groupby(together).is_fraud.shift().astype("boolean")
         if "before" in labels:
             shifted = shifted.fillna(labels["before"].astype("boolean"))
         before = shifted.fillna(False).to_numpy(bool).astype(np.int8)
@@ -236,13 +281,18 @@ class Confirmed:
         )  # fmt: skip
         says = (fresh.change != 0) | (fresh.first != 0)
         waiting = slice(int(self.memory.folded[0]), None)
-        joined = [
+        joined = (
             np.concatenate([np.asarray(old)[waiting], np.asarray(new)[says]])
             for old, new in zip(self.memory.events, fresh, strict=True)
-        ]
-        order = np.argsort(joined[0], kind="stable")
+        )
+        row = labels["row"].to_numpy(np.int64)[says] if "row" in labels else np.zeros(says.sum())
+        row = np.concatenate([np.zeros(self.n_pending), row]).astype(np.int64)
+        return Events(*joined), row
+
+    def _wait_for(self, events: Events, order: Ints) -> None:
         self.memory = self.memory._replace(
-            events=Events(*(part[order] for part in joined)), folded=np.zeros(1, np.int64)
+            events=Events(*(part[order] for part in map(np.asarray, events))),
+            folded=np.zeros(1, np.int64),
         )
 
     def codes(self, frame: Rows) -> tuple[Ints, Ints]:

@@ -6,6 +6,6 @@ In come open alerts and an analyst's answers, out come labels, cases, claims and
 import lazy_loader
 
 _NAMES = {
-    "answers": ["answer", "settle"],
+    "answers": ["answer"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

@@ -1,12 +1,13 @@
 """Analysts' answers: kept as they were given, taken back within seconds, and taught after that.
 
 Rows are only ever added. An answer is a row of `reviews` at once. As long as it may be taken back,
-until `held_until`, it is no label; `settle` makes it one when that time is over. One that was taken
-back never becomes a label, so that no learner hears of it, and since the place of a label in the
-order of arrival is the moment in which it was written, a replay needs to know nothing of all this.
+until `held_until`, it is no label; `publish` makes it one when that time is over, and nothing else
+makes labels of answers. One that was taken back never becomes a label, so that no learner hears of
+it, and since the place of a label in the order of arrival is the moment in which it was written, a
+replay needs to know nothing of all this.
 
-Who settles: the service by itself, the live stream before each batch, a training before it begins,
-and whoever works on the queue. An answer whose process was killed is settled by the next of them.
+Who publishes: whoever answers, live scoring before it goes on, and a training before it begins. An
+answer whose process was killed is published by the next of them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ NEWEST: Final = """
       SELECT ts FROM transactions WHERE seq > (SELECT max(seq) - 100 FROM transactions))"""
 """A query: the time on the transactions' clock, safe from a single one that is years ahead."""
 
-_TOLD: Final = """
+_DUE: Final = """
     SELECT r.review_id FROM reviews r
     WHERE r.undoes IS NULL AND r.held_until IS NOT NULL
       AND (r.held_until <= ? OR r.answered_at > ?)
@@ -113,25 +114,27 @@ def answer_all(
             f"{answer!r} is no answer; there are {', '.join(ANSWERS)}."
             + did_you_mean(answer, ANSWERS)
         )
-    who, asked, now = named(analyst), list(dict.fromkeys(transaction_ids)), now or utc_now()
-    held_until = now + dt.timedelta(seconds=hold_s) if hold_s > 0 else None
+    who, ids, now = named(analyst), list(dict.fromkeys(transaction_ids)), now or utc_now()
+    held_until = now + dt.timedelta(seconds=max(0.0, hold_s))
     with store.writing(checkpoint=False) as session:
-        there = _times(session, asked)
-        if missing := [name for name in asked if name not in there]:
+        there = _known_at(session, ids)
+        if missing := [name for name in ids if name not in there]:
             raise InputError(f"There is no transaction {missing[0]!r}.")
         rows: list[dict[str, Any]] = [
             {
-                **{"review_id": uuid4().hex, "transaction_id": name, "answer": answer},
-                **{"analyst": who, "note": note or None, "answered_at": now},
+                "review_id": uuid4().hex,
+                "transaction_id": name,
+                "answer": answer,
+                "analyst": who,
+                "note": note or None,
+                "answered_at": now,
+                "held_until": held_until,
             }
-            for name in asked
+            for name in ids
         ]
-        columns = pa.Table.from_pylist(rows)
-        held = pa.array([held_until] * len(rows), pa.timestamp("us"))
         if rows:
-            session.append("reviews", columns.append_column("held_until", held))
-        if not hold_s > 0:
-            _teach(session, rows, there)
+            session.append("reviews", pa.Table.from_pylist(rows))
+        publish(session, now=now)
     return [row["review_id"] for row in rows]
 
 
@@ -147,8 +150,8 @@ def undo(
     """
     import pyarrow as pa
 
-    who, asked, now = named(analyst), list(dict.fromkeys(review_ids)), now or utc_now()
-    if not asked:
+    who, ids, now = named(analyst), list(dict.fromkeys(review_ids)), now or utc_now()
+    if not ids:
         raise InputError("Say which answers to take back.")
     with store.writing(checkpoint=False) as session:
         found = {
@@ -158,10 +161,10 @@ def undo(
                   review_id IN (SELECT undoes FROM reviews WHERE undoes IS NOT NULL) AS undone,
                   review_id IN (SELECT review_id FROM taught) AS taught
                 FROM reviews WHERE list_contains(?, review_id)""",
-                [asked],
+                [ids],
             )
         }
-        for review_id in asked:
+        for review_id in ids:
             row = found.get(review_id)
             if row is None or row["undoes"] is not None:
                 raise InputError(f"There is no answer {review_id!r}.")
@@ -175,80 +178,71 @@ def undo(
                 )
         rows = [
             {
-                **{"review_id": uuid4().hex, "transaction_id": found[name]["transaction_id"]},
-                **{"answer": UNDO, "analyst": who, "answered_at": now, "undoes": name},
+                "review_id": uuid4().hex,
+                "transaction_id": found[name]["transaction_id"],
+                "answer": UNDO,
+                "analyst": who,
+                "answered_at": now,
+                "undoes": name,
             }
-            for name in asked
+            for name in ids
         ]
         session.append("reviews", pa.Table.from_pylist(rows))
     return [row["transaction_id"] for row in rows]
 
 
-def settle(source: Store | Session, *, now: dt.datetime | None = None) -> int:
+def publish(source: Store | Session, *, now: dt.datetime | None = None) -> int:
     """Make labels of the answers that can no longer be taken back; how many.
 
     Of an answer that seems to come from the future, the clock was set back, nobody knows when its
     time is over: it is.
     """
+    ids = due(source, now=now)
+    if not ids:  # nothing to write: nobody has to wait
+        return 0
     if isinstance(source, Store):
-        if not held(source, now=now):  # nothing to write: nobody has to wait
-            return 0
         try:
             with source.writing(checkpoint=False) as session:
-                return settle(session, now=now)
+                return publish(session, now=now)
         except StoreError:
-            if held(source, now=now):
+            if due(source, now=now):
                 raise
             return 0  # another process did at this very moment
-    due = held(source, now=now)
-    if not due:
-        return 0
     import pyarrow as pa
 
     rows = source.rows(
         "SELECT review_id, transaction_id, answer FROM reviews WHERE list_contains(?, review_id) "
         "ORDER BY rowid",
-        [due],
+        [ids],
     )
-    _teach(source, rows, _times(source, [row["transaction_id"] for row in rows]))
-    moments = pa.array([now or utc_now()] * len(due), pa.timestamp("us"))
-    source.append("taught", pa.table({"review_id": due, "taught_at": moments}))
-    return len(rows)
-
-
-def held(source: Store | Session, *, now: dt.datetime | None = None) -> list[str]:
-    """Answers that can no longer be taken back and are no labels yet, the oldest first."""
-    moment = now or utc_now()
-    return [row["review_id"] for row in source.rows(_TOLD, [moment, moment])]
-
-
-def _times(session: Session, transaction_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """When the transactions were, and what time it is on their clock."""
-    found = session.rows(
-        f"SELECT transaction_id, ts, ({NEWEST}) AS newest FROM transactions "
-        "WHERE list_contains(?, transaction_id)",
-        [list(transaction_ids)],
-    )
-    return {row["transaction_id"]: row for row in found}
-
-
-def _teach(
-    session: Session, rows: Sequence[dict[str, Any]], times: dict[str, dict[str, Any]]
-) -> None:
-    import pyarrow as pa
-
-    after_seq = session.last_seq()
+    known_at, after_seq = _known_at(source, [r["transaction_id"] for r in rows]), source.last_seq()
     labels = [
         {
             "transaction_id": row["transaction_id"],
             "is_fraud": ANSWERS[row["answer"]],
-            "known_at": max(
-                times[row["transaction_id"]]["ts"], times[row["transaction_id"]]["newest"]
-            ),
+            "known_at": known_at[row["transaction_id"]],
             "source": "review",
             "after_seq": after_seq,
         }
         for row in rows
     ]
-    if labels:
-        session.append("labels", pa.Table.from_pylist(labels))
+    source.append("labels", pa.Table.from_pylist(labels))
+    moments = pa.array([now or utc_now()] * len(ids), pa.timestamp("us"))
+    source.append("taught", pa.table({"review_id": ids, "taught_at": moments}))
+    return len(rows)
+
+
+def due(source: Store | Session, *, now: dt.datetime | None = None) -> list[str]:
+    """Answers that can no longer be taken back and are no labels yet, the oldest first."""
+    moment = now or utc_now()
+    return [row["review_id"] for row in source.rows(_DUE, [moment, moment])]
+
+
+def _known_at(session: Session, transaction_ids: Sequence[str]) -> dict[str, dt.datetime]:
+    """What time it is on the transactions' clock, or theirs where that is later; of those there."""
+    found = session.rows(
+        f"SELECT transaction_id, greatest(ts, ({NEWEST})) AS known_at FROM transactions "
+        "WHERE list_contains(?, transaction_id)",
+        [list(transaction_ids)],
+    )
+    return {row["transaction_id"]: row["known_at"] for row in found}

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from aegis_core.evaluation import budgets
-from aegis_core.review import answering, answers, caseload, statistics
+from aegis_core.review import answers, cases, statistics
 from aegis_core.serving.schemas import Moment, Note, Number, Text, as_json, shown
 from aegis_core.serving.service import ADMITTED, PROBLEMS, Serves
 
@@ -78,7 +78,7 @@ routes = APIRouter(dependencies=ADMITTED, responses=PROBLEMS, tags=["casework"])
 
 
 @routes.get("/v1/cases")
-async def cases(
+async def open_cases(
     service: Serves,
     order: Order = "risk",
     analyst: Annotated[str, Query(max_length=200)] = "",
@@ -86,7 +86,7 @@ async def cases(
 ) -> Response:
     """Open cases: alerts of one customer and burst, with who holds them."""
     found = await asyncio.to_thread(
-        caseload.queue, service.store, order=order, analyst=analyst, limit=limit
+        cases.queue, service.store, order=order, analyst=analyst, limit=limit
     )
     return as_json({**vars(found), "cases": [shown(case) for case in found.cases]})
 
@@ -110,11 +110,15 @@ async def what_if(
 async def claim(service: Serves, given: Annotated[ClaimAsked, Body()]) -> Response:
     """Keep a case for ten minutes: a given one, or the next; null where none is free."""
     found = await asyncio.to_thread(
-        caseload.wanted, service.store, given.analyst, given.case_id or "", order=given.order,
+        cases.candidates, service.store, given.analyst, given.case_id or "", order=given.order,
         after=given.after or "",
     )  # fmt: skip
     claimed = await service.do(
-        lambda: caseload.take(service.store, given.analyst, found, only=given.case_id is not None),
+        lambda: cases.claim_first(
+            service.store, given.analyst, found, only=given.case_id is not None
+        ),
+            service.store, given.analyst, found, only=given.case_id is not None
+        ),
     )
     return as_json({"claim": None if claimed is None else shown(vars(claimed))})
 
@@ -122,7 +126,7 @@ async def claim(service: Serves, given: Annotated[ClaimAsked, Body()]) -> Respon
 @routes.post("/v1/cases/release")
 async def release(service: Serves, given: Annotated[ReleaseAsked, Body()]) -> Response:
     """Let go of what the analyst holds."""
-    released = await service.do(lambda: caseload.release(service.store, given.analyst))
+    released = await service.do(lambda: cases.release(service.store, given.analyst))
     return as_json({"released": released})
 
 
@@ -130,11 +134,16 @@ async def release(service: Serves, given: Annotated[ReleaseAsked, Body()]) -> Re
 async def answer(service: Serves, given: Annotated[CaseAnswer, Body()]) -> Response:
     """Answer a case as a whole, or some of it; it becomes labels when undo is over."""
     found = await asyncio.to_thread(
-        answering.asked, service.store, given.case_id, given.analyst, given.transaction_ids
+        cases.open_in, service.store, given.case_id, given.analyst, given.transaction_ids
     )
     made = await service.do(
-        lambda: answering.give(
-            service.store, found, given.answer, analyst=given.analyst, note=given.note
+        lambda: cases.answer_case(
+            service.store,
+            given.case_id,
+            given.answer,
+            analyst=given.analyst,
+            note=given.note,
+            found=found,
         ),
     )
     service.remind()
@@ -154,7 +163,7 @@ async def undo(service: Serves, given: Annotated[UndoAsked, Body()]) -> Response
 async def snooze(service: Serves, given: Annotated[SnoozeAsked, Body()]) -> Response:
     """Ask nothing about a customer until a date."""
     entry = await service.do(
-        lambda: answering.snooze(
+        lambda: cases.snooze(
             service.store, given.customer_id, given.until.isoformat(), analyst=given.analyst,
             why=given.why,
         )

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreBusy
-from aegis_core.review import answering, answers, caseload, statistics
+from aegis_core.review import answers, cases, statistics
 from aegis_core.serving.token import kept_token
 from aegis_core.store import Store
 from aegis_core.store.endpoint import find
@@ -168,9 +168,9 @@ class Desk:
 
     Each call looks whether a process owns the database and answers over REST: its endpoint file
     beside the database says so, with the address; the token is that of the settings or of the
-    service's own file. Without such a process the same functions of `review` and
-    `evaluation.budgets` are called here, so that what is written is the same. A service that is
-    away in the middle is told as `StoreBusy`; nothing is tried twice.
+    service's own file. Without such a process the same functions of `cases`, `answers` and
+    `budgets` are called here, so that what is written is the same. A service that is away in the
+    middle is told as `StoreBusy`; nothing is tried twice.
 
     Parameters
     ----------
@@ -186,13 +186,13 @@ class Desk:
         found = find(self.store.path)
         return found.rest if found is not None else ""
 
-    def queue(self, order: str = "risk", limit: int = 100) -> caseload.Queue:
-        """The open cases as this analyst sees them; see `caseload.queue`."""
-        return caseload.queue(self.store, order=order, analyst=self.analyst, limit=limit)
+    def queue(self, order: str = "risk", limit: int = 100) -> cases.Queue:
+        """The open cases as this analyst sees them; see `cases.queue`."""
+        return cases.queue(self.store, order=order, analyst=self.analyst, limit=limit)
 
     def inside(self, case_id: str) -> list[dict[str, Any]]:
-        """The transactions of a case; see `caseload.inside`."""
-        return caseload.inside(self.store, case_id, analyst=self.analyst)
+        """The transactions of a case; see `cases.inside`."""
+        return cases.inside(self.store, case_id, analyst=self.analyst)
 
     def claim(self, case_id: str = "", *, order: str = "risk", after: str = "") -> str:
         """Keep a case, or the next one; its id, "" where nothing is free."""
@@ -200,13 +200,13 @@ class Desk:
         told = self._asked("POST", "/v1/cases/claim", asked)
         if told is not None:
             return str(told["claim"]["case_id"]) if told["claim"] else ""
-        made = caseload.claim(self.store, self.analyst, case_id, order=order, after=after)
+        made = cases.claim(self.store, self.analyst, case_id, order=order, after=after)
         return made.case_id if made is not None else ""
 
     def release(self) -> None:
         """Let go of what this analyst holds."""
         if self._asked("POST", "/v1/cases/release", {}) is None:
-            caseload.release(self.store, self.analyst)
+            cases.release(self.store, self.analyst)
 
     def answer(
         self, case_id: str, answer: str, *, note: str = "", only: Sequence[str] = ()
@@ -217,7 +217,7 @@ class Desk:
         told = self._asked("POST", "/v1/cases/answer", asked)
         if told is not None:
             return list(told["review_ids"])
-        return answering.answer_case(
+        return cases.answer_case(
             self.store, case_id, answer, analyst=self.analyst, note=note,
             transaction_ids=list(only) or None,
         )  # fmt: skip
@@ -229,16 +229,16 @@ class Desk:
             return list(told["transaction_ids"])
         return answers.undo(self.store, review_ids, analyst=self.analyst)
 
-    def settle(self) -> None:
+    def publish(self) -> None:
         """Make labels of what can no longer be undone; a service does so by itself."""
         if not self.served():
-            answers.settle(self.store)
+            answers.publish(self.store)
 
     def snooze(self, customer_id: str, until: str, why: str) -> None:
         """Ask nothing about a customer until a date."""
         asked = {"customer_id": customer_id, "until": until, "why": why}
         if self._asked("POST", "/v1/cases/snooze", asked) is None:
-            answering.snooze(self.store, customer_id, until, analyst=self.analyst, why=why)
+            cases.snooze(self.store, customer_id, until, analyst=self.analyst, why=why)
 
     def statistics(self) -> dict[str, Any]:
         """How the queue does; see `statistics.statistics`."""

@@ -280,7 +280,7 @@ class Engine:
         self.check()
         self.settled()
         with self.store.writing() as session:
-            answers.settle(session)
+            answers.publish(session)
             self._news = self._lacks(session)
             self.entries = lists.current(session)
             good, bad = checked(session, rows, source)

@@ -1,4 +1,4 @@
-"""What runs behind the routes: the engine, its batcher, the settling of answers, the meters."""
+"""What runs behind the routes: the engine, its batcher, labels of answers, the meters."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Service:
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """Commit what comes for the length of the block, and save the state at its end."""
         committing = asyncio.create_task(self.batcher.run())
-        beside = [asyncio.create_task(work) for work in (self._settling(), self.batcher.tell())]
+        beside = [asyncio.create_task(work) for work in (self._publishing(), self.batcher.tell())]
         log("ready", transactions=self.engine.next_seq, model=self.engine.champion.version)
         yield
         for task in beside:
@@ -68,7 +68,7 @@ class Service:
         """There is an answer that becomes a label when it can no longer be taken back."""
         self._held.set()
 
-    async def _settling(self) -> None:
+    async def _publishing(self) -> None:
         """Make labels of answers in their time, also of those that an earlier service left."""
         while True:
             await self._held.wait()
@@ -77,13 +77,13 @@ class Service:
                 await asyncio.sleep(1.0)
 
     async def _are_held(self) -> bool:
-        """Settle what is due; whether anything is left to settle later."""
+        """Publish what is due; whether anything is left for later."""
         try:
-            if await asyncio.to_thread(answers.held, self.store):
-                await self.do(lambda: answers.settle(self.store))
+            if await asyncio.to_thread(answers.due, self.store):
+                await self.do(lambda: answers.publish(self.store))
             (pending,) = await asyncio.to_thread(self.store.rows, _PENDING)
         except (AegisError, OSError) as e:
-            log("settling_failed", error=str(e))
+            log("labels_failed", error=str(e))
             return True
         return bool(pending["n"])
 

@@ -60,7 +60,7 @@ def test_a_second_person_makes_the_proposed_model_champion(
     store: Store, settings: Settings, versions: tuple[str, str]
 ) -> None:
     champion, challenger = versions
-    proposal = approvals.propose(store, settings, challenger, who="Anna", why="fewer alerts")
+    proposal = approvals.nominate(store, settings, challenger, who="Anna", why="fewer alerts")
     assert registry.roles(store)[0] == champion
     assert approvals.open_proposals(store) == [proposal]
     told = json.loads(proposal.comparison)
@@ -84,7 +84,7 @@ def test_a_second_person_makes_the_proposed_model_champion(
 def test_the_person_who_proposed_cannot_approve(
     store: Store, settings: Settings, versions: tuple[str, str], who: str
 ) -> None:
-    proposal = approvals.propose(store, settings, versions[1], who="anna")
+    proposal = approvals.nominate(store, settings, versions[1], who="anna")
     with pytest.raises(InputError, match="somebody else"):
         approvals.approve(store, settings, proposal.proposal_id, who=who)
     assert registry.roles(store)[0] == versions[0]
@@ -135,7 +135,7 @@ def test_one_person_may_go_back_to_a_former_champion_and_the_audit_says_who(
 def test_a_training_in_between_does_not_slip_another_model_in(
     store: Store, settings: Settings, versions: tuple[str, str]
 ) -> None:
-    proposal = approvals.propose(store, settings, versions[1], who="anna")
+    proposal = approvals.nominate(store, settings, versions[1], who="anna")
     newer = train(store, settings, n_trees=10, max_samples=64).version  # takes the shadow's place
     assert newer not in versions
     approvals.approve(store, settings, proposal.proposal_id, who="ben")
@@ -145,7 +145,7 @@ def test_a_training_in_between_does_not_slip_another_model_in(
 def test_files_that_are_not_those_proposed_are_refused(
     store: Store, settings: Settings, versions: tuple[str, str]
 ) -> None:
-    proposal = approvals.propose(store, settings, versions[1], who="anna")
+    proposal = approvals.nominate(store, settings, versions[1], who="anna")
     other, ours = settings.models / versions[0], settings.models / versions[1]
     shutil.copytree(other, ours, dirs_exist_ok=True)
     with pytest.raises(NotReady, match="not those that were proposed"):
@@ -157,11 +157,11 @@ def test_an_approval_is_of_the_comparison_with_the_present_champion(
     store: Store, settings: Settings, versions: tuple[str, str]
 ) -> None:
     champion, challenger = versions
-    proposal = approvals.propose(store, settings, challenger, who="anna")
+    proposal = approvals.nominate(store, settings, challenger, who="anna")
     registry.rollback(store, settings, who="eva")  # there was one before: the challenger itself
     registry.promote(store, settings, champion, who="eva")
     approvals.reject(store, proposal.proposal_id, who="anna")
-    first = approvals.propose(store, settings, challenger, who="anna")
+    first = approvals.nominate(store, settings, challenger, who="anna")
     registry.rollback(store, settings, who="eva")
     with pytest.raises(NotReady, match="Propose anew"):
         approvals.approve(store, settings, first.proposal_id, who="ben")
@@ -176,7 +176,7 @@ def test_a_proposal_for_the_place_of_a_former_champion_is_shown_as_outdated(
 ) -> None:
     monkeypatch.setenv("AEGIS_HOME", str(settings.home))
     challenger = versions[1]
-    proposal = approvals.propose(store, settings, challenger, who="anna")
+    proposal = approvals.nominate(store, settings, challenger, who="anna")
     assert main(["models"]) == 0
     assert "Outdated" not in capsys.readouterr().out
     other = train(store, settings, n_trees=10, max_samples=64).version
@@ -187,7 +187,7 @@ def test_a_proposal_for_the_place_of_a_former_champion_is_shown_as_outdated(
     assert f"`aegis models propose {challenger}` compares it anew" in told
     assert f"`aegis models reject {proposal.proposal_id}` closes it." in told
     assert "propose" not in proposal.sentences(challenger)[-1], "it leads already"
-    anew = approvals.propose(store, settings, challenger, who="anna")
+    anew = approvals.nominate(store, settings, challenger, who="anna")
     assert approvals.open_proposals(store) == [anew]
     assert main(["models"]) == 0
     assert "Outdated" not in capsys.readouterr().out
@@ -196,9 +196,9 @@ def test_a_proposal_for_the_place_of_a_former_champion_is_shown_as_outdated(
 def test_a_proposal_is_decided_once(
     store: Store, settings: Settings, versions: tuple[str, str]
 ) -> None:
-    proposal = approvals.propose(store, settings, versions[1], who="anna")
+    proposal = approvals.nominate(store, settings, versions[1], who="anna")
     with pytest.raises(InputError, match="proposed already"):
-        approvals.propose(store, settings, versions[1], who="eva")
+        approvals.nominate(store, settings, versions[1], who="eva")
     approvals.reject(store, proposal.proposal_id, who="ben", note="too few frauds")
     for again in (
         lambda: approvals.approve(store, settings, proposal.proposal_id, who="ben"),
@@ -219,7 +219,7 @@ def test_what_cannot_be_proposed_is_refused(
         (versions[1], " ", "Say who"),
     ):
         with pytest.raises(InputError, match=told):
-            approvals.propose(store, settings, version, who=who)
+            approvals.nominate(store, settings, version, who=who)
 
 
 def test_a_dossier_tells_policy_run_and_data(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
 
 from aegis_core import config
+from aegis_core.detection import history
 from aegis_core.detection.detector import Detector
-from aegis_core.detection.history import labels
+from aegis_core.detection.learner import Learner
+from aegis_core.detection.scoring import Scorer
 from aegis_core.detection.training import Training, train
+from aegis_core.features.arrays import Floats
+from aegis_core.features.confirmed import Confirmed, label_events
 from aegis_core.store import Store, connect
 
 Payments = tuple[pd.DataFrame, pd.DataFrame]
@@ -20,7 +27,7 @@ def test_labels_come_oldest_first_so_that_the_newest_word_counts(store: Store) -
             "INSERT INTO labels VALUES ('t', true, 'night', '2026-02-01', 'b', -1),"
             " ('t', false, NULL, '2026-01-01', 'a', -1)"
         )
-    assert labels(store).is_fraud.tolist() == [False, True]
+    assert history.labels(store).is_fraud.tolist() == [False, True]
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +59,46 @@ def test_the_training_tells_its_budget_and_what_it_saw(training: Training) -> No
     assert "2.00%" in told
     assert training.version in told
     assert isinstance(training.detector, Detector)
+
+
+def test_a_learner_is_shown_the_labels_that_live_scoring_had_and_no_others(
+    payments: Payments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, labels = payments
+    day = ((frame.ts - frame.ts.min()) // pd.Timedelta(days=1)).to_numpy()
+    filed = labels[(day >= 10) & (day < 25)]
+    arrived = (  # the last transaction before them, and labels that are dated back but the first
+        (-1, labels[day < 10]),
+        (int(np.flatnonzero(day < 28)[-1]), filed),  # a file of chargebacks, in one go
+        (int(np.flatnonzero(day < 31)[-1]), filed[filed.is_fraud].assign(is_fraud=False)[::2]),
+    )
+    settings = config.load(home=tmp_path)
+    with connect(settings.db).writing() as session:
+        session.append("transactions", frame)
+        for place, some in arrived:
+            session.append("labels", some.assign(after_seq=place))
+    live, seen = Scorer(confirmed=Confirmed()), []
+    for i, (place, some) in enumerate(arrived):
+        assert live.confirmed is not None
+        live.confirmed.add_labels(label_events(frame, some).assign(before=True if i == 2 else None))
+        until = arrived[i + 1][0] + 1 if i < 2 else len(frame)
+        seen.append(live.run(frame.iloc[place + 1 : until]).history)
+    expected = np.concatenate(seen)
+
+    shown: dict[str, Floats] = {}
+    methods = {name: getattr(Learner, name) for name in ("fit", "calibrate")}
+    for name in methods:  # it calibrates on its own rows, then on those that follow
+
+        def spy(self: Learner, *given: Floats, name: str = name) -> object:
+            shown[name] = given[2]
+            return methods[name](self, *given)
+
+        monkeypatch.setattr(Learner, name, spy)
+    made = train(connect(settings.db), settings, detector="learner", n_trees=10, train_days=25)
+    window = frame.ts.between(made.train_from, made.train_to, inclusive="left").to_numpy()
+    by_date = Scorer(confirmed=Confirmed())
+    assert by_date.confirmed is not None
+    by_date.confirmed.add_labels(label_events(frame, pd.concat([some for _, some in arrived])))
+    assert not np.array_equal(by_date.run(frame).history[window], expected[window]), "no such file"
+    np.testing.assert_array_equal(shown["fit"], expected[window])
+    np.testing.assert_array_equal(shown["calibrate"], expected[(frame.ts >= made.train_to)])

@@ -221,3 +221,29 @@ def test_broken_answers_are_refused_with_a_way_out(tmp_path: Path) -> None:
 def test_labels_of_transactions_that_are_not_there_are_left_out() -> None:
     frame = traffic(10)
     assert len(label_events(frame.iloc[:4], labels_of(frame))) == 4
+
+
+def test_labels_that_arrive_in_the_course_of_a_pass_are_known_as_if_it_had_stopped_for_them(
+    payments: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    frame, labels = payments[0].iloc[:2_000].copy(), payments[1]
+    rng = np.random.default_rng(5)
+    frame["ts"] += pd.to_timedelta(rng.integers(0, 3_600, len(frame)), unit="s")  # out of order
+    frame.loc[frame.index[500], "ts"] += pd.Timedelta(days=3)  # a clock that jumped
+    events = label_events(frame, pd.concat([labels.head(2_000)] * 2)).sample(1_500, random_state=1)
+    events["is_fraud"] = rng.random(1_500) < 0.3
+    events["known_at"] -= pd.to_timedelta(rng.integers(0, 6, 1_500), unit="D")
+    events["after_seq"] = np.sort(rng.integers(-1, 2_200, 1_500)) // 7 * 7
+    events["before"] = events.groupby("transaction_id").is_fraud.shift().astype("boolean")
+    expected, stopped = [], Confirmed()
+    for at, after_seq in enumerate([-7, *frame.seq]):
+        if at:
+            expected.append(Scorer(confirmed=stopped).run(frame.iloc[at - 1 : at]).history)
+        if (events.after_seq == after_seq).any():
+            stopped.add_labels(events[events.after_seq == after_seq])
+    whole = Scorer(confirmed=Confirmed())
+    found = whole.replay(frame, events).history
+    np.testing.assert_array_equal(found, np.concatenate(expected))
+    assert found.any()
+    assert whole.confirmed is not None
+    assert whole.confirmed.n_pending > stopped.n_pending > 0, "some arrive after the last"

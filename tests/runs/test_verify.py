@@ -15,7 +15,7 @@ from aegis_core import config
 from aegis_core.cli import main
 from aegis_core.detection import retention
 from aegis_core.errors import InputError, NotVerifiable, RunFailed
-from aegis_core.review import answering, caseload
+from aegis_core.review import cases
 from aegis_core.runs import execution, lineage, notebooks, verify
 from aegis_core.store import Store, connect
 
@@ -40,10 +40,10 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> config.Settings:
     for name, given in GIVEN.items():
         execution.run_notebook(name, given, settings, progress=False)
         if name == "simulate":
-            first, second, *_ = caseload.queue(store).cases
-            answering.answer_case(store, first["case_id"], "fraud", analyst="ben", hold_s=0)
-            caseload.claim(store, "anna", second["case_id"])
-    answering.answer_case(store, second["case_id"], "legitimate", analyst="anna", hold_s=0)
+            first, second, *_ = cases.queue(store).cases
+            cases.answer_case(store, first["case_id"], "fraud", analyst="ben", hold_s=0)
+            cases.claim(store, "anna", second["case_id"])
+    cases.answer_case(store, second["case_id"], "legitimate", analyst="anna", hold_s=0)
     with store.writing() as session:
         session.execute(
             f"INSERT INTO transactions SELECT * REPLACE (seq + {N} AS seq, "

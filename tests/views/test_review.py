@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_caseload import HOSTILE, arrive
+from test_cases import HOSTILE, arrive
 
 from aegis_core import config
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreBusy
-from aegis_core.review import answering, caseload
+from aegis_core.review import cases
 from aegis_core.review.answers import STANDING
 from aegis_core.store import Store
 from aegis_core.views.dashboard.customer import page as customer_page
@@ -140,11 +140,11 @@ def test_a_fault_of_ours_is_a_sentence_and_the_page_goes_on(
         raise ZeroDivisionError("/secret/path")
 
     with monkeypatch.context() as patch:
-        patch.setattr(caseload, "claim", broken)
+        patch.setattr(cases, "claim", broken)
         open_.act({"do": "next"})
         assert told(open_) == "This did not work (ZeroDivisionError)."
     with monkeypatch.context() as patch:
-        patch.setattr(caseload, "queue", lambda *_, **__: (_ for _ in ()).throw(StoreBusy("busy")))
+        patch.setattr(cases, "queue", lambda *_, **__: (_ for _ in ()).throw(StoreBusy("busy")))
         open_.refresh()
         assert open_.page.status["state"] == "stale"
     open_.act({"do": "next"})
@@ -165,7 +165,7 @@ def test_the_page_tells_the_customers_history_and_the_whole_score(
     assert sorted(shown["history"]["kind"]) == ["case", *["paid"] * 8, "this"]
     assert shown["merchants"]["n_this"] == 8
     assert shown["places"]["usual"] == [{"lat": 52.5, "lon": 13.4, "n": 8}]
-    hostile = customer_page(store, caseload.inside(store, HOSTILE), "", STANDING)
+    hostile = customer_page(store, cases.inside(store, HOSTILE), "", STANDING)
     assert hostile["customer_id"] == HOSTILE
     assert hostile["band"] is None
 
@@ -173,8 +173,8 @@ def test_the_page_tells_the_customers_history_and_the_whole_score(
 def test_who_gives_a_second_opinion_is_not_shown_the_first(store: Store) -> None:
     rows = [{"decision": "approve", "inclusion": 0.01, "minute": i} for i in range(40)]
     arrive(store, rows)
-    answering.answer_case(store, "t0", "fraud", analyst="anna", hold_s=0)
-    inside = caseload.inside(store, "t0", analyst="ben")
+    cases.answer_case(store, "t0", "fraud", analyst="anna", hold_s=0)
+    inside = cases.inside(store, "t0", analyst="ben")
     asked = {row["transaction_id"] for row in inside if row["open"]}
     assert asked
     shown = customer_page(store, inside, "", STANDING)

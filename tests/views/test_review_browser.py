@@ -20,7 +20,7 @@ import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
-from test_caseload import HOSTILE, NOON, arrive
+from test_cases import HOSTILE, NOON, arrive
 from test_dashboard_browser import SLOW_MS, browser, until  # noqa: F401 (a fixture)
 from test_service_process import TOKEN, free_port, started, trained  # noqa: F401 (a fixture)
 

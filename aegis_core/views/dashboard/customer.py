@@ -52,7 +52,7 @@ def page(
 
     Parameters
     ----------
-    case : rows of `caseload.inside`.
+    case : rows of `cases.inside`.
     this : the transaction that is looked at, of the case; any other means the riskiest open one.
     standing : the query of answers that stand, `reviews.STANDING`.
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from aegis_core.review import caseload, statistics
+from aegis_core.review import cases, statistics
 from aegis_core.runs import lineage
 from aegis_core.store import Store
 from aegis_core.views import figures
@@ -61,11 +61,11 @@ def queue(store: Store, most: int = 10, *, now: dt.datetime | None = None) -> li
     with store.snapshot() as session:
         saw = lineage.seen(session)
         moment = now or saw.seen_at
-        found = caseload.queue(session, limit=most, now=moment)
+        found = cases.queue(session, limit=most, now=moment)
         numbers = statistics.statistics(session, now=moment)
         verdicts = []
         if found.cases:
-            case = caseload.inside(session, found.cases[0]["case_id"])
+            case = cases.inside(session, found.cases[0]["case_id"])
             riskiest = max(case, key=lambda row: row["risk"])
             verdicts = session.rows("SELECT * FROM verdicts WHERE seq = ?", [riskiest["seq"]])
     print("This is the queue as it was when the report was made; nothing can be answered here.")

@@ -28,7 +28,7 @@ import traitlets
 
 from aegis_core.config import CHECKOUT, Settings
 from aegis_core.errors import AegisError, InputError
-from aegis_core.review import caseload
+from aegis_core.review import cases
 from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, named
 from aegis_core.serving.client import Desk
 from aegis_core.store import Store
@@ -102,7 +102,7 @@ class Review:
         self._order = "risk"
         self._case_id, self._this, self._last_case = "", "", ""
         self._undoable: tuple[float, str, list[str]] = (0.0, "", [])
-        self._settle_at: float | None = 0.0
+        self._publish_at: float | None = 0.0
         self._counted_at = -STATISTICS_EVERY_S
         self._ticks = 0
         self._heard_at = time.monotonic()
@@ -171,7 +171,7 @@ class Review:
             only=[self._this] if only else [],
         )  # fmt: skip
         self._undoable = (time.monotonic() + UNDO_S, self._case_id, made)
-        self._settle_at = time.monotonic() + UNDO_S + 0.5
+        self._publish_at = time.monotonic() + UNDO_S + 0.5
         n = f"{len(made)} transactions" if len(made) > 1 else "1 transaction"
         return {
             "text": f"{answer.capitalize()}: {n}. U takes it back.",
@@ -204,7 +204,7 @@ class Review:
 
     def _sort(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
         order = _text(content, "order", 20)
-        if order not in caseload.ORDERS:
+        if order not in cases.ORDERS:
             raise InputError("The queue is sorted by risk or by age.")
         self._order = order
         return {"text": ""}
@@ -247,18 +247,18 @@ class Review:
             return {"status": status | {"state": "stale", "text": _unexpected(e)["text"]}}
 
     def _everything(self, desk: Desk, status: dict[str, Any], count: bool) -> _Changes:
-        if self._settle_at is not None and time.monotonic() >= self._settle_at:
-            desk.settle()
-            self._settle_at = None
+        if self._publish_at is not None and time.monotonic() >= self._publish_at:
+            desk.publish()
+            self._publish_at = None
         found = desk.queue(self._order, SHOWN_CASES)
-        cases = [_said(case) for case in found.cases]
-        held = caseload.holds(self.store, desk.analyst)
+        shown = [_said(case) for case in found.cases]
+        held = cases.holds(self.store, desk.analyst)
         until = next((c.until for c in held if c.case_id == self._case_id), None)
         status |= {"state": "live", "served": bool(desk.served())}
         changes: _Changes = {
             "status": status,
             "queue": {
-                **{"cases": cases, "n_open": found.n_open, "order": self._order},
+                **{"cases": shown, "n_open": found.n_open, "order": self._order},
                 **{"n_claimed": found.n_claimed, "n_asleep": found.n_asleep},
             },
             "case": self._page(desk, until),

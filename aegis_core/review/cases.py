@@ -1,4 +1,4 @@
-"""The analysts' queue: open alerts as cases, and who works on which.
+"""Cases: the analysts' queue of open alerts, who works on which, and answers about a whole one.
 
 A **case** is what one customer did in one burst: the alerts (and drawn audit transactions) of a
 customer with no more than `GAP_MINUTES` between one and the next, by the transactions' own time. It
@@ -19,10 +19,10 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aegis_core.errors import InputError, StoreError
-from aegis_core.review.answers import NEWEST, STANDING, named, settle, utc_now
+from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, answer_all, named, utc_now
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
@@ -38,21 +38,21 @@ ORDERS: Final = {
 }
 """How the queue may be sorted: by risk × amount, the largest first, or by age, the oldest first."""
 MOST_CASES: Final = 5_000
-"""Cases that a queue tells at most; it counts all of them."""
+"""Cases that a queue holds at most; it counts all of them."""
 
 _ASKED: Final = f"""
     WITH standing AS ({STANDING}),
-    said AS (
+    answered AS (
       SELECT transaction_id, count(DISTINCT analyst) AS n, bool_or(analyst = $analyst) AS mine
       FROM standing GROUP BY transaction_id),
     judged AS (
-      SELECT v.seq, v.transaction_id, coalesce(said.n, 0) AS n_said, t.customer_id, t.ts,
+      SELECT v.seq, v.transaction_id, coalesce(answered.n, 0) AS n_answered, t.customer_id, t.ts,
         t.amount, t.currency, t.merchant_id,
         v.decision, v.risk, v.score, v.inclusion, v.scored_at, v.reasons[1].text AS why,
-        coalesce(said.n, 0) = 0 OR (said.n = 1 AND v.inclusion < 1 AND $analyst != ''
-          AND NOT said.mine AND hash(v.transaction_id) % {SECOND_OPINION} = 0) AS open
+        coalesce(answered.n, 0) = 0 OR (answered.n = 1 AND v.inclusion < 1 AND $analyst != ''
+          AND NOT answered.mine AND hash(v.transaction_id) % {SECOND_OPINION} = 0) AS open
       FROM verdicts v JOIN transactions t USING (seq)
-        LEFT JOIN said ON said.transaction_id = v.transaction_id
+        LEFT JOIN answered ON answered.transaction_id = v.transaction_id
       WHERE v.inclusion <= 1),  -- neither null nor, of old, NaN
     asked AS (
       SELECT *, coalesce(ts - lag(ts) OVER of_customer > INTERVAL {GAP_MINUTES} MINUTE, true)
@@ -99,7 +99,7 @@ QUEUE: Final = f"""
 _INSIDE: Final = f"""
     {_ASKED}
     SELECT transaction_id, seq, customer_id, ts, amount, currency, merchant_id, decision, risk,
-      score, inclusion, why, open, n_said
+      score, inclusion, why, open, n_answered
     FROM cased WHERE case_id = $case_id ORDER BY ts, seq
 """
 
@@ -163,8 +163,8 @@ def queue(
         {"analyst": analyst, "now": now or utc_now()},
     )
     counts = ("n_open", "n_claimed", "n_asleep")
-    told = ("asleep", *counts)
-    cases = [{k: v for k, v in row.items() if k not in told} for row in rows if row["case_id"]]
+    beside = ("asleep", *counts)
+    cases = [{k: v for k, v in row.items() if k not in beside} for row in rows if row["case_id"]]
     return Queue(cases, *(int(rows[0][name]) for name in counts))
 
 
@@ -195,8 +195,8 @@ def claim(
 ) -> Claim | None:
     """Keep a case for `analyst` for `CLAIM_S`, and let go of the one they held.
 
-    Claiming the case that one holds makes its time begin anew. What takes time, `wanted`, is read
-    before the writing, `take`.
+    Claiming the case that one holds makes its time begin anew. What takes time, `candidates`, is
+    read before the writing, `claim_first`.
 
     Parameters
     ----------
@@ -212,11 +212,11 @@ def claim(
     InputError
         The case is not open, or another analyst holds its customer.
     """
-    found = wanted(store, analyst, case_id, order=order, after=after, now=now)
-    return take(store, analyst, found, only=bool(case_id), now=now)
+    found = candidates(store, analyst, case_id, order=order, after=after, now=now)
+    return claim_first(store, analyst, found, only=bool(case_id), now=now)
 
 
-def wanted(
+def candidates(
     source: Store | Session,
     analyst: str,
     case_id: str = "",
@@ -238,7 +238,7 @@ def wanted(
     return [(case["case_id"], case["customer_id"]) for case in [*cases[start:], *cases[:start]]]
 
 
-def take(
+def claim_first(
     store: Store,
     analyst: str,
     found: Sequence[tuple[str, str]],
@@ -246,7 +246,7 @@ def take(
     only: bool = False,
     now: dt.datetime | None = None,
 ) -> Claim | None:
-    """Claim the first of the cases that `wanted` found whose customer nobody else holds.
+    """Claim the first of the cases that `candidates` found whose customer nobody else holds.
 
     Parameters
     ----------
@@ -256,7 +256,6 @@ def take(
     for _ in range(8):
         try:
             with store.writing(checkpoint=False) as session:
-                settle(session, now=moment)
                 if only:
                     require_free(session, found[0][1], who, moment)
                 held = session.rows(
@@ -294,15 +293,11 @@ def _write(
 ) -> None:
     import pyarrow as pa
 
-    (last,) = session.rows(
-        "SELECT coalesce(max(turn), 0) AS turn FROM claims WHERE customer_id = ?",
-        [claim.customer_id],
-    )
-    row = {**vars(claim), "turn": last["turn"] + 1, "claimed_at": now, "released_at": released_at}
-    kinds = {"released_at": pa.timestamp("us")}
-    table = pa.Table.from_pylist([{k: v for k, v in row.items() if k not in kinds}])
-    for name, kind in kinds.items():
-        table = table.append_column(name, pa.array([row[name]], kind))
+    last = "SELECT coalesce(max(turn), 0) AS turn FROM claims WHERE customer_id = ?"
+    (turn,) = (row["turn"] + 1 for row in session.rows(last, [claim.customer_id]))
+    row = {**vars(claim), "turn": turn, "claimed_at": now}
+    released = pa.array([released_at], pa.timestamp("us"))
+    table = pa.Table.from_pylist([row]).append_column("released_at", released)
     session.append("claims", table)
 
 
@@ -330,5 +325,125 @@ def release(store: Store, analyst: str, *, now: dt.datetime | None = None) -> in
     """Let go of what the analyst holds; how many cases that was."""
     who, moment = named(analyst), now or utc_now()
     with store.writing(checkpoint=False) as session:
-        settle(session, now=moment)
         return let_go(session, who, moment)
+
+
+class Open(NamedTuple):
+    """What is open in a case, or some of it, and whether that is `whole` of it."""
+
+    case_id: str
+    customer_id: str
+    transaction_ids: tuple[str, ...]
+    n_answered: tuple[int, ...]
+    whole: bool
+
+
+def open_in(
+    source: Store | Session,
+    case_id: str,
+    analyst: str,
+    transaction_ids: Sequence[str] | None = None,
+) -> Open:
+    """All that an analyst is asked in a case, or about some transactions of it.
+
+    Raises
+    ------
+    InputError
+        The case is not open, or a transaction is not open in it.
+    """
+    rows = inside(source, case_id, analyst=named(analyst))
+    counts = {row["transaction_id"]: int(row["n_answered"]) for row in rows if row["open"]}
+    ids = tuple(counts if transaction_ids is None else dict.fromkeys(transaction_ids))
+    if strange := [name for name in ids if name not in counts]:
+        raise InputError(f"{strange[0]!r} is not open in the case {case_id!r}.")
+    if not ids:
+        raise InputError(f"Nothing is open in the case {case_id!r}.")
+    n_answered = tuple(counts[name] for name in ids)
+    return Open(case_id, rows[0]["customer_id"], ids, n_answered, len(ids) == len(counts))
+
+
+def answer_case(
+    store: Store,
+    case_id: str,
+    answer: str,
+    *,
+    analyst: str,
+    note: str = "",
+    transaction_ids: Sequence[str] | None = None,
+    found: Open | None = None,
+    hold_s: float = UNDO_S,
+    now: dt.datetime | None = None,
+) -> list[str]:
+    """Answer all that is open in a case, or some of it, in one go; the reviews' ids.
+
+    The answers become labels after `hold_s`, see `answers`. A case without anything open is
+    released.
+
+    Parameters
+    ----------
+    found : of `open_in`, which takes time, where it was read before the writing.
+
+    Raises
+    ------
+    InputError
+        The case is not open, another analyst holds its customer, a transaction is not of it, or it
+        was answered meanwhile.
+    """
+    who, moment = named(analyst), now or utc_now()
+    found = found or open_in(store, case_id, who, transaction_ids)
+    with store.writing(checkpoint=False) as session:
+        require_free(session, found.customer_id, who, moment)
+        answered = {
+            row["transaction_id"]: row["n"]
+            for row in session.rows(
+                f"SELECT transaction_id, count(DISTINCT analyst) AS n FROM ({STANDING}) "
+                "WHERE list_contains(?, transaction_id) GROUP BY transaction_id",
+                [list(found.transaction_ids)],
+            )
+        }
+        if tuple(answered.get(name, 0) for name in found.transaction_ids) != found.n_answered:
+            raise InputError(f"The case {found.case_id!r} was answered meanwhile; look again.")
+        made = answer_all(
+            store, found.transaction_ids, answer, analyst=who, note=note, hold_s=hold_s, now=moment
+        )
+        if found.whole:
+            let_go(session, who, moment)
+    return made
+
+
+def snooze(
+    store: Store,
+    customer_id: str,
+    until: str,
+    *,
+    analyst: str,
+    why: str,
+    now: dt.datetime | None = None,
+) -> str:
+    """Ask nothing about a customer until a date on the transactions' clock; the entry's id.
+
+    See `lists.add`; the analyst lets go of what they held.
+
+    Raises
+    ------
+    InputError
+        The customer has no transactions, or the date or the reason is missing or no longer to come.
+    """
+    from aegis_core.review.lists import add  # with pandas, which an analyst's page does without
+
+    who, moment = named(analyst), now or utc_now()
+    with store.writing(checkpoint=False) as session:
+        (there,) = session.rows(
+            f"SELECT count(*) AS n, ({NEWEST}) AS newest FROM transactions WHERE customer_id = ?",
+            [customer_id],
+        )
+        if not there["n"]:
+            raise InputError(f"There is no customer {customer_id!r}.")
+        entry = add(store, "snooze", customer_id, until=until, who=who, why=why)
+        if entry.until is None or entry.until <= there["newest"]:
+            raise InputError(
+                f"until must lie after {there['newest']:%Y-%m-%d %H:%M}, the time of the newest "
+                "transactions."
+            )
+        let_go(session, who, moment)
+    return entry.entry_id

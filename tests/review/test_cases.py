@@ -15,9 +15,8 @@ import pytest
 
 from aegis_core.detection.history import labels
 from aegis_core.errors import InputError
-from aegis_core.review import answering, answers, caseload, statistics
-from aegis_core.review.answering import answer_case
-from aegis_core.review.caseload import CLAIM_S, claim, queue, release
+from aegis_core.review import answers, cases, statistics
+from aegis_core.review.cases import CLAIM_S, answer_case, claim, queue, release
 from aegis_core.store import Store, connect
 from aegis_core.store.gate import Limits
 
@@ -83,12 +82,12 @@ def ids(store: Store, **asked: Any) -> list[str]:
 
 
 def test_a_case_is_one_customers_alerts_without_a_long_pause(held: Store) -> None:
-    gap = caseload.GAP_MINUTES
+    gap = cases.GAP_MINUTES
     arrive(held, [{}, {"minute": gap}, {"minute": 2 * gap + 1}, {"customer": "ben", "minute": 1}])
-    cases = {case["case_id"]: case for case in queue(held).cases}
-    assert {name: case["waiting"] for name, case in cases.items()} == {"t0": 2, "t2": 1, "t3": 1}
-    assert cases["t0"]["amount"] == 200.0
-    assert cases["t0"]["weight"] == pytest.approx(198.0)
+    found = {case["case_id"]: case for case in queue(held).cases}
+    assert {name: case["waiting"] for name, case in found.items()} == {"t0": 2, "t2": 1, "t3": 1}
+    assert found["t0"]["amount"] == 200.0
+    assert found["t0"]["weight"] == pytest.approx(198.0)
 
 
 def test_a_late_alert_that_closes_a_gap_makes_one_case_named_after_the_first_arrival(
@@ -103,7 +102,7 @@ def test_a_late_alert_that_closes_a_gap_makes_one_case_named_after_the_first_arr
 def test_what_nobody_is_asked_about_is_in_no_case(held: Store) -> None:
     arrive(held, [{"inclusion": None}, {"inclusion": float("nan"), "customer": "ben"}])
     assert ids(held) == []
-    assert queue(held) == caseload.Queue([], 0, 0, 0)
+    assert queue(held) == cases.Queue([], 0, 0, 0)
 
 
 def test_the_queue_is_sorted_by_risk_times_amount_or_by_age(two: Store) -> None:
@@ -119,7 +118,7 @@ def test_the_queue_counts_all_cases_whatever_its_limit(two: Store) -> None:
 
 
 def test_a_snoozed_customer_is_left_out_until_the_transactions_clock_is_there(two: Store) -> None:
-    answering.snooze(two, "anna", "2026-04-02", analyst="eve", why="travels")
+    cases.snooze(two, "anna", "2026-04-02", analyst="eve", why="travels")
     found = queue(two)
     assert ([case["case_id"] for case in found.cases], found.n_asleep) == (["t1"], 1)
     arrive(two, [{"customer": "carl", "minute": 60 * 48 + i} for i in range(100)])
@@ -129,9 +128,9 @@ def test_a_snoozed_customer_is_left_out_until_the_transactions_clock_is_there(tw
 @pytest.mark.parametrize("until", ["2020-01-01", "", "soon"])
 def test_a_snooze_needs_an_end_that_is_still_to_come(two: Store, until: str) -> None:
     with pytest.raises(InputError, match="until"):
-        answering.snooze(two, "anna", until, analyst="eve", why="x")
+        cases.snooze(two, "anna", until, analyst="eve", why="x")
     with pytest.raises(InputError, match="no customer"):
-        answering.snooze(two, HOSTILE, "2026-05-01", analyst="eve", why="x")
+        cases.snooze(two, HOSTILE, "2026-05-01", analyst="eve", why="x")
     assert two.rows("FROM lists") == []
 
 
@@ -161,7 +160,7 @@ def test_a_claim_ends_after_ten_minutes_when_released_and_with_the_last_answer(t
     assert release(two, "ben", now=later(CLAIM_S + 1)) == 0
     claim(two, "carl", "t0", now=later(CLAIM_S + 2))
     answer_case(two, "t0", "fraud", analyst="carl", now=later(CLAIM_S + 3))
-    assert caseload.holds(two, "carl", now=later(CLAIM_S + 4)) == []
+    assert cases.holds(two, "carl", now=later(CLAIM_S + 4)) == []
     assert len(two.rows("FROM claims")) == 5, "nothing is changed or removed"
 
 
@@ -173,7 +172,7 @@ def test_the_next_case_follows_the_one_before_and_lets_it_go(two: Store) -> None
         made = claim(two, "eve", after=after, now=later(i))
         assert made is not None
         seen.append(after := made.case_id)
-        assert [held.case_id for held in caseload.holds(two, "eve", now=later(i))] == [after]
+        assert [held.case_id for held in cases.holds(two, "eve", now=later(i))] == [after]
     assert seen == [*order, order[0]]
 
 
@@ -207,7 +206,7 @@ def test_a_claim_of_a_clock_that_was_years_ahead_blocks_nobody(two: Store) -> No
     made = claim(two, "ben", "t0", now=NOON)
     assert made is not None
     for moment in (NOON, later(599), ahead, ahead + dt.timedelta(seconds=1)):
-        holders = [who for who in ("anna", "ben") if caseload.holds(two, who, now=moment)]
+        holders = [who for who in ("anna", "ben") if cases.holds(two, who, now=moment)]
         assert len(holders) <= 1
 
 
@@ -230,7 +229,7 @@ def test_of_many_threads_that_want_one_case_one_gets_it(two: Store) -> None:
 
 WANT = """
 import sys
-from aegis_core.caseload import claim
+from aegis_core.review.cases import claim
 from aegis_core.errors import InputError
 from aegis_core.store import connect
 try:
@@ -257,7 +256,7 @@ def test_of_two_that_write_through_the_owner_at_once_one_gets_the_case(
     two: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have seen the case free; the key of the table refuses one, who then sees it taken."""
-    write, together, told, writes = caseload._write, threading.Barrier(2), [], [0]
+    write, together, told, writes = cases._write, threading.Barrier(2), [], [0]
 
     def at_once(*given: Any, **more: Any) -> None:
         writes[0] += 1
@@ -272,7 +271,7 @@ def test_of_two_that_write_through_the_owner_at_once_one_gets_the_case(
         except InputError as e:
             told.append(str(e))
 
-    monkeypatch.setattr(caseload, "_write", at_once)
+    monkeypatch.setattr(cases, "_write", at_once)
     with two.owned(limits=Limits()):
         threads = [
             threading.Thread(target=want, args=[connect(two.path), who]) for who in ("anna", "ben")
@@ -299,10 +298,10 @@ def test_an_answer_is_a_review_at_once_and_a_label_when_it_can_no_longer_be_take
         ("fraud", "anna", "phoned")
     }
     assert ids(two) == ["t1"]
-    assert answers.settle(two, now=later(9.9)) == 0
+    assert answers.publish(two, now=later(9.9)) == 0
     assert two.rows("FROM labels") == []
-    assert answers.settle(two, now=later(10)) == len(made) == 2
-    assert answers.settle(two, now=later(11)) == 0, "once is enough"
+    assert answers.publish(two, now=later(10)) == len(made) == 2
+    assert answers.publish(two, now=later(11)) == 0, "once is enough"
     labels = two.rows("SELECT transaction_id, is_fraud, source, after_seq FROM labels")
     assert [row["transaction_id"] for row in labels] == ["t0", "t2"]
     assert {(row["is_fraud"], row["source"], row["after_seq"]) for row in labels} == {
@@ -313,14 +312,14 @@ def test_an_answer_is_a_review_at_once_and_a_label_when_it_can_no_longer_be_take
 def test_what_was_taken_back_is_never_taught_and_is_open_again(two: Store) -> None:
     made = answer_case(two, "t0", "fraud", analyst="anna", now=NOON)
     assert answers.undo(two, made, analyst="anna", now=later(5)) == ["t0", "t2"]
-    assert answers.settle(two, now=later(60)) == 0
+    assert answers.publish(two, now=later(60)) == 0
     assert two.rows("FROM labels") == []
     assert set(ids(two)) == {"t0", "t1"}
     kept = two.rows("SELECT answer, undoes FROM reviews ORDER BY rowid")
     assert [row["answer"] for row in kept] == ["fraud", "fraud", "undo", "undo"]
     assert [row["undoes"] for row in kept[2:]] == made
     answer_case(two, "t0", "legitimate", analyst="ben", now=later(61))
-    answers.settle(two, now=later(80))
+    answers.publish(two, now=later(80))
     assert labels(two).is_fraud.tolist() == [False, False]
 
 
@@ -354,14 +353,14 @@ def test_taking_back_is_all_or_nothing_and_once(two: Store) -> None:
 def test_an_answer_from_the_future_is_settled_and_not_kept_waiting(two: Store) -> None:
     """The clock was set back after it was given; nobody knows when its time is over."""
     answer_case(two, "t0", "fraud", analyst="anna", now=dt.datetime(2036, 1, 1))
-    assert answers.settle(two, now=NOON) == 2
+    assert answers.publish(two, now=NOON) == 2
 
 
 def test_one_transaction_of_a_case_is_answered_and_the_rest_stays(two: Store) -> None:
     claim(two, "anna", "t0", now=NOON)
     answer_case(two, "t0", "legitimate", analyst="anna", transaction_ids=["t2"], now=NOON)
-    assert [row["open"] for row in caseload.inside(two, "t0")] == [True, False]
-    assert caseload.holds(two, "anna", now=NOON)
+    assert [row["open"] for row in cases.inside(two, "t0")] == [True, False]
+    assert cases.holds(two, "anna", now=NOON)
     for wrong in (["t1"], ["t2"], [HOSTILE]):
         with pytest.raises(InputError, match="not open in the case"):
             answer_case(two, "t0", "fraud", analyst="anna", transaction_ids=wrong, now=NOON)
@@ -370,10 +369,10 @@ def test_one_transaction_of_a_case_is_answered_and_the_rest_stays(two: Store) ->
 def test_a_case_that_was_answered_between_looking_and_answering_is_not_answered_twice(
     two: Store,
 ) -> None:
-    found = answering.asked(two, "t0", "anna")
+    found = cases.open_in(two, "t0", "anna")
     answer_case(two, "t0", "legitimate", analyst="ben", transaction_ids=["t2"], now=NOON)
     with pytest.raises(InputError, match="answered meanwhile"):
-        answering.give(two, found, "fraud", analyst="anna", now=NOON)
+        answer_case(two, "t0", "fraud", analyst="anna", found=found, now=NOON)
     assert [row["analyst"] for row in two.rows("FROM reviews")] == ["ben"]
 
 
@@ -448,5 +447,5 @@ def test_a_database_of_the_version_before_gets_the_columns_and_keeps_its_answers
         )
         session.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
     assert ids(two) == ["t0"]
-    assert answers.settle(two, now=NOON) == 0, "of old, an answer was a label at once"
+    assert answers.publish(two, now=NOON) == 0, "of old, an answer was a label at once"
     assert claim(two, "anna", now=NOON) is not None

@@ -21,7 +21,7 @@ from aegis_core.detection.scoring import UNDECIDED, Decisions, Scored
 from aegis_core.errors import InputError, NotReady, did_you_mean
 from aegis_core.features.arrays import Rows
 from aegis_core.metrics import weighted_share
-from aegis_core.schema import Decision
+from aegis_core.schema import COLUMNS, Decision
 from aegis_core.store import Store, audit
 from aegis_core.store.session import Session
 
@@ -31,10 +31,9 @@ ROLES: Final = ("champion", "shadow", "none")
 """What a registered model may be doing."""
 _ACTIONS: Final = {"champion": "promote", "shadow": "shadow", "none": "retire"}
 
-_HISTORY = """
-    SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.merchant_id,
-      t.category, t.lat, t.lon, v.decision
-    FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {where} ORDER BY t.seq
+_HISTORY = f"""
+    SELECT t.seq, {", ".join(f"t.{c.name}" for c in COLUMNS if c.replayed)}, v.decision
+    FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {{where}} ORDER BY t.seq
 """
 _TOLD = """
     WITH said AS (

@@ -30,8 +30,8 @@ from aegis_core.errors import StoreBusy, StoreError
 from aegis_core.features.arrays import Ids, Ints, hashed, read_arrays, write_arrays
 from aegis_core.features.confirmed import Answers
 from aegis_core.features.profiles import Profiles
-from aegis_core.intake.staging import HIGHEST_AMOUNT
 from aegis_core.review import lists
+from aegis_core.schema import CONTENT
 from aegis_core.serving.live import Stream, count
 from aegis_core.serving.table_writer import Keeper
 from aegis_core.store import Store, journal
@@ -39,11 +39,6 @@ from aegis_core.store.journal import Journal
 from aegis_core.store.session import Session
 
 _LOG: Final = logging.getLogger("aegis.engine")
-CONTENT: Final = (
-    *("customer_id", "ts", "amount", "currency", "merchant_id", "category", "channel"),
-    *("lat", "lon"),
-)
-"""What makes two transactions of one id the same."""
 LOOK_S: Final = 0.25
 """How often promotions, lists and answers of others are looked for."""
 _WARM_ROWS: Final = 64
@@ -218,7 +213,7 @@ class Engine(Stream):
         """
         rows = [
             {"transaction_id": f"{i}", "customer_id": "0", "merchant_id": "0", "ts": i * 100_000,
-             "amount": (1.0, HIGHEST_AMOUNT)[i % 2], "lat": 60.0 * (i % 2), "lon": 0.0}
+             "amount": (1.0, 1e12)[i % 2], "lat": 60.0 * (i % 2), "lon": 0.0}
             for i in range(_WARM_ROWS)
         ]  # fmt: skip
         batch = _columns(rows, 0)

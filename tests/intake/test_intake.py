@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aegis_core.errors import ColumnError, FileUnreadable, InputError
-from aegis_core.intake import ImportSummary, admit, import_files
+from aegis_core.intake import ImportSummary, import_files
+from aegis_core.intake.importing import admit
 from aegis_core.intake.staging import CHECKS
 from aegis_core.store import Store, connect
 
@@ -62,15 +63,19 @@ def reasons(store: Store) -> dict[str, int]:
 BAD = {
     "customer_id is missing": "b,,2026-01-05,1,m,,,,0",
     "ts is missing": "b,c,,1,m,,,,0",
-    "ts is not a time (ISO 8601 or Unix)": "b,c,2026-02-30,1,m,,,,0",
+    "ts is not a time, such as 2026-03-01T12:00:00Z": "b,c,2026-02-30,1,m,,,,0",
     "ts is not between 1970 and 2100": "b,c,2100-01-01,1,m,,,,0",
     "amount is missing": "b,c,2026-01-05,,m,,,,0",
     "amount is not a number": "b,c,2026-01-05,12 €,m,,,,0",
     "amount is not positive": "b,c,2026-01-05,0,m,,,,0",
     "amount is above 1e+12": "b,c,2026-01-05,1000000000001,m,,,,0",
-    "lat or lon is not a number": "b,c,2026-01-05,1,m,,52,east,0",
+    "lat is not a number": "b,c,2026-01-05,1,m,,north,,0",
+    "lat is below -90": "b,c,2026-01-05,1,m,,-90.1,0,0",
+    "lat is above 90": "b,c,2026-01-05,1,m,,90.1,0,0",
+    "lon is not a number": "b,c,2026-01-05,1,m,,52,east,0",
+    "lon is below -180": "b,c,2026-01-05,1,m,,0,-180.1,0",
+    "lon is above 180": "b,c,2026-01-05,1,m,,0,180.1,0",
     "lat without lon, or lon without lat": "b,c,2026-01-05,1,m,,52,,0",
-    "lat or lon is out of range": "b,c,2026-01-05,1,m,,90.1,0,0",
     "is_fraud is neither yes nor no": "b,c,2026-01-05,1,m,,,,maybe",
     "transaction_id is longer than 200 characters": f"{'b' * 201},c,2026-01-05,1,m,,,,0",
     "customer_id is longer than 200 characters": f"b,{'c' * 201},2026-01-05,1,m,,,,0",

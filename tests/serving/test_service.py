@@ -24,7 +24,7 @@ from aegis_core.config import Settings
 from aegis_core.detection import registry
 from aegis_core.detection.training import train
 from aegis_core.errors import InputError, StoreError
-from aegis_core.intake import admit
+from aegis_core.intake.importing import admit
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
 from aegis_core.serving import api, batcher, live, schemas
 from aegis_core.serving.client import token_file

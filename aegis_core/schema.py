@@ -1,5 +1,9 @@
 """Tables, columns, units and the vocabularies of decisions and factors.
 
+`COLUMNS` is the one table of rules for a row: its types, its limits and what is said of a row that
+does not keep them. What files and REST check, what they store, what makes two transactions the
+same, what a replay reads and what the log shows comes from it.
+
 Conventions that hold everywhere: `ts` is UTC with microseconds, without a time zone attached;
 `amount` is positive, in the transaction's currency; `lat` and `lon` are degrees, both or neither;
 `seq` is the order of arrival and of every replay; **higher is more suspicious**.
@@ -7,10 +11,10 @@ Conventions that hold everywhere: `ts` is UTC with microseconds, without a time 
 
 from __future__ import annotations
 
+import datetime as dt
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
-
-SCHEMA_VERSION: Final = 4
 
 
 class Decision(IntEnum):
@@ -45,35 +49,165 @@ ANSWERS: Final = {"fraud": True, "legitimate": False}
 SCENARIOS: Final = ("spike", "travel", "night", "burst", "merchant", "takeover")
 """Fraud scenarios of the synthetic data, as stored in `labels.scenario`."""
 
+TEXT, NUMBER, TIME, TRUTH = "VARCHAR", "DOUBLE", "TIMESTAMP", "BOOLEAN"
+"""Types of what comes in, in SQL."""
+EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+END: Final = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+"""A time lies between these two."""
+LONGEST_TEXT: Final = 200
+CONTROL: Final = r"\p{Cc}\p{Zl}\p{Zp}"
+"""What no text may have, within the brackets of a regular expression: control characters and
+separators of lines. Of all blanks, these left out, only the category Zs remains: blanks of that are
+taken off both ends, and a text of nothing else is missing."""
+_CLOCK = (
+    "(([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?|24:00(:00([.,]0+)?)?)"
+    "([Zz]|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?"
+)
+ISO_TIME: Final = f"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([Tt ]{_CLOCK})?$"
+"""A time in ISO 8601: without an offset it is UTC, a date alone is its midnight, and digits beyond
+the microsecond are left off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of what comes in, with the rules that its values keep.
+
+    Attributes
+    ----------
+    kind : `TEXT`, `NUMBER`, `TIME` or `TRUTH`.
+    required : whether a row must have it.
+    made : whether a file may do without, since it is made there of content and place of the row.
+    positive, low, high : limits of a number; `low` and `high` are within them.
+    also : names, beside its own, by which it is recognised in a file.
+    sent : its name over REST, where that is another one.
+    about : what REST tells of it.
+    title : its title in the log; without one it is in the log's file only.
+    replayed : whether the pass or a figure made of it reads it.
+    since : the version of the schema that brought it; older databases get it when they are opened.
+    """
+
+    name: str
+    kind: str = TEXT
+    required: bool = False
+    made: bool = False
+    positive: bool = False
+    low: float | None = None
+    high: float | None = None
+    also: str = ""
+    sent: str = ""
+    about: str | None = None
+    title: str = ""
+    replayed: bool = False
+    since: int = 0
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """What can be wrong with a value, in the order of the checks, and how it is said.
+
+        >>> Column(name="lat", kind=NUMBER, low=-90, high=90).faults["high"]
+        'is above 90'
+        """
+        of_kind = {
+            TEXT: {
+                "text": "is not text",
+                "control": "has a control character",
+                "longest": f"is longer than {LONGEST_TEXT} characters",
+            },
+            TIME: {
+                "time": "is not a time, such as 2026-03-01T12:00:00Z",
+                "years": f"is not between {EPOCH.year} and {END.year}",
+            },
+            NUMBER: {"number": "is not a number"},
+            TRUTH: {"truth": "is neither yes nor no"},
+        }
+        return (
+            ({"missing": "is missing"} if self.required else {})
+            | of_kind[self.kind]
+            | ({"positive": "is not positive"} if self.positive else {})
+            | ({} if self.low is None else {"low": f"is below {self.low:g}"})
+            | ({} if self.high is None else {"high": f"is above {self.high:g}"})
+        )
+
+
+COLUMNS: Final = (
+    Column(
+        name="transaction_id", required=True, made=True, replayed=True,
+        also="trans_id tx_id txn_id trans_num transaction_number payment_id id",
+    ),
+    Column(
+        name="customer_id", required=True, title="Customer", replayed=True,
+        also="customer cust_id client_id account_id account user_id card_id card_number cc_num "
+        "card card_no",
+    ),
+    Column(
+        name="ts", kind=TIME, required=True, sent="timestamp", replayed=True,
+        about="ISO 8601; without an offset it is UTC.",
+        also="timestamp datetime date_time time date transaction_time transaction_date "
+        "transaction_datetime transaction_timestamp tx_datetime tx_time trans_date_trans_time "
+        "event_time created_at occurred_at",
+    ),
+    Column(
+        name="amount", kind=NUMBER, required=True, positive=True, high=1e12, replayed=True,
+        about="In the transaction's currency.",
+        also="amt tx_amount transaction_amount trans_amount payment_amount value",
+    ),
+    Column(name="currency", replayed=True, also="currency_code ccy"),
+    Column(
+        name="merchant_id", title="Merchant", replayed=True,
+        also="merchant merchant_name terminal_id terminal shop payee",
+    ),
+    Column(
+        name="category", title="Category", replayed=True,
+        also="merchant_category category_code mcc",
+    ),
+    Column(name="channel", also="entry_mode payment_channel"),
+    Column(
+        name="lat", kind=NUMBER, low=-90, high=90, replayed=True,
+        also="latitude merchant_lat merch_lat",
+    ),
+    Column(
+        name="lon", kind=NUMBER, low=-180, high=180, replayed=True,
+        also="lng long longitude merchant_lon merchant_long merch_lon merch_long",
+    ),
+)  # fmt: skip
+"""What a transaction brings, in the order of the checks and of the table."""
+
+HALF_PLACE: Final = "lat without lon, or lon without lat"
+"""What is said of a row whose columns are right one by one, and that still names no place."""
+
+LABEL_COLUMNS: Final = (
+    Column(name="is_fraud", kind=TRUTH, also="isfraud fraud tx_fraud fraud_label is_fraudulent"),
+    Column(name="scenario", also="fraud_scenario tx_fraud_scenario"),
+)
+"""What a file may bring for `labels` beside them."""
+
 TRANSACTION_COLUMNS: Final = {
     "seq": "BIGINT",
-    "transaction_id": "VARCHAR",
-    "customer_id": "VARCHAR",
-    "ts": "TIMESTAMP",
-    "amount": "DOUBLE",
-    "currency": "VARCHAR",
-    "merchant_id": "VARCHAR",
-    "category": "VARCHAR",
-    "channel": "VARCHAR",
-    "lat": "DOUBLE",
-    "lon": "DOUBLE",
-    "source": "VARCHAR",
+    **{column.name: column.kind for column in COLUMNS},
+    "source": TEXT,
 }
-"""Columns of `transactions` with their types. Only the first five are never null."""
+"""Columns of `transactions` with their types; `seq` and `source` are given at the door."""
 
-REQUIRED: Final = ("customer_id", "ts", "amount")
+CONTENT: Final = tuple(column.name for column in COLUMNS if not column.made)
+"""What makes two transactions of one id the same."""
+
+REQUIRED: Final = tuple(column.name for column in COLUMNS if column.required and not column.made)
 """What a row must bring; a missing `transaction_id` is made from source and row number."""
+
+SCHEMA_VERSION: Final = max(4, *(column.since for column in COLUMNS))
 
 
 def _struct(factors: tuple[str, ...]) -> str:
     return "STRUCT(" + ", ".join(f"{f} DOUBLE" for f in factors) + ")"
 
 
+_NEVER_NULL = ("seq", *(column.name for column in COLUMNS if column.required))
+
 TABLES: Final = {
-    "transactions": """
-        seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, customer_id VARCHAR NOT NULL,
-        ts TIMESTAMP NOT NULL, amount DOUBLE NOT NULL, currency VARCHAR, merchant_id VARCHAR,
-        category VARCHAR, channel VARCHAR, lat DOUBLE, lon DOUBLE, source VARCHAR""",
+    "transactions": ", ".join(
+        f"{name} {kind}{' NOT NULL' if name in _NEVER_NULL else ''}"
+        for name, kind in TRANSACTION_COLUMNS.items()
+    ),
     "labels": """
         transaction_id VARCHAR NOT NULL, is_fraud BOOLEAN NOT NULL, scenario VARCHAR,
         known_at TIMESTAMP NOT NULL, source VARCHAR, after_seq BIGINT DEFAULT -1""",
@@ -198,7 +332,7 @@ ROLLED_UP: Final = """
     FROM verdicts v JOIN transactions t ON t.seq = v.seq"""
 """Rows of `rollups` from what they count; a condition and `GROUP BY ALL` follow."""
 
-MIGRATIONS: Final = {
+_CHANGES: Final[dict[int, tuple[str, ...]]] = {
     1: (
         "ALTER TABLE labels ADD COLUMN after_seq BIGINT DEFAULT -1",
         "ALTER TABLE verdicts ADD COLUMN contributions.merchant DOUBLE",
@@ -233,5 +367,16 @@ MIGRATIONS: Final = {
         f"INSERT INTO rollups {ROLLED_UP} GROUP BY ALL",
     ),
     3: ("ALTER TABLE runs ADD COLUMN IF NOT EXISTS seen_at TIMESTAMP",),
+}
+MIGRATIONS: Final = {
+    older: (
+        *_CHANGES.get(older, ()),
+        *(
+            f"ALTER TABLE transactions ADD COLUMN IF NOT EXISTS {column.name} {column.kind}"
+            for column in COLUMNS
+            if column.since == older + 1
+        ),
+    )
+    for older in range(1, SCHEMA_VERSION)
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

@@ -12,14 +12,13 @@ import pandas as pd
 
 from aegis_core.detection.learner import UNKNOWN, Answer
 from aegis_core.detection.scoring import UNDECIDED, Decisions
-from aegis_core.schema import Decision
+from aegis_core.schema import COLUMNS, Decision
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
-_TRANSACTIONS = """
-    SELECT t.seq, t.transaction_id, t.customer_id, t.ts, t.amount, t.currency, t.merchant_id,
-      t.category, t.lat, t.lon, v.decision
-    FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {where} ORDER BY t.seq
+_TRANSACTIONS = f"""
+    SELECT t.seq, {", ".join(f"t.{c.name}" for c in COLUMNS if c.replayed)}, v.decision
+    FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {{where}} ORDER BY t.seq
 """
 _LABEL_EVENTS = """
     WITH events AS (

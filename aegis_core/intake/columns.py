@@ -6,36 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aegis_core.errors import ColumnError, InputError, did_you_mean
-from aegis_core.schema import REQUIRED, TRANSACTION_COLUMNS
+from aegis_core.schema import COLUMNS, LABEL_COLUMNS, REQUIRED
 
-LABEL_COLUMNS: Final = {"is_fraud": "BOOLEAN", "scenario": "VARCHAR"}
-"""Columns that a file may bring for `labels`, beside those of `transactions`."""
-
-FILE_COLUMNS: Final = {
-    name: kind
-    for name, kind in (TRANSACTION_COLUMNS | LABEL_COLUMNS).items()
-    if name not in ("seq", "source")
-}
-"""Every column that `--map` can name; `seq` and `source` are given at the door."""
-
-USUAL_NAMES: Final = {
-    "transaction_id": "trans_id tx_id txn_id trans_num transaction_number payment_id id",
-    "customer_id": "customer cust_id client_id account_id account user_id card_id card_number "
-    "cc_num card card_no",
-    "ts": "timestamp datetime date_time time date transaction_time transaction_date "
-    "transaction_datetime transaction_timestamp tx_datetime tx_time trans_date_trans_time "
-    "event_time created_at occurred_at",
-    "amount": "amt tx_amount transaction_amount trans_amount payment_amount value",
-    "currency": "currency_code ccy",
-    "merchant_id": "merchant merchant_name terminal_id terminal shop payee",
-    "category": "merchant_category category_code mcc",
-    "channel": "entry_mode payment_channel",
-    "lat": "latitude merchant_lat merch_lat",
-    "lon": "lng long longitude merchant_lon merchant_long merch_lon merch_long",
-    "is_fraud": "isfraud fraud tx_fraud fraud_label is_fraudulent",
-    "scenario": "fraud_scenario tx_fraud_scenario",
-}
-"""Names, beside its own, by which a column is recognised, whatever the case and separators."""
+FILE_COLUMNS: Final = {column.name: column for column in (*COLUMNS, *LABEL_COLUMNS)}
+"""Every column that `--map` can name."""
 
 PRESETS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "handbook": {
@@ -114,7 +88,7 @@ def choose_columns(
         if recognised:
             wanted = [_plain(name) for name in PRESETS[recognised].get(canonical, ())]
         else:
-            wanted = [_plain(name) for name in (canonical, *USUAL_NAMES[canonical].split())]
+            wanted = [_plain(name) for name in (canonical, *FILE_COLUMNS[canonical].also.split())]
         matches = [name for name in names if _plain(name) in wanted]
         # A home's place beside the merchant's is common, so an exact `lat` proves nothing.
         if len(matches) > 1 and canonical not in ("lat", "lon"):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
 from aegis_core.intake import staging
-from aegis_core.intake.columns import FILE_COLUMNS, LABEL_COLUMNS, ROUNDED_DOWN, choose_columns
+from aegis_core.intake.columns import ROUNDED_DOWN, choose_columns
 from aegis_core.intake.files import find_files, relation_of
-from aegis_core.schema import REQUIRED
+from aegis_core.schema import COLUMNS, REQUIRED
 from aegis_core.store import Store
 from aegis_core.store.connection import quoted
 from aegis_core.store.session import Session
@@ -175,7 +175,7 @@ def checked(
 
     arrow = rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
     present = [name for name in arrow.column_names if name not in ("seq", "source")]
-    known = [name for name in FILE_COLUMNS if name not in LABEL_COLUMNS]
+    known = [column.name for column in COLUMNS]
     if unknown := [name for name in present if name not in known]:
         raise ColumnError(
             f"Rows have the column {unknown}, which transactions has not; it has {known}."

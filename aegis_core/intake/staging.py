@@ -13,43 +13,58 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from aegis_core.intake.columns import FILE_COLUMNS, LABEL_COLUMNS
-from aegis_core.schema import TRANSACTION_COLUMNS
+from aegis_core.intake.columns import FILE_COLUMNS
+from aegis_core.schema import (
+    COLUMNS,
+    CONTENT,
+    CONTROL,
+    END,
+    EPOCH,
+    HALF_PLACE,
+    ISO_TIME,
+    LABEL_COLUMNS,
+    LONGEST_TEXT,
+    NUMBER,
+    TIME,
+    TRANSACTION_COLUMNS,
+    TRUTH,
+    Column,
+)
 from aegis_core.store.connection import literal, quoted
 from aegis_core.store.session import Session
 
-HIGHEST_AMOUNT: Final = 1e12
-LONGEST_TEXT: Final = 200
 _THERE: Final = "already there"
 REPEATED: Final = "transaction_id is known with other content"
 
-_TEXTS = [name for name, kind in FILE_COLUMNS.items() if kind == "VARCHAR"]
+_FAULTS: Final = {
+    "missing": "NOT {0.name}_given",
+    "time": "{0.name}_given AND {0.name} IS NULL",
+    "years": f"NOT ({{0.name}} > TIMESTAMP '{EPOCH:%Y-%m-%d}'"
+    f" AND {{0.name}} < TIMESTAMP '{END:%Y-%m-%d}')",
+    "number": "{0.name}_given AND NOT isfinite(coalesce({0.name}, 'inf'::DOUBLE))",
+    "positive": "{0.name} <= 0",
+    "low": "{0.name} < {0.low}",
+    "high": "{0.name} > {0.high}",
+    "control": "regexp_matches({0.name}, '[{1}]')",
+    "longest": f"length({{0.name}}) > {LONGEST_TEXT}",
+    "truth": "{0.name}_given AND {0.name} IS NULL",
+}
+"""SQL for each fault of `Column.faults`; that a text is none cannot happen to a file."""
+
+
+def _checks(columns: Sequence[Column]) -> list[tuple[str, str]]:
+    return [
+        (f"{column.name} {said}", _FAULTS[fault].format(column, CONTROL))
+        for column in columns
+        for fault, said in column.faults.items()
+        if fault in _FAULTS and not (fault == "missing" and column.made)
+    ]
+
 
 CHECKS: Final = (
-    ("customer_id is missing", "customer_id IS NULL"),
-    ("ts is missing", "NOT ts_given"),
-    ("ts is not a time (ISO 8601 or Unix)", "ts IS NULL"),
-    (
-        "ts is not between 1970 and 2100",
-        "NOT (ts > TIMESTAMP '1970-01-01' AND ts < TIMESTAMP '2100-01-01')",
-    ),
-    ("amount is missing", "NOT amount_given"),
-    ("amount is not a number", "amount IS NULL OR NOT isfinite(amount)"),
-    ("amount is not positive", "amount <= 0"),
-    (f"amount is above {HIGHEST_AMOUNT:g}", f"amount > {HIGHEST_AMOUNT}"),
-    (
-        "lat or lon is not a number",
-        "(lat_given AND NOT isfinite(coalesce(lat, 'inf'::DOUBLE))) "
-        "OR (lon_given AND NOT isfinite(coalesce(lon, 'inf'::DOUBLE)))",
-    ),
-    ("lat without lon, or lon without lat", "lat_given <> lon_given"),
-    ("lat or lon is out of range", "abs(lat) > 90 OR abs(lon) > 180"),
-    ("is_fraud is neither yes nor no", "is_fraud_given AND is_fraud IS NULL"),
-    *(
-        (f"{n} is longer than {LONGEST_TEXT} characters", f"length({n}) > {LONGEST_TEXT}")
-        for n in _TEXTS
-    ),
-    *((f"{n} has a control character", f"regexp_matches({n}, '\\p{{Cc}}')") for n in _TEXTS),
+    *_checks(COLUMNS),
+    (HALF_PLACE, "lat_given <> lon_given"),
+    *_checks(LABEL_COLUMNS),
 )
 """(reason, SQL condition on the parsed row); the first condition that holds rejects the row."""
 
@@ -67,8 +82,12 @@ _NO = ("0", "0.0", "false", "f", "no", "n")
 GOOD: Final = f"coalesce(s.reason, {literal(_THERE)}) = {literal(_THERE)}"
 """SQL condition on a staged row `s`: nothing is wrong with it, new or already there."""
 
-_SAME = " AND ".join(
-    f"s.{name} IS NOT DISTINCT FROM o.{name}" for name in FILE_COLUMNS if name not in LABEL_COLUMNS
+_SAME = " AND ".join(f"s.{name} IS NOT DISTINCT FROM o.{name}" for name in CONTENT)
+# A column that came later changes no id that was made before it.
+_MADE_OF = ", ".join(
+    f"{column.name}::VARCHAR" if column.since else f"coalesce({column.name}::VARCHAR, '')"
+    for column in COLUMNS
+    if not column.made
 )
 
 
@@ -85,15 +104,15 @@ def stage(
     session.execute("DROP TABLE IF EXISTS aegis_broken")
     session.execute("DROP TABLE IF EXISTS aegis_scans")
     kinds = {name: row[1] for name, row in zip(names, described, strict=True)}
-    staged = ", ".join(f"{name} {kind}" for name, kind in FILE_COLUMNS.items())
+    staged = ", ".join(f"{name} {column.kind}" for name, column in FILE_COLUMNS.items())
     session.execute(
         f"CREATE TEMP TABLE IF NOT EXISTS aegis_staged ({staged}, source VARCHAR, reason VARCHAR, "
         "raw VARCHAR)"
     )
     parsed = [
         part
-        for canonical in FILE_COLUMNS
-        for part in _parsed(canonical, columns.get(canonical), kinds)
+        for column in FILE_COLUMNS.values()
+        for part in _parsed(column, columns.get(column.name), kinds)
     ]
     reason = " ".join(f"WHEN {condition} THEN {literal(name)}" for name, condition in CHECKS)
     raw = ", ".join(f"{literal(name)}, {_as_json(name, kind)}" for name, kind in kinds.items())
@@ -113,13 +132,8 @@ def stage(
         session.watched(insert, None, tell)
     else:
         session.execute(insert)
-    content = ", ".join(
-        f"coalesce({name}::VARCHAR, '')"
-        for name in FILE_COLUMNS
-        if name not in ("transaction_id", *LABEL_COLUMNS)
-    )
     session.execute(
-        f"""UPDATE aegis_staged SET transaction_id = 'row-' || md5(concat_ws(chr(31), {content},
+        f"""UPDATE aegis_staged SET transaction_id = 'row-' || md5(concat_ws(chr(31), {_MADE_OF},
             rowid - (SELECT min(rowid) FROM aegis_staged) - {before["n"]}))[:20]
         WHERE transaction_id IS NULL AND reason IS NULL"""
     )
@@ -134,21 +148,23 @@ def stage(
         )
 
 
-def _parsed(canonical: str, column: str | None, kinds: Mapping[str, str]) -> list[str]:
+def _parsed(wanted: Column, column: str | None, kinds: Mapping[str, str]) -> list[str]:
     """SQL for one canonical column and, since a check may ask, for whether it has any value."""
-    wanted = FILE_COLUMNS[canonical]
+    name = wanted.name
     if column is None:
-        return [f"NULL::{wanted} AS {canonical}", f"false AS {canonical}_given"]
+        return [f"NULL::{wanted.kind} AS {name}", f"false AS {name}_given"]
     raw, kind = f'"aegis row".{quoted(column)}', kinds[column]
     if kind in ("FLOAT", "DOUBLE"):  # NaN is how pandas says missing, except of an amount
-        raw = raw if canonical == "amount" else f"CASE WHEN NOT isnan({raw}) THEN {raw} END"
+        raw = raw if name == "amount" else f"CASE WHEN NOT isnan({raw}) THEN {raw} END"
     elif not _is_number(kind) and not kind.startswith(("TIMESTAMP", "DATE", "BOOLEAN")):
         raw, kind = f"nullif(trim({raw}::VARCHAR), '')", "VARCHAR"
-    if wanted == "TIMESTAMP":
+    if wanted.kind == TIME:
         value = _time(raw, kind)
-    elif wanted == "BOOLEAN":
+    elif wanted.kind == TRUTH:
         value = _truth(raw, kind)
-    elif wanted == "DOUBLE":
+    elif wanted.kind == NUMBER and kind == "BOOLEAN":
+        value = "NULL::DOUBLE"
+    elif wanted.kind == NUMBER:
         # by way of text a FLOAT of 96.45 stays 96.45
         value = f"TRY_CAST({f'({raw})::VARCHAR' if kind == 'FLOAT' else raw} AS DOUBLE)"
     elif kind in ("FLOAT", "DOUBLE"):
@@ -157,7 +173,7 @@ def _parsed(canonical: str, column: str | None, kinds: Mapping[str, str]) -> lis
         value = f"coalesce({whole}::VARCHAR, ({raw})::VARCHAR)"
     else:
         value = f"({raw})::VARCHAR"
-    return [f"{value} AS {canonical}", f"{raw} IS NOT NULL AS {canonical}_given"]
+    return [f"{value} AS {name}", f"{raw} IS NOT NULL AS {name}_given"]
 
 
 def _time(raw: str, kind: str) -> str:
@@ -171,9 +187,19 @@ def _time(raw: str, kind: str) -> str:
     )
     if _is_number(kind):
         return f"CASE {unix} END"
-    if kind == "VARCHAR":  # read as a plain TIMESTAMP a text would lose its offset unnoticed
-        return f"coalesce(TRY_CAST({raw} AS TIMESTAMPTZ)::TIMESTAMP, CASE {unix} END)"
-    return f"TRY_CAST({raw} AS TIMESTAMP)"
+    if kind != "VARCHAR":
+        return f"TRY_CAST({raw} AS TIMESTAMP)"
+    # DuckDB takes offsets of a day and more, and no letters of lower case, no comma, and no offset
+    # that follows the minute. Read as a plain TIMESTAMP a text would lose its offset unnoticed.
+    no_offset = r":[0-9.]+[+-](2[4-9]|[3-9]|[0-9]{2}:?[6-9])"
+    plain = f"replace(upper({raw}), ',', '.')"
+    whole = rf"regexp_replace({plain}, '^(.{{11}}[0-9:]{{5}})([Z+-]|$)', '\1:00\2')"
+    return (
+        f"CASE WHEN length({raw}) > 21 AND regexp_matches({raw}, '{no_offset}') THEN NULL "
+        f"ELSE coalesce(TRY_CAST({raw} AS TIMESTAMPTZ)::TIMESTAMP, "
+        f"CASE WHEN regexp_matches({raw}, '{ISO_TIME}') "
+        f"THEN TRY_CAST({whole} AS TIMESTAMPTZ)::TIMESTAMP ELSE CASE {unix} END END) END"
+    )
 
 
 def _truth(raw: str, kind: str) -> str:

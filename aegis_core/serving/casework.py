@@ -117,8 +117,6 @@ async def claim(service: Serves, given: Annotated[ClaimAsked, Body()]) -> Respon
         lambda: cases.claim_first(
             service.store, given.analyst, found, only=given.case_id is not None
         ),
-            service.store, given.analyst, found, only=given.case_id is not None
-        ),
     )
     return as_json({"claim": None if claimed is None else shown(vars(claimed))})
 

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreBusy
 from aegis_core.review import answers, cases, statistics
+from aegis_core.schema import COLUMNS, TIME
 from aegis_core.serving.token import kept_token
 from aegis_core.store import Store
 from aegis_core.store.endpoint import find
@@ -27,10 +28,7 @@ PATIENCE_S = 15.0
 """How long a service that is away or busy is asked again."""
 DESK_TIMEOUT_S: Final = 15.0
 """How long an analyst waits for one answer."""
-SENT = (
-    *("transaction_id", "customer_id", "amount", "currency", "merchant_id", "category"),
-    *("channel", "lat", "lon"),
-)
+SENT: Final = tuple(column.name for column in COLUMNS if column.kind != TIME)
 """What is sent of a transaction as it is; its time is sent as `timestamp`."""
 
 

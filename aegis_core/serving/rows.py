@@ -5,19 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from aegis_core.intake.staging import HIGHEST_AMOUNT
+from aegis_core.schema import CONTENT
 from aegis_core.store.session import Session
-
-CONTENT: Final = (
-    *("customer_id", "ts", "amount", "currency", "merchant_id", "category", "channel"),
-    *("lat", "lon"),
-)
-"""What makes two transactions of one id the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,7 @@ def made_up(n: int) -> list[dict[str, Any]]:
             "customer_id": "0",
             "merchant_id": "0",
             "ts": i * 100_000,
-            "amount": (1.0, HIGHEST_AMOUNT)[i % 2],
+            "amount": (1.0, 1e12)[i % 2],
             "lat": 60.0 * (i % 2),
             "lon": 0.0,
         }

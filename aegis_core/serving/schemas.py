@@ -16,28 +16,46 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+    StringConstraints,
     TypeAdapter,
     ValidationError,
-    model_validator,
+    create_model,
 )
-from pydantic_core import from_json
+from pydantic_core import CoreSchema, PydanticCustomError, from_json
+from pydantic_core.core_schema import chain_schema, str_schema
 
 from aegis_core.detection.verdicts import ANSWERED
-from aegis_core.intake.staging import HIGHEST_AMOUNT, LONGEST_TEXT
+from aegis_core.schema import (
+    COLUMNS,
+    CONTROL,
+    END,
+    EPOCH,
+    HALF_PLACE,
+    ISO_TIME,
+    LONGEST_TEXT,
+    NUMBER,
+    TEXT,
+    TIME,
+    TRUTH,
+    Column,
+)
 from aegis_core.serving.rows import Outcome, rejected
 
 LARGEST_BATCH: Final = 10_000
 _LONGEST_RAW: Final = 10_000
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_END: Final = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+_DAY_US: Final = 86_400_000_000
+_END_US: Final = (END - EPOCH) // dt.timedelta(microseconds=1)
 
 
 def _utc(value: dt.datetime) -> dt.datetime:
     try:
         moment = value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
     except OverflowError:  # the year 1 or 9999 in another zone
-        moment = _END
-    if not _EPOCH < moment < _END:
+        moment = END
+    if not EPOCH < moment < END:
         raise ValueError("is not between 1970 and 2100")
     return moment
 
@@ -48,51 +66,85 @@ def _iso(value: object) -> object:
     return value
 
 
-_PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
-Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, strict=True, pattern=_PLAIN)]
-Note = Annotated[str, Field(max_length=2_000, pattern=_PLAIN)]
+def _microseconds(text: str) -> int:
+    """Microseconds since 1970 of a text that looks like `schema.ISO_TIME`."""
+    late = text[11:13] == "24"  # the end of a day
+    try:
+        at = dt.datetime.fromisoformat((f"{text[:11]}00{text[13:]}" if late else text).upper())
+    except ValueError:
+        if text.startswith("0000"):  # Python knows no year 0, which was a leap year as 4000 is
+            return _microseconds(f"4{text[1:]}")
+        raise PydanticCustomError("time", "is not a time") from None
+    since = (at.replace(tzinfo=dt.UTC) if at.tzinfo is None else at) - EPOCH
+    us = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds + late * _DAY_US
+    if not 0 < us < _END_US:
+        raise PydanticCustomError("years", "is out of range")
+    return us
+
+
+class _Plain:
+    """Refuses control characters before blanks are taken off, which could hide them."""
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return chain_schema([str_schema(strict=True, pattern=f"^[^{CONTROL}]*$"), handler(source)])
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(schema["steps"][1])
+
+
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_TEXT),
+    _Plain(),
+]
+Note = Annotated[str, Field(max_length=2_000, pattern=f"^[^{CONTROL}]*$")]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Moment = Annotated[dt.datetime, BeforeValidator(_iso), AfterValidator(_utc)]
 
 
-class Transaction(BaseModel):
-    """A payment, as it is sent."""
+def _field(column: Column) -> tuple[object, Any]:
+    """What pydantic is to check of a column."""
+    kind: Any = {
+        TEXT: Annotated[
+            str,
+            StringConstraints(
+                strip_whitespace=True,
+                min_length=1 if column.required else None,
+                max_length=LONGEST_TEXT,
+            ),
+            _Plain(),
+        ],
+        TIME: Annotated[
+            str,
+            StringConstraints(strip_whitespace=True, min_length=1, pattern=ISO_TIME),
+            AfterValidator(_microseconds),
+            _Plain(),
+        ],
+        NUMBER: Annotated[
+            Number, Field(gt=0 if column.positive else None, ge=column.low, le=column.high)
+        ],
+        TRUTH: Annotated[bool, Strict()],
+    }[column.kind]
+    example = ["2026-03-01T12:00:00Z"] if column.kind == TIME else None
+    field = Field(
+        ... if column.required else None,
+        alias=column.sent or None, description=column.about, examples=example,
+    )  # fmt: skip
+    return kind if column.required else kind | None, field
 
-    model_config = ConfigDict(extra="forbid")
 
-    transaction_id: Text
-    customer_id: Text
-    timestamp: Annotated[
-        dt.datetime,
-        AfterValidator(_utc),
-        Field(
-            strict=True,
-            description="ISO 8601; without an offset it is UTC.",
-            examples=["2026-03-01T12:00:00Z"],
-        ),
-    ]
-    amount: Annotated[
-        Number, Field(gt=0, le=HIGHEST_AMOUNT, description="In the transaction's currency.")
-    ]
-    currency: Text | None = None
-    merchant_id: Text | None = None
-    category: Text | None = None
-    channel: Text | None = None
-    lat: Annotated[Number, Field(ge=-90, le=90)] | None = None
-    lon: Annotated[Number, Field(ge=-180, le=180)] | None = None
-
-    @model_validator(mode="after")
-    def _whole_place(self) -> Transaction:
-        if (self.lat is None) != (self.lon is None):
-            raise ValueError("lat without lon, or lon without lat")
-        return self
-
-    def row(self) -> dict[str, Any]:
-        """The columns of the table `transactions`; `ts` in microseconds since 1970."""
-        values = self.__dict__.copy()
-        moment = values.pop("timestamp") - _EPOCH
-        values["ts"] = (moment.days * 86_400 + moment.seconds) * 1_000_000 + moment.microseconds
-        return values
+Transaction: Final[type[BaseModel]] = create_model(
+    "Transaction",
+    __config__=ConfigDict(extra="forbid"),
+    __doc__="A payment, as it is sent.",
+    **{column.name: _field(column) for column in COLUMNS},  # type: ignore[call-overload]
+)
+"""A payment, as it is sent: the columns of `schema.COLUMNS`, with their rules."""
+_MAY_BE_BLANK: Final = tuple(c.name for c in COLUMNS if c.kind == TEXT and not c.required)
 
 
 class Reason(BaseModel):
@@ -130,23 +182,55 @@ class Review(BaseModel):
 
 
 _ROW: Final = TypeAdapter(Transaction)
-_ROWS: Final = TypeAdapter(list[Transaction])
-_TOLD: Final = {
-    "string_pattern_mismatch": "has a control character",
-    "datetime_type": "is not a time in ISO 8601",
-    "datetime_parsing": "is not a time in ISO 8601",
-}
+_ROWS: Final = TypeAdapter[list[BaseModel]](list[Transaction])  # type: ignore[valid-type]
+_SENT: Final = {column.sent or column.name: column for column in COLUMNS}
+_FAULTS: Final = {
+    "missing": "missing", "string_too_short": "missing", "string_type": "text",
+    "string_pattern_mismatch": "control", "string_too_long": "longest", "float_type": "number",
+    "finite_number": "number", "greater_than": "positive", "greater_than_equal": "low",
+    "less_than_equal": "high", "bool_type": "truth",
+}  # fmt: skip
+"""What pydantic finds, and the fault of `Column.faults` that it is."""
+
+
+def _row(sent: BaseModel) -> dict[str, Any]:
+    """The columns of the table `transactions`; `ts` in microseconds since 1970.
+
+    Raises
+    ------
+    ValueError
+        They are right one by one, but not together.
+    """
+    row = sent.__dict__
+    for name in _MAY_BE_BLANK:
+        if row[name] == "":
+            row[name] = None
+    if (row["lat"] is None) != (row["lon"] is None):
+        raise ValueError(HALF_PLACE)
+    return row
+
+
+def _reason(e: ValueError) -> str:
+    """What is wrong with a row, in the words of `Column.faults`."""
+    if not isinstance(e, ValidationError):
+        return str(e)
+    first = e.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    column = _SENT.get(where)
+    fault = "missing" if first["input"] is None else _FAULTS.get(first["type"], first["type"])
+    if column is not None and column.kind == TIME and fault in ("text", "control"):
+        fault = "time"
+    if column is not None and fault in column.faults:
+        return f"{where} {column.faults[fault]}"
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
 
 
 def checked(raw: bytes) -> tuple[dict[str, Any] | None, str]:
     """The row, or None and the problem, naming the field."""
     try:
-        return _ROW.validate_json(raw).row(), ""
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        told = _TOLD.get(first["type"], str(first["msg"]).removeprefix("Value error, "))
-        return None, f"{where}: {told}" if where else told
+        return _row(_ROW.validate_json(raw)), ""
+    except ValueError as e:
+        return None, _reason(e)
 
 
 def checked_all(body: bytes, kind: str) -> list[tuple[dict[str, Any] | None, str, bytes]]:
@@ -162,13 +246,13 @@ def checked_all(body: bytes, kind: str) -> list[tuple[dict[str, Any] | None, str
         _not_too_many(len(lines))
         body = b"[" + b",".join(lines) + b"]"
     try:
-        rows = _ROWS.validate_json(body)
-    except ValidationError:  # one of them is wrong, or all of it: row by row
+        rows = [_row(sent) for sent in _ROWS.validate_json(body)]
+    except ValueError:  # one of them is wrong, or all of it: row by row
         parts = lines if lines is not None else _parts(body)
     else:
         _not_too_many(len(rows))
         if lines is None or len(rows) == len(lines):
-            return [(row.row(), "", b"") for row in rows]
+            return [(row, "", b"") for row in rows]
         parts = lines  # a line held more than one row
     return [(*checked(raw), raw) for raw in parts]
 
@@ -239,7 +323,7 @@ def shown(row: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _sayable(name: str, value: Any) -> object:
     if name == "ts" and isinstance(value, int):
-        return (_EPOCH + dt.timedelta(microseconds=value)).isoformat()
+        return (EPOCH + dt.timedelta(microseconds=value)).isoformat()
     if isinstance(value, dt.datetime):
         return value.replace(tzinfo=dt.UTC).isoformat()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from aegis_core.machine import utc_now
+from aegis_core.schema import COLUMNS, LONGEST_TEXT, TEXT
 from aegis_core.store import Store, rollups
 from aegis_core.store.endpoint import find
 from aegis_core.store.session import Session
 from aegis_core.views.dashboard.counts import Counts, counted, nothing, width_of
-from aegis_core.views.dashboard.filters import LONGEST_TEXT, Filters
+from aegis_core.views.dashboard.filters import Filters
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -356,15 +357,17 @@ _COUNTED = f"""
     SELECT epoch(v.scored_at)::BIGINT // {{1}} * {{1}} AS start, v.decision,
            coalesce(v.reasons[1].factor, '') AS factor, coalesce(t.currency, '') AS currency,
            count(*) AS n, sum(t.amount) AS amount {_PASSING} GROUP BY ALL"""
+_TRANSACTION = {
+    **{c.name: f"left(t.{c.name}, {LONGEST_TEXT})" for c in COLUMNS if c.kind == TEXT},
+    **{c.name: f"t.{c.name}" for c in COLUMNS if c.kind != TEXT},
+    "ts": "epoch(t.ts)",
+    "currency": "coalesce(t.currency, '')",
+}
 _WINDOW = f"""
-    SELECT v.seq, epoch(v.scored_at) AS scored_at, epoch(t.ts) AS ts, t.amount, v.risk, v.score,
-           v.evidence.travel AS travel, v.distance_km AS distance, t.lat, t.lon,
+    SELECT v.seq, epoch(v.scored_at) AS scored_at, v.risk, v.score, v.evidence.travel AS travel,
+           v.distance_km AS distance, coalesce(v.reasons[1].factor, '') AS factor,
            CASE v.decision WHEN 'approve' THEN 0 WHEN 'review' THEN 1 ELSE 2 END AS decision,
-           coalesce(v.reasons[1].factor, '') AS factor, coalesce(t.currency, '') AS currency,
-           left(v.transaction_id, {LONGEST_TEXT}) AS transaction_id,
-           left(t.customer_id, {LONGEST_TEXT}) AS customer_id,
-           left(t.merchant_id, {LONGEST_TEXT}) AS merchant_id,
-           left(t.category, {LONGEST_TEXT}) AS category,
+           {", ".join(f"{sql} AS {name}" for name, sql in _TRANSACTION.items())},
            left(array_to_string([reason.text FOR reason IN v.reasons], ' · '), 1000) AS reasons
     {_PASSING} ORDER BY v.seq DESC LIMIT {WINDOW}"""
 _STATS = """

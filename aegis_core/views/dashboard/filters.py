@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from aegis_core.schema import TOLD_FACTORS, Decision
+from aegis_core.schema import LONGEST_TEXT, TOLD_FACTORS, Decision
 
 DECISIONS: Final = tuple(decision.label for decision in Decision)
 REASONS: Final = (*TOLD_FACTORS, "list")
@@ -24,8 +24,6 @@ PERIODS: Final = {
 """Periods to choose from: their names and lengths in seconds; a day begins at midnight UTC."""
 AXES: Final = ("hour", "amount", "distance", "travel", "risk", "score")
 BARS: Final = {"auto": 0, "minute": 60, "hour": 3_600, "day": 86_400}
-LONGEST_TEXT: Final = 200
-"""Characters of a customer or category that are compared and shown."""
 _LAST_TIME: Final = 253_402_300_799.0
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from aegis_core.views.dashboard.counts import Columns
 
+from aegis_core.schema import COLUMNS as TRANSACTION
+from aegis_core.schema import NUMBER
 from aegis_core.views.dashboard.filters import DECISIONS
 
 TABLE_ROWS: Final = 100
@@ -22,17 +24,17 @@ COLUMNS: Final = (
     ("risk", "Risk", "risk"),
     ("amount", "Amount", "number"),
     ("currency", "Currency", "text"),
-    ("customer_id", "Customer", "text"),
-    ("merchant_id", "Merchant", "text"),
-    ("category", "Category", "text"),
+    *((c.name, c.title, "number" if c.kind == NUMBER else "text") for c in TRANSACTION if c.title),
     ("place", "Place", "text"),
     ("reasons", "Why", "prose"),
     ("transaction_id", "Transaction", "text"),
 )
 """Columns of the table: their key in the rows, their title, and how `table.js` shows them."""
+_FIRST = ("seq", "transaction_id", "scored_at", "ts", "decision", "risk", "score")
 _IN_FILE: Final = (
-    *("seq", "transaction_id", "scored_at", "ts", "decision", "risk", "score", "amount"),
-    *("currency", "customer_id", "merchant_id", "category", "lat", "lon", "distance", "reasons"),
+    *_FIRST,
+    *(column.name for column in TRANSACTION if column.name not in _FIRST),
+    *("distance", "reasons"),
 )
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 

@@ -1,0 +1,185 @@
+"""The two doors, files and REST, keep the same of a row, or refuse it for the same reason.
+
+They differ on purpose in what is not generated here. REST takes times in ISO 8601 and numbers as
+numbers, and a row must have its id; a file also takes Unix times, other ways of writing a time,
+numbers and ids of any type, NaN for a missing place, labels, and makes an id where there is none.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from aegis_core.intake import import_files
+from aegis_core.serving import schemas
+from aegis_core.store import Store, connect
+
+# ---- rows
+
+BLANKS: Final = " \u00a0\u2003\u3000"
+ODD: Final = "\t\n\v\r\x00\x1c\x7f\x85\u2028\u2029\u200b\ufeff\u0301🂡"
+TIMES = ["1970-01-01T00:00:00Z", "1970-01-01T00:00:00.000001Z", "1970-01-01T00:00:00.0000009Z",
+         "2099-12-31T23:59:59.9999999Z", "2100-01-01T00:00:00Z", "2100-01-01T00:30:00+01:00",
+         "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "9999-12-31T24:00:00",
+         "2026-03-01t12:00:00z", "2026-03-01T12:00Z", "2026-03-01 12:00:00+02",
+         "2026-03-01T12:00:00,5", "2016-12-31T23:59:60Z", "2026-03-01T24:00:00",
+         "2026-03-01T24:00:00.5", "2026-03-01T12:00:00+24:00", "2026-03-01T12:00:00+02:60",
+         "0000-02-30T00:00:00"]  # fmt: skip
+
+
+def mostly(usual: st.SearchStrategy[Any], *odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Three of four as usual, the others odd."""
+    return st.integers(0, 3).flatmap(lambda n: usual if n else st.one_of(*odd))
+
+
+def digits(usual: int, most: int, width: int = 2) -> st.SearchStrategy[str]:
+    """A part of a time, now and then beyond its end."""
+    return mostly(st.integers(1, usual), st.integers(0, most)).map(lambda n: f"{n:0{width}d}")
+
+
+PAD = mostly(st.just(""), st.text(BLANKS, max_size=3), st.text(BLANKS + ODD, max_size=2))
+WORDS = st.sampled_from(["c1", "Zoë", "x" * 200, "ä" * 200, "🂡" * 200, "x" * 201, "'; --", "nan"])
+WORD = mostly(WORDS, st.text(BLANKS + ODD + "ab", max_size=4), st.text(max_size=4))
+TEXT = mostly(st.builds("{}{}{}".format, PAD, WORD, PAD), st.none(), st.text(BLANKS, max_size=2))
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False).map(repr) | st.integers().map(str)
+AMOUNTS = ["0", "-0.0", "-1", "1e12", "1000000000000.0001", "1000000000001", "1E2", "1e-300",
+           "5e-324", "1e-400", "1e400", "-1e400", "9" * 400]  # fmt: skip
+AMOUNT = mostly(st.floats(0.01, 1e6).map(repr), NUMBERS, st.sampled_from(AMOUNTS), st.none())
+DEGREES = ["90", "-90", "90.00000000000001", "180", "-180", "-180.00000000000003", "1e400", "-0"]
+DEGREE = mostly(st.floats(-90, 90).map(repr), NUMBERS, st.sampled_from(DEGREES), st.none())
+DATE = st.builds(
+    "{}-{}-{}".format,
+    mostly(st.just("2026"), st.sampled_from(["0000", "0001", "1969", "1970", "2099", "2100"])),
+    *(digits(12, 13), digits(28, 32)),
+)  # fmt: skip
+CLOCK = st.builds(
+    "{}{}:{}{}{}{}".format,
+    *(st.sampled_from("TTT t"), digits(23, 25), digits(59, 61)),
+    mostly(digits(59, 61).map(":{}".format), st.just("")),
+    mostly(st.just(""), st.from_regex(r"[.,][0-9]{1,12}", fullmatch=True)),
+    st.one_of(
+        st.sampled_from(["", "Z", "z"]),
+        st.builds("{}{}{}".format, st.sampled_from("+-"), digits(14, 25), st.just("")),
+        st.builds(
+            "{}{}{}{}".format,
+            *(st.sampled_from("+-"), digits(14, 25), st.sampled_from(["", ":"]), digits(59, 61)),
+        ),
+    ),
+)
+TIME = mostly(
+    st.builds("{}{}{}".format, st.text(BLANKS, max_size=1), DATE, mostly(CLOCK, st.just(""))),
+    *(st.sampled_from(TIMES), st.sampled_from(["soon", "", " ", None])),
+)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"before": PAD, "after": PAD, "customer_id": TEXT, "timestamp": TIME, "amount": AMOUNT},
+        optional={
+            **dict.fromkeys(("currency", "merchant_id", "category", "channel"), TEXT),
+            **dict.fromkeys(("lat", "lon"), DEGREE),
+        },
+    ),
+    min_size=40,
+    max_size=60,
+)
+COLUMNS = ("transaction_id", "customer_id", "timestamp", "amount", "currency", "merchant_id",
+           "category", "channel", "lat", "lon")  # fmt: skip
+NUMERIC = ("amount", "lat", "lon")
+
+Came = dict[int, str | dict[str, Any]]
+"""What became of each row: why it was refused, or what is stored of it."""
+
+
+# ---- doors
+
+
+def by_rest(rows: list[dict[str, Any]]) -> Came:
+    """What the check of a POST makes of rows, alone and in both kinds of batches."""
+    bodies = []
+    for row in rows:
+        sent = {k: v if k in NUMERIC and v else json.dumps(v) for k, v in row.items()}
+        bodies.append("{" + ", ".join(f'"{k}": {v}' for k, v in sent.items() if k in COLUMNS) + "}")
+    alone = [schemas.checked(body.encode()) for body in bodies]
+    for kind, batch in (
+        ("application/json", f"[{', '.join(bodies)}]"),
+        ("application/x-ndjson", "\n".join(bodies)),
+    ):
+        told = schemas.checked_all(batch.encode(), kind)
+        assert [(row, why) for row, why, _ in told] == alone
+    return {
+        i: why.replace("timestamp", "ts") if row is None else row
+        for i, (row, why) in enumerate(alone)
+    }
+
+
+def from_store(store: Store, source: str) -> Came:
+    """What became of the rows of a file."""
+    stored = store.rows(
+        "SELECT * REPLACE (epoch_us(ts) AS ts), seq FROM transactions WHERE source = ?", [source]
+    )
+    refused = store.rows("SELECT raw, reason FROM rejected WHERE source = ?", [source])
+    came: Came = {int(json.loads(row["raw"])["place"]): row["reason"] for row in refused}
+    for row in stored:
+        kept = {name: value for name, value in row.items() if name not in ("seq", "source")}
+        came[int(row["transaction_id"].split("#")[1])] = kept
+    return came
+
+
+def by_parquet(store: Store, folder: Path, table: pa.Table, source: str) -> None:
+    """Numbers as numbers, times as text."""
+    path = folder / "rows.parquet"
+    pq.write_table(table, path)
+    import_files([path], store, source=source, progress=False)
+
+
+def by_csv(store: Store, folder: Path, table: pa.Table, source: str) -> None:
+    """All of it as text, numbers in the digits of the JSON."""
+    path = folder / "rows.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [table.column_names, *zip(*table.to_pydict().values(), strict=True)]
+        )
+    import_files([path], store, source=source, progress=False)
+
+
+def as_table(rows: list[dict[str, Any]], *, numbers: bool) -> pa.Table:
+    """The rows as columns, `place` beside them."""
+    columns: dict[str, Any] = {"place": pa.array([str(i) for i in range(len(rows))])}
+    for name in COLUMNS:
+        values = [row.get(name) for row in rows]
+        if numbers and name in NUMERIC:
+            values = [None if v is None else float(v) for v in values]
+            columns[name] = pa.array(values, pa.float64())
+        else:
+            columns["ts" if name == "timestamp" else name] = pa.array(values, pa.string())
+    return pa.table(columns)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, count[int]]:
+    folder = tmp_path_factory.mktemp("doors")
+    return connect(folder / "aegis.duckdb"), folder, count()
+
+
+@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(rows=ROWS)
+def test_files_and_rest_keep_the_same_and_refuse_for_the_same_reason(
+    kept: tuple[Store, Path, count[int]], rows: list[dict[str, Any]]
+) -> None:
+    store, folder, number = kept
+    for door, numbers in ((by_parquet, True), (by_csv, False)):
+        source = f"{door.__name__} {next(number)}"
+        for i, row in enumerate(rows):
+            row["transaction_id"] = f"{row['before']}{source}#{i}#{row['after']}"
+        door(store, folder, as_table(rows, numbers=numbers), source)
+        filed, posted = from_store(store, source), by_rest(rows)
+        differ = [i for i in posted if filed.get(i) != posted[i]]
+        assert [(rows[i], filed.get(i), posted[i]) for i in differ] == []

@@ -164,7 +164,7 @@ def router(
     async def what_if(days: Annotated[float, Query(gt=0, le=31)] = budgets.DAYS) -> Response:
         """What other alert budgets would have done with the last days; nothing changes."""
         try:
-            return as_json(await asyncio.to_thread(budgets.what_if, store, settings, days=days))
+            return as_json(await asyncio.to_thread(budgets.of_verdicts, store, settings, days=days))
         except NotReady as e:
             raise HTTPException(503, str(e)) from None
 

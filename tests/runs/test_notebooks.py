@@ -65,6 +65,15 @@ def test_every_parameter_has_a_type_a_value_and_a_sentence(path: Path) -> None:
         assert len(about["help"].split()) >= 3, about
 
 
+@pytest.mark.parametrize("given", [None, "", -1, "-1.0"])
+def test_a_parameter_left_to_the_settings_may_be_given_as_older_schedules_do(given: object) -> None:
+    limits = dict.fromkeys(("alert_budget", "seed"), given)
+    assert not any(notebooks.check_parameters("evaluate", limits)[name] for name in limits)
+    values = notebooks.check_parameters("evaluate", {"alert_budget": "0.01", "seed": 0})
+    assert (values["alert_budget"], values["seed"]) == (0.01, 0)
+    assert values["block_share"] is None
+
+
 def test_a_cell_is_short_and_leaves_the_work_to_the_package(notebook: NotebookNode) -> None:
     for cell in code(notebook):
         found = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, TOO_MUCH)]

@@ -26,8 +26,9 @@ from aegis_core.detection.detector import Detector
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import Scorer
 from aegis_core.evaluation import Evaluation, evaluate
-from aegis_core.evaluation.cases import named_summary
-from aegis_core.evaluation.hindsight import burst_summary, forecast_summary
+from aegis_core.evaluation.bursts import burst_summary, bursts
+from aegis_core.evaluation.calibration import forecast, forecast_summary
+from aegis_core.evaluation.cases import named, named_summary
 from aegis_core.metrics import auc_roc, average_precision, recall_at_budget
 from aegis_core.schema import FACTORS, Decision
 
@@ -111,13 +112,14 @@ def policy_lines(done: list[Evaluation]) -> None:
     told = ", ".join(f"{s} {mean_and_spread(r)}" for s, r in recall.iterrows())
     if told:
         print(f"  recall by scenario: {told}")
-    print(f"  forecast: {forecast_summary(pd.concat([e.forecast() for e in done]))}")
-    bursts = pd.concat([e.bursts() for e in done])
-    if len(bursts):
-        print(f"  time to detect: {burst_summary(bursts)}")
-    named = pd.concat([e.named() for e in done]).groupby("scenario", sort=False).sum().reset_index()
-    if len(named):
-        print(f"  reasons: {named_summary(named.assign(share=named.named / named.caught))}")
+    print(f"  forecast: {forecast_summary(pd.concat([forecast(e.days) for e in done]))}")
+    through = pd.concat([bursts(e.scores) for e in done])
+    if len(through):
+        print(f"  time to detect: {burst_summary(through)}")
+    parts = [named(e.scores, e.evidence) for e in done]
+    first = pd.concat(parts).groupby("scenario", sort=False).sum().reset_index()
+    if len(first):
+        print(f"  reasons: {named_summary(first.assign(share=first.named / first.caught))}")
 
 
 def label_free(task: Task, seeds: int, compared: list[peers.Peer]) -> None:

@@ -54,7 +54,7 @@ def model(frame: pd.DataFrame, until: pd.Timestamp) -> tuple[Detector, Policy]:
 
 
 def judged(frame: pd.DataFrame, made: tuple[Detector, Policy]) -> Traffic:
-    """The whole history, replayed, as `drift.traffic` brings the days of a database."""
+    """The whole history, replayed, as `drift.observe` brings the days of a database."""
     scored = Scorer(*made).run(frame)
     columns = {
         "day": frame.ts.dt.normalize(),

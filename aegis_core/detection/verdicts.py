@@ -124,6 +124,22 @@ class Verdicts(Mapping[str, Any]):
         }
 
 
+def in_words(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """The first of some rows of the table `verdicts` as an analyst reads it, in lines.
+
+    >>> row = {"decision": "review", "transaction_id": "t1", "risk": 99.5, "cleared": None}
+    >>> print(in_words([row | {"reasons": [{"text": "9 payments within 10 s"}]}]))
+    review: transaction t1, risk 99.50
+    - 9 payments within 10 s
+    """
+    if not verdicts:
+        return "No transaction was scored."
+    v = verdicts[0]
+    first = f"{v['decision']}: transaction {v['transaction_id']}, risk {v['risk']:.2f}"
+    reasons = [f"- {reason['text']}" for reason in v["reasons"]]
+    return "\n".join([first, *reasons, *([v["cleared"]] if v["cleared"] else [])])
+
+
 def _columns(kind: pa.StructType, table: Floats) -> pa.StructArray:
     columns = [pa.array(column) for column in np.ascontiguousarray(table.T)]
     return pa.StructArray.from_arrays(columns, fields=list(kind))

@@ -8,6 +8,6 @@ import lazy_loader
 
 _NAMES = {
     "outcome": ["DETECTORS", "Evaluation", "mean_and_spread", "side_by_side"],
-    "prequential": ["evaluate"],
+    "prequential": ["backtest", "evaluate"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

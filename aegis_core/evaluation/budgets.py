@@ -1,27 +1,31 @@
-"""What another alert budget would have done with the last days, and proposals of one.
+"""What other alert budgets would have caught and cost: in test windows and on live verdicts.
 
-The scores that were given live are held against other thresholds: nothing is scored again and
-nothing is changed. A proposal is a row of the register for those who decide; it decides nothing.
+Scores that were given are held against other thresholds: nothing is scored again and nothing is
+changed. A proposal is a row of the register for those who decide; it decides nothing.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import uuid4
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.config import Settings
-from aegis_core.detection.policy import Policy
+from aegis_core.detection.policy import NO_LIMITS, Policy
 from aegis_core.detection.registry import champion
 from aegis_core.errors import InputError
-from aegis_core.evaluation.hindsight import budgets
-from aegis_core.evaluation.splits import Fold
+from aegis_core.evaluation.outcome import LEARNER, Evaluation
+from aegis_core.evaluation.splits import Fold, calendar, days_tested, typed
 from aegis_core.review.answers import NEWEST, named, utc_now
 from aegis_core.store import Store
 
+BUDGETS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05)
+"""Alert budgets that are compared, as shares of the transactions."""
 DAYS: Final = 7.0
 LEVELS: Final = tuple(float(f"{share:.2g}") for share in np.geomspace(0.0005, 0.05, 25))
 """Alert budgets that are tried, as shares of the transactions."""
@@ -42,7 +46,144 @@ _SCORED: Final = f"""
 """
 
 
-def what_if(store: Store, settings: Settings, *, days: float = DAYS) -> dict[str, Any]:
+def alerted(found: Evaluation, detector: str, budget: float) -> npt.NDArray[np.bool_]:
+    """Tested rows that a policy of `budget` would have alerted on, fold by fold.
+
+    Parameters
+    ----------
+    detector : the column of `Evaluation.scores` to judge by, `forest` or the learner; the exact
+        counter stands beside the forest alone.
+    """
+    scores = found.scores
+    models = found.learners if detector == LEARNER else found.detectors
+    counters = [] if detector == LEARNER else found.counters
+    out = np.zeros(len(scores), bool)
+    for i, (fold, model) in enumerate(zip(found.folds, models, strict=True)):
+        policy = Policy.from_budget(model, budget, counter=counters[i] if counters else None)
+        alert = (scores[detector] > policy.review_above).to_numpy()
+        if policy.burst_limits != NO_LIMITS:
+            alert = alert | scores["counted"].to_numpy(bool)
+        out |= alert & (scores.fold == fold.number).to_numpy()
+    return out
+
+
+def costs(
+    found: Evaluation, review_cost: float = 5.0, levels: Sequence[float] | None = None
+) -> pd.DataFrame:
+    """What each alert budget would have caught and cost, all folds together.
+
+    An alert saves the amount of its transaction and costs one review, whether it blocks or not;
+    what a fraud that was not alerted took is lost. The profiles stay as the policy of the
+    evaluation left them.
+
+    Parameters
+    ----------
+    review_cost : of one alert, in the units of the amounts.
+    levels : budgets, shares of the transactions in (0, 1); `BUDGETS` and the evaluation's own.
+
+    Returns
+    -------
+    DataFrame with a row a detector and budget: `detector`, `budget`, `alerts_a_day`, `fraud_share`
+    (of the alerts), `caught`, `frauds`, `recall`, and a day and in the units of the amounts
+    `amount_caught`, `amount_lost`, `review_cost`, `cost` (the last two added).
+    """
+    scores, n_days = found.scores, days_tested(found.folds)
+    fraud, money = scores.is_fraud.to_numpy(bool), scores.amount.to_numpy(float)
+    rows = []
+    for detector in ("forest", LEARNER) if found.learners else ("forest",):
+        for budget in _levels(found, levels) if len(scores) else ():
+            alert = alerted(found, detector, budget)
+            n_alerts, caught = int(alert.sum()), alert & fraud
+            lost = money[fraud & ~alert].sum() / n_days
+            reviews = review_cost * n_alerts / n_days
+            rows.append(
+                {
+                    "detector": detector,
+                    "budget": budget,
+                    "alerts_a_day": n_alerts / n_days,
+                    "fraud_share": caught.sum() / n_alerts if n_alerts else None,
+                    "caught": int(caught.sum()),
+                    "frauds": int(fraud.sum()),
+                    "recall": caught.sum() / fraud.sum() if fraud.any() else None,
+                    "amount_caught": money[caught].sum() / n_days,
+                    "amount_lost": lost,
+                    "review_cost": reviews,
+                    "cost": lost + reviews,
+                }
+            )
+    kinds: dict[str, Any] = {"detector": "str", "budget": float, "alerts_a_day": float}
+    kinds |= {"fraud_share": "Float64", "caught": int, "frauds": int, "recall": "Float64"}
+    kinds |= dict.fromkeys(("amount_caught", "amount_lost", "review_cost", "cost"), float)
+    return typed(rows, kinds)
+
+
+def _levels(found: Evaluation, levels: Sequence[float] | None) -> Sequence[float]:
+    return sorted({*BUDGETS, found.alert_budget}) if levels is None else levels
+
+
+def figures(table: pd.DataFrame, budget: float) -> dict[tuple[str, str], float | None]:
+    """`costs` as `runs.record` takes it: of `budget` itself and of the one that costs least."""
+    out: dict[tuple[str, str], float | None] = {}
+    for detector, part in table.groupby("detector", sort=False):
+        own, best = part[part.budget == budget].iloc[0], part.iloc[int(part.cost.argmin())]
+        share = None if pd.isna(own.fraud_share) else float(own.fraud_share)
+        out |= {
+            ("cost_a_day", f"{detector}/policy"): float(own.cost),
+            ("fraud_share", f"{detector}/policy"): share,
+            ("cheapest_budget", f"{detector}/policy"): float(best.budget),
+            ("cheapest_cost_a_day", f"{detector}/policy"): float(best.cost),
+        }
+    return out
+
+
+def cheapest(found: Evaluation, review_cost: float = 5.0) -> str:
+    """The budget of least cost in `costs`, beside no alerts at all and a perfect order."""
+    table, n_days = costs(found, review_cost), days_tested(found.folds)
+    fraud = found.scores.amount.to_numpy(float)[found.scores.is_fraud.to_numpy(bool)]
+    if table.empty:
+        return "Nothing was tested, so no budget has a cost."
+    if not len(fraud):
+        return "No fraud is labelled in the test windows, so no budget is worth its reviews."
+    unit = f" {found.currency}" if found.currency else ""
+    never, perfect = fraud.sum() / n_days, np.minimum(fraud, review_cost).sum() / n_days
+    told = []
+    for name, part in table.groupby("detector", sort=False):
+        best = part.iloc[int(part.cost.argmin())]
+        worth = "" if best.cost < never else ", so no alert pays"
+        told.append(
+            f"the {name} costs least at a budget of {best.budget:.2%}: {best.cost:,.0f}{unit} a "
+            f"day ({best.amount_lost:,.0f} lost to fraud, {best.review_cost:,.0f} for "
+            f"{best.alerts_a_day:,.1f} reviews){worth}"
+        )
+    return (
+        f"Where a review costs {review_cost:g}{unit}, {'; '.join(told)}. No alerts at all would "
+        f"cost {never:,.0f}{unit} a day, a perfect order {perfect:,.0f}{unit}."
+    )
+
+
+def by_day(found: Evaluation, levels: Sequence[float] | None = None) -> pd.DataFrame:
+    """Alerts of the forest on each calendar day with each budget; days without traffic are 0.
+
+    Returns
+    -------
+    DataFrame with a row a budget and day: `budget`, `day`, `right` and `wrong` (alerts on fraud and
+    on others), `frauds` (of the day, alerted or not).
+    """
+    days, at = calendar(found.scores, found.folds)
+    fraud = found.scores.is_fraud.to_numpy(bool)
+    frauds = np.bincount(at[fraud], minlength=len(days))
+    parts = []
+    for budget in _levels(found, levels):
+        alert = alerted(found, "forest", budget)
+        right, wrong = (
+            np.bincount(at[rows], minlength=len(days)) for rows in (alert & fraud, alert & ~fraud)
+        )
+        counts = {"right": right, "wrong": wrong, "frauds": frauds}
+        parts.append(pd.DataFrame({"budget": float(budget), "day": days, **counts}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def of_verdicts(store: Store, settings: Settings, *, days: float = DAYS) -> dict[str, Any]:
     """The last days of live verdicts under each budget of `LEVELS`, with the champion's scores.
 
     Returns
@@ -64,7 +205,7 @@ def what_if(store: Store, settings: Settings, *, days: float = DAYS) -> dict[str
     mine = found[found.model_version == model.version].reset_index(drop=True)
     alert = (mine.decision != "approve").to_numpy(bool)
     fraud, money = mine.is_fraud.to_numpy(bool), mine.amount.to_numpy(float)
-    told: dict[str, Any] = {
+    out: dict[str, Any] = {
         "model_version": model.version,
         "days": 0.0,
         "transactions": len(mine),
@@ -82,15 +223,16 @@ def what_if(store: Store, settings: Settings, *, days: float = DAYS) -> dict[str
         "levels": [],
     }
     if mine.empty:
-        return told
+        return out
     start, stop = mine.ts.min(), mine.ts.max() + pd.Timedelta(microseconds=1)
     fold = Fold(0, start, start, start, stop)
     n_days = (stop - start) / pd.Timedelta(days=1)
     # The counter's alerts are above every threshold: it would have counted all the same.
-    scores = mine.assign(fold=0, live=mine.score.where(~mine.counted, np.inf))
-    table = budgets(scores, {"live": ([model.model], [])}, [fold], LEVELS, 0.0)
-    told["days"] = float(n_days)
-    told["levels"] = [
+    scores = mine.assign(fold=0, forest=mine.score.where(~mine.counted, np.inf))
+    own = Evaluation([fold], scores, [model.model], [], model.policy.alert_budget)
+    table = costs(own, 0.0, LEVELS)
+    out["days"] = float(n_days)
+    out["levels"] = [
         {
             "budget": float(row["budget"]),
             "review_above": Policy.from_budget(model.model, float(row["budget"])).review_above,
@@ -102,12 +244,10 @@ def what_if(store: Store, settings: Settings, *, days: float = DAYS) -> dict[str
         }
         for row in table.to_dict("records")
     ]
-    return told
+    return out
 
 
-def propose(
-    store: Store, kind: str, content: dict[str, Any], *, who: str, note: str = ""
-) -> str:  # fmt: skip
+def propose(store: Store, kind: str, content: dict[str, Any], *, who: str, note: str = "") -> str:
     """Record a proposal for those who decide; its id. Nothing else changes.
 
     Parameters
@@ -127,8 +267,12 @@ def propose(
     if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < 1:
         raise InputError(f"alert_budget is a share in (0, 1), not {budget!r}.")
     row = {
-        **{"proposal_id": uuid4().hex[:8], "proposed_at": utc_now(), "who": name, "kind": kind},
-        **{"content": json.dumps(content), "note": note or None},
+        "proposal_id": uuid4().hex[:8],
+        "proposed_at": utc_now(),
+        "who": name,
+        "kind": kind,
+        "content": json.dumps(content),
+        "note": note or None,
     }
     with store.writing() as session:
         session.append("proposals", pd.DataFrame([row]))

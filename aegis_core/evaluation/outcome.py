@@ -1,12 +1,12 @@
 """What an evaluation found: its figures, tables and sentences.
 
-Each method is one question of someone who has to trust the detector. What belongs to thresholds and
-money is computed in `hindsight`, what belongs to single transactions in `cases`.
+Each method is one question of someone who has to trust the detector. What the thresholds promised
+is asked of `calibration`, what others would have cost of `budgets`, how soon bursts are noticed of
+`bursts`, and single transactions of `cases`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,8 +15,8 @@ import pandas as pd
 
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.learner import Learner
-from aegis_core.detection.policy import Counter, Ranked
-from aegis_core.evaluation import cases, hindsight
+from aegis_core.detection.policy import Counter
+from aegis_core.evaluation.calibration import alerts_per_day
 from aegis_core.evaluation.splits import Fold
 from aegis_core.metrics import (
     auc_roc,
@@ -27,6 +27,7 @@ from aegis_core.metrics import (
     recall_at_budget,
     recall_by_scenario,
 )
+from aegis_core.runs.lineage import Seen
 from aegis_core.schema import FACTORS, Decision
 
 DETECTORS = ("forest", "amount", *(f"factor:{f}" for f in FACTORS), "random")
@@ -45,7 +46,7 @@ class Evaluation:
         One row a tested transaction: `fold`, `seq`, `transaction_id`, `customer_id`, `ts`,
         `amount`, `is_fraud`, `scenario`, `decision`, `risk`, and one column each of `compared`.
     detectors :
-        The fitted detector of each fold.
+        The fitted model of each fold that `forest` in the scores is of.
     learners :
         The fitted learner of each fold, where it was asked for.
     notes :
@@ -53,7 +54,7 @@ class Evaluation:
     evidence :
         What the reasons of alerts and frauds are told from, indexed by `seq`; see `cases.evidence`.
     days :
-        Alerts of each day of the training and test windows; see `hindsight.days_of`. Customers left
+        Alerts of each day of the training and test windows; see `calibration.daily`. Customers left
         out of the test are in.
     counters :
         The exact counter of each fold, with the thresholds of the forest that leave it room.
@@ -61,11 +62,15 @@ class Evaluation:
         Every `transaction_id` that is labelled as fraud, tested or not.
     currency :
         The one of the amounts; "" where none or several are named.
+    history :
+        All transactions, tested or not.
+    saw :
+        All the data that was there, where it came out of a database.
     """
 
     folds: list[Fold]
     scores: pd.DataFrame
-    detectors: list[Detector]
+    detectors: list[Detector | Learner]
     n_train: list[int]
     alert_budget: float
     notes: list[str] = field(default_factory=list)
@@ -75,6 +80,8 @@ class Evaluation:
     counters: list[Counter] = field(default_factory=list, repr=False)
     frauds: pd.Index = field(default_factory=lambda: pd.Index([], dtype="str"), repr=False)
     currency: str = ""
+    history: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    saw: Seen | None = None
     _tables: dict[int, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     @property
@@ -157,80 +164,6 @@ class Evaluation:
             self.scores.is_fraud, self.scores.scenario, self.scores.decision != Decision.APPROVE
         )
 
-    def alerts_per_day(self) -> pd.DataFrame:
-        """Per calendar day: `transactions`, `alerts`, `blocks`, `frauds`, `caught`."""
-        return hindsight.alerts_per_day(self.scores, self.folds)
-
-    def forecast(self) -> pd.DataFrame:
-        """What the thresholds promised before activation and what came: `hindsight.forecast`."""
-        return hindsight.forecast(self.days)
-
-    def forecast_summary(self) -> str:
-        """The same for the alerts, in one sentence."""
-        return hindsight.forecast_summary(self.forecast())
-
-    def reliability(self) -> pd.DataFrame:
-        """Whether `risk` is a percentile on later weeks: `hindsight.reliability`."""
-        return hindsight.reliability(self.scores)
-
-    def budgets(
-        self, levels: Sequence[float] | None = None, review_cost: float = 5.0
-    ) -> pd.DataFrame:
-        """What each alert budget would have caught and cost: `hindsight.budgets`."""
-        models: dict[str, tuple[Sequence[Ranked], Sequence[Counter]]] = {
-            "forest": (self.detectors, self.counters)
-        }
-        if self.learners:
-            models[LEARNER] = (self.learners, [])
-        levels = self._levels(levels)
-        return hindsight.budgets(self.scores, models, self.folds, levels, review_cost)
-
-    def cheapest(self, review_cost: float = 5.0) -> str:
-        """The budget of least cost, beside no alerts and a perfect order, in one sentence."""
-        return hindsight.cheapest(
-            self.budgets(None, review_cost), self.scores, hindsight.days_tested(self.folds),
-            review_cost, self.currency,
-        )  # fmt: skip
-
-    def by_budget_and_day(self, levels: Sequence[float] | None = None) -> pd.DataFrame:
-        """The forest's alerts a day with other budgets: `hindsight.by_budget_and_day`."""
-        levels = self._levels(levels)
-        return hindsight.by_budget_and_day(
-            self.scores, self.detectors, self.counters, self.folds, levels
-        )
-
-    def _levels(self, levels: Sequence[float] | None) -> Sequence[float]:
-        return sorted({*hindsight.BUDGETS, self.alert_budget}) if levels is None else levels
-
-    def bursts(self, gap: str = "1h") -> pd.DataFrame:
-        """How much of each labelled burst went through: `hindsight.bursts`."""
-        return hindsight.bursts(self.scores, gap)
-
-    def burst_summary(self) -> str:
-        """The same in words: the policy, and the exact counter alone."""
-        return hindsight.burst_summary(self.bursts())
-
-    def busy_customers(self) -> pd.DataFrame:
-        """False alarms on busy but ordinary customers: `hindsight.busy_customers`."""
-        strongest = cases.strongest(self.evidence)
-        return hindsight.busy_customers(self.scores, self.folds, strongest)
-
-    def cases(self, n: int = 10, seed: int = 0) -> pd.DataFrame:
-        """Frauds that were caught, frauds that were missed and false alarms: `cases.drawn`."""
-        return cases.drawn(self.scores, self.evidence, n, seed)
-
-    def histories(self, frame: pd.DataFrame, shown: pd.DataFrame, days: float = 60) -> pd.DataFrame:
-        """What the customers of the `cases` shown paid before and after: `cases.histories`."""
-        return cases.histories(frame, shown, self.frauds, days)
-
-    def named(self) -> pd.DataFrame:
-        """How often the first reason is the planted factor: `cases.named`."""
-        return cases.named(self.scores, self.evidence)
-
-    def named_summary(self) -> str:
-        """The same in one sentence."""
-        return cases.named_summary(self.named())
-
     def differences(self, other: str = LEARNER, than: str = "forest") -> pd.DataFrame:
         """Average precision of `other` minus that of `than`, customers drawn 200 times.
 
@@ -267,23 +200,16 @@ class Evaluation:
             "customers."
         )
 
-    def metrics(self, k: int = 100) -> pd.DataFrame:
-        """The figures as rows of the table `metrics`: `name`, `slice` (detector/fold), `value`.
+    def figures(self, k: int = 100) -> dict[tuple[str, str], float | None]:
+        """The figures as `runs.record` takes them, by name and slice (detector/fold).
 
         Figures that could not be computed are left out; `notes` says which.
         """
-        table = self.table(k)
-        main = table.assign(slice=table.detector + "/" + table.fold.astype(str))
-        recall = self.recall()
-        by_scenario = pd.DataFrame(
-            {
-                "name": "recall",
-                "slice": "forest/" + recall.scenario.astype(str),
-                "value": recall.recall,
-            }
-        )
-        columns = ["name", "slice", "value"]
-        return pd.concat([main[columns], by_scenario[columns]]).dropna(subset="value")
+        table, recall = self.table(k).dropna(subset="value"), self.recall()
+        slices = table.detector + "/" + table.fold.astype(str)
+        found = dict(zip(zip(table.name, slices, strict=True), table.value, strict=True))
+        by_scenario = zip(recall.scenario, recall.recall, strict=True)
+        return found | {("recall", f"forest/{scenario}"): value for scenario, value in by_scenario}
 
     def long_scores(self) -> pd.DataFrame:
         """The scores as rows of `evaluation_scores`: `transaction_id`, `detector`, `score`."""
@@ -314,7 +240,7 @@ class Evaluation:
 
     def price(self) -> str:
         """What the alerts of the test windows cost and brought, in one sentence."""
-        days = self.alerts_per_day()
+        days = alerts_per_day(self.scores, self.folds)
         if days.empty:
             return "There was no test window, and so no alert."
         alerts, caught, frauds = (int(days[c].sum()) for c in ("alerts", "caught", "frauds"))

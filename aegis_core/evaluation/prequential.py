@@ -14,34 +14,91 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from aegis_core.config import Settings
+from aegis_core.detection import history
 from aegis_core.detection.detector import MIN_TRAIN, Detector
 from aegis_core.detection.history import known_answers
 from aegis_core.detection.learner import MIN_FRAUDS, Learner
 from aegis_core.detection.policy import Counter, Policy, burst_limits
 from aegis_core.detection.scoring import CHUNK_ROWS, Decisions, Scored, Scorer
 from aegis_core.errors import NotReady
-from aegis_core.evaluation import cases, hindsight
+from aegis_core.evaluation import calibration, cases
 from aegis_core.evaluation.outcome import (
     DETECTORS,
     LEARNER,
     Evaluation,
-    mean_and_spread,
-    side_by_side,
 )
 from aegis_core.evaluation.splits import (
     Fold,
+    calendar,
     clipped,
     cut_at,
     cuts,
     known_compromised,
     microseconds,
+    plan,
 )
 from aegis_core.features import confirmed
 from aegis_core.features.arrays import Floats, Ints
+from aegis_core.features.checkpoint import begin
 from aegis_core.features.profiles import Profiles
+from aegis_core.runs import lineage
 from aegis_core.schema import FACTORS, Decision
+from aegis_core.store import Store
 
-__all__ = ["DETECTORS", "LEARNER", "Evaluation", "evaluate", "mean_and_spread", "side_by_side"]
+
+def backtest(
+    store: Store,
+    settings: Settings,
+    train_from: str = "",
+    *,
+    train_days: float = 7,
+    delay_days: float = 7,
+    test_days: float = 7,
+    folds: int = 4,
+    exclude_known: bool = False,
+    learner: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """`evaluate` the whole history of a database, with budget, block share and seed of `settings`.
+
+    Parameters
+    ----------
+    train_from :
+        First day of the first training window; "" lets the folds end with the history.
+    train_days, delay_days, test_days, folds :
+        As `splits.plan` takes them; what the history has no room for is said in the notes.
+
+    Raises
+    ------
+    InputError
+        A length is not positive, or `train_from` is no date.
+    NotReady
+        A training or test window holds too few transactions.
+    """
+    with store.reading() as session:
+        frame, labels = history.transactions(session), history.labels(session)
+        begun = begin(session, confirmed=learner)
+        saw = lineage.seen(session, frame.seq.max(), len(labels))
+    first, last = map(pd.Timestamp, frame.ts.quantile([0, 0.999], interpolation="lower"))
+    lengths = {"train_days": train_days, "delay_days": delay_days, "test_days": test_days}
+    planned, notes = plan(first, last, train_from, folds=folds, **lengths)
+    found = evaluate(
+        frame,
+        labels,
+        planned,
+        alert_budget=settings.alert_budget,
+        block_share=settings.block_share,
+        exclude_known=exclude_known,
+        learner=learner,
+        seed=settings.seed,
+        recorded=history.recorded(frame),
+        profiles=begun.profiles,
+        memory=begun.confirmed,
+        progress=progress,
+    )
+    found.saw, found.notes = saw, [*notes, *found.notes]
+    return found
 
 
 def evaluate(
@@ -140,7 +197,7 @@ def evaluate(
         policy = Policy.from_budget(detector, alert_budget, block_share, counter=counter)
         out.counters.append(counter)
         promised = policy.decide(score, counted)
-        days.append(hindsight.days_of(fold, trained_on.ts, promised, True))
+        days.append(calibration.daily(fold, trained_on.ts, promised, True))
         taught = None
         if learner:
             money, recalled = frame["amount"].to_numpy(float), np.concatenate(history)
@@ -177,7 +234,7 @@ def evaluate(
             told.append(cases.evidence(rows, scored, detector, because))
         part = pd.concat(tested, ignore_index=True)
         part = part[((part.ts >= fold.test_from) & (part.ts < fold.test_to)).to_numpy()]
-        days.append(hindsight.days_of(fold, part.ts, part.decision.to_numpy(np.int8), False))
+        days.append(calibration.daily(fold, part.ts, part.decision.to_numpy(np.int8), False))
         if exclude_known:
             part = part[~known_compromised(part, truth, fold.train_from)]
         if not part.is_fraud.any():
@@ -195,7 +252,7 @@ def evaluate(
         out.n_train.append(int(chosen.sum()))
     out.scores = pd.concat(parts, ignore_index=True)
     out.days, out.evidence = pd.concat(days, ignore_index=True), pd.concat(told)
-    out.notes += hindsight.remarks(frame, labels, folds)
+    out.notes += _remarks(frame, labels, folds)
     return out
 
 
@@ -231,6 +288,33 @@ def _nothing(frame: pd.DataFrame, alert_budget: float) -> Evaluation:
     scores = known.assign(**{name: pd.Series(dtype=kind) for name, kind in kinds.items()})
     money = list(frame["currency"].dropna().unique()) if "currency" in frame else []
     currency = str(money[0]) if len(money) == 1 else ""
-    out = Evaluation([], scores, [], [], alert_budget, currency=currency)
-    out.evidence, out.days = cases.no_evidence(), hindsight.no_days()
+    out = Evaluation([], scores, [], [], alert_budget, currency=currency, history=frame)
+    out.evidence, out.days = cases.no_evidence(), calibration.no_days()
     return out
+
+
+def _remarks(frame: pd.DataFrame, labels: pd.DataFrame, folds: Sequence[Fold]) -> list[str]:
+    """Sentences about a history in which a factor or a figure cannot say anything."""
+    notes = []
+    if (frame.customer_id == frame.customer_id.iloc[0]).all():
+        notes.append("All transactions are of one customer: nobody is there to compare with.")
+    if frame.amount.min() == frame.amount.max():
+        notes.append("All amounts are the same: the factor amount says nothing.")
+    if "lat" not in frame or frame["lat"].isna().all():
+        notes.append("No transaction has a place: the factor travel says nothing.")
+    if "currency" in frame and (several := sorted(frame.currency.dropna().unique()))[1:]:
+        notes.append(f"Amounts of {', '.join(several)} are added as if they were one currency.")
+    if len(labels) and labels.known_at.min() >= folds[-1].test_to:
+        notes.append(
+            "All labels became known after the last test window: they judge, but nothing could "
+            "have been learnt from them."
+        )
+    tested = pd.DataFrame({"ts": frame.ts[(frame.ts >= folds[0].test_from)]})
+    days, at = calendar(tested[tested.ts < folds[-1].test_to], folds)
+    empty = days[np.bincount(at[at >= 0], minlength=len(days)) == 0]
+    if len(empty):
+        notes.append(
+            f"{len(empty)} of the {len(days)} days of the test windows have no transactions, the "
+            f"first of them {empty[0]:%Y-%m-%d}; they count as days without alerts."
+        )
+    return notes

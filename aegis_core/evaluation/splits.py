@@ -6,8 +6,9 @@ through the order of arrival, which a late event or a clock that jumped does not
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -221,3 +222,22 @@ def cuts(a: int, b: int, middle: int) -> Iterable[tuple[int, int]]:
     for start, stop in ((a, min(b, max(a, middle))), (max(a, min(b, middle)), b)):
         if start < stop:
             yield start, stop
+
+
+def calendar(scores: pd.DataFrame, folds: Sequence[Fold]) -> tuple[pd.DatetimeIndex, Ints]:
+    """Days of the test windows that any fold touches, and each row's place among them."""
+    days = pd.DatetimeIndex([], dtype="datetime64[us]")
+    for f in folds:
+        last = f.test_to - pd.Timedelta(microseconds=1)
+        days = days.union(pd.date_range(f.test_from.floor("D"), last.floor("D"), unit="us"))
+    return days, days.get_indexer(pd.DatetimeIndex(scores.ts.dt.floor("D"))).astype(np.int64)
+
+
+def days_tested(folds: Sequence[Fold]) -> float:
+    """Length of all test windows together, in days."""
+    return sum((f.test_to - f.test_from) / pd.Timedelta(days=1) for f in folds)
+
+
+def typed(rows: Sequence[Any], kinds: Mapping[str, Any]) -> pd.DataFrame:
+    """A table with the columns and types of `kinds`, also without rows."""
+    return pd.DataFrame(rows, columns=list(kinds)).astype(dict(kinds))

@@ -9,6 +9,7 @@ import lazy_loader
 
 _NAMES = {
     "execution": [
+        "record",
         "record_data",
         "record_metrics",
         "record_model",

@@ -137,53 +137,82 @@ def run_notebook(
         return _attempts(work, claim, due, retries, backoff_s)
 
 
-def record_data(store: Store, run_id: str, seen: Seen | int | None = None) -> None:
-    """Note in the ledger what data a run saw. Outside a run (`run_id` empty) nothing happens.
+def record(
+    store: Store,
+    run_id: str,
+    *,
+    data: Seen | None = None,
+    model: str | None = None,
+    metrics: Mapping[tuple[str, str], float | None] | None = None,
+    scores: pd.DataFrame | None = None,
+    drift: pd.DataFrame | None = None,
+) -> str:
+    """Note in the ledger what a run saw, used and found; what was kept, in a sentence.
+
+    Outside a run (`run_id` empty) nothing happens. Rows that the run had in a table are replaced.
 
     Parameters
     ----------
-    seen
-        What `lineage.seen` told when the data was read, or the last transaction that the run looks
-        at; None means what is there now.
+    data : what `lineage.seen` told when the data was read.
+    model : version of the model that the run made or used.
+    metrics : figures of the table `metrics` by (name, slice).
+    scores : rows of `evaluation_scores`: `transaction_id`, `detector`, `score`.
+    drift : rows of `drift`, as `Drift.rows` gives them.
     """
     if not run_id:
-        return
-    there = seen if isinstance(seen, Seen) else lineage.seen(store, seen)
+        return "Nothing was kept: this is not a run. `aegis run` keeps what it finds."
+    columns = {} if data is None else data.columns()
+    columns |= {} if model is None else {"model_version": model}
+    tables: dict[str, pd.DataFrame | pa.Table | None] = {
+        "metrics": None if metrics is None else _rows(metrics, run_id),
+        "evaluation_scores": None if scores is None else scores.assign(run_id=run_id),
+        "drift": None if drift is None else drift.assign(run_id=run_id),
+    }
     with store.writing() as session:
-        session.execute(
-            "UPDATE runs SET data_hash = $data_hash, last_seq = $last_seq, n_labels = $n_labels, "
-            "seen_at = $seen_at WHERE run_id = $run_id",
-            there.columns() | {"run_id": run_id},
-        )
+        if columns:
+            session.execute(
+                f"UPDATE runs SET {', '.join(f'{name} = ${name}' for name in columns)} "
+                "WHERE run_id = $run_id",
+                columns | {"run_id": run_id},
+            )
+        for table, rows in tables.items():
+            if rows is not None:
+                session.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
+                session.append(table, rows)
+    kept = [
+        f"{len(rows):,} rows in the table {t}" for t, rows in tables.items() if rows is not None
+    ]
+    return f"{' and '.join(kept) or 'Data and model in the table runs'}, with run_id {run_id}."
+
+
+def _rows(metrics: Mapping[tuple[str, str], float | None], run_id: str) -> pa.Table:
+    names, slices = zip(*metrics, strict=True) if metrics else ((), ())
+    kinds = pa.schema([(c, pa.string()) for c in ("run_id", "name", "slice")])
+    columns = [[run_id] * len(metrics), names, slices, list(metrics.values())]
+    return pa.table(columns, schema=kinds.append(pa.field("value", pa.float64())))
+
+
+def record_data(store: Store, run_id: str, seen: Seen | int | None = None) -> None:
+    """`record` the data: all up to now, or to the transaction of a number, or what was `seen`."""
+    if run_id:
+        record(store, run_id, data=seen if isinstance(seen, Seen) else lineage.seen(store, seen))
 
 
 def record_model(store: Store, run_id: str, version: str) -> None:
-    """Note in the ledger which model a run made or used. Outside a run nothing happens."""
-    if run_id:
-        with store.writing() as session:
-            session.execute("UPDATE runs SET model_version = ? WHERE run_id = ?", [version, run_id])
+    """`record` the model that a run made or used."""
+    record(store, run_id, model=version)
 
 
 def record_metrics(
     store: Store, run_id: str, values: Mapping[tuple[str, str], float | None]
 ) -> None:
-    """Replace the rows of `metrics` of a run by `values`, keyed by (name, slice).
+    """`record` figures by (name, slice)."""
+    record(store, run_id, metrics=values)
 
-    Outside a run (`run_id` empty) nothing happens.
-    """
-    if not run_id:
-        return
-    rows = pa.table(
-        {
-            "run_id": [run_id] * len(values),
-            "name": [name for name, _ in values],
-            "slice": [part for _, part in values],
-            "value": pa.array(values.values(), pa.float64()),
-        }
-    )
-    with store.writing() as session:
-        session.execute("DELETE FROM metrics WHERE run_id = ?", [run_id])
-        session.append("metrics", rows)
+
+def record_scores(store: Store, run_id: str, scores: pd.DataFrame) -> None:
+    """`record` scores of an evaluation."""
+    record(store, run_id, scores=scores)
 
 
 def record_proof(store: Store, checked: int, different: int) -> None:
@@ -196,18 +225,6 @@ def record_proof(store: Store, checked: int, different: int) -> None:
             session.execute(
                 "INSERT INTO proofs VALUES (?, ?, ?)", [ledger.now(), checked, different]
             )
-
-
-def record_scores(store: Store, run_id: str, scores: pd.DataFrame) -> None:
-    """Replace the rows of `evaluation_scores` of a run: `transaction_id`, `detector`, `score`.
-
-    Outside a run (`run_id` empty) nothing happens.
-    """
-    if not run_id:
-        return
-    with store.writing() as session:
-        session.execute("DELETE FROM evaluation_scores WHERE run_id = ?", [run_id])
-        session.append("evaluation_scores", scores.assign(run_id=run_id))
 
 
 def headlines(store: Store, run_id: str) -> dict[str, float]:

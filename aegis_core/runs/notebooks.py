@@ -25,6 +25,7 @@ NOTEBOOKS: Final = {
     "generate": FOLDER / "01_generate.ipynb",
     "train": FOLDER / "02_train.ipynb",
     "evaluate": FOLDER / "03_evaluate.ipynb",
+    "price": FOLDER / "03_price.ipynb",
     "simulate": FOLDER / "04_simulate.ipynb",
     "review": FOLDER / "05_review.ipynb",
     "drift": FOLDER / "06_drift.ipynb",
@@ -81,12 +82,12 @@ def check_parameters(name: str, given: Mapping[str, object]) -> dict[str, object
                 f"{name} has no parameter {key!r}; it has {', '.join(declared) or 'none'}."
                 + did_you_mean(key, declared)
             )
-    return {
-        key: _as_type(key, given[key], about["inferred_type_name"])
-        if key in given
-        else ast.literal_eval(about["default"])
-        for key, about in declared.items()
-    }
+    values = {key: ast.literal_eval(about["default"]) for key, about in declared.items()}
+    for key, value in given.items():
+        # -1 stood for the settings until None did, in schedules and in the ledger
+        if values[key] is not None or str(value) not in ("", "None", "-1", "-1.0"):
+            values[key] = _as_type(key, value, declared[key]["inferred_type_name"])
+    return values
 
 
 def inspect(notebook: Path) -> dict[str, dict[str, str]]:

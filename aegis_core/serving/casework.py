@@ -102,7 +102,7 @@ async def what_if(
     service: Serves, days: Annotated[float, Query(gt=0, le=31)] = budgets.DAYS
 ) -> Response:
     """What other alert budgets would have done with the last days; nothing changes."""
-    found = await asyncio.to_thread(budgets.what_if, service.store, service.settings, days=days)
+    found = await asyncio.to_thread(budgets.of_verdicts, service.store, service.settings, days=days)
     return as_json(found)
 
 

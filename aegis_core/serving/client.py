@@ -244,13 +244,13 @@ class Desk:
         return dict(told) if told is not None else statistics.statistics(self.store)
 
     def what_if(self, days: float = 7.0) -> dict[str, Any]:
-        """What other budgets would have done; see `whatif.what_if`."""
+        """What other budgets would have done; see `budgets.of_verdicts`."""
         told = self._asked("GET", f"/v1/cases/what-if?days={quote(str(float(days)))}")
         if told is not None:
             return dict(told)
-        from aegis_core.evaluation.budgets import what_if
+        from aegis_core.evaluation.budgets import of_verdicts
 
-        return what_if(self.store, self.settings, days=days)
+        return of_verdicts(self.store, self.settings, days=days)
 
     def propose(self, alert_budget: float, note: str = "") -> str:
         """Record a proposal of a budget; its id."""

@@ -20,8 +20,12 @@ def found(payments: Payments) -> Evaluation:
     return evaluate(*payments, FOLDS, alert_budget=0.02)
 
 
+def drawn(found: Evaluation, n: int, seed: int = 0) -> pd.DataFrame:
+    return cases.drawn(found.scores, found.evidence, n, seed)
+
+
 def test_cases_are_what_their_outcome_says(found: Evaluation) -> None:
-    shown = found.cases(4)
+    shown = drawn(found, 4)
     assert list(shown.columns) == [
         *("outcome", "transaction_id", "customer_id", "ts", "amount"),
         *("scenario", "planted", "score", "reasons"),
@@ -35,7 +39,7 @@ def test_cases_are_what_their_outcome_says(found: Evaluation) -> None:
 
 
 def test_alerts_have_reasons_and_a_missed_fraud_may_have_none(found: Evaluation) -> None:
-    shown = found.cases(30, seed=3)
+    shown = drawn(found, 30, seed=3)
     alerts = shown[shown.outcome != "missed"]
     assert alerts.reasons.str.len().min() > 10
     assert not alerts.reasons.eq("nothing unusual").any()
@@ -46,7 +50,7 @@ def test_alerts_have_reasons_and_a_missed_fraud_may_have_none(found: Evaluation)
 
 
 def test_the_planted_factor_is_that_of_the_scenario(found: Evaluation) -> None:
-    shown = found.cases(40)
+    shown = drawn(found, 40)
     planted = dict(zip(shown.scenario, shown.planted, strict=True))
     assert planted["spike"] == "amount"
     assert planted["night"] == "hour"
@@ -57,14 +61,14 @@ def test_a_customer_comes_twice_only_where_there_are_too_few(found: Evaluation) 
     s = found.scores
     missed = s[s.is_fraud & (s.decision == Decision.APPROVE)]
     for n in (3, 10, 50):
-        shown = found.cases(n).query("outcome == 'missed'")
+        shown = drawn(found, n).query("outcome == 'missed'")
         assert len(shown) == min(n, len(missed))
         assert shown.customer_id.nunique() == min(n, missed.customer_id.nunique())
 
 
 def test_cases_are_drawn_by_their_seed(found: Evaluation) -> None:
-    pd.testing.assert_frame_equal(found.cases(5, 1), found.cases(5, 1))
-    assert not found.cases(5, 1).equals(found.cases(5, 2))
+    pd.testing.assert_frame_equal(drawn(found, 5, 1), drawn(found, 5, 1))
+    assert not drawn(found, 5, 1).equals(drawn(found, 5, 2))
 
 
 def test_evidence_is_kept_of_alerts_and_frauds_alone(found: Evaluation) -> None:
@@ -88,8 +92,8 @@ def test_contributions_that_are_kept_add_up_to_the_score(found: Evaluation) -> N
 def test_a_history_holds_its_case_once_and_lies_around_it(
     payments: Payments, found: Evaluation
 ) -> None:
-    shown = found.cases(3)
-    told = found.histories(payments[0], shown, days=20)
+    shown = drawn(found, 3)
+    told = cases.histories(payments[0], shown, found.frauds, 20)
     assert list(told.columns) == [
         *("case", "outcome", "title", "ts", "amount", "is_case", "is_fraud"),
     ]  # fmt: skip
@@ -166,14 +170,16 @@ def planted() -> Evaluation:
 
 
 def test_the_first_reason_names_the_only_cause_there_is(planted: Evaluation) -> None:
-    table = planted.named().set_index("scenario")
+    table = cases.named(planted.scores, planted.evidence).set_index("scenario")
     assert set(table.index) == set(cases.PLANTED)
     assert (table.share >= 0.9).all()
     assert (table.named <= table.told).all()
     assert (table.told <= table.caught).all()
     recall = planted.recall().set_index("scenario").recall
     assert (recall >= 0.8).all()
-    assert f"{table.named.sum():,} of {table.caught.sum():,} caught" in planted.named_summary()
+    assert f"{table.named.sum():,} of {table.caught.sum():,} caught" in cases.named_summary(
+        table.reset_index()
+    )
 
 
 def test_where_nothing_was_planted_nothing_is_named(found: Evaluation) -> None:

@@ -22,6 +22,7 @@ from aegis_core.evaluation import drift
 from aegis_core.evaluation.drift import DAY, MEASURES, Drift, Traffic, judge
 from aegis_core.evaluation.drift.effects import dominance, effect, sample
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
+from aegis_core.runs import execution
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.serving.engine import Engine
 from aegis_core.store import Store, connect
@@ -374,7 +375,7 @@ def test_live_verdicts_and_a_replay_give_the_same_traffic(
 ) -> None:
     store, settings = scored
     day = pd.Timestamp("2026-02-05")
-    mixed = drift.traffic(store, settings, day)
+    mixed = drift.observe(store, settings, day)
     assert 0 < mixed.replayed < len(mixed.rows)
     live = mixed.rows.day >= day
     assert live.sum() + mixed.replayed == len(mixed.rows)
@@ -388,7 +389,7 @@ def test_live_verdicts_and_a_replay_give_the_same_traffic(
     assert f"{mixed.replayed:,} replayed" in mixed.told()
     assert mixed.over
     newest = store.rows("SELECT max(ts) AS ts FROM transactions")[0]["ts"]
-    assert not drift.traffic(store, settings, pd.Timestamp(newest).normalize() + DAY, 1).over
+    assert not drift.observe(store, settings, pd.Timestamp(newest).normalize() + DAY, 1).over
 
 
 def test_forgetting_what_lies_before_the_weeks_changes_no_evidence(tmp_path: Path) -> None:
@@ -396,10 +397,10 @@ def test_forgetting_what_lies_before_the_weeks_changes_no_evidence(tmp_path: Pat
     store = connect(settings.db)
     write_history(store, SyntheticConfig(4_000, 60, 30, days=160), progress=False)
     train(store, settings, n_trees=10, max_samples=64)
-    before = drift.traffic(store, settings, drift.day_of(store, ""), 2)
+    before = drift.observe(store, settings, drift.day_of(store, ""), 2)
     retention.forget(store, retention.plan(store, 90.0), who="anna")
     assert store.rows("SELECT min(seq) AS first FROM transactions")[0]["first"] > 500
-    after = drift.traffic(store, settings, drift.day_of(store, ""), 2)
+    after = drift.observe(store, settings, drift.day_of(store, ""), 2)
     pd.testing.assert_frame_equal(after.rows, before.rows)
     assert after.replayed == len(after.rows) > 300
 
@@ -435,10 +436,11 @@ def test_a_clock_that_jumped_does_not_choose_the_day(tmp_path: Path) -> None:
 def test_what_a_run_found_is_kept_once_and_missing_figures_are_null(store: Store) -> None:
     found = judge(traffic(n=40), TODAY, size=300)
     with store.writing():
-        drift.record(store, "", found)
-        drift.record(store, "r1", found)
-        drift.record(store, "r1", found)
-        drift.record(store, "r2", replace(found, day=TODAY + DAY))
+        execution.record(store, "", drift=found.rows())
+        execution.record(store, "r1", drift=found.rows())
+        execution.record(store, "r1", drift=found.rows())
+        later = replace(found, day=TODAY + DAY)
+        execution.record(store, "r2", drift=later.rows())
     assert store.rows("SELECT run_id, count(*) AS n, count(effect) AS k FROM drift GROUP BY 1") == [
         {"run_id": "r1", "n": 8, "k": 1},
         {"run_id": "r2", "n": 8, "k": 1},
@@ -450,6 +452,6 @@ def test_a_model_that_is_not_there_and_weeks_out_of_range_are_refused(
 ) -> None:
     store, settings = scored
     with pytest.raises(InputError, match="no model"):
-        drift.traffic(store, settings, TODAY, model="none")
+        drift.observe(store, settings, TODAY, model="none")
     with pytest.raises(InputError, match="weeks"):
-        drift.traffic(store, settings, TODAY, 0)
+        drift.observe(store, settings, TODAY, 0)

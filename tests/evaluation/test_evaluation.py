@@ -13,6 +13,7 @@ from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import UNDECIDED, Scorer
 from aegis_core.errors import NotReady
 from aegis_core.evaluation import DETECTORS, Evaluation, evaluate, mean_and_spread
+from aegis_core.evaluation.calibration import alerts_per_day, forecast
 from aegis_core.evaluation.splits import Fold, prequential
 from aegis_core.metrics import average_precision, recall_at_budget
 from aegis_core.schema import FACTORS, Decision
@@ -249,7 +250,8 @@ def test_the_random_detector_differs_by_fold_and_repeats_by_seed(
 
 
 def test_days_add_up(found: Evaluation) -> None:
-    days, scores = found.alerts_per_day(), found.scores
+    scores = found.scores
+    days = alerts_per_day(scores, FOLDS)
     assert len(days) == 14
     assert days.transactions.sum() == len(scores)
     assert days.alerts.sum() == (scores.decision != Decision.APPROVE).sum()
@@ -261,15 +263,15 @@ def test_days_add_up(found: Evaluation) -> None:
 
 
 def test_metrics_are_rows_of_their_table(found: Evaluation) -> None:
-    rows = found.metrics()
-    assert list(rows.columns) == ["name", "slice", "value"]
-    assert rows.value.notna().all()
-    assert not rows.duplicated(["name", "slice"]).any()
+    figures, table = found.figures(), found.table()
+    assert all(np.isfinite(value) for value in figures.values())
     slices = {f"{d}/{f.number}" for d in DETECTORS for f in FOLDS}
-    assert set(rows.slice[rows.name == "average_precision"]) == slices
-    assert set(rows.slice[rows.name == "recall"]) == {
+    assert {part for name, part in figures if name == "average_precision"} == slices
+    assert {part for name, part in figures if name == "recall"} == {
         f"forest/{s}" for s in found.recall().scenario
     }
+    row = table[(table.detector == "forest") & (table.name == "auc_roc")].iloc[1]
+    assert figures["auc_roc", f"forest/{row.fold}"] == row.value
 
 
 def test_scores_are_rows_of_their_table(found: Evaluation) -> None:
@@ -314,9 +316,9 @@ def test_a_fold_without_fraud_is_noted_and_leaves_no_hole(
     undefined = table[table.value.isna()]
     assert set(undefined.fold) == {1}
     assert set(undefined.name) == {"auc_roc", "average_precision", "recall_at_budget"}
-    rows = out.metrics()
-    assert rows.value.notna().all()
-    assert "forest/1" not in set(rows.slice[rows.name == "auc_roc"])
+    figures = out.figures()
+    assert all(np.isfinite(value) for value in figures.values())
+    assert ("auc_roc", "forest/1") not in figures
     assert "forest" in out.summary()
     mean = mean_and_spread(table)
     assert mean.value.notna().all()
@@ -327,7 +329,7 @@ def test_without_any_fraud_the_summary_says_so(payments: Payments) -> None:
     assert "No fraud is labelled" in out.summary()
     assert len(out.notes) == 2
     assert out.recall().empty
-    assert set(out.metrics().name) == {"card_precision_at_100"}
+    assert {name for name, _ in out.figures()} == {"card_precision_at_100"}
 
 
 @pytest.mark.parametrize("start", ["2025-01-01", "2027-01-01"])
@@ -359,7 +361,7 @@ def test_windows_end_with_the_history(payments: Payments) -> None:
     folds = prequential("2026-01-12", train_days=10, delay_days=3, test_days=30, folds=1)
     out = run((frame, labels), folds)
     assert out.folds[0].test_to == frame.ts.max().ceil("D")
-    assert len(out.alerts_per_day()) == out.forecast().days.iloc[0] == 16
+    assert len(alerts_per_day(out.scores, out.folds)) == forecast(out.days).days.iloc[0] == 16
     assert not any("have no transactions" in n for n in out.notes)
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from aegis_core.evaluation import DETECTORS, Evaluation, evaluate, side_by_side
+from aegis_core.evaluation import (
+    DETECTORS,
+    Evaluation,
+    budgets,
+    bursts,
+    calibration,
+    cases,
+    evaluate,
+    side_by_side,
+)
 from aegis_core.evaluation.splits import plan, prequential
 from aegis_core.runs import execution
 from aegis_core.store import Store
@@ -54,7 +65,7 @@ def test_curves_stay_within_bounds_and_random_on_its_floor(found: Evaluation) ->
 
 
 def test_price_and_accuracy_agree_with_the_days(found: Evaluation) -> None:
-    days = found.alerts_per_day()
+    days = calibration.alerts_per_day(found.scores, FOLDS)
     assert f"{days.alerts.mean():.1f} alerts a day" in found.price()
     assert f"caught {days.caught.sum():,} of {days.frauds.sum():,}" in found.price()
     assert f"right for {1 - found.scores.is_fraud.mean():.2%}" in found.accuracy()
@@ -81,14 +92,16 @@ def test_without_labels_figures_are_dashes_and_sentences(unlabelled: Evaluation)
     assert "none of them a known fraud" in unlabelled.price()
     assert unlabelled.curves().empty
     assert unlabelled.recall().empty
-    assert unlabelled.metrics()["value"].notna().all()
-    assert set(unlabelled.cases().outcome) <= {"false alarm"}
+    assert all(np.isfinite(value) for value in unlabelled.figures().values())
+    assert set(TABLES["cases"](unlabelled).outcome) <= {"false alarm"}
     assert len(unlabelled.notes) == 2
 
 
 def test_without_folds_everything_is_empty_and_nothing_breaks(untested: Evaluation) -> None:
-    tables = ("windows", "table", "curves", "cases", "recall", "alerts_per_day", "metrics")
-    assert all(getattr(untested, name)().empty for name in (*tables, "long_scores"))
+    assert all(table(untested).empty for name, table in TABLES.items() if name != "differences")
+    assert untested.table().empty
+    assert untested.long_scores().empty
+    assert untested.figures() == {}
     assert side_by_side(untested.table()).empty
     assert untested.summary() == untested.accuracy() == "Nothing was tested."
     assert "no alert" in untested.price()
@@ -153,27 +166,49 @@ def test_an_awkward_history_is_told_in_sentences_and_leaves_no_hole(
     taught = name in ("late labels", "all the same")
     out = evaluate(frame, labels, FOLDS[:1], alert_budget=0.02, learner=taught)
     assert any(note in n for n in out.notes), out.notes
-    shown = {
+    told = {
         "side by side": side_by_side(out.table()).reset_index(),
-        "histories": out.histories(frame, out.cases(3)),
-        **{t: getattr(out, t)() for t in TABLES},
+        **{name: table(out) for name, table in TABLES.items()},
     }
-    for title, table in shown.items():
+    for title, table in told.items():
         texts = table.astype("str")
         assert not texts.isin(["nan", "NaN", "NaT", "None", "inf"]).any(axis=None), title
     for sentence in SENTENCES:
-        text = getattr(out, sentence)()
-        assert text.endswith(".")
-        assert "nan" not in text
+        assert sentence(out).endswith(".")
+        assert "nan" not in sentence(out)
 
 
-TABLES = (
-    *("windows", "curves", "recall", "alerts_per_day", "forecast", "reliability", "budgets"),
-    *("by_budget_and_day", "bursts", "busy_customers", "cases", "named", "differences"),
-)
-SENTENCES = (
-    *("summary", "price", "accuracy", "forecast_summary", "cheapest", "burst_summary"),
-    *("named_summary", "comparison"),
+def shown(out: Evaluation) -> pd.DataFrame:
+    return cases.drawn(out.scores, out.evidence, 3, 0)
+
+
+TABLES: dict[str, Callable[[Evaluation], pd.DataFrame]] = {
+    "windows": Evaluation.windows,
+    "curves": Evaluation.curves,
+    "recall": Evaluation.recall,
+    "differences": Evaluation.differences,
+    "alerts_per_day": lambda out: calibration.alerts_per_day(out.scores, out.folds),
+    "forecast": lambda out: calibration.forecast(out.days),
+    "reliability": lambda out: calibration.reliability(out.scores),
+    "costs": budgets.costs,
+    "by_day": budgets.by_day,
+    "bursts": lambda out: bursts.bursts(out.scores),
+    "busy_customers": lambda out: bursts.busy_customers(
+        out.scores, out.folds, cases.strongest(out.evidence)
+    ),
+    "cases": shown,
+    "histories": lambda out: cases.histories(out.history, shown(out), out.frauds, 60),
+    "named": lambda out: cases.named(out.scores, out.evidence),
+}
+SENTENCES: tuple[Callable[[Evaluation], str], ...] = (
+    Evaluation.summary,
+    Evaluation.price,
+    Evaluation.accuracy,
+    Evaluation.comparison,
+    budgets.cheapest,
+    lambda out: calibration.forecast_summary(TABLES["forecast"](out)),
+    lambda out: bursts.burst_summary(TABLES["bursts"](out)),
+    lambda out: cases.named_summary(TABLES["named"](out)),
 )
 
 
@@ -181,13 +216,12 @@ def test_without_folds_every_table_has_its_columns_and_no_row(
     payments: Payments, found: Evaluation
 ) -> None:
     nothing = evaluate(*payments, [])
-    for name in TABLES:
-        empty, full = getattr(nothing, name)(), getattr(found, name)()
+    for name, table in TABLES.items():
+        empty, full = table(nothing), table(found)
         assert empty.empty
         assert list(empty.columns) == list(full.columns), name
     for sentence in SENTENCES:
-        assert getattr(nothing, sentence)().endswith(".")
-    assert nothing.histories(payments[0], nothing.cases()).empty
+        assert sentence(nothing).endswith(".")
 
 
 # --- two detectors -------------------------------------------------------------------------------

@@ -60,8 +60,18 @@ def test_every_parameter_has_a_type_a_value_and_a_sentence(path: Path) -> None:
     assert list(declared)[-2:] == list(notebooks.OWN)
     for about in declared.values():
         assert about["inferred_type_name"] in ("int", "float", "bool", "str"), about
-        assert isinstance(ast.literal_eval(about["default"]), int | float | bool | str)
+        default = ast.literal_eval(about["default"])
+        assert default is None or type(default).__name__ == about["inferred_type_name"], about
         assert len(about["help"].split()) >= 3, about
+
+
+@pytest.mark.parametrize("given", [None, "", -1, "-1.0"])
+def test_a_parameter_left_to_the_settings_may_be_given_as_older_schedules_do(given: object) -> None:
+    limits = dict.fromkeys(("alert_budget", "seed"), given)
+    assert not any(notebooks.check_parameters("evaluate", limits)[name] for name in limits)
+    values = notebooks.check_parameters("evaluate", {"alert_budget": "0.01", "seed": 0})
+    assert (values["alert_budget"], values["seed"]) == (0.01, 0)
+    assert values["block_share"] is None
 
 
 def test_a_cell_is_short_and_leaves_the_work_to_the_package(notebook: NotebookNode) -> None:
@@ -131,8 +141,8 @@ def test_the_kernel_is_whatever_python_runs_it(notebook: NotebookNode) -> None:
 
 
 ORDER = [
-    *("01_generate", "02_train", "03_evaluate", "04_simulate", "05_review", "06_drift"),
-    *("00_start", "dashboard"),
+    *("01_generate", "02_train", "03_evaluate", "03_price", "04_simulate", "05_review"),
+    *("06_drift", "00_start", "dashboard"),
 ]
 
 
@@ -174,6 +184,7 @@ def test_the_whole_chain_runs_on_an_odd_population(
         execution.run_notebook("generate", population, settings, progress=False),
         execution.run_notebook("train", {}, settings, progress=False),
         execution.run_notebook("evaluate", {}, settings, progress=False),
+        execution.run_notebook("price", {}, settings, progress=False),
         execution.run_notebook("simulate", {"n_transactions": 200}, settings, progress=False),
         execution.run_notebook("drift", {}, settings, progress=False),
         execution.run_notebook("start", {}, settings, progress=False),

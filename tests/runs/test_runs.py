@@ -195,6 +195,24 @@ def test_recording_outside_a_run_does_nothing(tmp_path: Path) -> None:
     assert not store.path.exists()
 
 
+def test_one_call_notes_what_a_run_saw_used_and_found_and_says_what_it_kept(store: Store) -> None:
+    with store.writing() as session:
+        session.execute(
+            "INSERT INTO runs (run_id, notebook, status, started_at) VALUES ('r', 'n', '', now())"
+        )
+    saw = lineage.seen(store)
+    for value in (0.5, 0.25):
+        figures = {("average_precision", "forest/0"): value, ("recall", "forest/night"): None}
+        told = execution.record(store, "r", data=saw, model="m", metrics=figures)
+    assert told == "2 rows in the table metrics, with run_id r."
+    (run,) = store.rows("SELECT data_hash, last_seq, model_version FROM runs")
+    assert run == {"data_hash": saw.data_hash, "last_seq": -1, "model_version": "m"}
+    kept = store.rows("SELECT name, value FROM metrics ORDER BY name")
+    assert [tuple(row.values()) for row in kept] == [("average_precision", 0.25), ("recall", None)]
+    execution.record(store, "r", metrics={})
+    assert store.rows("SELECT * FROM metrics") == []
+
+
 def test_a_report_loads_nothing_and_no_script_from_an_output_runs(
     done: execution.RunResult, settings: config.Settings
 ) -> None:

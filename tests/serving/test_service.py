@@ -22,7 +22,7 @@ from fastapi.testclient import TestClient
 from aegis_core import config
 from aegis_core.config import Settings
 from aegis_core.detection import registry
-from aegis_core.detection.history import transactions
+from aegis_core.detection.history import recorded, transactions
 from aegis_core.detection.scoring import Scorer
 from aegis_core.detection.training import train
 from aegis_core.errors import InputError, StoreError
@@ -91,7 +91,7 @@ def test_state_is_what_a_fold_of_the_history_makes_of_it(client: TestClient, sto
 def same_as_folded(engine: Engine, store: Store) -> None:
     """Compare the engine's profiles with those of the history, folded anew."""
     whole, past = Scorer(profiles=begin(store, confirmed=False).profiles), transactions(store)
-    whole.run(past, recorded=registry.recorded(past))
+    whole.run(past, recorded=recorded(past))
     for one, other in zip(engine.scorer.profiles.state, whole.profiles.state, strict=True):
         rows = min(len(one), len(other))
         assert one[:rows].tobytes() == other[:rows].tobytes()

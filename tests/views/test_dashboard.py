@@ -464,8 +464,8 @@ def test_a_hover_shows_reasons_as_text(feed: Feed) -> None:
     (told,) = {text for text in blocked["text"] if text.startswith('"')}
     assert "<" not in told
     assert "&lt;script&gt;" in told
-    assert len(pictures.told("x" * 10_000)) == pictures.LONGEST_HOVER
-    assert pictures.told("a\u202eb\u2066c\x00d") == "abcd"
+    assert len(pictures.plain("x" * 10_000)) == pictures.LONGEST_HOVER
+    assert pictures.plain("a\u202eb\u2066c\x00d") == "abcd"
 
 
 def test_the_forecast_goes_on_as_the_last_hour() -> None:

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import pytest
 
 from aegis_core.evaluation import DETECTORS, evaluate
+from aegis_core.evaluation.calibration import alerts_per_day
 from aegis_core.evaluation.splits import plan
 from aegis_core.schema import FACTORS
 from aegis_core.views import figures
@@ -35,7 +36,7 @@ def drawn(payments: Payments) -> dict[str, go.Figure]:
         "compared": figures.compared(found.table()),
         "precision_recall": figures.precision_recall(found.curves()),
         "recall_bars": figures.recall_bars(found.recall()),
-        "daily_alerts": figures.daily_alerts(found.alerts_per_day()),
+        "daily_alerts": figures.daily_alerts(alerts_per_day(found.scores, found.folds)),
         "contributions": figures.contributions([verdict()], 0.6, 0.7),
     }
 
@@ -74,9 +75,9 @@ def test_a_figure_stays_small_however_much_there_is_to_show() -> None:
 
 def test_the_tail_is_the_share_that_is_at_least_as_extreme() -> None:
     values = np.random.default_rng(0).integers(0, 9, 1000).astype(float)
-    nats, share = _tail(values)
-    assert share.tolist() == [100 * (values >= x).mean() for x in nats]
-    assert share[-1] == 100
+    tail = _tail(values)
+    assert tail.share.tolist() == [100 * (values >= x).mean() for x in tail.nats]
+    assert tail.share.iloc[-1] == 100
 
 
 def test_every_transaction_is_in_the_histogram_once_under_its_decision() -> None:

@@ -215,5 +215,6 @@ def test_the_page_has_a_log_in_of_its_own(settings: Settings) -> None:
 
 def test_the_front_end_makes_nothing_of_markup() -> None:
     source = "".join((PAGE / f"{name}.js").read_text() for name in ("review_pictures", "review"))
+    source += (PAGE.parent / "dashboard" / "element.js").read_text()
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http:"):
         assert way not in source.replace('"http://www.w3.org/2000/svg"', "")

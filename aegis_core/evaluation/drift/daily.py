@@ -31,11 +31,8 @@ from aegis_core.evaluation.drift.effects import (
     typical,
 )
 from aegis_core.evaluation.drift.moved import GROUPS, WIDESPREAD, moved, spread_told
-from aegis_core.evaluation.drift.traffic import DAY, Traffic, day_of, traffic
+from aegis_core.evaluation.drift.traffic import DAY, Traffic
 from aegis_core.features.arrays import Floats
-from aegis_core.store import Store
-
-__all__ = ["DAY", "GROUPS", "MEASURES", "Drift", "Traffic", "day_of", "judge", "record", "traffic"]
 
 FILLED = 2 / 3
 """Share of the customers of a usual day that a sample may have."""
@@ -93,6 +90,16 @@ class Drift:
     def told(self) -> list[str]:
         """A sentence for each alarm."""
         return [_told(row) for row in self.alarms.to_dict("records")]
+
+    def rows(self) -> pd.DataFrame:
+        """The table `drift` as `runs.record` takes it; the strongest alarm also tells who moved."""
+        now = pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
+        told = dict(zip(self.alarms.index, self.told(), strict=True))
+        if told:
+            told[self.alarms.index[0]] += " " + self.explanation()
+        rows = self.table.assign(day=self.day.date(), found_at=now)
+        rows["told"] = pd.Series(told, dtype="str").reindex(rows.index)
+        return rows
 
     def foremost(self) -> Measure:
         """The measure of the strongest alarm, or without one of the largest effect for its limit.
@@ -264,21 +271,6 @@ def judge(
         ]
     days = pd.DataFrame(history, columns=["measure", "part", "day", "effect"])
     return Drift(day, pd.DataFrame(table), days, reference, size, given, notes, samples)
-
-
-def record(store: Store, run_id: str, found: Drift) -> None:
-    """Replace the rows of `drift` of a run. Outside a run (`run_id` empty) nothing happens."""
-    if not run_id:
-        return
-    now = pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
-    told = dict(zip(found.alarms.index, found.told(), strict=True))
-    if told:
-        told[found.alarms.index[0]] += " " + found.explanation()
-    rows = found.table.assign(day=found.day.date(), found_at=now, run_id=run_id)
-    rows["told"] = pd.Series(told, dtype="str").reindex(rows.index)
-    with store.writing() as session:
-        session.execute("DELETE FROM drift WHERE run_id = ?", [run_id])
-        session.append("drift", rows)
 
 
 def _row(

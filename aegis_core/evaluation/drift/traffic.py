@@ -98,7 +98,7 @@ def day_of(store: Store, day: str) -> pd.Timestamp:
     return found if over or len(days) == 1 else found - DAY
 
 
-def traffic(
+def observe(
     store: Store,
     settings: Settings,
     day: pd.Timestamp,

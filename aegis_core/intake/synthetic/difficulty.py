@@ -12,7 +12,49 @@ from aegis_core.schema import SCENARIOS
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from aegis_core.store import Store
+
 _HOUR_US = 3.6e9
+_LABELLED = """
+    SELECT t.*, is_fraud, scenario FROM transactions t JOIN labels l USING (transaction_id)
+    WHERE seq < ? AND l.source = 'synthetic' ORDER BY seq
+"""
+
+
+def labelled(store: Store, n: int) -> pd.DataFrame:
+    """The synthetic ones among the first `n` transactions, with their labels.
+
+    Returns
+    -------
+    DataFrame with the columns of `transactions`, `is_fraud`, `scenario` and `local_hour`, by the
+    sun, in [0, 24).
+    """
+    history = store.query(_LABELLED, [n])
+    ts = history["ts"].to_numpy("datetime64[us]").astype(np.int64)
+    return history.assign(local_hour=_local_hours(ts, history["lon"].to_numpy(float)))
+
+
+def _local_hours(ts: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    return (ts / _HOUR_US + np.round(lon / 15)) % 24
+
+
+def by_kind(history: pd.DataFrame) -> pd.DataFrame:
+    """A row a scenario and one `ordinary`: `size`, `median` (amount) and `share` of all."""
+    told = history.groupby(_kind(history))["amount"].agg(["size", "median"]).round(2)
+    return told.assign(share=told["size"] / len(history)).round(4)
+
+
+def alerted_by_kind(history: pd.DataFrame) -> pd.DataFrame:
+    """A row a scenario and one `ordinary`: `size`, and how many any fixed rule points at."""
+    import pandas as pd
+
+    alerted = pd.DataFrame(rule_scores(history)).filter(like="rule:").any(axis=1)
+    return alerted.groupby(_kind(history)).agg(["size", "sum", "mean"]).round(3)
+
+
+def _kind(history: pd.DataFrame) -> pd.Series:
+    return history["scenario"].fillna("ordinary").rename("kind")
 
 
 def rule_scores(frame: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -54,7 +96,7 @@ def rule_scores(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     moved = placed & placed[before] & (earlier > 0)
     km = np.where(moved, haversine_km(lat[before], lon[before], lat, lon), 0.0)
     speed = km / (np.maximum(ts - ts[before], 1_000_000) / _HOUR_US)
-    local_h = (ts / _HOUR_US + np.round(lon / 15)) % 24
+    local_h = _local_hours(ts, lon)
     night = (local_h >= NIGHT[0]) & (local_h < NIGHT[1])
     from_night = np.abs((local_h - 2.5 + 12) % 24 - 12)
     ms = (ts - ts.min()) // 1000 if n else ts

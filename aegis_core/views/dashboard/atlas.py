@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from aegis_core.views.dashboard.pictures import packed, told
+from aegis_core.views.dashboard.pictures import packed, plain
 
 if TYPE_CHECKING:
     from aegis_core.views.dashboard.counts import Floats
@@ -68,8 +68,8 @@ def map_figure(travels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "to": ("diamond", [t["lon"] for t in travels], [t["lat"] for t in travels]),
     }
     text = [
-        f"{told(t['customer_id'])}<br>{told(t['currency'])} {t['amount']:,.2f}<br>"
-        f"{told(t['reasons'])}"
+        f"{plain(t['customer_id'])}<br>{plain(t['currency'])} {t['amount']:,.2f}<br>"
+        f"{plain(t['reasons'])}"
         for t in travels
     ]
     traces: list[dict[str, Any]] = [

@@ -274,13 +274,6 @@ const CONFIG = {
   modeBarButtonsToRemove: ["autoScale2d", "toImage"],
 };
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text != null) made.textContent = text;
-  return made;
-}
-
 export default {
   async render({ model, el }) {
     el.classList.add("aegis-chart");

@@ -10,13 +10,6 @@ const AXIS_NAMES = {
   score: "score",
 };
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text != null) made.textContent = text;
-  return made;
-}
-
 function labelled(name, input) {
   const field = element("div", "aegis-field");
   const label = element("label", "", LABELS[name]);

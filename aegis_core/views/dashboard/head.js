@@ -2,29 +2,6 @@
 
 const STALE_AFTER_MS = 5500;
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text != null) made.textContent = text;
-  return made;
-}
-
-function storedTheme() {
-  try {
-    return localStorage.getItem("aegis-theme");
-  } catch {
-    return null; // storage may be switched off
-  }
-}
-
-function startingTheme() {
-  const wanted = new URLSearchParams(location.search).get("aegis") || storedTheme();
-  if (wanted === "dark" || wanted === "light") return wanted;
-  const lab = document.body.dataset.voila ? null : document.body.dataset.jpThemeLight;
-  if (lab) return lab === "false" ? "dark" : "light";
-  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-}
-
 const SHIELD = `<svg width="26" height="26" viewBox="0 0 24 24" aria-hidden="true"><path fill="currentColor"
   d="M12 1 3 5v6c0 5.5 3.8 10.7 9 12 5.2-1.3 9-6.5 9-12V5l-9-4zm-1.2 15.2L7 12.4l1.5-1.5 2.3 2.3
   4.9-4.9 1.5 1.5-6.4 6.4z"/></svg>`;

@@ -64,14 +64,14 @@ _SHOWN_AS: Final = (
 )
 
 
-def told(text: object) -> str:
+def plain(text: object) -> str:
     r"""A text as plotly.js may have it: short, no tags, no marks that turn its direction.
 
-    >>> told("<b>50 %</b> \u202eoff")
+    >>> plain("<b>50 %</b> \u202eoff")
     '&lt;b&gt;50 %&lt;/b&gt; off'
     """
-    plain = "".join(c for c in str(text or "") if unicodedata.category(c) not in ("Cc", "Cf"))
-    shown = plain if len(plain) <= LONGEST_HOVER else plain[: LONGEST_HOVER - 1] + "…"
+    clean = "".join(c for c in str(text or "") if unicodedata.category(c) not in ("Cc", "Cf"))
+    shown = clean if len(clean) <= LONGEST_HOVER else clean[: LONGEST_HOVER - 1] + "…"
     return html.escape(shown, quote=False)
 
 
@@ -86,9 +86,21 @@ def points(window: Columns, x: str, y: str, z: str = "") -> list[dict[str, Any]]
         }
         columns["customdata"] = packed(window["seq"][rows], "f8")
         if decision != Decision.APPROVE:
-            columns["text"] = [told(window["reasons"][row]) for row in rows]
+            columns["text"] = [plain(window["reasons"][row]) for row in rows]
         traces.append(columns)
     return traces
+
+
+def _line(name: str, hover: str, x: object, y: object, **line: object) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "line": line,
+        "x": x,
+        "y": y,
+        "hovertemplate": f"{hover}<extra>{name}</extra>",
+    }
 
 
 def scatter_figure(window: Columns, x: str, y: str, z: str = "") -> dict[str, Any]:
@@ -250,16 +262,16 @@ def budget_figure(today: Counts, share: float, now: dt.datetime) -> dict[str, An
          [found.allowed, found.allowed_by_midnight]),
     )  # fmt: skip
     traces = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": name,
-            "showlegend": dash == "solid",
-            "line": {"color": colour, "dash": dash, "width": 2},
-            "x": packed(np.asarray(x), "f8"),
-            "y": packed(np.asarray(y)),
-            "hovertemplate": f"%{{y:,.1f}}<extra>{name}</extra>",
-        }
+        {"showlegend": dash == "solid"}
+        | _line(
+            name,
+            "%{y:,.1f}",
+            packed(np.asarray(x), "f8"),
+            packed(np.asarray(y)),
+            color=colour,
+            dash=dash,
+            width=2,
+        )
         for name, colour, dash, x, y in lines
     ]
     return {
@@ -300,17 +312,9 @@ def latency_figure(stats: Columns) -> dict[str, Any]:
         ("a second", "--aegis-live", "y2", rate, "%{y:,.1f}"),
     )
     traces = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": name,
-            "line": {"color": colour, "width": 1.8},
-            **({"fill": "tozeroy", "fillcolor": "--aegis-live-fill"} if axis == "y2" else {}),
-            "x": at,
-            "y": packed(values),
-            "yaxis": axis,
-            "hovertemplate": f"{hover}<extra>{name}</extra>",
-        }
+        {"yaxis": axis}
+        | ({"fill": "tozeroy", "fillcolor": "--aegis-live-fill"} if axis == "y2" else {})
+        | _line(name, hover, at, packed(values), color=colour, width=1.8)
         for name, colour, axis, values, hover in lines
     ]
     return {
@@ -356,7 +360,6 @@ def drift_figure(risk: Floats) -> dict[str, Any]:
     share, _ = drift(risk)
     width = 100 / RISK_BINS
     middles = packed((np.arange(RISK_BINS) + 0.5) * width)
-    expected = packed(np.full(2, 100 / RISK_BINS))
     return {
         "traces": [
             {
@@ -368,15 +371,15 @@ def drift_figure(risk: Floats) -> dict[str, Any]:
                 "marker": {"color": "--aegis-approve-fill"},
                 "hovertemplate": "%{y:.1f} %<extra>now</extra>",
             },
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": "in training",
-                "x": packed(np.array([0.0, 100.0])),
-                "y": expected,
-                "line": {"color": "--aegis-review-fill", "width": 2, "dash": "dash"},
-                "hovertemplate": "%{y:.1f} %<extra>in training</extra>",
-            },
+            _line(
+                "in training",
+                "%{y:.1f} %",
+                packed(np.array([0.0, 100.0])),
+                packed(np.full(2, 100 / RISK_BINS)),
+                color="--aegis-review-fill",
+                width=2,
+                dash="dash",
+            ),
         ],
         "layout": {
             "hovermode": "x unified",

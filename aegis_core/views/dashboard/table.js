@@ -2,13 +2,6 @@
 // name can be more than text. It stands still while someone points at it or has the focus in it.
 // Enter or a click on a row tells the kernel which one; arrows go from row to row.
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text != null) made.textContent = text;
-  return made;
-}
-
 const CELLS = {
   text(cell, value) {
     cell.textContent = value;

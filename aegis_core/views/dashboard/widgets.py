@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -18,21 +19,21 @@ from aegis_core.views.dashboard.assets import ASSETS, plotly_js
 from aegis_core.views.dashboard.filters import AXES, BARS, DECISIONS, PERIODS, REASONS
 
 
+def modules(*files: str | Path) -> str:
+    """Files, of this folder or by path, as one module of a view, in this order after `element`."""
+    return "\n".join((ASSETS / file).read_text("utf-8") for file in ("element.js", *files))
+
+
 class Head(anywidget.AnyWidget):
     """Title, badge, origin of the verdicts, notice; the page's sign of life comes from here."""
 
-    _esm = ASSETS / "head.js"
+    _esm = modules("head.js")
     _css = ASSETS / "board.css"
     beat_s = traitlets.Int(10).tag(sync=True)
     status: traitlets.Dict[str, Any] = traitlets.Dict({"state": "waiting"}).tag(sync=True)
     origin: traitlets.List[Any] = traitlets.List().tag(sync=True)
     proof: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     notice: traitlets.Dict[str, Any] = traitlets.Dict({"text": ""}).tag(sync=True)
-
-
-def _modules(*names: str) -> str:
-    """Files of a widget's view as one module, in this order."""
-    return "\n".join((ASSETS / name).read_text("utf-8") for name in names)
 
 
 class Tiles(anywidget.AnyWidget):
@@ -42,7 +43,7 @@ class Tiles(anywidget.AnyWidget):
     that judged, the newest first.
     """
 
-    _esm = _modules("origin.js", "tiles.js")
+    _esm = modules("origin.js", "tiles.js")
     tiles: traitlets.List[Any] = traitlets.List().tag(sync=True)
     trends: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     queries: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
@@ -52,7 +53,7 @@ class Tiles(anywidget.AnyWidget):
 class Controls(anywidget.AnyWidget):
     """Filters, or axes (`part`); `chosen` is what the kernel made of what was asked for."""
 
-    _esm = ASSETS / "controls.js"
+    _esm = modules("controls.js")
     part = traitlets.Unicode("filters").tag(sync=True)
     chosen: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     categories: traitlets.List[Any] = traitlets.List().tag(sync=True)
@@ -74,7 +75,7 @@ class Table(anywidget.AnyWidget):
     is its name among the board's `queries`; empty: it does not say where it comes from.
     """
 
-    _esm = _modules("origin.js", "table.js")
+    _esm = modules("origin.js", "table.js")
     part = traitlets.Unicode().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
@@ -123,7 +124,7 @@ class Chart(anywidget.AnyWidget):
     `part` is its name among the board's `queries`, as for `Table`.
     """
 
-    _esm = _modules("origin.js", "chart.js")
+    _esm = modules("origin.js", "chart.js")
     part = traitlets.Unicode().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import plotly.express as px
 import plotly.graph_objects as go
 
-from aegis_core.views.figures.house import COLOURS, figure, nothing, plain
+from aegis_core.views.figures.house import COLOURS, in_house, nothing, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,46 +36,35 @@ def learning(frame: pd.DataFrame) -> go.Figure:
         return nothing("No day was replayed, so nothing was learnt.")
     frame = frame.sort_values("day")
     columns = ["frauds", "forest", "learner"]
-    weeks = frame.set_index("day")[columns].rolling("7D").mean()
-    looks: tuple[tuple[str, str, dict[str, Any], str], ...] = (
-        ("frauds", "random", {"width": 2, "dash": "dot"}, "line-ew-open"),
-        ("forest", "forest", {"width": 2, "dash": "dash"}, "x-thin-open"),
-        ("learner", "learner", {"width": 3}, "circle"),
+    weeks = frame.set_index("day")[columns].rolling("7D").mean().reset_index()
+    days = frame["day"].dt.strftime("%a %Y-%m-%d").tolist()
+    weeks = weeks.assign(answers=frame["answers"].to_numpy())
+    names = {"frauds": "frauds there were", "forest": "forest", "learner": "learner"}
+    common: dict[str, Any] = {"x": "answers", "y": columns, "hover_name": days}
+    common["color_discrete_map"] = COLOURS | {"frauds": COLOURS["random"]}
+    axes = {"answers": "answers known when the day begins", "value": "frauds caught a day"}
+    drawn = px.line(
+        weeks,
+        **common,
+        line_dash="variable",
+        line_dash_map={"frauds": "dot", "forest": "dash", "learner": "solid"},
+        labels=axes,
+        title="What answers bring",
+        render_mode="svg",
     )
-    days = frame["day"].dt.strftime("%a %Y-%m-%d")
-    traces: list[dict[str, Any]] = []
-    for column, look, line, symbol in looks:
-        name = "frauds there were" if column == "frauds" else column
-        common = {"type": "scatter", "name": name, "legendgroup": name, "x": frame["answers"]}
-        told = "%{y:,.1f} a day, week to %{text}, after %{x:,} answers"
-        traces += [
-            common
-            | {
-                "mode": "lines",
-                "y": weeks[column].to_numpy(),
-                "text": days,
-                "line": {"color": COLOURS[look], **line},
-                "hovertemplate": told,
-            },
-            common
-            | {
-                "mode": "markers",
-                "y": frame[column],
-                "text": days,
-                "showlegend": False,
-                "marker": {"color": COLOURS[look], "symbol": symbol, "size": 6, "opacity": 0.4},
-                "hovertemplate": "%{y:,} on %{text}, after %{x:,} answers",
-            },
-        ]
-    return figure(
-        traces,
-        {
-            "title": "What answers bring",
-            "xaxis": {"title": "answers known when the day begins", "rangemode": "tozero"},
-            "yaxis": {"title": "frauds caught a day", "rangemode": "tozero"},
-            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
-        },
+    marks = px.scatter(
+        frame,
+        **common,
+        symbol="variable",
+        symbol_map={"frauds": "line-ew-open", "forest": "x-thin-open", "learner": "circle"},
+        labels=axes,
+        render_mode="svg",
     )
+    marks.update_traces(showlegend=False, opacity=0.4, marker_size=6)
+    drawn.add_traces(marks.data)
+    drawn.for_each_trace(lambda t: t.update(name=names[t.name], legendgroup=names[t.name]))
+    drawn.update_traces(line_width=3, selector={"name": "learner", "mode": "lines"})
+    return in_house(drawn, xaxis_rangemode="tozero", yaxis_rangemode="tozero")
 
 
 def differences(
@@ -108,53 +99,41 @@ def differences(
         return nothing("There is no fold on which champion and challenger can be compared.")
     challenger, champion = plain(challenger), plain(champion)
     above, below = frame["low"] > 0, frame["high"] < 0
-    looks = (
-        (f"{challenger} ahead", above, "normal", "circle"),
-        ("open", ~above & ~below, "random", "circle-open"),
-        (f"{champion} ahead", below, "fraud", "x"),
+    ahead, open_, behind = f"{challenger} ahead", "open", f"{champion} ahead"
+    bounds = zip(frame["low"], frame["high"], strict=True)
+    frame = frame.assign(
+        fold=[_fold(fold) for fold in frame["fold"]],
+        who=np.select([above, below], [ahead, behind], open_),
+        interval=[f"{a:+.3f} to {b:+.3f}" if a <= b else "no interval" for a, b in bounds],
+        more=frame["high"] - frame["difference"],
+        less=frame["difference"] - frame["low"],
     )
-    places = [_fold(fold) for fold in frame["fold"]]
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": name,
-            "x": rows["difference"],
-            "y": [_fold(fold) for fold in rows["fold"]],
-            "error_x": {
-                "type": "data",
-                "array": rows["high"] - rows["difference"],
-                "arrayminus": rows["difference"] - rows["low"],
-                "thickness": 2,
-                "width": 6,
-            },
-            "marker": {"color": COLOURS[look], "symbol": symbol, "size": 12},
-            "text": [
-                f"{low:+.3f} to {high:+.3f}" if low <= high else "no interval"
-                for low, high in zip(rows["low"], rows["high"], strict=True)
-            ],
-            "hovertemplate": f"%{{y}}: %{{x:+.3f}} (%{{text}})<extra>{name}</extra>",
-        }
-        for name, chosen, look, symbol in looks
-        if len(rows := frame[chosen])
-    ]
-    drawn = figure(
-        traces,
-        {
-            "title": f"{challenger.capitalize()} minus {champion}",
-            "xaxis": {"title": f"difference in {what}"},
-            "yaxis": {
-                "type": "category",
-                "categoryorder": "array",
-                "categoryarray": places,
-                "autorange": "reversed",
-            },
-            "showlegend": True,
-            "height": 200 + 36 * len(frame),
-            "margin": {"l": 80, "r": 16, "t": 88, "b": 48},
-        },
+    looks = (COLOURS["normal"], COLOURS["random"], COLOURS["fraud"])
+    order = (ahead, open_, behind)
+    drawn = px.scatter(
+        frame,
+        x="difference",
+        y="fold",
+        color="who",
+        symbol="who",
+        error_x="more",
+        error_x_minus="less",
+        text="interval",
+        color_discrete_map=dict(zip(order, looks, strict=True)),
+        symbol_map=dict(zip(order, ("circle", "circle-open", "x"), strict=True)),
+        category_orders={"who": list(order), "fold": frame["fold"].tolist()},
+        labels={"difference": f"difference in {what}", "fold": ""},
+        title=f"{challenger.capitalize()} minus {champion}",
     )
-    return drawn.add_vline(0, line={"color": COLOURS["forest"], "width": 1})
+    drawn.update_traces(
+        mode="markers",
+        marker_size=12,
+        error_x={"thickness": 2, "width": 6},
+        hovertemplate="%{y}: %{x:+.3f} (%{text})",
+    )
+    drawn.update_yaxes(type="category")
+    drawn.add_vline(0, line={"color": COLOURS["forest"], "width": 1})
+    return in_house(drawn, showlegend=True, height=200 + 36 * len(frame), margin_l=80)
 
 
 def _fold(fold: object) -> str:

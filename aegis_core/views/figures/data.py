@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 
 from aegis_core.schema import SCENARIOS
-from aegis_core.views.figures.house import COLOURS, figure
-
-if TYPE_CHECKING:
-    import pandas as pd
+from aegis_core.views.figures.house import COLOURS, in_house
 
 
 def payments(frame: pd.DataFrame, title: str) -> go.Figure:
@@ -22,47 +19,30 @@ def payments(frame: pd.DataFrame, title: str) -> go.Figure:
     frame
         Columns ts, amount, category and decision, which is missing where nothing was decided.
 
-    >>> import pandas as pd
     >>> day = pd.Timestamp("2026-01-01")
     >>> frame = pd.DataFrame({"ts": day, "amount": 9.5, "category": "fuel", "decision": ["block"]})
     >>> [trace.name for trace in payments(frame, "One payment").data]
     ['block']
     """
-    decisions = frame["decision"].fillna("not scored")
-    looks = (
-        ("not scored", "random", "circle"),
-        ("approve", "approve", "circle"),
-        ("review", "review", "diamond"),
-        ("block", "block", "x"),
+    symbols = {"not scored": "circle", "approve": "circle", "review": "diamond", "block": "x"}
+    drawn = px.scatter(
+        frame.assign(decision=frame["decision"].fillna("not scored")),
+        x="ts",
+        y="amount",
+        color="decision",
+        symbol="decision",
+        color_discrete_map=COLOURS | {"not scored": COLOURS["random"]},
+        symbol_map=symbols,
+        category_orders={"decision": list(symbols)},
+        hover_data={"amount": ":,.2f", "category": True},
+        labels={"ts": "time (UTC)"},
+        log_y=True,
+        render_mode="svg",
+        title=title,
     )
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": name,
-            "x": rows["ts"],
-            "y": rows["amount"],
-            "text": rows["category"],
-            "marker": {
-                "color": COLOURS[colour],
-                "symbol": symbol,
-                "size": 6 if symbol == "circle" else 11,
-                "opacity": 0.6 if symbol == "circle" else 1,
-            },
-            "hovertemplate": f"{name}: %{{y:,.2f}} for %{{text}}, %{{x}}<extra></extra>",
-        }
-        for name, colour, symbol in looks
-        if len(rows := frame[decisions == name])
-    ]
-    return figure(
-        traces,
-        {
-            "title": title,
-            "xaxis": {"title": "time (UTC)"},
-            "yaxis": {"title": "amount", "type": "log", "dtick": 1},
-            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
-        },
-    )
+    drawn.update_traces(marker_size=11)
+    drawn.update_traces(marker_size=6, opacity=0.6, selector={"marker.symbol": "circle"})
+    return in_house(drawn, yaxis_dtick=1)
 
 
 def hours(frame: pd.DataFrame) -> go.Figure:
@@ -73,36 +53,23 @@ def hours(frame: pd.DataFrame) -> go.Figure:
     frame
         Columns local_hour, in [0, 24), and is_fraud.
 
-    >>> import pandas as pd
     >>> frame = pd.DataFrame({"local_hour": [3.2, 9.5, 9.9], "is_fraud": [True, False, False]})
     >>> [trace.y.max().item() for trace in hours(frame).data]
     [100.0, 100.0]
     """
-    edges = np.arange(25)
-    counted = {
-        name: np.histogram(frame.loc[frame["is_fraud"] == fraud, "local_hour"], edges)[0]
-        for name, fraud in (("ordinary", False), ("fraud", True))
-    }
-    traces = [
-        {
-            "type": "bar",
-            "name": name,
-            "x": edges[:-1] + 0.5,
-            "y": 100 * counts / max(counts.sum(), 1),
-            "marker": {"color": COLOURS["normal" if name == "ordinary" else "fraud"]},
-            "hovertemplate": "%{x:.0f} h: %{y:.1f} %",
-        }
-        for name, counts in counted.items()
-    ]
-    return figure(
-        traces,
-        {
-            "title": "When people buy, and when fraud happens",
-            "xaxis": {"title": "local hour of day (h)", "dtick": 3, "range": [0, 24]},
-            "yaxis": {"title": "share of its kind (%)", "rangemode": "tozero"},
-            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
-        },
+    kinds = {"ordinary": COLOURS["normal"], "fraud": COLOURS["fraud"]}
+    kind = np.where(frame["is_fraud"], "fraud", "ordinary")
+    hour = np.floor(frame["local_hour"]) + 0.5
+    share = 100 * pd.crosstab(hour, kind, normalize="columns")
+    drawn = px.bar(
+        share.reindex(index=np.arange(24) + 0.5, columns=list(kinds), fill_value=0.0),
+        barmode="group",
+        color_discrete_map=kinds,
+        labels={"value": "share of its kind (%)", "local_hour": "local hour of day (h)"},
+        title="When people buy, and when fraud happens",
     )
+    drawn.update_traces(hovertemplate="%{x:.0f} h: %{y:.1f} %")
+    return in_house(drawn, xaxis_dtick=3, xaxis_range=[0, 24])
 
 
 def landscape(frame: pd.DataFrame, most: int = 2_000) -> go.Figure:
@@ -115,44 +82,32 @@ def landscape(frame: pd.DataFrame, most: int = 2_000) -> go.Figure:
     most
         Points shown of each kind, evenly spaced in time.
 
-    >>> import pandas as pd
     >>> frame = pd.DataFrame({"local_hour": [3, 9], "ratio": [8, 1], "scenario": ["night", None]})
     >>> [trace.name for trace in landscape(frame).data]
     ['ordinary', 'night']
     """
-    kinds = {"ordinary": frame["scenario"].isna()}
-    kinds |= {name: frame["scenario"] == name for name in SCENARIOS}
-    traces = []
-    for name, chosen in kinds.items():
-        rows = frame[chosen]
-        rows = rows.iloc[:: 1 + len(rows) // most]
-        if len(rows):
-            ordinary = name == "ordinary"
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": name,
-                    "x": rows["local_hour"].round(2),
-                    "y": rows["ratio"].round(3),
-                    "marker": {
-                        "color": COLOURS["random" if ordinary else name],
-                        "size": 4 if ordinary else 6,
-                        "opacity": 0.4 if ordinary else 0.8,
-                    },
-                    "hovertemplate": f"{name}: %{{y:.1f}}× at %{{x:.1f}} h<extra></extra>",
-                }
-            )
-    return figure(
-        traces,
-        {
-            "title": "Fraud among ordinary transactions",
-            "xaxis": {"title": "local hour of day (h)", "dtick": 3, "range": [0, 24]},
-            "yaxis": {"title": "amount / customer's mean so far (×)", "type": "log", "dtick": 1},
-            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
-            "height": 480,
+    kind = frame["scenario"].astype(object).where(frame["scenario"].notna(), "ordinary")
+    every = 1 + kind.map(kind.value_counts()) // most
+    drawn = px.scatter(
+        frame.assign(scenario=kind)[kind.groupby(kind).cumcount() % every == 0],
+        x="local_hour",
+        y="ratio",
+        color="scenario",
+        color_discrete_map=COLOURS | {"ordinary": COLOURS["random"]},
+        category_orders={"scenario": ["ordinary", *SCENARIOS]},
+        hover_data={"local_hour": ":.1f", "ratio": ":.1f"},
+        labels={
+            "local_hour": "local hour of day (h)",
+            "ratio": "amount / customer's mean so far (×)",
         },
+        log_y=True,
+        render_mode="svg",
+        title="Fraud among ordinary transactions",
     )
+    drawn.update_traces(marker_size=6, opacity=0.8)
+    drawn.update_traces(marker_size=4, opacity=0.4, selector={"name": "ordinary"})
+    axes = {"xaxis_dtick": 3, "xaxis_range": [0, 24], "yaxis_dtick": 1}
+    return in_house(drawn, **axes, height=480)
 
 
 def audit_heatmap(audit: pd.DataFrame) -> go.Figure:
@@ -163,27 +118,18 @@ def audit_heatmap(audit: pd.DataFrame) -> go.Figure:
     audit
         Rules in rows, `floor` last; `all` and the scenarios in columns; values in [0, 1].
 
-    >>> import pandas as pd
-    >>> audit_heatmap(pd.DataFrame({"all": [0.4, 0.1]}, index=["speed", "floor"])).data[0].y
-    ('speed', 'floor')
+    >>> drawn = audit_heatmap(pd.DataFrame({"all": [0.4, 0.1]}, index=["speed", "floor"]))
+    >>> drawn.data[0].y.tolist()
+    ['speed', 'floor']
     """
-    trace = {
-        "type": "heatmap",
-        "x": list(audit.columns),
-        "y": list(audit.index),
-        "z": audit.to_numpy(),
-        "texttemplate": "%{z:.2f}",
-        "zmin": 0,
-        "zmax": 1,
-        "colorscale": [[0, "#FFFFFF"], [1, COLOURS["normal"]]],
-        "colorbar": {"title": {"text": "average<br>precision"}},
-        "hovertemplate": "%{y} on %{x}: %{z:.3f}<extra></extra>",
-    }
-    return figure(
-        [trace],
-        {
-            "title": "Average precision of each rule on each scenario",
-            "xaxis": {"title": "which fraud", "side": "bottom"},
-            "yaxis": {"title": "rule", "autorange": "reversed", "automargin": True},
-        },
+    drawn = px.imshow(
+        audit,
+        text_auto=".2f",
+        zmin=0,
+        zmax=1,
+        aspect="auto",
+        color_continuous_scale=[[0, "#FFFFFF"], [1, COLOURS["normal"]]],
+        labels={"x": "which fraud", "y": "rule", "color": "average<br>precision"},
+        title="Average precision of each rule on each scenario",
     )
+    return in_house(drawn, yaxis_automargin=True)

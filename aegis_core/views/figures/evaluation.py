@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from aegis_core.views.figures.house import COLOURS, LAYOUT, colour, figure, nothing
+from aegis_core.views.figures.house import COLOURS, LAYOUT, colour, in_house, nothing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,32 +79,28 @@ def precision_recall(curves: pd.DataFrame) -> go.Figure:
     """
     if not len(curves):
         return nothing("No fraud is labelled in the test windows, so there is no curve to draw.")
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": detector,
-            "x": 100 * part["recall"].to_numpy(),
-            "y": 100 * part["precision"].to_numpy().round(5),
-            "line": {
-                "color": colour(str(detector)),
-                "width": 3 if detector == "forest" else 1.5,
-                "dash": "dot" if detector in ("amount", "random") else "solid",
-            },
-            "hovertemplate": "%{y:.1f} % of the alerts are fraud when %{x:.0f} % are found",
-        }
-        for detector, part in curves.groupby("detector", sort=False)
-    ]
-    return figure(
-        traces,
-        {
-            "title": "Precision and recall",
-            "xaxis": {"title": "recall: share of the frauds found (%)", "range": [0, 100]},
-            "yaxis": {"title": "precision: share of alerts that are fraud (%)", "range": [0, 102]},
-            "margin": {"l": 64, "r": 16, "t": 104, "b": 48},
-            "height": 480,
+    names = curves["detector"].unique()
+    plain = dict.fromkeys(names, "solid") | {"amount": "dot", "random": "dot"}
+    drawn = px.line(
+        curves.assign(recall=100 * curves["recall"], precision=100 * curves["precision"].round(5)),
+        x="recall",
+        y="precision",
+        color="detector",
+        line_dash="detector",
+        color_discrete_map={name: colour(name) for name in names},
+        line_dash_map=plain,
+        labels={
+            "recall": "recall: share of the frauds found (%)",
+            "precision": "precision: share of alerts that are fraud (%)",
         },
+        render_mode="svg",
+        title="Precision and recall",
     )
+    drawn.update_traces(
+        line_width=1.5, hovertemplate="%{y:.1f} % of the alerts are fraud when %{x:.0f} % are found"
+    )
+    drawn.update_traces(line_width=3, selector={"name": "forest"})
+    return in_house(drawn, xaxis_range=[0, 100], yaxis_range=[0, 102], margin_t=104, height=480)
 
 
 def recall_bars(recall: pd.DataFrame) -> go.Figure:
@@ -116,34 +113,32 @@ def recall_bars(recall: pd.DataFrame) -> go.Figure:
 
     >>> import pandas as pd
     >>> row = {"scenario": ["night"], "frauds": [4], "caught": [3], "recall": [0.75]}
-    >>> recall_bars(pd.DataFrame(row)).data[0].text
-    ('3 of 4',)
+    >>> recall_bars(pd.DataFrame(row)).data[0].text.tolist()
+    ['3 of 4']
     """
     if not len(recall):
         return nothing("No fraud is labelled in the test windows, so there is none to catch.")
-    pairs = zip(recall["caught"], recall["frauds"], strict=True)
-    trace = {
-        "type": "bar",
-        "orientation": "h",
-        "x": 100 * recall["recall"],
-        "y": recall["scenario"].astype(str),
-        "text": [f"{caught:,} of {frauds:,}" for caught, frauds in pairs],
-        "textposition": "outside",
-        "cliponaxis": False,
-        "width": 0.6,
-        "marker": {"color": COLOURS["normal"]},
-        "hovertemplate": "%{y}: %{x:.1f} %, %{text}<extra></extra>",
-    }
-    return figure(
-        [trace],
-        {
-            "title": "Caught, by kind of fraud",
-            "xaxis": {"title": "recall (%)", "range": [0, 115]},
-            "yaxis": {"title": "scenario", "type": "category", "autorange": "reversed"},
-            "height": 180 + 32 * len(recall),
-            "margin": {"l": 110, "r": 16, "t": 48, "b": 48},
-        },
+    caught = [f"{a:,} of {b:,}" for a, b in zip(recall["caught"], recall["frauds"], strict=True)]
+    drawn = px.bar(
+        recall.assign(recall=100 * recall["recall"], scenario=recall["scenario"].astype(str)),
+        x="recall",
+        y="scenario",
+        text=caught,
+        orientation="h",
+        color_discrete_sequence=[COLOURS["normal"]],
+        range_x=[0, 115],
+        labels={"recall": "recall (%)"},
+        title="Caught, by kind of fraud",
     )
+    drawn.update_traces(
+        textposition="outside",
+        cliponaxis=False,
+        width=0.6,
+        hovertemplate="%{y}: %{x:.1f} %, %{text}<extra></extra>",
+    )
+    drawn.update_yaxes(type="category", autorange="reversed")
+    margin = {"l": 110, "r": 16, "t": 48, "b": 48}
+    return in_house(drawn, height=180 + 32 * len(recall), margin=margin)
 
 
 def daily_alerts(days: pd.DataFrame) -> go.Figure:
@@ -161,48 +156,37 @@ def daily_alerts(days: pd.DataFrame) -> go.Figure:
     """
     if not len(days):
         return nothing("No day was tested.")
-    told = "%{x|%a %Y-%m-%d}: %{y:,}"
-    traces = [
-        {
-            "type": "bar",
-            "name": "caught fraud",
-            "x": days["day"],
-            "y": days["caught"],
-            "marker": {"color": COLOURS["fraud"]},
-            "hovertemplate": told,
-        },
-        {
-            "type": "bar",
-            "name": "false alarm",
-            "x": days["day"],
-            "y": days["alerts"] - days["caught"],
-            "marker": {"color": COLOURS["burst"]},
-            "hovertemplate": told,
-        },
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "frauds there were",
-            "x": days["day"],
-            "y": days["frauds"],
-            "marker": {
-                "color": COLOURS["forest"],
-                "symbol": "line-ew-open",
-                "size": min(24, 2 + 340 / len(days)),
-            },
-            "hovertemplate": told,
-        },
-    ]
-    return figure(
-        traces,
-        {
-            "title": "Alerts a day",
-            "barmode": "stack",
-            "xaxis": {"title": "day (UTC)"},
-            "yaxis": {"title": "transactions a day", "rangemode": "tozero"},
-            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
+    right, alerts = days["caught"], days["alerts"]
+    return stacked_days(days.assign(right=right, wrong=alerts - right)).update_layout(
+        title="Alerts a day"
+    )
+
+
+def stacked_days(days: pd.DataFrame) -> go.Figure:
+    """Bars of the columns right and wrong of each `day`, and a stroke for its frauds."""
+    looks = {"caught fraud": COLOURS["fraud"], "false alarm": COLOURS["burst"]}
+    drawn = px.bar(
+        days.rename(columns=dict(zip(("right", "wrong"), looks, strict=True))),
+        x="day",
+        y=list(looks),
+        color_discrete_map=looks,
+        pattern_shape="variable",
+        pattern_shape_sequence=["", "/"],
+        labels={"day": "day (UTC)", "value": "transactions a day"},
+    )
+    drawn.add_scatter(
+        x=days["day"],
+        y=days["frauds"],
+        mode="markers",
+        name="frauds there were",
+        marker={
+            "color": COLOURS["forest"],
+            "symbol": "line-ew-open",
+            "size": min(24, 2 + 340 / len(days)),
         },
     )
+    drawn.update_traces(hovertemplate="%{x|%a %Y-%m-%d}: %{y:,}")
+    return in_house(drawn, xaxis_type="date", yaxis_rangemode="tozero")
 
 
 def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
@@ -267,10 +251,4 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
         col=1,
     )
     drawn.update_yaxes(title="bursts noticed (%)", range=[0, 104], col=1)
-    return drawn.update_layout(
-        LAYOUT
-        | {
-            "title": "How soon bursts are noticed",
-            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
-        }
-    )
+    return drawn.update_layout(LAYOUT | {"title": "How soon bursts are noticed"})

@@ -1,7 +1,7 @@
 """What all figures have in common: colours, layout, lines of thresholds, a sentence for nothing.
 
 Colours are Okabe and Ito's, which people with any kind of colour vision can tell apart; the live
-board uses the same ones in `board/board.css`.
+dashboard uses the same ones in `board.css`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COLOURS: Final = {
 LAYOUT: Final[dict[str, Any]] = {
     "template": "plotly_white",
     "font": {"family": "system-ui, sans-serif", "size": 13},
-    "margin": {"l": 64, "r": 16, "t": 48, "b": 48},
+    "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
     "height": 420,
     "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
 }
@@ -74,29 +74,18 @@ def figure(
     return go.Figure(data=list(traces), layout={**LAYOUT, **(layout or {})})
 
 
-def thresholds(review_above: float, block_above: float) -> dict[str, Any]:
-    """Vertical lines for a layout; an infinite threshold has none."""
-    at = {"review": review_above, "block": block_above}
-    finite = {name: x for name, x in at.items() if np.isfinite(x)}
-    common = {"yref": "paper", "y0": 0, "y1": 1, "type": "line"}
-    return {
-        "shapes": [
-            {**common, "x0": x, "x1": x, "line": {"color": COLOURS[name], "dash": "dash"}}
-            for name, x in finite.items()
-        ],
-        "annotations": [
-            {
-                "x": x,
-                "y": 1,
-                "yref": "paper",
-                "yanchor": "bottom",
-                "text": name,
-                "showarrow": False,
-                "xanchor": "right" if name == "review" else "left",
-            }
-            for name, x in finite.items()
-        ],
-    }
+def in_house(drawn: go.Figure, **layout: Any) -> go.Figure:
+    """A figure of plotly.express in the house's layout; a legend needs no title beside its axes."""
+    return drawn.update_layout(LAYOUT).update_layout(legend_title_text="").update_layout(layout)
+
+
+def thresholds(drawn: go.Figure, review_above: float, block_above: float) -> go.Figure:
+    """The figure with a vertical line at each threshold; an infinite one has none."""
+    for name, x, side in (("review", review_above, "left"), ("block", block_above, "right")):
+        if np.isfinite(x):
+            line = {"color": COLOURS[name], "dash": "dash"}
+            drawn.add_vline(x, line=line, annotation_text=name, annotation_position=f"top {side}")
+    return drawn
 
 
 def colour(detector: str) -> str:

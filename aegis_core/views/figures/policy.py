@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from aegis_core.views.figures.evaluation import stacked_days
 from aegis_core.views.figures.house import (
     COLOURS,
     LAYOUT,
@@ -306,31 +307,7 @@ def what_if(frame: pd.DataFrame, budget: float | None = None) -> go.Figure:
     start = 0 if budget is None else int(np.abs(np.subtract(levels, budget)).argmin())
     columns = ["right", "wrong", "frauds"]
     days = {b: rows.sort_values("day") for b, rows in frame.groupby("budget")}
-    names = ("caught fraud", "false alarm", "frauds there were")
     shown = days[levels[start]]
-    looks: list[dict[str, Any]] = [
-        {"type": "bar", "marker": {"color": COLOURS["fraud"]}},
-        {"type": "bar", "marker": {"color": COLOURS["burst"], "pattern": {"shape": "/"}}},
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "marker": {
-                "color": COLOURS["forest"],
-                "symbol": "line-ew-open",
-                "size": min(24, 2 + 340 / len(shown)),
-            },
-        },
-    ]
-    traces = [
-        {
-            "name": name,
-            "x": shown["day"],
-            "y": shown[column],
-            "hovertemplate": "%{x|%a %d %b}: %{y:,}",
-        }
-        | look
-        for name, column, look in zip(names, columns, looks, strict=True)
-    ]
     steps = [
         {
             "label": f"{100 * b:.3g} %",
@@ -345,25 +322,13 @@ def what_if(frame: pd.DataFrame, budget: float | None = None) -> go.Figure:
         }
         for b in levels
     ]
-    return figure(
-        traces,
-        {
-            "title": _with(levels[start], shown),
-            "barmode": "stack",
-            "legend": {**LAYOUT["legend"], "traceorder": "normal"},
-            "xaxis": {"title": "day (UTC)", "type": "date"},
-            "yaxis": {"title": "transactions a day", "rangemode": "tozero"},
-            "sliders": [
-                {
-                    "active": start,
-                    "steps": steps,
-                    "currentvalue": {"prefix": "alert budget: "},
-                    "pad": {"t": 56},
-                }
-            ],
-            "margin": {"l": 64, "r": 16, "t": 88, "b": 48},
-            "height": 540,
-        },
+    slider = {"active": start, "steps": steps, "pad": {"t": 56}}
+    slider["currentvalue"] = {"prefix": "alert budget: "}
+    return stacked_days(shown).update_layout(
+        title=_with(levels[start], shown),
+        legend_traceorder="normal",
+        sliders=[slider],
+        height=540,
     )
 
 

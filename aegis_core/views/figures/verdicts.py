@@ -66,7 +66,7 @@ def contributions(
         },
         "hovertemplate": "%{y}: %{text}<extra></extra>",
     }
-    return figure(
+    drawn = figure(
         [trace],
         {
             "title": "From no evidence to the score",
@@ -74,9 +74,9 @@ def contributions(
             "yaxis": {"autorange": "reversed"},
             "margin": {"l": 120, "r": 64, "t": 72, "b": 48},
             "height": 360,
-            **thresholds(review_above, block_above),
         },
     )
+    return thresholds(drawn, review_above, block_above)
 
 
 def cases(shown: pd.DataFrame, outcome: str) -> Styler:

@@ -35,6 +35,7 @@ from aegis_core.store import Store
 from aegis_core.views import launcher
 from aegis_core.views.dashboard.assets import ASSETS
 from aegis_core.views.dashboard.customer import page
+from aegis_core.views.dashboard.widgets import modules
 
 NOTEBOOK: Final = CHECKOUT / "notebooks" / "05_review.ipynb"
 OUTLINES: Final = ASSETS / "outlines.json"
@@ -52,9 +53,7 @@ _Changes = dict[str, dict[str, Any]]
 class Page(anywidget.AnyWidget):
     """The page; its views are `review_pictures.js` and `review.js`, which is their order."""
 
-    _esm = "\n".join(
-        (_HERE / name).read_text("utf-8") for name in ("review_pictures.js", "review.js")
-    )
+    _esm = modules(_HERE / "review_pictures.js", _HERE / "review.js")
     _css = "\n".join(
         path.read_text("utf-8") for path in (ASSETS / "board.css", _HERE / "review.css")
     )

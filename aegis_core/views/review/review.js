@@ -7,13 +7,6 @@ const KEYS = [
   ["M", "note"], ["S", "snooze"], ["U", "undo, 10 s"], ["J / K", "other transaction"], ["Q", "queue"],
 ];
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text != null) made.textContent = text;
-  return made;
-}
-
 function button(text, className, act) {
   const plain = className === "ar-row" || className === "ar-transaction";
   const made = element("button", plain ? className : `aegis-button ${className}`.trim(), text);
@@ -32,23 +25,6 @@ function field(label, input) {
   const made = element("label", "ar-field");
   made.append(element("span", "", label), input);
   return made;
-}
-
-function stored(name, value) {
-  try {
-    if (value !== undefined) localStorage.setItem(name, value);
-    return localStorage.getItem(name);
-  } catch {
-    return null; // storage may be switched off
-  }
-}
-
-function startingTheme() {
-  const wanted = new URLSearchParams(location.search).get("aegis") || stored("aegis-theme");
-  if (wanted === "dark" || wanted === "light") return wanted;
-  const lab = document.body.dataset.voila ? null : document.body.dataset.jpThemeLight;
-  if (lab) return lab === "false" ? "dark" : "light";
-  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
 function ago(ms) {

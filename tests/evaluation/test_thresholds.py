@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from aegis_core.evaluation import Evaluation, evaluate, hindsight
+from aegis_core.evaluation import Evaluation, budgets, bursts, calibration, cases, evaluate
 from aegis_core.evaluation.splits import prequential
 from aegis_core.schema import Decision
 
@@ -42,7 +44,7 @@ def scores(*rows: tuple[object, ...]) -> pd.DataFrame:
 def test_a_forecast_speaks_of_the_training_days_and_is_judged_on_the_test_days(
     found: Evaluation,
 ) -> None:
-    table = found.forecast()
+    table = calibration.forecast(found.days)
     assert list(table.columns) == [
         *("fold", "kind", "mean", "low", "high", "came", "days", "inside"),
     ]  # fmt: skip
@@ -59,7 +61,7 @@ def test_a_forecast_speaks_of_the_training_days_and_is_judged_on_the_test_days(
         assert 0 <= row.inside <= row.days == 7
     share = table["mean"][table.kind == "alerts"] * 10 / found.n_train
     assert (share.to_numpy() <= 0.02).all(), "the budget holds where it was set"
-    assert f"of {14} test days" in found.forecast_summary()
+    assert f"of {14} test days" in calibration.forecast_summary(table)
 
 
 def test_customers_left_out_of_the_test_still_cost_reviews(
@@ -67,7 +69,8 @@ def test_customers_left_out_of_the_test_still_cost_reviews(
 ) -> None:
     left = evaluate(*payments, FOLDS, alert_budget=0.02, exclude_known=True)
     assert len(left.scores) < len(found.scores)
-    pd.testing.assert_frame_equal(left.forecast(), found.forecast())
+    promised, given = calibration.forecast(left.days), calibration.forecast(found.days)
+    pd.testing.assert_frame_equal(promised, given)
 
 
 # --- reliability ---------------------------------------------------------------------------------
@@ -75,16 +78,14 @@ def test_customers_left_out_of_the_test_still_cost_reviews(
 
 def test_a_percentile_that_holds_comes_as_promised() -> None:
     risk = np.linspace(0, 100, 100_001)
-    table = hindsight.reliability(
-        pd.DataFrame({"fold": 0, "risk": risk, "is_fraud": False})
-    )  # fmt: skip
-    assert table.risk.tolist() == list(hindsight.RISKS)
+    table = calibration.reliability(pd.DataFrame({"fold": 0, "risk": risk, "is_fraud": False}))
+    assert table.risk.tolist() == list(calibration.RISKS)
     assert table.came.to_numpy() == pytest.approx(table.promised.to_numpy(), abs=1e-4)
     assert (table.n == 100_001).all()
 
 
 def test_reliability_looks_at_ordinary_transactions_alone(found: Evaluation) -> None:
-    table = found.reliability()
+    table = calibration.reliability(found.scores)
     ordinary = found.scores[~found.scores.is_fraud]
     for fold, part in table.groupby("fold"):
         own = ordinary[ordinary.fold == fold]
@@ -98,7 +99,7 @@ def test_reliability_looks_at_ordinary_transactions_alone(found: Evaluation) -> 
 
 
 def test_a_larger_budget_catches_no_less_and_the_money_adds_up(found: Evaluation) -> None:
-    table = found.budgets(review_cost=3.0)
+    table = budgets.costs(found, 3.0)
     assert set(table.detector) == {"forest", "learner"}
     whole = found.scores.amount[found.scores.is_fraud].sum() / 14
     # where a budget has room for the counter, it comes in and the score's part shrinks once
@@ -115,33 +116,42 @@ def test_a_larger_budget_catches_no_less_and_the_money_adds_up(found: Evaluation
 
 
 def test_at_its_own_budget_the_forest_alerts_as_the_policy_did(found: Evaluation) -> None:
-    forest = found.budgets().query("detector == 'forest' and budget == 0.02").iloc[0]
+    forest = budgets.costs(found).query("detector == 'forest' and budget == 0.02").iloc[0]
     alert = found.scores.decision != APPROVE
     assert forest.alerts_a_day * 14 == pytest.approx(alert.sum())
     assert forest.caught == (alert & found.scores.is_fraud).sum()
 
 
 def test_thresholds_do_not_look_at_what_is_judged(found: Evaluation) -> None:
-    half = found.scores[::2]
-    fitted = found.detectors, found.counters
-    all_rows = hindsight.alerted(found.scores, "forest", *fitted, FOLDS, 0.01)
-    some = hindsight.alerted(half, "forest", *fitted, FOLDS, 0.01)
-    assert (all_rows[::2] == some).all()
-    assert hindsight.budgets(half.head(0), {"forest": fitted}, FOLDS, [0.01], 5.0).empty
+    half = replace(found, scores=found.scores[::2])
+    all_rows = budgets.alerted(found, "forest", 0.01)
+    assert (all_rows[::2] == budgets.alerted(half, "forest", 0.01)).all()
+    assert budgets.costs(replace(found, scores=found.scores.head(0))).empty
 
 
 def test_no_budget_is_cheaper_than_a_perfect_order(found: Evaluation) -> None:
     fraud = found.scores.amount[found.scores.is_fraud]
     for cost in (0.5, 5.0, 500.0):
         perfect = np.minimum(fraud, cost).sum() / 14
-        assert found.budgets(review_cost=cost).cost.min() >= perfect
-        assert f"a perfect order {perfect:,.0f} EUR" in found.cheapest(cost)
-        assert f"would cost {fraud.sum() / 14:,.0f} EUR a day" in found.cheapest(cost)
-    assert "so no alert pays" in found.cheapest(1e6)
+        assert budgets.costs(found, cost).cost.min() >= perfect
+        assert f"a perfect order {perfect:,.0f} EUR" in budgets.cheapest(found, cost)
+        assert f"would cost {fraud.sum() / 14:,.0f} EUR a day" in budgets.cheapest(found, cost)
+    assert "so no alert pays" in budgets.cheapest(found, 1e6)
+
+
+def test_a_run_keeps_the_cost_of_its_own_budget_and_of_the_cheapest(found: Evaluation) -> None:
+    table = budgets.costs(found)
+    kept = budgets.figures(table, 0.02)
+    own = table.query("detector == 'learner' and budget == 0.02").iloc[0]
+    assert kept["cost_a_day", "learner/policy"] == own.cost
+    assert kept["fraud_share", "learner/policy"] == own.fraud_share
+    least = table[table.detector == "forest"].cost.min()
+    assert kept["cheapest_cost_a_day", "forest/policy"] == least
+    assert budgets.figures(table.head(0), 0.02) == {}
 
 
 def test_days_and_budgets_agree(found: Evaluation) -> None:
-    days, table = found.by_budget_and_day(), found.budgets().query("detector == 'forest'")
+    days, table = budgets.by_day(found), budgets.costs(found).query("detector == 'forest'")
     assert days.groupby("budget").day.nunique().tolist() == [14] * table.budget.nunique()
     right, wrong = (days.groupby("budget")[c].sum().to_numpy() for c in ("right", "wrong"))
     assert right.tolist() == table.caught.tolist()
@@ -153,7 +163,7 @@ def test_a_day_without_traffic_is_a_day_without_alerts(payments: Payments) -> No
     frame, labels = payments
     gone = frame.ts.dt.floor("D") == pd.Timestamp("2026-01-25")
     out = evaluate(frame[~gone], labels, FOLDS, alert_budget=0.02)
-    days = out.alerts_per_day().set_index("day")
+    days = calibration.alerts_per_day(out.scores, FOLDS).set_index("day")
     assert len(days) == 14
     assert (days.loc["2026-01-25"] == 0).all()
     assert any("1 of the 14 days of the test windows have no transactions" in n for n in out.notes)
@@ -163,7 +173,7 @@ def test_a_day_without_traffic_is_a_day_without_alerts(payments: Payments) -> No
 
 
 def test_a_burst_is_counted_up_to_its_first_alert() -> None:
-    table = hindsight.bursts(
+    table = bursts.bursts(
         scores(
             *(("a", 10 + i, True, "burst", REVIEW if i == 3 else APPROVE, i > 0) for i in range(6)),
             *(("a", 10 + 7200 + i, True, "burst", APPROVE, False) for i in range(4)),
@@ -178,7 +188,7 @@ def test_a_burst_is_counted_up_to_its_first_alert() -> None:
     assert table.seconds.tolist() == [3.0, 0.0, pd.NA]
     assert table.counter_let_through.tolist() == [1, 0, pd.NA]
     assert table.detected.tolist() == [True, True, False]
-    told = hindsight.burst_summary(table)
+    told = bursts.burst_summary(table)
     assert "detected 2 of 3 bursts (67%) and let 3 transactions through" in told
     assert "4 at the 90th percentile" in told, "what was never detected went through as a whole"
 
@@ -187,22 +197,22 @@ def test_where_no_burst_is_named_a_swarm_of_frauds_is_one() -> None:
     rows = [("a", 5 * i, True, None, REVIEW if i == 4 else APPROVE, False) for i in range(10)]
     few = [("b", 5 * i, True, "1", APPROVE, False) for i in range(9)]
     slow = [("c", 61 * i, True, "1", APPROVE, False) for i in range(12)]
-    table = hindsight.bursts(scores(*rows, *few, *slow))
+    table = bursts.bursts(scores(*rows, *few, *slow))
     assert table[["customer_id", "transactions", "let_through"]].to_numpy().tolist() == [
         ["a", 10, 4]
     ]
 
 
 def test_without_bursts_the_table_is_empty_and_the_sentence_says_so() -> None:
-    table = hindsight.bursts(scores(("a", 1, False, None, APPROVE, False)))
+    table = bursts.bursts(scores(("a", 1, False, None, APPROVE, False)))
     assert table.empty
-    assert "There is no burst" in hindsight.burst_summary(table)
-    never = hindsight.bursts(scores(("a", 1, True, "burst", APPROVE, False)))
-    assert "0 of 1 bursts (0%)" in hindsight.burst_summary(never)
+    assert "There is no burst" in bursts.burst_summary(table)
+    never = bursts.bursts(scores(("a", 1, True, "burst", APPROVE, False)))
+    assert "0 of 1 bursts (0%)" in bursts.burst_summary(never)
 
 
 def test_synthetic_bursts_are_found_soon(found: Evaluation) -> None:
-    table = found.bursts()
+    table = bursts.bursts(found.scores)
     truth = found.scores[found.scores.is_fraud & (found.scores.scenario == "burst")]
     assert table.transactions.sum() == len(truth)
     assert table.detected.all()
@@ -220,8 +230,8 @@ def test_false_alarms_are_told_by_how_busy_a_customer_is() -> None:
         for k in range(70 if i == 0 else 14 if i < 5 else 2)
     ]
     table = scores(*rows, *(("thief", k, k == 0, None, BLOCK, 0.0) for k in range(99)))
-    out = hindsight.busy_customers(table, WEEK, pd.Series(["burst"], index=[0]))
-    assert out.group.tolist() == [name for _, name in hindsight.BUSY]
+    out = bursts.busy_customers(table, WEEK, pd.Series(["burst"], index=[0]))
+    assert out.group.tolist() == [name for _, name in bursts.BUSY]
     assert out.customers.tolist() == [1, 4, 15, 80]
     assert out.transactions.tolist() == [70, 56, 30, 160]
     assert out.transactions_a_day.tolist() == pytest.approx([10, 2, 2 / 7, 2 / 7])
@@ -230,7 +240,8 @@ def test_false_alarms_are_told_by_how_busy_a_customer_is() -> None:
 
 
 def test_busy_customers_hold_every_ordinary_customer(found: Evaluation) -> None:
-    table, s = found.busy_customers(), found.scores
+    s, strongest = found.scores, cases.strongest(found.evidence)
+    table = bursts.busy_customers(s, FOLDS, strongest)
     ordinary = s.groupby(["fold", "customer_id"]).is_fraud.transform("any").eq(False)
     assert table.transactions.sum() == ordinary.sum()
     assert table.alerts.sum() == (ordinary & (s.decision != APPROVE)).sum()

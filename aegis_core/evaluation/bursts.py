@@ -1,0 +1,145 @@
+"""How soon bursts are noticed, and what that costs customers who merely are busy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aegis_core.evaluation.splits import Fold, days_tested, typed
+from aegis_core.features.arrays import Floats
+from aegis_core.schema import Decision
+
+BUSY: Final = ((0.01, "busiest 1 %"), (0.05, "next 4 %"), (0.2, "next 15 %"), (1.0, "other 80 %"))
+"""Customers by their number of transactions: cumulative share and name."""
+SWARM: Final = 10
+"""Frauds of one customer, each within a minute of the last, that make a burst nobody named."""
+
+
+def bursts(scores: pd.DataFrame, gap: str = "1h") -> pd.DataFrame:
+    """How much of each labelled burst went through before its first alert.
+
+    A burst is a row of frauds of the scenario `burst` of one customer without a pause longer than
+    `gap`; where no fraud is named so, at least `SWARM` frauds of a customer, each within a minute
+    of the last.
+
+    Parameters
+    ----------
+    scores :
+        Of an `Evaluation`; `counted` says where the exact counter alone raised an alert, with the
+        limits that the policy took from the training window.
+
+    Returns
+    -------
+    DataFrame with a row a burst: `fold`, `customer_id`, `start`, `transactions`, `let_through`
+    (before the first alert) and `seconds` (from the first transaction to the first alert), both
+    `<NA>` if there was none; `counter_let_through`, `counter_seconds` (the same of the counter);
+    `detected` (by the policy).
+    """
+    named = scores.is_fraud & scores.scenario.eq("burst").fillna(False).astype(bool)
+    smallest = 1
+    if not named.any():
+        named, gap, smallest = scores.is_fraud, "1min", SWARM
+    rows = scores[named].sort_values(["fold", "customer_id", "ts"], kind="stable")
+    same = rows[["fold", "customer_id"]].eq(rows[["fold", "customer_id"]].shift()).all(axis=1)
+    begins = ~same | (rows.ts.diff() > pd.Timedelta(gap))
+    found = []
+    for _, part in rows.groupby(begins.cumsum()):
+        if len(part) < smallest:
+            continue
+        ours = (part.decision != Decision.APPROVE).to_numpy()
+        counters = part["counted"].to_numpy()
+        first = part.iloc[0]
+        seconds = (part.ts - first.ts).dt.total_seconds().to_numpy()
+        found.append(
+            (first.fold, first.customer_id, first.ts, len(part), *_first(ours, seconds),
+             *_first(counters, seconds), bool(ours.any()))
+        )  # fmt: skip
+    kinds: dict[str, Any] = {"fold": int, "customer_id": "str", "start": "datetime64[us]"}
+    kinds |= {"transactions": int}
+    kinds |= {"let_through": "Int64", "seconds": "Float64", "counter_let_through": "Int64"}
+    kinds |= {"counter_seconds": "Float64", "detected": bool}
+    out = typed(found, kinds)
+    return out.sort_values(["fold", "start"], kind="stable", ignore_index=True)
+
+
+def _first(alert: npt.NDArray[np.bool_], seconds: Floats) -> tuple[int | None, float | None]:
+    """Rows before the first alert, and the seconds until it; None without one."""
+    if not alert.any():
+        return None, None
+    at = int(alert.argmax())
+    return at, float(seconds[at])
+
+
+def burst_summary(table: pd.DataFrame) -> str:
+    """`bursts` in words; a burst that was never detected counts as let through as a whole."""
+    if table.empty:
+        return "There is no burst among the labelled frauds of the test windows."
+    told = []
+    for name, prefix in (("the policy", ""), ("the exact counter alone", "counter_")):
+        through, seconds = table[f"{prefix}let_through"], table[f"{prefix}seconds"].dropna()
+        whole = through.fillna(table.transactions).to_numpy(float)
+        sentence = (
+            f"{name} detected {through.notna().sum()} of {len(table)} bursts "
+            f"({through.notna().mean():.0%}) and let {np.median(whole):.0f} transactions through "
+            f"before its first alert (median; {_ninth(whole):.0f} at the 90th percentile)"
+        )
+        if len(seconds):
+            quick = seconds.to_numpy(float)
+            sentence += (
+                f", {np.median(quick):.0f} s after the first one where it did ({_ninth(quick):.0f} "
+                "s at the 90th percentile)"
+            )
+        told.append(sentence)
+    text = "; ".join(told)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _ninth(values: Floats) -> float:
+    return float(np.quantile(values, 0.9, method="higher"))
+
+
+def busy_customers(
+    scores: pd.DataFrame, folds: Sequence[Fold], strongest: pd.Series
+) -> pd.DataFrame:
+    """False alarms on busy but ordinary customers: those without any fraud in a test window.
+
+    Parameters
+    ----------
+    strongest :
+        For the alerts, indexed by `seq`: the factor with the largest contribution.
+
+    Returns
+    -------
+    DataFrame with a row a group of `BUSY`, by transactions in the test window: `group`,
+    `customers` (counted once a fold), `transactions`, `transactions_a_day` (of one customer),
+    `alerts`, `alert_share` (of the transactions), `burst_alerts`, `burst_alert_share` (those with
+    burst as the strongest factor).
+    """
+    rows = scores[["fold", "customer_id", "is_fraud"]].assign(
+        alert=scores.decision != Decision.APPROVE,
+        burst=scores.seq.map(strongest).eq("burst").fillna(False).astype(bool),
+    )
+    by = rows.groupby(["fold", "customer_id"], sort=False, observed=True)
+    people = by.agg(
+        transactions=("alert", "size"), fraud=("is_fraud", "any"), alerts=("alert", "sum"),
+        burst_alerts=("burst", "sum"),
+    ).reset_index()  # fmt: skip
+    people = people[~people.fraud]
+    place = people.groupby("fold").transactions.rank(ascending=False, method="first")
+    share = place / people.groupby("fold").transactions.transform("size")
+    ends, names = [end for end, _ in BUSY], [name for _, name in BUSY]
+    people["group"] = np.array(names)[np.searchsorted(ends, share.to_numpy(float))]
+    people["days"] = people.fold.map({f.number: days_tested([f]) for f in folds}).astype(float)
+    counted = ["transactions", "alerts", "burst_alerts", "days"]
+    out = people.groupby("group")[counted].sum()
+    out.insert(0, "customers", people.groupby("group").size())
+    out = out.reindex([name for name in names if name in out.index]).reset_index()
+    out["transactions_a_day"] = out.transactions / out.pop("days")
+    out["alert_share"] = out.alerts / out.transactions
+    out["burst_alert_share"] = out.burst_alerts / out.transactions
+    order = ["group", "customers", "transactions", "transactions_a_day", "alerts", "alert_share"]
+    return out[[*order, "burst_alerts", "burst_alert_share"]]

@@ -30,12 +30,12 @@ from aegis_core.board import launcher
 from aegis_core.board.assets import ASSETS
 from aegis_core.board.customer import page
 from aegis_core.client import Desk
-from aegis_core.config import CHECKOUT, Settings
+from aegis_core.config import NOTEBOOK_FOLDER, Settings
 from aegis_core.errors import AegisError, InputError
 from aegis_core.reviews import NEWEST, STANDING, UNDO_S, named
 from aegis_core.store import Store
 
-NOTEBOOK: Final = CHECKOUT / "notebooks" / "05_review.ipynb"
+NOTEBOOK: Final = NOTEBOOK_FOLDER / "05_review.ipynb"
 OUTLINES: Final = ASSETS / "outlines.json"
 """Coasts and borders of Natural Earth, which is in the public domain."""
 SHOWN_CASES: Final = 100

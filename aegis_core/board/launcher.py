@@ -41,11 +41,11 @@ from types import FrameType
 from typing import Any
 
 from aegis_core.board.assets import ASSETS, plotly_js
-from aegis_core.config import CHECKOUT, Settings
+from aegis_core.config import NOTEBOOK_FOLDER, Settings
 from aegis_core.errors import InputError, ServerFailed
 
 HOST = "127.0.0.1"
-NOTEBOOK = CHECKOUT / "notebooks" / "dashboard.ipynb"
+NOTEBOOK = NOTEBOOK_FOLDER / "dashboard.ipynb"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +216,7 @@ def _start(
     environment = {
         **os.environ,
         **page.environment,
+        "AEGIS_HOME": str(settings.home),  # it starts in a folder of its own
         "AEGIS_DB": str(settings.db),
         "AEGIS_BOARD_DB": str(settings.db),
         "AEGIS_REPORTS": str(settings.reports),

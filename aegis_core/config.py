@@ -1,8 +1,9 @@
 """One frozen settings object: defaults, then `aegis.toml`, then `AEGIS_*` variables.
 
 Read once by the command line or at the top of a notebook and passed down; nothing else reads the
-environment, except for what `secret` looks up. Relative paths count from `home`, never from the
-caller's folder; `aegis.toml` is that of `home`, or without one there that of the checkout.
+environment, except for what `secret` looks up. Relative paths count from `home`: the folder that
+`AEGIS_HOME` names, else the checkout, else, where the package was installed from a wheel, the
+current folder. `aegis.toml` is that of `home`, or without one there that of the checkout.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ from pydantic_settings import (
 
 from aegis_core.errors import InputError, did_you_mean
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+PACKAGE: Final = Path(__file__).resolve().parent
+_SHIPPED: Final = PACKAGE / "_notebooks"
+CHECKOUT: Final = None if _SHIPPED.is_dir() else PACKAGE.parent
+"""The working copy that the package is imported from; None where a wheel was installed."""
+NOTEBOOK_FOLDER: Final = CHECKOUT / "notebooks" if CHECKOUT else _SHIPPED
+"""The checkout's notebooks, or those that the wheel brought."""
 SECRET: Final = "env:"
 """How a parameter begins that names a variable of the environment instead of a value."""
 
@@ -130,6 +136,22 @@ class NotifyRule(BaseModel):
         return address
 
 
+def usual_home() -> Path:
+    """The home where none is named: the checkout, or the current folder of an installed wheel.
+
+    Raises
+    ------
+    InputError
+        The current folder was removed.
+    """
+    try:
+        return CHECKOUT or Path.cwd()
+    except FileNotFoundError:
+        raise InputError(
+            "The current folder is not there any more; go to another, or name one with AEGIS_HOME."
+        ) from None
+
+
 class Settings(BaseSettings):
     """Where things are, and the few numbers that people change.
 
@@ -137,11 +159,11 @@ class Settings(BaseSettings):
     database everywhere.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="AEGIS_", frozen=True, extra="forbid", toml_file=CHECKOUT / "aegis.toml"
-    )
+    model_config = SettingsConfigDict(env_prefix="AEGIS_", frozen=True, extra="forbid")
 
-    home: Path = Field(CHECKOUT, description="Folder that relative paths count from.")
+    home: Path = Field(
+        default_factory=usual_home, description="Folder that relative paths count from."
+    )
     db: Path = Field(Path("data/aegis.duckdb"), description="The DuckDB file.")
     models: Path = Field(Path("data/models"), description="Folder of trained models.")
     reports: Path = Field(Path("reports"), description="Folder of executed notebooks and reports.")
@@ -196,7 +218,7 @@ class Settings(BaseSettings):
     @field_validator("db", "models", "reports", mode="after")
     @classmethod
     def _anchor(cls, path: Path, info: object) -> Path:
-        home = getattr(info, "data", {}).get("home", CHECKOUT)
+        home = getattr(info, "data", {}).get("home", Path())
         anchored: Path = home / path.expanduser()
         return anchored
 
@@ -216,15 +238,14 @@ class Settings(BaseSettings):
 
 
 def settings_file(home: object = None) -> Path:
-    """The `aegis.toml` that is read: that of `home` where there is one, else the checkout's.
+    """The `aegis.toml` that is read: that of `home`, or without one there the checkout's.
 
     Parameters
     ----------
     home : the folder that was named, by an argument or by AEGIS_HOME; None: none was.
     """
-    usual = Path(str(Settings.model_config["toml_file"]))
-    own = Path(str(home)).expanduser() / usual.name if home else usual
-    return own if own.exists() else usual
+    own = (Path(str(home)).expanduser() if home else usual_home()) / "aegis.toml"
+    return own if own.exists() or CHECKOUT is None else CHECKOUT / own.name
 
 
 def secret(reference: str) -> str:

@@ -53,7 +53,7 @@ VERDICTS = """
 SERVE = """
 import sys
 from aegis_core import config
-from aegis_core.board.launcher import serve
+from aegis_core.views.launcher import serve
 serve(config.load(db=sys.argv[1]), 0, visitors=int(sys.argv[2]))
 """
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

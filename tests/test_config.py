@@ -22,12 +22,12 @@ ERRORS = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclas
 
 @pytest.fixture(autouse=True)
 def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where `aegis.toml` would be; no setting comes from the outside."""
+    """Where the checkout's `aegis.toml` would be; no setting comes from the outside."""
     for name in [n for n in os.environ if n.startswith("AEGIS_")]:
         monkeypatch.delenv(name)
-    path = tmp_path / "aegis.toml"
-    monkeypatch.setitem(Settings.model_config, "toml_file", path)
-    return path
+    monkeypatch.setattr(config, "CHECKOUT", tmp_path / "checkout")
+    (tmp_path / "checkout").mkdir()
+    return tmp_path / "checkout" / "aegis.toml"
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -94,10 +94,10 @@ def test_every_factor_has_its_place_in_a_verdict() -> None:
 # --- settings ------------------------------------------------------------------------------------
 
 
-def test_without_a_word_the_defaults_hold() -> None:
+def test_without_a_word_the_defaults_hold(toml: Path) -> None:
     settings = load()
-    assert settings.home == config.CHECKOUT
-    assert settings.db == config.CHECKOUT / "data" / "aegis.duckdb"
+    assert settings.home == toml.parent
+    assert settings.db == toml.parent / "data" / "aegis.duckdb"
     assert (settings.alert_budget, settings.block_share, settings.seed) == (0.005, 0.2, 0)
 
 
@@ -184,6 +184,43 @@ def test_a_home_s_own_file_goes_before_the_checkout_s(
     (home / "aegis.toml").write_text("seed = ")
     with pytest.raises(InputError, match=re.escape(str(home / "aegis.toml"))):
         load()
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of somebody who installed a wheel."""
+    monkeypatch.setattr(config, "CHECKOUT", None)
+    folder = tmp_path / "current"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_outside_of_a_checkout_the_home_is_the_current_folder(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load()
+    assert settings.home == installed
+    assert settings.models == installed / "data" / "models"
+    monkeypatch.chdir(tmp_path)
+    assert settings.reports == installed / "reports"
+    assert load().home == tmp_path
+
+
+def test_outside_of_a_checkout_a_home_without_aegis_toml_has_none(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (installed / "aegis.toml").write_text("seed = 3")
+    assert load().seed == 3
+    monkeypatch.setenv("AEGIS_HOME", str(tmp_path))
+    assert load().seed == 0
+
+
+def test_a_current_folder_that_was_removed_is_said_so(installed: Path, tmp_path: Path) -> None:
+    installed.rmdir()
+    with pytest.raises(InputError, match=r"not there any more.*AEGIS_HOME"):
+        load()
+    assert load(home=tmp_path).home == tmp_path
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from aegis_core.cli.common import (
     settings_for,
 )
 from aegis_core.cli.output import cell_text, write_csv, write_json, write_table
-from aegis_core.errors import AegisError
+from aegis_core.errors import AegisError, NotReady
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
@@ -183,17 +183,30 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     db: Database = None,
 ) -> None:
-    """Say what is there: rows, champion model, alerts, last runs, rejected rows."""
+    """Say where everything is, and what is there: rows, champion model, alerts, last runs.
+
+    Without a database it says where one would be, and ends with 2.
+    """
+    from aegis_core.config import NOTEBOOK_FOLDER
     from aegis_core.store import connect
 
-    path = settings_for(db).db
-    with connect(path).reading() as session:
-        found: dict[str, Any] = {"db": str(path)} | {
-            key: session.rows(sql) for key, sql in _STATUS.items()
-        }
-    for key in ("transactions", "labels", "verdicts", "champion"):
-        found[key] = next(iter(found[key]), None)
-    runs.mark_killed(path, found["runs"])
+    settings = settings_for(db)
+    found: dict[str, Any] = {
+        "home": str(settings.home),
+        "db": str(settings.db),
+        "reports": str(settings.reports),
+        "notebooks": str(NOTEBOOK_FOLDER),
+    }
+    missing = None
+    try:
+        with connect(settings.db).reading() as session:
+            found |= {key: session.rows(sql) for key, sql in _STATUS.items()}
+    except NotReady as e:
+        missing = e
+    else:
+        for key in ("transactions", "labels", "verdicts", "champion"):
+            found[key] = next(iter(found[key]), None)
+        runs.mark_killed(settings.db, found["runs"])
     if as_json:
         import json
 
@@ -201,6 +214,8 @@ def status(
     else:
         for line in _status_told(found):
             print(line)
+    if missing:
+        raise missing
 
 
 @app.command(epilog=example("aegis dashboard", "aegis dashboard --port 9000 --for 30"))
@@ -303,9 +318,22 @@ def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
     yield f"{summary.labels:,} labels added. Database: {settings.db}"
 
 
+def _why_home(home: str) -> str:
+    from aegis_core.config import CHECKOUT, usual_home
+
+    if home != str(usual_home()):
+        return ""
+    return f", the {'checkout' if CHECKOUT else 'current folder'}; AEGIS_HOME would name another"
+
+
 def _status_told(found: dict[str, Any]) -> Iterable[str]:
-    rows, labels, verdicts = found["transactions"], found["labels"], found["verdicts"]
+    yield f"home          {found['home']}{_why_home(found['home'])}"
     yield f"database      {found['db']}"
+    yield f"reports       {found['reports']}"
+    yield f"notebooks     {found['notebooks']}"
+    if "transactions" not in found:
+        return
+    rows, labels, verdicts = found["transactions"], found["labels"], found["verdicts"]
     yield f"transactions  {rows['rows']:,}" + (
         f", {rows['first']:%Y-%m-%d %H:%M} to {rows['last']:%Y-%m-%d %H:%M} UTC"
         if rows["rows"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 
-import numba as nb
+from aegis_core.features.kernels import elementwise
 
 EARTH_RADIUS_KM = 6371.0088
 """Mean radius R1 of the Earth (IUGG, in Moritz, Geodetic Reference System 1980)."""
 
 
-@nb.vectorize(cache=True)  # type: ignore[untyped-decorator]
+@elementwise
 def haversine_km(lat1: float, lon1: float, lat2: float, lon2: float) -> float:
     """Great-circle distance in km between places in degrees; NaN where a place is missing.
 

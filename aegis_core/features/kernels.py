@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -27,10 +28,10 @@ STALE_DAYS: Final = 30.0
 
 @cache
 def cache_folder() -> Path:
-    """Folder of compiled kernels of exactly this source, beside the package or in the home.
+    """Folder of compiled kernels of exactly this source: beside the package or in the user's cache.
 
-    Stale ones beside it are removed. A process that was started before and compiles only now makes
-    its folder again.
+    That is `XDG_CACHE_HOME`, or `.cache` of the user's home. Stale ones beside it are removed. A
+    process that was started before and compiles only now makes its folder again.
     """
     here = Path(__file__).parents[1]
     digest = hashlib.sha256()
@@ -38,7 +39,7 @@ def cache_folder() -> Path:
         digest.update(module.read_bytes())
     base = here / "__pycache__"
     if not os.access(base if base.exists() else here, os.W_OK):
-        base = Path.home() / ".cache" / "aegis"
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aegis"
     folder = base / f"kernels-{digest.hexdigest()[:12]}"
     with suppress(OSError):  # another process may remove the same ones
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,10 +57,32 @@ def _compiled_in(package: Path) -> list[Path]:
 
 
 def kernel(function: F) -> F:
-    """Compile `function` when it is first called, in numba's nopython mode."""
+    """Compile `function` when it is first called, in numba's nopython mode.
+
+    Where its folder cannot be written, it is compiled anew by each process, with a warning.
+    """
+    return _compiled(nb.njit, function)
+
+
+def elementwise(function: Callable[..., float]) -> Callable[..., Any]:
+    """The same for a function of numbers, which then takes arrays as well, like any ufunc."""
+    return _compiled(nb.vectorize, function)
+
+
+def _compiled(compiler: Any, function: F) -> F:
+    folder = cache_folder()
+    with suppress(OSError):  # told below
+        folder.mkdir(parents=True, exist_ok=True)
+    if not (kept := os.access(folder, os.W_OK)):
+        warnings.warn(
+            f"Compiled code cannot be kept in {folder}, so that every start compiles for seconds; "
+            "name a folder for it with XDG_CACHE_HOME.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     settings: Any = nb.config
-    saved, settings.CACHE_DIR = settings.CACHE_DIR, str(cache_folder())
+    saved, settings.CACHE_DIR = settings.CACHE_DIR, str(folder)
     try:
-        return cast("F", nb.njit(cache=True)(function))
+        return cast("F", compiler(cache=kept)(function))
     finally:
         settings.CACHE_DIR = saved

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 import aegis_core
-from aegis_core.config import CHECKOUT, Settings
+from aegis_core.config import CHECKOUT, PACKAGE, Settings
 from aegis_core.errors import InputError, did_you_mean
 from aegis_core.machine import utc_now
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
+_DISTRIBUTION: Final = "aegis-fraud"
 _LATEST: Final = """
     SELECT m.run_id, name, slice, value FROM metrics m JOIN runs r USING (run_id)
     WHERE name = $name AND $slice IN ('', slice) AND status = 'done'
@@ -72,21 +77,55 @@ def seen(
 
 
 def code_version() -> str:
-    """Version of the package, with the commit when it runs from a checkout."""
-    version = aegis_core.__version__
-    if not (CHECKOUT / ".git").exists():
-        return version
+    """Version of the package, and the commit of its checkout or else a hash of its modules."""
+    return f"{aegis_core.__version__}+{_commit() or f'source.{_source_hash()}'}"
+
+
+def _commit() -> str:
+    """The checkout's commit, and whether files differ from it; "" without git or a checkout."""
+    if CHECKOUT is None or not (CHECKOUT / ".git").exists():
+        return ""
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git: no commit
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-        version += "+" + found.stdout.strip()
-    return version
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
+@functools.cache
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for module in sorted(PACKAGE.rglob("*.py")):
+        digest.update(module.relative_to(PACKAGE).as_posix().encode() + module.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
 def lock_hash() -> str | None:
-    """A short hash of `requirements.lock`; None where the package came without it."""
-    lock = CHECKOUT / "requirements.lock"
-    return hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else None
+    """A short hash of the versions that are installed of all that the package requires.
+
+    So it is the same for the same versions, however they came there: by the lock, in a checkout,
+    beside a wheel. None where the package itself is not installed.
+    """
+    versions: dict[tuple[str, str], str] = {}
+    wanted = [(_DISTRIBUTION, "")]
+    while wanted:
+        name, extra = one = wanted.pop()
+        if one in versions:
+            continue
+        try:
+            about = metadata.metadata(name)
+        except metadata.PackageNotFoundError:
+            versions[one] = "missing"
+            continue
+        versions[one] = about["Version"]
+        for needed in map(Requirement, about.get_all("Requires-Dist") or ()):
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                wanted += [(canonicalize_name(needed.name), e) for e in ("", *needed.extras)]
+    if versions.pop((_DISTRIBUTION, "")) == "missing":
+        return None
+    told = "\n".join(sorted({f"{name}=={version}" for (name, _), version in versions.items()}))
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def numbers_of(settings: Settings) -> dict[str, float]:

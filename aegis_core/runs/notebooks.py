@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol
 
 from aegis_core import errors
-from aegis_core.config import CHECKOUT, Settings
+from aegis_core.config import NOTEBOOK_FOLDER, Settings
 from aegis_core.errors import AegisError, InputError, NotReady, StoreVersion, did_you_mean
 
-FOLDER: Final = CHECKOUT / "notebooks"
 NOTEBOOKS: Final = {
-    "start": FOLDER / "00_start.ipynb",
-    "generate": FOLDER / "01_generate.ipynb",
-    "train": FOLDER / "02_train.ipynb",
-    "evaluate": FOLDER / "03_evaluate.ipynb",
-    "price": FOLDER / "03_price.ipynb",
-    "simulate": FOLDER / "04_simulate.ipynb",
-    "review": FOLDER / "05_review.ipynb",
-    "drift": FOLDER / "06_drift.ipynb",
+    "start": NOTEBOOK_FOLDER / "00_start.ipynb",
+    "generate": NOTEBOOK_FOLDER / "01_generate.ipynb",
+    "train": NOTEBOOK_FOLDER / "02_train.ipynb",
+    "evaluate": NOTEBOOK_FOLDER / "03_evaluate.ipynb",
+    "price": NOTEBOOK_FOLDER / "03_price.ipynb",
+    "simulate": NOTEBOOK_FOLDER / "04_simulate.ipynb",
+    "review": NOTEBOOK_FOLDER / "05_review.ipynb",
+    "drift": NOTEBOOK_FOLDER / "06_drift.ipynb",
 }
 """The notebooks that can be run, by name."""
 

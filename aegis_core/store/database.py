@@ -121,7 +121,7 @@ class Store:
             if not self.path.exists():
                 raise NotReady(
                     f"There is no database at {self.path}. Make one with `aegis import FILE` or "
-                    "`aegis run generate`, or name another with --db."
+                    "`aegis run generate`, or name another with --db, AEGIS_DB or AEGIS_HOME."
                 )
             with self._opened(read_only=True) as session:
                 older = tables.version(session, tables.names(session), self.path) < SCHEMA_VERSION

@@ -37,12 +37,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from aegis_core.config import CHECKOUT, Settings
+from aegis_core.config import NOTEBOOK_FOLDER, Settings
 from aegis_core.errors import InputError, ServerFailed
 from aegis_core.machine import LOOPBACK, free_port, stop_signals
 from aegis_core.views.dashboard.assets import ASSETS, plotly_js
 
-NOTEBOOK = CHECKOUT / "notebooks" / "dashboard.ipynb"
+NOTEBOOK = NOTEBOOK_FOLDER / "dashboard.ipynb"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +197,7 @@ def _start(
     environment = {
         **os.environ,
         **page.environment,
+        "AEGIS_HOME": str(settings.home),  # it starts in a folder of its own
         "AEGIS_DB": str(settings.db),
         "AEGIS_BOARD_DB": str(settings.db),
         "AEGIS_REPORTS": str(settings.reports),

@@ -148,7 +148,6 @@ def test_import_without_a_usable_row_ends_with_1(
         (["import", "a.csv", "--label-delay", "soon"], "'soon' is not a length of time"),
         (["import", "a.csv", "--preset", "sparkow"], "Did you mean sparkov"),
         (["query", "SELECT 1"], "There is no database at"),
-        (["status"], "There is no database at"),
         (["run", "trian"], "Did you mean train"),
         (["run", "train", "-p", "seed"], "write -p KEY VALUE"),
     ],
@@ -263,6 +262,37 @@ def test_status_of_a_fresh_import_says_what_comes_next(
     assert "labels        2, 1 of them fraud" in told
     assert "aegis run train" in told
     assert "rejected      1 × customer_id is missing" in told
+
+
+def test_status_says_where_everything_is_also_without_a_database(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_HOME", str(folder / "home"))
+    assert main(["status"]) == 2
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        f"home          {folder / 'home'}",
+        f"database      {folder / 'home' / 'data' / 'aegis.duckdb'}",
+        f"reports       {folder / 'home' / 'reports'}",
+        f"notebooks     {config.NOTEBOOK_FOLDER}",
+    ]
+    assert told.err.startswith("aegis: There is no database at ")
+    assert told.err.count("\n") == 1
+    assert main(["status", "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["reports"] == str(folder / "home" / "reports")
+
+
+@pytest.mark.parametrize("kind", ["checkout", "current folder"])
+def test_status_says_what_the_home_is_where_none_was_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.delenv("AEGIS_HOME", raising=False)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(config, "CHECKOUT", folder if kind == "checkout" else None)
+    assert main(["status"]) == 2
+    (first, *_) = capsys.readouterr().out.splitlines()
+    assert first == f"home          {folder}, the {kind}; AEGIS_HOME would name another"
 
 
 def test_status_counts_alerts_and_names_the_champion_and_the_last_runs(

@@ -70,7 +70,9 @@ def compiled_in(path: Path) -> set[str]:
         n
         for n in tree.body
         if isinstance(n, ast.FunctionDef)
-        and any(isinstance(d, ast.Name) and d.id == "kernel" for d in n.decorator_list)
+        and any(
+            isinstance(d, ast.Name) and d.id in ("kernel", "elementwise") for d in n.decorator_list
+        )
     ]
     if not functions:
         return set()
@@ -95,8 +97,25 @@ def test_where_the_package_cannot_be_written_the_home_is_used(
     assert writable.parent == sources / "__pycache__"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(Path, "home", lambda: sources / "home")
-    elsewhere = folder_now()
-    assert elsewhere == sources / "home" / ".cache" / "aegis" / writable.name
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert folder_now() == sources / "home" / ".cache" / "aegis" / writable.name
+    monkeypatch.setenv("XDG_CACHE_HOME", str(sources / "cache"))
+    assert folder_now() == sources / "cache" / "aegis" / writable.name
+
+
+@pytest.mark.parametrize("compiled", [kernel, kernels.elementwise])
+def test_where_nothing_can_be_written_each_process_compiles_anew_and_says_so(
+    compiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(kernels, "cache_folder", lambda: tmp_path / "file" / "kernels")
+    with pytest.warns(RuntimeWarning, match="cannot be kept in .*XDG_CACHE_HOME"):
+        double = compiled(twice)
+    assert double(1.5) == 3.0
+
+
+def twice(value: float) -> float:
+    return 2 * value
 
 
 def test_folders_that_nobody_asked_for_in_a_month_are_removed(sources: Path) -> None:

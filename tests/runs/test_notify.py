@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from aegis_core import config
 from aegis_core.cli import app
-from aegis_core.config import NotifyRule, Settings
+from aegis_core.config import NotifyRule
 from aegis_core.errors import InputError, NotReady, RunBusy, StoreBusy, StoreError
 from aegis_core.runs import ledger, notify
 from aegis_core.runs.notify import Notifier, events, outbox
@@ -877,7 +877,7 @@ def test_an_owner_s_database_is_read_and_written_through_it(tmp_path: Path) -> N
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     monkeypatch.setenv("AEGIS_HOME", str(tmp_path))
-    monkeypatch.setitem(Settings.model_config, "toml_file", tmp_path / "aegis.toml")
+    monkeypatch.setattr(config, "CHECKOUT", tmp_path)
     return CliRunner()
 
 

@@ -497,13 +497,6 @@ def test_the_list_of_runs_escapes_what_it_shows(tmp_path: Path) -> None:
     assert "1 of 2 cells" in page
 
 
-def test_the_code_version_names_the_package_and_the_commit(tmp_path: Path) -> None:
-    assert re.match(r"\d+\.\d+\.\d+", lineage.code_version())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lineage, "CHECKOUT", tmp_path)
-        assert re.fullmatch(r"\d+\.\d+\.\d+", lineage.code_version())
-
-
 # --- several attempts, several at once -------------------------------------------------------
 
 

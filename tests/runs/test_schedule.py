@@ -229,7 +229,7 @@ def test_a_schedule_without_entries_says_how_to_write_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AEGIS_HOME", str(tmp_path))
-    monkeypatch.setitem(config.Settings.model_config, "toml_file", tmp_path / "aegis.toml")
+    monkeypatch.setattr(config, "CHECKOUT", tmp_path)
     assert main(["schedule", "run"]) == 2
     assert "[schedule.nightly]" in capsys.readouterr().err
     (tmp_path / "aegis.toml").write_text(

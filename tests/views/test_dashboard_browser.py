@@ -40,7 +40,7 @@ from aegis_core.store.gate import Limits
 SERVE = """
 import sys
 from aegis_core import config
-from aegis_core.board.launcher import serve
+from aegis_core.views.launcher import serve
 serve(config.load(db=sys.argv[1]), 0, for_s=float(sys.argv[2]), visitors=int(sys.argv[3]))
 """
 QUIET = [

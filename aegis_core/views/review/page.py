@@ -26,7 +26,7 @@ from typing import Any, Final
 import anywidget
 import traitlets
 
-from aegis_core.config import CHECKOUT, Settings
+from aegis_core.config import NOTEBOOK_FOLDER, Settings
 from aegis_core.errors import AegisError, InputError
 from aegis_core.review import cases
 from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, named
@@ -37,10 +37,10 @@ from aegis_core.views.dashboard.assets import ASSETS
 from aegis_core.views.dashboard.customer import page
 from aegis_core.views.dashboard.widgets import modules
 
-NOTEBOOK: Final = CHECKOUT / "notebooks" / "05_review.ipynb"
+NOTEBOOK: Final = NOTEBOOK_FOLDER / "05_review.ipynb"
 OUTLINES: Final = ASSETS / "outlines.json"
-_HERE: Final = Path(__file__).parent
 """Coasts and borders of Natural Earth, which is in the public domain."""
+_HERE: Final = Path(__file__).parent
 SHOWN_CASES: Final = 100
 STATISTICS_EVERY_S: Final = 20.0
 LONGEST_PAUSE_S: Final = 10.0

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 Floats = npt.NDArray[np.float64]
@@ -220,9 +221,10 @@ def predictive_interval(counts: Floats, level: float = 0.9) -> Interval:
     expected = mean + 0.5 / n  # none was seen on n days: still possible on the next
     variance = expected * (1 + 1 / n)
     if n > 1:
-        wider = student(1 - tail, n - 1) / NormalDist().inv_cdf(1 - tail)
+        wider = float(stats.t.ppf(1 - tail, n - 1)) / NormalDist().inv_cdf(1 - tail)
         variance = max(variance, float(counts.var(ddof=1)) * (1 + 1 / n) * wider**2)
-    low, high = _negative_binomial(expected, variance, (tail, 1 - tail))
+    size = expected**2 / (variance - expected)
+    low, high = map(float, stats.nbinom.ppf((tail, 1 - tail), size, expected / variance))
     seen_low, seen_high = np.quantile(counts, (tail, 1 - tail))
     return Interval(mean, min(low, math.floor(seen_low)), max(high, math.ceil(seen_high)))
 
@@ -420,24 +422,3 @@ def _judge(
         return float((caught * total / np.maximum(seen, 1)).sum() / total[-1])
 
     return weighted
-
-
-def student(level: float, dof: int) -> float:
-    """Quantile of Student's t by its expansion around the normal one (Fisher & Cornish 1960)."""
-    z = NormalDist().inv_cdf(level)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    wider: float = sum(term / dof**power for power, term in enumerate(terms, 1))
-    return z + wider
-
-
-def _negative_binomial(mean: float, variance: float, levels: tuple[float, float]) -> list[float]:
-    """Smallest counts below or at which at least a share `levels` of the distribution lies."""
-    size = mean * mean / (variance - mean)
-    k = np.arange(1, int(mean + 20 * math.sqrt(variance)) + 20)
-    log_p = np.cumsum(np.log((k - 1 + size) / k) + math.log1p(-mean / variance))
-    p = np.exp(size * math.log(mean / variance) + np.concatenate([[0.0], log_p]))
-    return [float(np.searchsorted(np.cumsum(p), level)) for level in levels]

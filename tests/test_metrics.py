@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aegis_core.evaluation.drift.effects import MEASURES, limit
 from aegis_core.metrics import (
     Figure,
     auc_roc,
@@ -374,6 +375,12 @@ def test_days_that_are_all_alike_still_leave_room_for_chance() -> None:
 def test_a_forecast_is_that_of_the_counted_days() -> None:
     ts, alert = hours(*range(72)), np.arange(72) % 5 == 0
     assert daily_forecast(ts, alert) == predictive_interval(daily_counts(ts, alert))
+
+
+def test_one_degree_of_freedom_has_the_heavy_tail_of_cauchy_s_distribution() -> None:
+    rare = 1 / (2 * len(MEASURES) * 25)
+    found = limit(MEASURES[0], [0.5, -0.5], 1, 25)
+    assert found == pytest.approx(0.5 * math.tan(math.pi * (0.5 - rare)))
 
 
 # --- two detectors on the same rows --------------------------------------------------------------

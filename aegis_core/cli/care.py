@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from aegis_core.cli.common import Database, Who, days, example, named, settings_for
+from aegis_core.cli.common import Database, Who, days, example, named, opened, settings_for
 from aegis_core.cli.output import write_table
 from aegis_core.errors import InputError
 from aegis_core.machine import utc_now
@@ -39,13 +39,11 @@ def backup(
     db: Database = None,
 ) -> None:
     """Write database and models into one file, also while a service runs."""
-    from aegis_core.store import backup, connect
+    from aegis_core.store import backup
 
-    settings = settings_for(db)
+    store, settings = opened(db)
     with _bar("backup") as tell:
-        made = backup.backup(
-            connect(settings.db), file, settings, who=named(who), force=force, tell=tell
-        )
+        made = backup.backup(store, file, settings, who=named(who), force=force, tell=tell)
     print(made.sentence())
 
 
@@ -67,10 +65,10 @@ def restore(
 
 def compact(who: Who = None, db: Database = None) -> None:
     """Give back the space of what was deleted; no service may run."""
-    from aegis_core.store import compaction, connect
+    from aegis_core.store import compaction
 
     with _bar("compact") as tell:
-        done = compaction.compact(connect(settings_for(db).db), who=named(who), tell=tell)
+        done = compaction.compact(opened(db)[0], who=named(who), tell=tell)
     print(done.sentence())
 
 
@@ -85,10 +83,9 @@ def forget(
     Age counts back from the newest transactions. Labels, reviews and the audit stay.
     """
     from aegis_core.detection import retention
-    from aegis_core.store import connect
 
-    store, age = connect(settings_for(db).db), days(older_than)
-    plan = retention.plan(store, age)
+    store, _ = opened(db)
+    plan = retention.plan(store, days(older_than))
     print(plan.sentence())
     if plan.nothing:
         return
@@ -107,13 +104,11 @@ def export(
     db: Database = None,
 ) -> None:
     """Write transactions, verdicts, labels and reviews as Parquet, a folder a day."""
-    from aegis_core.store import connect, export
+    from aegis_core.store import export
 
-    settings = settings_for(db)
+    store, settings = opened(db)
     with _bar("export") as tell:
-        made = export.export(
-            connect(settings.db), folder, settings, who=named(who), force=force, tell=tell
-        )
+        made = export.export(store, folder, settings, who=named(who), force=force, tell=tell)
     print(made.sentence())
 
 
@@ -130,10 +125,9 @@ def _audit(context: typer.Context, db: Database = None) -> None:
     context.obj = db
     if context.invoked_subcommand:
         return
-    from aegis_core.store import connect
-    from aegis_core.store.audit import head
+    from aegis_core.store import audit
 
-    print(head(connect(settings_for(db).db)) or "The audit is empty.")
+    print(audit.head(opened(db)[0]) or "The audit is empty.")
 
 
 @audit_app.command("list", epilog=example("aegis audit list", "aegis audit list --since 7d"))
@@ -145,14 +139,13 @@ def list_(
     db: Database = None,
 ) -> None:
     """List what was changed, by whom."""
-    from aegis_core.store import connect
-    from aegis_core.store.audit import entries
+    from aegis_core.store import audit
 
-    found = entries(connect(settings_for(db or context.obj).db), _moment(since))
+    store, _ = opened(db or context.obj)
     names = ["seq", "recorded_at", "who", "action", "subject", "details"]
     rows = [
         (e.seq, f"{e.recorded_at:%Y-%m-%d %H:%M:%S}", e.who, e.action, e.subject, e.details)
-        for e in found
+        for e in audit.entries(store, _moment(since))
     ]
     write_table(names, rows, 0)
 
@@ -166,21 +159,21 @@ def verify(
     db: Database = None,
 ) -> None:
     """Check that no row was changed, removed or put in; exit code 1 where one was."""
-    from aegis_core.store import connect
-    from aegis_core.store.audit import Head, kept_head, lost_file, lost_heads
-    from aegis_core.store.audit import verify as look
+    from aegis_core.store import audit
 
-    store = connect(settings_for(db or context.obj).db)
-    noted = [Head.read(text) for text in head or []]
-    beside = kept_head(store.path)  # before the state that is looked at: it may not lag behind
-    lost = lost_heads(store.path)  # after the one that may have taken the place of a lost one
+    store, _ = opened(db or context.obj)
+    noted = [audit.Head.read(text) for text in head or []]
+    beside = audit.kept_head(
+        store.path
+    )  # before the state that is looked at: it may not lag behind
+    lost = audit.lost_heads(store.path)  # after the one that may have taken the place of a lost one
     with store.snapshot() as session:
-        found = look(session, [*noted, *([beside] if beside else []), *lost])
+        found = audit.verify(session, [*noted, *([beside] if beside else []), *lost])
     print(found.sentence())
     if found.problem and lost:
         print(
-            f"Rows that were noted got lost before the last change; {lost_file(store.path)} tells "
-            "which. Once it is known why, move that file away."
+            "Rows that were noted got lost before the last change; "
+            f"{audit.lost_file(store.path)} tells which. Once it is known why, move that file away."
         )
     if beside is None and found.head is not None:
         print("No head is kept beside the database: that its end was cut off cannot be seen.")

@@ -17,15 +17,17 @@ from aegis_core import __version__
 from aegis_core.cli import care, notify, register, reviewing, runs
 from aegis_core.cli.common import (
     Database,
+    Json,
     Port,
     Seconds,
     app,
     assignment,
     days,
     example,
+    opened,
     settings_for,
 )
-from aegis_core.cli.output import cell_text, write_csv, write_json, write_table
+from aegis_core.cli.output import cell_text, write_csv, write_document, write_json, write_table
 from aegis_core.errors import AegisError, NotReady
 
 if TYPE_CHECKING:
@@ -130,12 +132,11 @@ def import_(
     with their reason; rows that are already there stay as they are.
     """
     from aegis_core.intake.importing import import_files
-    from aegis_core.store import connect
 
-    settings = settings_for(db)
+    store, settings = opened(db)
     summary = import_files(
         files,
-        connect(settings.db),
+        store,
         preset=preset,
         mapping=dict(assignment("--map", pair) for pair in mapping or []),
         label=label,
@@ -168,10 +169,8 @@ def query(
     db: Database = None,
 ) -> None:
     """Ask the database anything in SQL; nothing can be changed this way."""
-    from aegis_core.store import connect
-
     most = (TABLE_ROWS if form is Format.table else 0) if limit is None else limit
-    with connect(settings_for(db).db).reading() as session:
+    with opened(db)[0].reading() as session:
         names, rows = session.stream(sql)
         {Format.table: write_table, Format.csv: write_csv, Format.json: write_json}[form](
             names, rows, most
@@ -179,18 +178,14 @@ def query(
 
 
 @app.command(epilog=example("aegis status", "aegis status --json --db fraud.duckdb"))
-def status(
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-    db: Database = None,
-) -> None:
+def status(as_json: Json = False, db: Database = None) -> None:
     """Say where everything is, and what is there: rows, champion model, alerts, last runs.
 
     Without a database it says where one would be, and ends with 2.
     """
     from aegis_core.config import NOTEBOOK_FOLDER
-    from aegis_core.store import connect
 
-    settings = settings_for(db)
+    store, settings = opened(db)
     found: dict[str, Any] = {
         "home": str(settings.home),
         "db": str(settings.db),
@@ -199,7 +194,7 @@ def status(
     }
     missing = None
     try:
-        with connect(settings.db).reading() as session:
+        with store.reading() as session:
             found |= {key: session.rows(sql) for key, sql in _STATUS.items()}
     except NotReady as e:
         missing = e
@@ -208,9 +203,7 @@ def status(
             found[key] = next(iter(found[key]), None)
         runs.mark_killed(settings.db, found["runs"])
     if as_json:
-        import json
-
-        print(json.dumps(found, default=str, indent=2, ensure_ascii=False))
+        write_document(found)
     else:
         for line in _status_told(found):
             print(line)

@@ -11,6 +11,7 @@ from aegis_core.errors import InputError
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
+    from aegis_core.store import Store
 
 app = typer.Typer(
     name="aegis",
@@ -26,6 +27,7 @@ Database = Annotated[
     Path | None,
     typer.Option("--db", help="The DuckDB file; a relative path counts from here. Else AEGIS_DB."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 Who = Annotated[str | None, typer.Option(help="Who does this; else the user of this machine.")]
 Seconds = Annotated[float | None, typer.Option("--for", min=0, help="End after so many seconds.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any free one.")]
@@ -43,6 +45,14 @@ def settings_for(db: Path | None) -> Settings:
     from aegis_core import config
 
     return config.load(db=db.expanduser().absolute() if db else None)
+
+
+def opened(db: Path | None) -> tuple[Store, Settings]:
+    """The database that the user named, and its settings."""
+    from aegis_core.store import connect
+
+    settings = settings_for(db)
+    return connect(settings.db), settings
 
 
 def assignment(option: str, pair: str) -> tuple[str, str]:

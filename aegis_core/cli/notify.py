@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aegis_core.cli.common import Database, Seconds, example, settings_for
+from aegis_core.cli.common import Database, Seconds, example, opened
 from aegis_core.cli.output import write_table
 
 notify_app = typer.Typer(
@@ -30,11 +30,9 @@ def run(
     db: Database = None,
 ) -> None:
     """Look for what the rules of aegis.toml name, and send it, until Ctrl-C."""
-    from aegis_core.runs.notify.notifier import run as notify
-    from aegis_core.store import connect
+    from aegis_core.runs.notify import notifier
 
-    settings = settings_for(db or context.obj)
-    notify(connect(settings.db), settings, for_s=for_s, every_s=every)
+    notifier.run(*opened(db or context.obj), for_s=for_s, every_s=every)
 
 
 @notify_app.command("test", epilog=example("aegis notify test", "aegis notify test mail"))
@@ -44,12 +42,10 @@ def try_out(
     db: Database = None,
 ) -> None:
     """Send a test message by a rule, or by all of them, now."""
-    from aegis_core.runs.notify.notifier import try_out as tried
-    from aegis_core.store import connect
+    from aegis_core.runs.notify import notifier
 
-    settings = settings_for(db or context.obj)
     failed = False
-    for rule, target, error in tried(connect(settings.db), settings, name):
+    for rule, target, error in notifier.try_out(*opened(db or context.obj), name):
         print(f"{rule} → {target}: {error or 'sent'}")
         failed |= error is not None
     if failed:
@@ -59,9 +55,8 @@ def try_out(
 @notify_app.command("list", epilog=example("aegis notify list"))
 def list_(context: typer.Context, db: Database = None) -> None:
     """List the rules, with what waits, what was sent and the last error."""
-    from aegis_core.runs.notify.notifier import chosen, listed
-    from aegis_core.store import connect
+    from aegis_core.runs.notify import notifier
 
-    settings = settings_for(db or context.obj)
-    chosen(settings)
-    write_table(*listed(connect(settings.db), settings), 0)
+    store, settings = opened(db or context.obj)
+    notifier.chosen(settings)
+    write_table(*notifier.listed(store, settings), 0)

@@ -70,6 +70,13 @@ def write_json(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> 
     print("\n]")
 
 
+def write_document(found: object) -> None:
+    """One JSON document, indented; times and the rest are text."""
+    import json
+
+    print(json.dumps(found, default=str, indent=2, ensure_ascii=False))
+
+
 def _plain(value: object) -> object:
     """What JSON can say: NaN and infinity are null, times and the rest are text."""
     if isinstance(value, dict):

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from aegis_core.cli.common import Database, Who, example, named, settings_for
-from aegis_core.cli.output import cell_text, write_table
+from aegis_core.cli.common import Database, Json, Who, example, named, opened
+from aegis_core.cli.output import cell_text, write_document, write_table
 
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="As `aegis models` lists it.")]
 Proposed = Annotated[str, typer.Argument(metavar="PROPOSAL", help="As `aegis models` lists it.")]
@@ -43,12 +43,10 @@ def _models(context: typer.Context, db: Database = None) -> None:
     context.obj = db
     if context.invoked_subcommand:
         return
-    from aegis_core.detection.approvals import open_proposals
-    from aegis_core.detection.registry import listed, roles
-    from aegis_core.store import connect
+    from aegis_core.detection import approvals, registry
 
-    store = connect(settings_for(db).db)
-    found = listed(store)
+    store, _ = opened(db)
+    found = registry.listed(store)
     if found.empty:
         print("No model yet; `aegis run train` makes one.")
         return
@@ -57,30 +55,23 @@ def _models(context: typer.Context, db: Database = None) -> None:
         found[column] = found[column].dt.strftime("%Y-%m-%d %H:%M")
     rows = found[shown].astype(object).where(found[shown].notna(), None)
     write_table(shown, list(rows.itertuples(index=False, name=None)), 0)
-    for proposal in open_proposals(store):
+    for proposal in approvals.open_proposals(store):
         print("\nproposed ", end="")
-        print(*proposal.sentences(roles(store)[0]), sep="\n")
+        print(*proposal.sentences(registry.roles(store)[0]), sep="\n")
 
 
 @models_app.command(
     epilog=example("aegis models show VERSION", "aegis models show VERSION --json")
 )  # fmt: skip
 def show(
-    context: typer.Context,
-    version: Version,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-    db: Database = None,
+    context: typer.Context, version: Version, as_json: Json = False, db: Database = None
 ) -> None:
     """Show all that is known of a model: policy, run, data, metrics, who did what with it."""
-    from aegis_core.detection.approvals import dossier
-    from aegis_core.store import connect
+    from aegis_core.detection import approvals
 
-    settings = settings_for(db or context.obj)
-    found = dossier(connect(settings.db), settings, version)
+    found = approvals.dossier(*opened(db or context.obj), version)
     if as_json:
-        import json
-
-        print(json.dumps(found, default=str, indent=2, ensure_ascii=False))
+        write_document(found)
         return
     for heading in ("model", "parameters", "policy", "run"):
         for i, (name, value) in enumerate((found[heading] or {"": "none is recorded"}).items()):
@@ -101,11 +92,9 @@ def propose(
     db: Database = None,
 ) -> None:
     """Propose a model for champion; somebody else approves it."""
-    from aegis_core.detection.approvals import nominate
-    from aegis_core.store import connect
+    from aegis_core.detection import approvals
 
-    settings = settings_for(db or context.obj)
-    made = nominate(connect(settings.db), settings, version, who=named(who), why=why)
+    made = approvals.nominate(*opened(db or context.obj), version, who=named(who), why=why)
     print(*made.sentences(made.champion), sep="\n")
     print(f"Somebody else says `aegis models approve {made.proposal_id}`.")
 
@@ -116,11 +105,9 @@ def approve(
     db: Database = None,
 ) -> None:  # fmt: skip
     """Make a proposed model the champion; not by the person who proposed it."""
-    from aegis_core.detection.approvals import approve as agree
-    from aegis_core.store import connect
+    from aegis_core.detection import approvals
 
-    settings = settings_for(db or context.obj)
-    print(agree(connect(settings.db), settings, proposal, who=named(who), note=note))
+    print(approvals.approve(*opened(db or context.obj), proposal, who=named(who), note=note))
 
 
 @models_app.command(epilog=example('aegis models reject 1a2b3c4d --note "too many alerts"'))
@@ -129,12 +116,10 @@ def reject(
     db: Database = None,
 ) -> None:  # fmt: skip
     """Close a proposal; the champion stays."""
-    from aegis_core.detection.approvals import reject as refuse
-    from aegis_core.store import connect
+    from aegis_core.detection import approvals
 
-    closed = refuse(
-        connect(settings_for(db or context.obj).db), proposal, who=named(who), note=note
-    )
+    store, _ = opened(db or context.obj)
+    closed = approvals.reject(store, proposal, who=named(who), note=note)
     print(f"{closed.version} was rejected.")
 
 
@@ -149,9 +134,8 @@ def compare(
 ) -> None:
     """Compare the champion with a challenger on what both scored live."""
     from aegis_core.detection.comparison import compared
-    from aegis_core.store import connect
 
-    table, told = compared(connect(settings_for(db or context.obj).db), challenger, days)
+    table, told = compared(opened(db or context.obj)[0], challenger, days)
     rows = table.reset_index(names="model").astype(object)
     rows = rows.where(rows.notna(), None)
     write_table(list(rows.columns), list(rows.itertuples(index=False, name=None)), 0)
@@ -163,7 +147,7 @@ def promote(
     context: typer.Context, version: Version, who: Who = None, db: Database = None
 ) -> None:  # fmt: skip
     """Make a model the champion: it decides from the next batch on."""
-    _give(context, version, who, db, "champion")
+    _assign(context, version, who, db, "champion")
 
 
 @models_app.command(epilog=example("aegis models shadow VERSION"))
@@ -171,7 +155,7 @@ def shadow(
     context: typer.Context, version: Version, who: Who = None, db: Database = None
 ) -> None:  # fmt: skip
     """Let a model score beside the champion and decide nothing."""
-    _give(context, version, who, db, "shadow")
+    _assign(context, version, who, db, "shadow")
 
 
 @models_app.command(epilog=example("aegis models retire VERSION"))
@@ -179,7 +163,7 @@ def retire(
     context: typer.Context, version: Version, who: Who = None, db: Database = None
 ) -> None:  # fmt: skip
     """Take a model out of shadow; it stays in the register."""
-    _give(context, version, who, db, "none")
+    _assign(context, version, who, db, "none")
 
 
 @models_app.command(epilog=example("aegis models rollback --who anna"))
@@ -189,24 +173,23 @@ def rollback(context: typer.Context, who: Who = None, db: Database = None) -> No
     One person may, also where `require_approval` asks for two to promote: it is for an emergency,
     and returns only to a model that was the champion before. The audit keeps who did it.
     """
-    from aegis_core.detection.registry import rollback as go_back
-    from aegis_core.store import connect
+    from aegis_core.detection import registry
 
-    settings = settings_for(db or context.obj)
-    version = go_back(connect(settings.db), settings, who=named(who))
+    version = registry.rollback(*opened(db or context.obj), who=named(who))
     print(f"{version} is the champion again.")
 
 
-def _give(
+def _assign(
     context: typer.Context, version: str, who: str | None, db: Database, role: str
 ) -> None:  # fmt: skip
-    from aegis_core.detection.registry import promote as give
-    from aegis_core.store import connect
+    from aegis_core.detection import registry
 
-    settings = settings_for(db or context.obj)
-    asked = settings.require_approval
-    store = connect(settings.db)
-    print(give(store, settings, version, who=named(who), role=role, require_approval=asked))
+    store, settings = opened(db or context.obj)
+    needed = settings.require_approval
+    done = registry.promote(
+        store, settings, version, who=named(who), role=role, require_approval=needed
+    )
+    print(done)
 
 
 @lists_app.callback(
@@ -223,10 +206,9 @@ def _lists(context: typer.Context, db: Database = None) -> None:
     context.obj = db
     if context.invoked_subcommand:
         return
-    from aegis_core.review.lists import current
-    from aegis_core.store import connect
+    from aegis_core.review import lists
 
-    entries = current(connect(settings_for(db).db))
+    entries = lists.current(opened(db)[0])
     if not entries:
         print("Nobody is on a list.")
         return
@@ -256,11 +238,10 @@ def add(
     db: Database = None,
 ) -> None:
     """Put a customer or merchant on a list, from the next transaction on."""
-    from aegis_core.review.lists import add as put
-    from aegis_core.store import connect
+    from aegis_core.review import lists
 
-    entry = put(
-        connect(settings_for(db or context.obj).db), kind, value,
+    entry = lists.add(
+        opened(db or context.obj)[0], kind, value,
         field="merchant" if merchant else "customer", until=until, who=named(who), why=why,
     )  # fmt: skip
     print(f"{entry.entry_id}: {entry.sentence()}")
@@ -275,11 +256,9 @@ def end(
     db: Database = None,
 ) -> None:
     """Take an entry off its list before its time."""
-    from aegis_core.review.lists import end as take_off
-    from aegis_core.store import connect
+    from aegis_core.review import lists
 
-    store = connect(settings_for(db or context.obj).db)
-    entry = take_off(store, entry_id, who=named(who), why=why)
+    entry = lists.end(opened(db or context.obj)[0], entry_id, who=named(who), why=why)
     print(f"{entry.field} {entry.value} is off the {entry.kind} list.")
 
 
@@ -292,8 +271,6 @@ def answer(
 ) -> None:
     """Answer an alert; the answer teaches the next learner."""
     from aegis_core.review import answers
-    from aegis_core.store import connect
 
-    store = connect(settings_for(db).db)
-    answers.answer(store, transaction_id, said, analyst=named(who), note=note)
+    answers.answer(opened(db)[0], transaction_id, said, analyst=named(who), note=note)
     print(f"{transaction_id}: {said}, kept.")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from aegis_core.cli.common import Database, Seconds, assignment, example, settings_for
-from aegis_core.cli.output import cell_text, write_table
+from aegis_core.cli.common import (
+    Database,
+    Json,
+    Seconds,
+    assignment,
+    example,
+    opened,
+    settings_for,
+)
+from aegis_core.cli.output import cell_text, write_document, write_table
 
 RUN_EXAMPLES = example(
     "aegis run train --parameters",
@@ -27,8 +34,6 @@ LINEAGE_EXAMPLES = example(
 )
 VERIFY_EXAMPLES = example("aegis verify evaluate", "aegis verify 20260301-120000-train-1a2b")
 schedule_app = typer.Typer(no_args_is_help=True, help="Run notebooks when they are due.")
-
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
 class Overlap(StrEnum):
@@ -109,14 +114,12 @@ def lineage(
 ) -> None:
     """Say where a number or a model comes from: run, notebook, code, parameters, data."""
     from aegis_core.runs.lineage import chain, told
-    from aegis_core.store import connect
 
-    found = chain(connect(settings_for(db).db), what)
+    found = chain(opened(db)[0], what)
     if as_json:
-        print(json.dumps(found, default=str, indent=2, ensure_ascii=False))
+        write_document(found)
         return
-    for line in told(found):
-        print(line)
+    print(*told(found), sep="\n")
 
 
 def verify(
@@ -130,11 +133,10 @@ def verify(
     Exit codes: 0 all are the same, 1 some differ, 4 the data or the model of then
     are not there any more.
     """
-    from aegis_core.runs.verify import verify as again
+    from aegis_core.runs import verify
 
-    found = again(what, settings_for(db))
-    for line in found.lines():
-        print(line)
+    found = verify.verify(what, settings_for(db))
+    print(*found.lines(), sep="\n")
     if found.differences:
         raise typer.Exit(1)
 
@@ -162,7 +164,7 @@ def schedule_list(context: typer.Context, as_json: Json = False, db: Database = 
 
     rows = listed(settings_for(db or context.obj))
     if as_json:
-        print(json.dumps(rows, default=str, indent=2, ensure_ascii=False))
+        write_document(rows)
         return
     if not rows:
         print("The schedule is empty; `aegis schedule --help` and the README show an entry.")

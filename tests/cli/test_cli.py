@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,21 +54,17 @@ def process(*arguments: str) -> list[str]:
 # --- help ------------------------------------------------------------------------------------
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    heavy = {"duckdb", "pandas", "numpy", "pyarrow", "numba", "papermill", "pydantic", "sklearn"}
-    code = f"""
-import sys
-from aegis_core.cli import main
-code = main(["--help"])
-sys.exit(code or str({heavy!r} & set(sys.modules)).replace("set()", "") or None)"""
-    took = []
-    for _ in range(3):
-        started = time.monotonic()
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        took.append(time.monotonic() - started)
-        assert done.returncode == 0, done.stderr
-    assert min(took) < 0.7 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {
+        "apprise", "duckdb", "fastapi", "numba", "numpy", "pandas", "papermill", "plotly",
+        "pyarrow", "pydantic_settings", "scipy", "sklearn", "uvicorn", "voila",
+    }  # fmt: skip
+    code = "import sys\nfrom aegis_core.cli import main\nassert main(['--help']) == 0\n"
+    code += "print('imported:', *{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.rpartition("imported:")[2].split())
+    assert "typer" in imported
+    assert heavy & imported == set()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

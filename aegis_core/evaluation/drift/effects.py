@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
 from aegis_core.features.arrays import Floats
-from aegis_core.metrics import student
 from aegis_core.schema import FACTORS
 
 
@@ -143,7 +143,7 @@ def limit(measure: Measure, quiet: Sequence[float], groups: int, quiet_days: flo
 
     >>> few, many = (limit(MEASURES[1], [0.02, -0.02] * n, 1, 180) for n in (4, 400))
     >>> round(few, 2), round(many, 2)
-    (0.11, 0.07)
+    (0.12, 0.07)
     """
     values = np.abs(np.asarray(quiet))
     robust = 3 * 1.4826 * np.median(values)
@@ -152,4 +152,4 @@ def limit(measure: Measure, quiet: Sequence[float], groups: int, quiet_days: flo
     freedom = max(len(values) - groups, 1)
     rare = 1 / (2 * len(MEASURES) * quiet_days)
     spread = np.sqrt(np.square(values).sum() / len(values))
-    return max(float(spread * student(1 - rare, freedom)), measure.least)
+    return max(float(spread * stats.t.ppf(1 - rare, freedom)), measure.least)

@@ -449,3 +449,19 @@ def test_a_database_of_the_version_before_gets_the_columns_and_keeps_its_answers
     assert ids(two) == ["t0"]
     assert answers.publish(two, now=NOON) == 0, "of old, an answer was a label at once"
     assert claim(two, "anna", now=NOON) is not None
+
+
+def test_an_answer_held_for_no_time_goes_the_same_way_and_is_a_label_at_once(two: Store) -> None:
+    (first,) = answers.answer_all(two, ["t0"], "fraud", analyst="anna", now=NOON)
+    assert [row["review_id"] for row in two.rows("FROM taught")] == [first]
+    assert labels(two).is_fraud.tolist() == [True]
+    with pytest.raises(InputError, match="too late"):
+        answers.undo(two, [first], analyst="anna", now=NOON)
+
+
+def test_whoever_answers_publishes_what_others_can_no_longer_take_back(two: Store) -> None:
+    answers.answer_all(two, ["t0"], "fraud", analyst="anna", hold_s=10, now=NOON)
+    answers.answer_all(two, ["t1"], "fraud", analyst="ben", hold_s=10, now=later(9))
+    assert labels(two).empty
+    answers.answer_all(two, ["t2"], "fraud", analyst="ben", hold_s=10, now=later(11))
+    assert labels(two).transaction_id.tolist() == ["t0"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -183,3 +185,52 @@ def test_files_and_rest_keep_the_same_and_refuse_for_the_same_reason(
         filed, posted = from_store(store, source), by_rest(rows)
         differ = [i for i in posted if filed.get(i) != posted[i]]
         assert [(rows[i], filed.get(i), posted[i]) for i in differ] == []
+
+
+ONE_MORE = """
+import importlib.util, json, sys
+from pathlib import Path
+
+spec = importlib.util.find_spec("aegis_core.schema")
+text = Path(spec.origin).read_text("utf-8")
+entry = '    Column(name="device", title="Device", replayed=True, since=5),\\n'
+end = ')  # fmt: skip\\n' + '"' * 3 + 'What a transaction brings'
+assert text.count(end) == 1
+schema = sys.modules["aegis_core.schema"] = importlib.util.module_from_spec(spec)
+exec(compile(text.replace(end, entry + end), spec.origin, "exec"), schema.__dict__)
+
+from aegis_core.detection.registry import history
+from aegis_core.intake import import_files
+from aegis_core.serving import client, engine, schemas
+from aegis_core.store import connect
+from aegis_core.views.dashboard import feed, log
+
+store = connect(Path(sys.argv[1]))
+path = Path(sys.argv[1]).with_name("more.csv")
+path.write_text("customer_id,ts,amount,device\\nc,2026-01-01,1, d1 \\n")
+import_files([path], store, progress=False)
+row, why = schemas.checked(json.dumps({"transaction_id": "a", "customer_id": "c", "amount": 1,
+    "timestamp": "2026-01-01", "device": " d1 "}).encode())
+print(json.dumps({
+    "stored": store.rows("SELECT device FROM transactions ORDER BY seq"),
+    "replayed": history(store).device.tolist(), "posted": row["device"], "why": why,
+    "sent": "device" in client.SENT, "content": "device" in engine.CONTENT,
+    "log": ["device", "Device", "text"] in [list(c) for c in log.COLUMNS],
+    "file": "device" in log._IN_FILE, "window": "AS device" in feed._WINDOW,
+}))
+"""
+
+
+def test_an_optional_column_is_one_entry(tmp_path: Path) -> None:
+    database, first = tmp_path / "older.duckdb", tmp_path / "first.csv"
+    first.write_text("customer_id,ts,amount\nc,2026-01-01,1\n")
+    import_files([first], connect(database), progress=False)
+    found = subprocess.run(
+        [sys.executable, "-c", ONE_MORE, str(database)], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    told = json.loads(found.stdout.splitlines()[-1])
+    assert told.pop("stored") == [{"device": None}, {"device": "d1"}]
+    assert told.pop("replayed")[1] == "d1"
+    assert (told.pop("posted"), told.pop("why")) == ("d1", "")
+    assert list(told.values()) == [True] * 5, told

@@ -8,7 +8,6 @@ the result does not depend on how a stream is cut into batches.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -27,6 +26,7 @@ from aegis_core.features.arrays import Floats, Ints, Rows
 from aegis_core.features.confirmed import N_HISTORY, Confirmed, Recall, fold, recall, witness
 from aegis_core.features.kernels import kernel
 from aegis_core.features.profiles import FACTS, N_WINDOWS, Columns, Profiles, State, learn, observe
+from aegis_core.machine import utc_now_us
 from aegis_core.schema import LIST_KINDS, Decision
 
 CHUNK_ROWS = 200_000
@@ -396,6 +396,6 @@ class Scorer:
         return Verdicts(
             np.asarray(frame["seq"]), ids.tolist(), model_version, scored.score, scored.risk,
             scored.decision, told, scored.contributions, scored.evidence,
-            scored.facts[:, FACTS.index("distance_km")], time.time_ns() // 1000, cleared,
+            scored.facts[:, FACTS.index("distance_km")], utc_now_us(), cleared,
             inclusion(scored.decision, ids, self.policy.audit_share), entries,
         )  # fmt: skip

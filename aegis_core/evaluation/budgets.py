@@ -21,7 +21,8 @@ from aegis_core.detection.registry import champion
 from aegis_core.errors import InputError
 from aegis_core.evaluation.outcome import LEARNER, Evaluation
 from aegis_core.evaluation.splits import Fold, calendar, days_tested, typed
-from aegis_core.review.answers import NEWEST, named, utc_now
+from aegis_core.machine import utc_now
+from aegis_core.review.answers import NEWEST, named
 from aegis_core.store import Store
 
 BUDGETS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from aegis_core.errors import InputError, StoreError, did_you_mean
+from aegis_core.machine import utc_now
 from aegis_core.schema import ANSWERS
 from aegis_core.store import Store
 from aegis_core.store.session import Session
@@ -42,11 +43,6 @@ _DUE: Final = """
       AND r.review_id NOT IN (SELECT undoes FROM reviews WHERE undoes IS NOT NULL)
       AND r.review_id NOT IN (SELECT review_id FROM taught)
     ORDER BY r.rowid"""
-
-
-def utc_now() -> dt.datetime:
-    """The time, UTC, without a time zone attached, as the database stores it."""
-    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
 
 
 def named(analyst: str) -> str:

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from aegis_core.errors import InputError, StoreError
-from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, answer_all, named, utc_now
+from aegis_core.machine import utc_now
+from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, answer_all, named
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 

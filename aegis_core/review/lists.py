@@ -8,6 +8,7 @@ not touched, and a replay of the history uses the decisions that were given then
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import uuid4
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.errors import InputError, did_you_mean
+from aegis_core.machine import utc_now
 from aegis_core.schema import LIST_KINDS
 from aegis_core.store import Store, audit
 from aegis_core.store.session import Session
@@ -35,7 +37,7 @@ class Entry:
     until: pd.Timestamp | None
     who: str
     why: str
-    added_at: pd.Timestamp
+    added_at: datetime
 
     def sentence(self) -> str:
         """What the entry says, for a verdict's reasons."""
@@ -83,7 +85,7 @@ def add(
     end = _end(until)
     if kind == "snooze" and end is None:
         raise InputError("A snooze needs an end: give until, such as 2026-03-31.")
-    entry = Entry(uuid4().hex[:8], kind, field, value, end, who.strip(), why.strip(), _now())
+    entry = Entry(uuid4().hex[:8], kind, field, value, end, who.strip(), why.strip(), utc_now())
     with store.changing() as session:
         session.append("lists", pd.DataFrame([vars(entry)]))
         audit.record(session, entry.who, f"{kind} list", f"{field} {value}", _told(entry))
@@ -109,7 +111,7 @@ def end(store: Store, entry_id: str, *, who: str, why: str) -> Entry:
         entry = there[entry_id]
         ended = vars(entry) | {
             **{"entry_id": uuid4().hex[:8], "who": who.strip(), "why": why.strip()},
-            **{"added_at": _now(), "ends": entry_id},
+            **{"added_at": utc_now(), "ends": entry_id},
         }
         session.append("lists", pd.DataFrame([ended]))
         audit.record(
@@ -170,7 +172,3 @@ def _end(until: str | pd.Timestamp | None) -> pd.Timestamp | None:
     except ValueError:
         pass
     raise InputError(f"until must be a date or time (UTC) such as 2026-03-31, not {until!r}.")
-
-
-def _now() -> pd.Timestamp:
-    return pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")

@@ -6,7 +6,8 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Final
 
-from aegis_core.review.answers import STANDING, utc_now
+from aegis_core.machine import utc_now
+from aegis_core.review.answers import STANDING
 from aegis_core.review.cases import QUEUE, Queue
 from aegis_core.store import Store
 from aegis_core.store.session import Session

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import json
 import logging
 import time
@@ -22,6 +21,7 @@ import numpy as np
 import prometheus_client as prometheus
 
 from aegis_core.errors import AegisError, InputError, QueueFull, StoreError
+from aegis_core.machine import utc_now, utc_now_us
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.rows import Outcome
 
@@ -177,7 +177,7 @@ class Batcher:
             now, took = time.monotonic(), np.array(self.meters.drained())
             p50, p99 = np.quantile(took, [0.5, 0.99]) * 1e3 if len(took) else (None, None)
             stats = {
-                "noted_at": time.time_ns() // 1_000,
+                "noted_at": utc_now_us(),
                 "seconds": now - began,
                 "transactions": self.engine.next_seq - seq,
                 "p50_ms": p50,
@@ -271,5 +271,5 @@ def _not_kept(e: Exception) -> StoreError:
 
 def log(event: str, **what: object) -> None:
     """One line of JSON on the log; ids at most, no other personal data."""
-    moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+    moment = f"{utc_now().isoformat(timespec='milliseconds')}+00:00"
     _LOG.info(json.dumps({"time": moment, "event": event, **what}, ensure_ascii=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from aegis_core.machine import utc_now_us
 from aegis_core.schema import CONTENT
 from aegis_core.store.session import Session
 
@@ -63,7 +63,7 @@ def by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def rejected(source: str, raw: str, reason: str) -> dict[str, Any]:
     """A row of the table `rejected`."""
-    moment = time.time_ns() // 1_000
+    moment = utc_now_us()
     return {"received_at": moment, "source": source, "raw": raw, "reason": reason}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import signal
 import socket
 import sys
 import threading
@@ -12,6 +11,7 @@ import threading
 from aegis_core.config import Settings
 from aegis_core.detection.registry import roles
 from aegis_core.errors import InputError
+from aegis_core.machine import stop_signals
 from aegis_core.serving.api import create_app
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.token import token_file, token_of
@@ -60,9 +60,8 @@ def serve(
             timer = threading.Timer(for_s, lambda: setattr(server, "should_exit", True))
             timer.daemon = True
             timer.start()
-        for end in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
-            signal.signal(end, lambda *_: None)
-        server.run(sockets=[listener])
+        with stop_signals(lambda *_: None):  # uvicorn raises them again when it is done
+            server.run(sockets=[listener])
 
 
 def _without_long_breaths() -> None:

@@ -33,6 +33,7 @@ from aegis_core.evaluation.drift.effects import (
 from aegis_core.evaluation.drift.moved import GROUPS, WIDESPREAD, moved, spread_told
 from aegis_core.evaluation.drift.traffic import DAY, Traffic
 from aegis_core.features.arrays import Floats
+from aegis_core.machine import utc_now
 
 FILLED = 2 / 3
 """Share of the customers of a usual day that a sample may have."""
@@ -93,11 +94,10 @@ class Drift:
 
     def rows(self) -> pd.DataFrame:
         """The table `drift` as `runs.record` takes it; the strongest alarm also tells who moved."""
-        now = pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
         told = dict(zip(self.alarms.index, self.told(), strict=True))
         if told:
             told[self.alarms.index[0]] += " " + self.explanation()
-        rows = self.table.assign(day=self.day.date(), found_at=now)
+        rows = self.table.assign(day=self.day.date(), found_at=utc_now())
         rows["told"] = pd.Series(told, dtype="str").reindex(rows.index)
         return rows
 

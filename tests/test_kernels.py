@@ -18,6 +18,7 @@ from aegis_core import kernels
 from aegis_core.kernels import cache_folder, kernel
 
 PACKAGE = Path(kernels.__file__).parent
+pytestmark = pytest.mark.fast
 
 
 @pytest.fixture

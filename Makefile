@@ -4,8 +4,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
-BIN := .venv/bin
-INSTALLED := .venv/.installed
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 
 # make run FOR=30 ends 30 s after the dashboard is up; without FOR it goes on until Ctrl-C
 FOR ?=
@@ -34,8 +35,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	  echo "Aegis needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Name another: make setup PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv"; exit 2; }
-	@echo "Installing into .venv (a few minutes with an empty cache) …"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into $(VENV) (a few minutes with an empty cache) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
@@ -55,6 +56,11 @@ lab: setup ## Open the notebooks in JupyterLab
 .PHONY: test
 test: lint ## Lint, types and all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nginx"
+
+.PHONY: test-fast
+test-fast: ## Test a part of all on another Python (PYTHON=python3.13), in an environment of its own
+	@$(MAKE) --silent setup VENV=.venv-$(notdir $(PYTHON))
+	@.venv-$(notdir $(PYTHON))/bin/python -m pytest -n 2 --dist loadfile -m fast
 
 .PHONY: test-proxy
 test-proxy: setup ## Test the proxy's configuration of docs/deploy.md (needs nginx and openssl)
@@ -122,5 +128,5 @@ lock: ## Resolve the dependencies anew (needs uv)
 
 .PHONY: clean
 clean: ## Remove the environment and the caches; data and reports stay
-	@rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find aegis_core tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

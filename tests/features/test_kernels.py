@@ -20,6 +20,7 @@ from aegis_core.features.kernels import cache_folder, kernel
 PACKAGE = Path(kernels.__file__).parents[1]
 
 COMPILED = [str(path.relative_to(PACKAGE)) for path in kernels._compiled_in(PACKAGE)]
+pytestmark = pytest.mark.fast
 
 
 @pytest.fixture

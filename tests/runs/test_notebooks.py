@@ -150,6 +150,7 @@ def test_every_notebook_has_its_turn() -> None:
     assert sorted(ORDER) == NAMES
 
 
+@pytest.mark.fast
 def test_every_notebook_runs_as_it_stands_and_prints_what_it_keeps(tmp_path: Path) -> None:
     """With its default parameters, from an empty place, one after another."""
     nbval = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]

@@ -113,6 +113,7 @@ def payment(i: int = 0, **change: Any) -> dict[str, Any]:
 # ---- score
 
 
+@pytest.mark.fast
 def test_a_verdict_is_answered_and_kept(client: TestClient, store: Store) -> None:
     answered = client.post("/v1/transactions", json=payment())
     assert answered.status_code == 200
@@ -180,6 +181,7 @@ def test_a_batch_answers_row_by_row_and_a_bad_row_spoils_nothing(
     assert {row["reason"].partition(":")[0] for row in store.rows("FROM rejected")} == {"amount"}
 
 
+@pytest.mark.fast
 def test_live_verdicts_of_the_service_replay_bit_for_bit(
     client: TestClient, store: Store, settings: Settings
 ) -> None:
@@ -405,6 +407,7 @@ def test_beyond_capacity_it_says_when_to_come_again(
     assert client.post("/v1/transactions", json=payment()).status_code == 200
 
 
+@pytest.mark.fast
 def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
     store: Store, settings: Settings
 ) -> None:

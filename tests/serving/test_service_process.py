@@ -165,6 +165,7 @@ def test_what_was_answered_before_a_kill_is_there_with_the_same_verdict_and_once
         same_as_folded(engine, store)
 
 
+@pytest.mark.fast
 def test_a_graceful_end_answers_all_and_leaves_a_snapshot(home: Path, tmp_path: Path) -> None:
     settings = config.load(home=home)
     port = free_port()

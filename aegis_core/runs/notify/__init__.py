@@ -3,6 +3,6 @@
 import lazy_loader
 
 _NAMES = {
-    "notifier": ["Notifier"],
+    "notifier": ["Notifier", "listed", "run", "try_out"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

@@ -58,8 +58,8 @@ test: lint ## Lint, types and all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nginx"
 
 .PHONY: test-fast
-test-fast: ## Test a part of all on another Python (PYTHON=python3.13), in an environment of its own
-	@$(MAKE) --silent setup VENV=.venv-$(notdir $(PYTHON))
+test-fast: ## Test a part on another Python (PYTHON=python3.13), in an environment of its own
+	@PIP_COMPILE=0 $(MAKE) --silent setup VENV=.venv-$(notdir $(PYTHON))
 	@.venv-$(notdir $(PYTHON))/bin/python -m pytest -n 2 --dist loadfile -m fast
 
 .PHONY: test-proxy

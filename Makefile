@@ -18,6 +18,9 @@ OPTIONS ?=
 # make soak KILL=20 kills the service about every 20 s; 0 never
 MINUTES ?= 30
 KILL ?= 0
+# for every Python and system, pinned and with hashes; names, versions and hashes only
+RESOLVED := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+  --no-emit-find-links --quiet
 # JupyterLab refuses to run as root, as one does in a container, unless told
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -113,20 +116,24 @@ bench-peers: .venv-bench/.installed ## The same with other people's detectors an
 
 .PHONY: bench-lock
 bench-lock: ## Resolve other people's detectors anew, beside requirements.lock (needs uv)
-	uv pip compile pyproject.toml --extra bench --constraints requirements.lock --universal \
-	  --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
-	  --quiet --output-file benchmarks/requirements.lock
+	uv pip compile pyproject.toml --extra bench --constraints requirements.lock $(RESOLVED) \
+	  --output-file benchmarks/requirements.lock
 
 .PHONY: notebooks-strip
 notebooks-strip: setup ## Remove outputs from the notebooks, except the kept ones
 	@$(BIN)/nbstripout --keep-count --keep-id --extra-keys "metadata.language_info.version" notebooks/*.ipynb
 
 .PHONY: lock
-lock: ## Resolve the dependencies anew (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-	  --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock
+lock: ## Resolve the dependencies anew: with the tools, and without for those who only run it (needs uv)
+	uv pip compile pyproject.toml --extra dev $(RESOLVED) --output-file requirements.lock
+	uv pip compile pyproject.toml --constraints requirements.lock $(RESOLVED) \
+	  --output-file requirements-run.lock
+
+.PHONY: wheel
+wheel: setup ## Build the wheel into dist/
+	@$(BIN)/python -m hatchling build -t wheel
 
 .PHONY: clean
 clean: ## Remove the environment and the caches; data and reports stay
-	@rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-* dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find aegis_core tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -183,7 +183,7 @@ def status(as_json: Json = False, db: Database = None) -> None:
 
     Without a database it says where one would be, and ends with 2.
     """
-    from aegis_core.config import NOTEBOOK_FOLDER
+    from aegis_core.config import CHECKOUT, NOTEBOOK_FOLDER
 
     store, settings = opened(db)
     found: dict[str, Any] = {
@@ -192,7 +192,7 @@ def status(as_json: Json = False, db: Database = None) -> None:
         "reports": str(settings.reports),
         "notebooks": str(NOTEBOOK_FOLDER),
     }
-    missing = None
+    named, missing = "home" in settings.model_fields_set, None
     try:
         with store.reading() as session:
             found |= {key: session.rows(sql) for key, sql in _STATUS.items()}
@@ -205,6 +205,8 @@ def status(as_json: Json = False, db: Database = None) -> None:
     if as_json:
         write_document(found)
     else:
+        usual = f"{'checkout' if CHECKOUT else 'current folder'}; AEGIS_HOME would name another"
+        print(f"home          {settings.home}" + ("" if named else f", the {usual}"))
         for line in _status_told(found):
             print(line)
     if missing:
@@ -250,7 +252,10 @@ def up(
     for_s: Seconds = None,
     db: Database = None,
 ) -> None:
-    """Go from nothing to the live dashboard; what is there is used again."""
+    """Go from nothing to the live dashboard; what is there is used again.
+
+    Data and reports go into the home; `aegis status` says where that is.
+    """
     from aegis_core.cli.up import first_light
 
     first_light(
@@ -311,16 +316,7 @@ def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
     yield f"{summary.labels:,} labels added. Database: {settings.db}"
 
 
-def _why_home(home: str) -> str:
-    from aegis_core.config import CHECKOUT, usual_home
-
-    if home != str(usual_home()):
-        return ""
-    return f", the {'checkout' if CHECKOUT else 'current folder'}; AEGIS_HOME would name another"
-
-
 def _status_told(found: dict[str, Any]) -> Iterable[str]:
-    yield f"home          {found['home']}{_why_home(found['home'])}"
     yield f"database      {found['db']}"
     yield f"reports       {found['reports']}"
     yield f"notebooks     {found['notebooks']}"

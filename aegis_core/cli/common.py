@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="aegis",
-    help="Find fraud in payment transactions, without labels to start.",
+    help="""Find fraud in payment transactions, without labels to start.
+
+    Data, reports and aegis.toml are in the home: the folder that AEGIS_HOME names, else the
+    checkout, else, where a wheel was installed, the current folder. `aegis status` says which.
+    """,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,7 +29,10 @@ app = typer.Typer(
 
 Database = Annotated[
     Path | None,
-    typer.Option("--db", help="The DuckDB file; a relative path counts from here. Else AEGIS_DB."),
+    typer.Option(
+        "--db",
+        help="The DuckDB file; a relative path counts from here. Else AEGIS_DB, else the home's.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 Who = Annotated[str | None, typer.Option(help="Who does this; else the user of this machine.")]

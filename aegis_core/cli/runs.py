@@ -70,7 +70,7 @@ def run(
     ] = Overlap.fail,
     db: Database = None,
 ) -> None:
-    """Run a notebook through papermill; its report goes under reports/.
+    """Run a notebook through papermill; its report goes under reports/ of the home.
 
     Exit codes: 0 done or skipped, 1 failed, 2 what was given or is there cannot
     be used (and is not tried again), 3 the same notebook is running, 130 stopped

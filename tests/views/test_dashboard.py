@@ -712,8 +712,8 @@ def a_model(store: Store) -> None:
 @pytest.mark.parametrize(
     ("there", "command"),
     [
-        (nothing, "make run"),
-        (a_label, "make run"),
+        (nothing, "aegis up"),
+        (a_label, "aegis up"),
         (a_transaction, "aegis run train"),
         (a_model, "aegis run simulate"),
     ],

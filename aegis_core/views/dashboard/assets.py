@@ -19,5 +19,7 @@ def plotly_js() -> Path:
     """
     spec = find_spec("plotly")
     if spec is None or not spec.submodule_search_locations:
-        raise NotReady("The package plotly is not installed; run `make setup`.")
+        raise NotReady(
+            "The package plotly is not installed; `pip check` tells what else is missing."
+        )
     return Path(spec.submodule_search_locations[0]) / "package_data" / "plotly.min.js"

@@ -138,7 +138,7 @@ def next_steps(snapshot: Snapshot | None) -> tuple[str, list[tuple[str, str]]]:
     `None` stands for a database that does not exist yet. Empty when there are verdicts.
 
     >>> next_steps(None)[1][0]
-    ('make run', 'does everything: synthetic data, training, a stream')
+    ('aegis up', 'does everything: synthetic data, training, a stream')
     >>> next_steps(Snapshot(dt.datetime(2026, 4, 1), n_transactions=1, n_models=1))[0]
     'There are no verdicts yet.'
     """
@@ -146,7 +146,7 @@ def next_steps(snapshot: Snapshot | None) -> tuple[str, list[tuple[str, str]]]:
         return "", []
     if snapshot is None or not snapshot.n_transactions:
         return "There are no transactions yet.", [
-            ("make run", "does everything: synthetic data, training, a stream"),
+            ("aegis up", "does everything: synthetic data, training, a stream"),
             ("aegis run generate", "makes synthetic transactions"),
             ("aegis import FILE", "reads your own, CSV or Parquet"),
         ]

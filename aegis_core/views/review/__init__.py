@@ -2,5 +2,5 @@
 
 import lazy_loader
 
-_NAMES = {"page": ["show"]}
+_NAMES = {"page": ["Review", "show"]}
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

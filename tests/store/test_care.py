@@ -49,8 +49,8 @@ EXACT = (
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from aegis_core import audit, config
-from aegis_core.store import connect, tables
+from aegis_core import config
+from aegis_core.store import audit, connect, tables
 
 settings = config.load(home=sys.argv[1])
 store = connect(settings.db)

@@ -202,9 +202,10 @@ def predictive_interval(counts: Floats, level: float = 0.9) -> Interval:
 
     A negative binomial distribution with the mean of the days. Its variance is that of the days,
     widened by what so few of them leave unknown (the factor 1 + 1/n of a forecast, and Student's t
-    in place of the normal distribution), and no less than a Poisson distribution has. The interval
-    also spans the same quantiles of the days themselves. When it fails: it knows of no trend, no
-    season and no change of the traffic, and of a single day no more than Poisson's distribution.
+    in place of the normal distribution, at 95 %), and no less than a Poisson distribution has. The
+    interval also spans the same quantiles of the days themselves. When it fails: it knows of no
+    trend, no season and no change of the traffic, and of a single day no more than Poisson's
+    distribution.
 
     Parameters
     ----------
@@ -221,7 +222,8 @@ def predictive_interval(counts: Floats, level: float = 0.9) -> Interval:
     expected = mean + 0.5 / n  # none was seen on n days: still possible on the next
     variance = expected * (1 + 1 / n)
     if n > 1:
-        wider = float(stats.t.ppf(1 - tail, n - 1)) / NormalDist().inv_cdf(1 - tail)
+        # at one level, so that a higher one spans more: of few days Student.s t has no end
+        wider = float(stats.t.ppf(0.95, n - 1)) / NormalDist().inv_cdf(0.95)
         variance = max(variance, float(counts.var(ddof=1)) * (1 + 1 / n) * wider**2)
     size = expected**2 / (variance - expected)
     low, high = map(float, stats.nbinom.ppf((tail, 1 - tail), size, expected / variance))

@@ -319,7 +319,7 @@ def test_a_service_that_hangs_is_told_past_the_database_it_holds(
 
     with monkeypatch.context() as patched:
         patched.setattr(world.store, "reading", contextlib.contextmanager(hang))
-        patched.setattr(notify, "STUCK_S", 0.2)
+        patched.setattr(notify.notifier, "STUCK_S", 0.2)
         asking = threading.Thread(target=ask)
         asking.start()
         for _ in range(4):

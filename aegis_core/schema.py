@@ -68,7 +68,7 @@ ISO_TIME: Final = f"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([Tt ]{_CLOCK})?$"
 the microsecond are left off."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """A column of what comes in, with the rules that its values keep.
 
@@ -97,14 +97,14 @@ class Column:
     sent: str = ""
     about: str | None = None
     title: str = ""
-    replayed: bool = False
+    replayed: bool = True
     since: int = 0
 
     @property
     def faults(self) -> dict[str, str]:
         """What can be wrong with a value, in the order of the checks, and how it is said.
 
-        >>> Column(name="lat", kind=NUMBER, low=-90, high=90).faults["high"]
+        >>> Column("lat", NUMBER, low=-90, high=90).faults["high"]
         'is above 90'
         """
         of_kind = {
@@ -130,45 +130,26 @@ class Column:
 
 
 COLUMNS: Final = (
-    Column(
-        name="transaction_id", required=True, made=True, replayed=True,
-        also="trans_id tx_id txn_id trans_num transaction_number payment_id id",
-    ),
-    Column(
-        name="customer_id", required=True, title="Customer", replayed=True,
-        also="customer cust_id client_id account_id account user_id card_id card_number cc_num "
-        "card card_no",
-    ),
-    Column(
-        name="ts", kind=TIME, required=True, sent="timestamp", replayed=True,
-        about="ISO 8601; without an offset it is UTC.",
-        also="timestamp datetime date_time time date transaction_time transaction_date "
-        "transaction_datetime transaction_timestamp tx_datetime tx_time trans_date_trans_time "
-        "event_time created_at occurred_at",
-    ),
-    Column(
-        name="amount", kind=NUMBER, required=True, positive=True, high=1e12, replayed=True,
-        about="In the transaction's currency.",
-        also="amt tx_amount transaction_amount trans_amount payment_amount value",
-    ),
-    Column(name="currency", replayed=True, also="currency_code ccy"),
-    Column(
-        name="merchant_id", title="Merchant", replayed=True,
-        also="merchant merchant_name terminal_id terminal shop payee",
-    ),
-    Column(
-        name="category", title="Category", replayed=True,
-        also="merchant_category category_code mcc",
-    ),
-    Column(name="channel", also="entry_mode payment_channel"),
-    Column(
-        name="lat", kind=NUMBER, low=-90, high=90, replayed=True,
-        also="latitude merchant_lat merch_lat",
-    ),
-    Column(
-        name="lon", kind=NUMBER, low=-180, high=180, replayed=True,
-        also="lng long longitude merchant_lon merchant_long merch_lon merch_long",
-    ),
+    Column("transaction_id", required=True, made=True,
+           also="trans_id tx_id txn_id trans_num transaction_number payment_id id"),
+    Column("customer_id", required=True, title="Customer", also="customer cust_id client_id "
+           "account_id account user_id card_id card_number cc_num card card_no"),
+    Column("ts", TIME, required=True, sent="timestamp",
+           about="ISO 8601; without an offset it is UTC.",
+           also="timestamp datetime date_time time date transaction_time transaction_date "
+           "transaction_datetime transaction_timestamp tx_datetime tx_time trans_date_trans_time "
+           "event_time created_at occurred_at"),
+    Column("amount", NUMBER, required=True, positive=True, high=1e12,
+           about="In the transaction's currency.",
+           also="amt tx_amount transaction_amount trans_amount payment_amount value"),
+    Column("currency", also="currency_code ccy"),
+    Column("merchant_id", title="Merchant",
+           also="merchant merchant_name terminal_id terminal shop payee"),
+    Column("category", title="Category", also="merchant_category category_code mcc"),
+    Column("channel", replayed=False, also="entry_mode payment_channel"),
+    Column("lat", NUMBER, low=-90, high=90, also="latitude merchant_lat merch_lat"),
+    Column("lon", NUMBER, low=-180, high=180,
+           also="lng long longitude merchant_lon merchant_long merch_lon merch_long"),
 )  # fmt: skip
 """What a transaction brings, in the order of the checks and of the table."""
 
@@ -176,8 +157,8 @@ HALF_PLACE: Final = "lat without lon, or lon without lat"
 """What is said of a row whose columns are right one by one, and that still names no place."""
 
 LABEL_COLUMNS: Final = (
-    Column(name="is_fraud", kind=TRUTH, also="isfraud fraud tx_fraud fraud_label is_fraudulent"),
-    Column(name="scenario", also="fraud_scenario tx_fraud_scenario"),
+    Column("is_fraud", TRUTH, also="isfraud fraud tx_fraud fraud_label is_fraudulent"),
+    Column("scenario", also="fraud_scenario tx_fraud_scenario"),
 )
 """What a file may bring for `labels` beside them."""
 
@@ -332,51 +313,42 @@ ROLLED_UP: Final = """
     FROM verdicts v JOIN transactions t ON t.seq = v.seq"""
 """Rows of `rollups` from what they count; a condition and `GROUP BY ALL` follow."""
 
-_CHANGES: Final[dict[int, tuple[str, ...]]] = {
-    1: (
-        "ALTER TABLE labels ADD COLUMN after_seq BIGINT DEFAULT -1",
-        "ALTER TABLE verdicts ADD COLUMN contributions.merchant DOUBLE",
-        "ALTER TABLE verdicts ADD COLUMN contributions.customer DOUBLE",
-        "ALTER TABLE verdicts ADD COLUMN cleared VARCHAR",
-        "ALTER TABLE verdicts ADD COLUMN inclusion DOUBLE",
-        "ALTER TABLE verdicts ADD COLUMN list_entry VARCHAR",
-        "ALTER TABLE models ADD COLUMN shadow_since TIMESTAMP",
+
+def _added(table: str, columns: str) -> list[str]:
+    return [f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {c}" for c in columns.split(", ")]
+
+
+_CHANGES: Final = {
+    1: [
+        *_added("labels", "after_seq BIGINT DEFAULT -1"),
+        *_added("verdicts", "contributions.merchant DOUBLE, contributions.customer DOUBLE"),
+        *_added("verdicts", "cleared VARCHAR, inclusion DOUBLE, list_entry VARCHAR"),
+        *_added("models", "shadow_since TIMESTAMP"),
         "INSERT INTO promotions SELECT version, 'champion', 'train', promoted_at FROM models"
         " WHERE promoted_at IS NOT NULL",
-    ),
-    2: (
+    ],
+    2: [
         "UPDATE verdicts SET inclusion = NULL WHERE isnan(inclusion)",
         "UPDATE verdicts SET distance_km = NULL WHERE isnan(distance_km)",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS heading VARCHAR",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS seconds DOUBLE",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS peak_memory_mb DOUBLE",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS attempt INTEGER",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS retry_of VARCHAR",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS entry VARCHAR",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS due_at TIMESTAMP",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS notebook_hash VARCHAR",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS lock_hash VARCHAR",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS settings VARCHAR",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS seed BIGINT",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS last_seq BIGINT",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS n_labels BIGINT",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS model_version VARCHAR",
-        "ALTER TABLE runs ADD COLUMN IF NOT EXISTS pid BIGINT",
-        "ALTER TABLE reviews ADD COLUMN IF NOT EXISTS held_until TIMESTAMP",
-        "ALTER TABLE reviews ADD COLUMN IF NOT EXISTS undoes VARCHAR",
+        *_added("runs", "heading VARCHAR, seconds DOUBLE, peak_memory_mb DOUBLE, attempt INTEGER"),
+        *_added("runs", "retry_of VARCHAR, entry VARCHAR, due_at TIMESTAMP, notebook_hash VARCHAR"),
+        *_added("runs", "lock_hash VARCHAR, settings VARCHAR, seed BIGINT, last_seq BIGINT"),
+        *_added("runs", "n_labels BIGINT, model_version VARCHAR, pid BIGINT"),
+        *_added("reviews", "held_until TIMESTAMP, undoes VARCHAR"),
         f"INSERT INTO rollups {ROLLED_UP} GROUP BY ALL",
-    ),
-    3: ("ALTER TABLE runs ADD COLUMN IF NOT EXISTS seen_at TIMESTAMP",),
+    ],
+    3: _added("runs", "seen_at TIMESTAMP"),
 }
 MIGRATIONS: Final = {
-    older: (
+    older: [
         *_CHANGES.get(older, ()),
         *(
-            f"ALTER TABLE transactions ADD COLUMN IF NOT EXISTS {column.name} {column.kind}"
+            statement
             for column in COLUMNS
             if column.since == older + 1
+            for statement in _added("transactions", f"{column.name} {column.kind}")
         ),
-    )
+    ]
     for older in range(1, SCHEMA_VERSION)
 }
 """For each older schema version what makes the next one of it; nothing stored is lost."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 WIDEST_CELL = 80
@@ -24,13 +25,8 @@ def cell_text(value: object) -> str:
 
 def write_table(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
     """Columns side by side, numbers to the right; at most `most` rows, 0 for all."""
-    shown: list[tuple[Any, ...]] = []
-    more = False
-    for row in rows:
-        if most and len(shown) == most:
-            more = True
-            break
-        shown.append(row)
+    found = iter(rows)
+    shown = list(islice(found, most or None))
     cells = [[cell_text(name) for name in names], *([cell_text(v) for v in row] for row in shown)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     right = [
@@ -44,14 +40,13 @@ def write_table(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) ->
         print("  ".join(padded).rstrip())
         if i == 0:
             print("  ".join("─" * width for width in widths))
-    if more:
+    if next(found, None) is not None:
         print(f"The first {most:,} rows; --limit 0 shows all.", file=sys.stderr)
 
 
 def write_csv(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
     """Comma-separated values with a header."""
     import csv
-    from itertools import islice
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(names)
@@ -61,7 +56,6 @@ def write_csv(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> N
 def write_json(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
     """A list of objects, one row a line."""
     import json
-    from itertools import islice
 
     print("[", end="")
     for i, row in enumerate(islice(rows, most or None)):

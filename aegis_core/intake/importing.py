@@ -6,9 +6,11 @@ Importing the same file twice changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,20 +113,20 @@ def import_files(
         summary.guessed |= guessed
         summary.preset = recognised or summary.preset
     store.require_no_service()
-    with store.writing() as session, _Bar(len(paths) + 1, progress) as bar:
+    with store.writing() as session, _bar(len(paths) + 1, progress) as step:
         session.execute(f"SET memory_limit = '{_MEMORY}'")
         for path, (relation, names), columns in zip(paths, relations, chosen, strict=True):
-            bar.step(f"reading {path.name}")
+            tell = step(f"reading {path.name}")
             try:
                 rows = relation
                 if unit := ROUNDED_DOWN.get(summary.preset or ""):
                     rows, n_zero = _without_zeros(session, relation, names, columns, unit)
                     summary.zeros_read, summary.zeros_as = summary.zeros_read + n_zero, unit
-                staging.stage(session, rows, names, columns, source or path.name, bar.tell)
+                staging.stage(session, rows, names, columns, source or path.name, tell)
             except AegisError as e:
                 kind = "CSV" if "read_csv(" in relation else "Parquet"
                 raise FileUnreadable(f"{path} cannot be read as {kind}: {str(e)[:300]}") from e
-        bar.step("storing")
+        tell = step("storing")
         repeats = staging.mark_repeated(session)
         summary.accepted, summary.already_there, summary.rejected = staging.outcome(session)
         n_rejected = sum(summary.rejected.values())
@@ -139,7 +141,7 @@ def import_files(
                 "to the table `rejected`."
             )
         after_seq = session.next_seq() - 1
-        staging.insert_transactions(session, bar.tell)
+        staging.insert_transactions(session, tell)
         summary.labels = staging.insert_labels(
             session, label_delay_days, repeats=repeats, after_seq=after_seq
         )
@@ -211,30 +213,19 @@ def _without_zeros(
     return f"({read} FROM ({named}))", int(found["n"])
 
 
-class _Bar:
-    """A progress bar of equal steps, silent where nobody looks."""
+@contextmanager
+def _bar(steps: int, visible: bool) -> Iterator[Callable[[str], Callable[[float], object]]]:
+    """A bar of equal steps, silent where nobody looks: each has a name and tells its share done."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
-    def __init__(self, steps: int, visible: bool) -> None:
-        from tqdm import tqdm  # type: ignore[import-untyped]
+    form = "{desc:<28} {percentage:3.0f}% |{bar}| {elapsed}"
+    hidden = None if visible else True  # None shows it on a terminal alone
+    with tqdm(total=float(steps), disable=hidden, bar_format=form, leave=False) as bar:
+        numbers = count()
 
-        self._bar = tqdm(
-            total=float(steps),
-            disable=None if visible else True,
-            bar_format="{desc:<28} {percentage:3.0f}% |{bar}| {elapsed}",
-            leave=False,
-        )
-        self._done = -1
+        def step(name: str) -> Callable[[float], object]:
+            done = next(numbers)
+            bar.set_description_str(name[:28])
+            return lambda share: bar.update(max(0.0, done + share - bar.n))
 
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def step(self, name: str) -> None:
-        self._done += 1
-        self._bar.set_description_str(name[:28])
-        self.tell(0.0)
-
-    def tell(self, share: float) -> None:
-        self._bar.update(max(0.0, self._done + share - self._bar.n))
+        yield step

@@ -105,9 +105,6 @@ class AttachedSession(Session):
                 f"SELECT {columns} FROM aegis_appended"
             )
 
-    def _run(self, sql: str, params: Params) -> Connection:
-        return self._ran(sql, params)
-
     def _ran(self, sql: str, params: Params = None) -> Connection:
         text = with_values(sql, params)
         if not text.strip(" \n\t;"):

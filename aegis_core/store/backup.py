@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
-import io
 import json
 import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import aegis_core
 from aegis_core.config import Settings
@@ -35,7 +33,6 @@ FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 DATABASE: Final = "aegis.duckdb"
 CHUNK_ROWS: Final = 100_000
-_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True)
@@ -147,11 +144,8 @@ def backup(
         }
         archive = folder / "archive.tar"
         with tarfile.open(archive, "x", format=tarfile.PAX_FORMAT) as tar:
-            told = json.dumps(manifest, indent=1).encode()
-            about = tarfile.TarInfo(MANIFEST)
-            about.size, about.mode = len(told), 0o600
-            tar.addfile(about, io.BytesIO(told))
-            for name, path in members.items():
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+            for name, path in {MANIFEST: folder / MANIFEST, **members}.items():
                 tar.add(path, name, recursive=False)
         synced(archive)
         members[DATABASE].unlink()  # its room is needed
@@ -159,15 +153,11 @@ def backup(
         archive.chmod(0o600)
         archive.replace(free(final, force=force))  # another one may have come meanwhile
         synced(final.parent)
-    made = BackedUp(
-        final, final.stat().st_size, rows, present,
-        tuple(v for v in found if v not in present), tuple(broken), head,
-    )  # fmt: skip
     with store.changing(checkpoint=False) as session:
-        audit.record(
-            session, who, "backup", final.name, {"head": manifest["audit_head"], "rows": rows}
-        )
-    return made
+        noted = {"head": manifest["audit_head"], "rows": rows}
+        audit.record(session, who, "backup", final.name, noted)
+    gone = tuple(version for version in found if version not in present)
+    return BackedUp(final, final.stat().st_size, rows, present, gone, tuple(broken), head)
 
 
 def restore(
@@ -234,14 +224,13 @@ def restore(
                     "UPDATE models SET path = ? WHERE version = ?",
                     [str(where.relative_to(settings.home) if inside else where), version],
                 )
-            audit.record(
-                session, who, "restore", file.name,
-                {
-                    "made_at": manifest["made_at"], "kept": kept.name if kept else None,
-                    "left": [path.name for path in left],
-                    "head_before": str(audit.kept_head(final) or "") or None,
-                },
-            )  # fmt: skip
+            change = {
+                "made_at": manifest["made_at"],
+                "kept": kept.name if kept else None,
+                "left": [path.name for path in left],
+                "head_before": str(audit.kept_head(final) or "") or None,
+            }
+            audit.record(session, who, "restore", file.name, change)
             noted = audit.head(session)
         synced(folder / DATABASE)
         usable = _settled(here) if kept else True  # nobody came since
@@ -265,11 +254,10 @@ def _copied(
     """
     here = "database_name = current_database() AND NOT internal AND NOT temporary"
     there = session.rows(
-        f"SELECT schema_name, table_name, sql FROM duckdb_tables() WHERE {here} ORDER BY table_name"
+        "SELECT schema_name || '.' || table_name AS path, table_name, sql FROM duckdb_tables() "
+        f"WHERE {here} ORDER BY table_name"
     )
-    if other := [
-        f"{t['schema_name']}.{t['table_name']}" for t in there if t["schema_name"] != "main"
-    ]:
+    if other := [row["path"] for row in there if not row["path"].startswith("main.")]:
         raise InputError(f"A backup holds the schema main; move {', '.join(other)} there.")
     tables = {row["table_name"]: row["sql"] for row in there}
     views = [v["sql"] for v in session.rows(f"SELECT sql FROM duckdb_views() WHERE {here}")]
@@ -304,11 +292,6 @@ def _copied(
                     into.append(name, part)
                 done += min(CHUNK_ROWS, sizes[name]["last"] + 1 - start)
                 tell(done / total)
-            (found,) = into.rows(f"SELECT count(*) AS n FROM {quoted(name)}")
-            if found["n"] != sizes[name]["n"]:
-                raise StoreError(
-                    f"The copy of {name} has {found['n']:,} rows instead of {sizes[name]['n']:,}."
-                )
     return {name: size["n"] for name, size in sizes.items()}, _look_like(copy, views)
 
 
@@ -342,7 +325,11 @@ def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
                 content = tar.extractfile(member) if member.isreg() else None
                 if content is None or member.name not in missing:
                     raise FileUnreadable(f"{file} holds {member.name!r}, which is not of a backup.")
-                if _passed_on(content, folder / member.name) != missing.pop(member.name):
+                where = folder / member.name
+                where.parent.mkdir(parents=True, exist_ok=True)
+                with where.open("wb") as out:
+                    shutil.copyfileobj(content, out)
+                if files.checksum(where) != missing.pop(member.name):
                     raise FileUnreadable(f"{file} is damaged: {member.name} has another checksum.")
     except (tarfile.TarError, EOFError) as e:
         raise FileUnreadable(f"{file} is no backup, or is cut short: {e}.") from None
@@ -399,17 +386,6 @@ def _is_ours(name: str, versions: list[str]) -> bool:
         and not {"", ".", ".."} & set(parts)
         and "\\" not in name
     )
-
-
-def _passed_on(content: IO[bytes], where: Path) -> str:
-    """The checksum of a member, written to a file on the way."""
-    digest = hashlib.sha256()
-    where.parent.mkdir(parents=True, exist_ok=True)
-    with where.open("wb") as out:
-        while part := content.read(_BYTES):
-            digest.update(part)
-            out.write(part)
-    return digest.hexdigest()
 
 
 def _placed(unpacked: Path, wanted: Path, now: str, undoing: contextlib.ExitStack) -> Path:

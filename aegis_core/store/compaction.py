@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -13,12 +14,12 @@ from aegis_core.errors import NotReady, StoreBusy, StoreError
 from aegis_core.store import audit
 from aegis_core.store.connection import empty, literal, opened, translated
 from aegis_core.store.database import Store
+from aegis_core.store.files import scratch
+from aegis_core.store.journal import synced
 from aegis_core.store.session import Session
 from aegis_core.store.tables import copy_into
 
-_LET_GO_S: Final = (
-    0.1  # whoever has just opened the old file finds it locked, and opens the new one
-)
+_LET_GO_S: Final = 0.1  # whoever has just opened the old file, and found it locked, opens the new
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,7 @@ def _written_anew(path: Path, wait_s: float, tell: Callable[[float], object]) ->
     StoreError
         The disk is full; the database is as it was.
     """
-    new = path.with_name(f".{path.name}.compact")
     log = path.with_name(path.name + ".wal")
-    for left in (new, new.with_name(new.name + ".wal")):  # of a process that was killed
-        left.unlink(missing_ok=True)
     deadline = time.monotonic() + wait_s
     while True:
         folding = opened(path, read_only=False, wait_s=max(0.0, deadline - time.monotonic()))
@@ -104,23 +102,16 @@ def _written_anew(path: Path, wait_s: float, tell: Callable[[float], object]) ->
         connection.close()  # somebody wrote in between
         if time.monotonic() > deadline:
             raise StoreBusy(f"Others wrote to {path} for {wait_s:g} s.")
-    try:
-        was = path.stat()
+    with contextlib.closing(connection), scratch(path, "The compacted database") as folder:
+        new, was = folder / path.name, path.stat()
         with translated():
             connection.execute("USE source")
         copy_into(Session(connection, writable=True), new, tell)
-        with new.open("rb") as written:
-            os.fsync(written.fileno())
+        synced(new)
         after = new.stat().st_size
         os.chmod(new, was.st_mode & 0o777)
         if (new.stat().st_uid, new.stat().st_gid) != (was.st_uid, was.st_gid):
             os.chown(new, was.st_uid, was.st_gid)  # the service's file stays the service's
         new.replace(path)
         time.sleep(_LET_GO_S)
-    except OSError as e:
-        raise StoreError(f"{path} was not compacted: {e.strerror}.") from e
-    finally:
-        connection.close()
-        for left in (new, new.with_name(new.name + ".wal")):
-            left.unlink(missing_ok=True)
     return was.st_size, after

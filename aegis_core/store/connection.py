@@ -263,7 +263,7 @@ def literal(value: object) -> str:
     if isinstance(value, float):  # 0.1 alone would be a decimal
         return f"'{value!r}'::DOUBLE"
     if isinstance(value, int):
-        return str(value)
+        return str(value) if value >= 0 else f"({value})"  # two minus signs begin a comment
     if isinstance(value, dt.datetime):
         return f"{'TIMESTAMPTZ' if value.tzinfo else 'TIMESTAMP'} '{value.isoformat(sep=' ')}'"
     if isinstance(value, dt.date):
@@ -298,13 +298,8 @@ def without_mask(values: Any) -> np.ndarray:
     import numpy as np
 
     data, mask = np.asarray(np.ma.getdata(values)), np.ma.getmaskarray(values)
-    if not mask.any():
-        return data
-    if data.dtype.kind in "mM":
-        missing: Any = np.array("NaT", data.dtype)
-    elif data.dtype.kind in "iuf":
-        data, missing = data.astype(np.float64), np.nan
-    else:
-        data, missing = data.astype(object), None
-    filled: np.ndarray = np.where(mask, missing, data)
-    return filled
+    if mask.any():
+        numbers, times = data.dtype.kind in "iuf", data.dtype.kind in "mM"
+        data = data.astype(np.float64 if numbers else data.dtype if times else object)
+        data[mask] = np.nan if numbers else "NaT" if times else None
+    return data

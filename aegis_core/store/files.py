@@ -175,7 +175,6 @@ def folder_checksum(folder: Path) -> str:
     """One checksum of the names and contents of all files below a folder.
 
     >>> import tempfile
-    import time
     >>> with tempfile.TemporaryDirectory() as name:
     ...     before = folder_checksum(Path(name))
     ...     _ = (Path(name) / "a").write_text("")

@@ -16,6 +16,7 @@ from aegis_core.store.connection import (
     rolled_back,
     translated,
     watched,
+    with_values,
     without_decimals,
     without_mask,
 )
@@ -92,7 +93,7 @@ class Session:
     def arrow(self, sql: str, params: Params = None) -> pa.Table:
         """The result as an Arrow table, without importing pandas."""
         with translated():
-            return without_decimals(self._run(sql, params).to_arrow_table())
+            return without_decimals(self._ran(sql, params).to_arrow_table())
 
     def numpy(self, sql: str, params: Params = None) -> dict[str, np.ndarray]:
         """The result as arrays by column name, without importing pandas.
@@ -101,7 +102,7 @@ class Session:
         and None in everything else.
         """
         with translated():
-            columns = self._run(sql, params).fetchnumpy()
+            columns = self._ran(sql, params).fetchnumpy()
         return {name: without_mask(values) for name, values in columns.items()}
 
     def rows(self, sql: str, params: Params = None) -> list[dict[str, Any]]:
@@ -214,23 +215,13 @@ class Session:
                 + did_you_mean(unknown[0], known)
             )
 
-    def _run(self, sql: str, params: Params) -> Connection:
-        # DuckDB's own binding of parameters imports pandas (0.25 s, 70 MB for each kernel of the
-        # dashboard); a prepared statement called with literals does not.
-        if not params:
-            return self._ran(sql)
-        if isinstance(params, Mapping):
-            given = ", ".join(f"{quoted(k)} := {literal(v)}" for k, v in params.items())
-        else:
-            given = ", ".join(map(literal, params))
-        self._ran(f"PREPARE aegis_asked AS {sql}")
-        return self._ran(f"EXECUTE aegis_asked({given})")
-
     def _ran(self, sql: str, params: Params = None) -> Connection:
+        text = with_values(sql, params)
         if self._owned and not self.writable:
-            only_reads(self._connection, sql)
-        # None, whatever the type says, is what DuckDB makes of an empty statement
-        result: Connection | None = self._connection.execute(sql, params)
+            only_reads(self._connection, text)
+        # DuckDB's own binding of parameters imports pandas (0.25 s, 70 MB for each kernel of the
+        # dashboard). None, whatever the type says, is what DuckDB makes of an empty statement.
+        result: Connection | None = self._connection.execute(text)
         if result is None:
             raise InputError("There is no statement to run; it is empty.")
         return result

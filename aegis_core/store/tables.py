@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aegis_core.errors import InputError, NotReady, StoreError, StoreVersion
-from aegis_core.machine import utc_now
 from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
 from aegis_core.store import audit
 from aegis_core.store.connection import literal, quoted
+from aegis_core.store.files import moment, scratch
 from aegis_core.store.session import Params, Session
 
 
@@ -83,17 +83,12 @@ def look(session: Session, path: Path) -> Found:
     found = version(session, tables, path)
     if found == SCHEMA_VERSION:
         return Found(tables, found)
-    moment = utc_now()
-    kept = path.with_name(f"{path.stem}.v{found}-{moment:%Y%m%d-%H%M%S-%f}{path.suffix}")
-    for left in path.parent.glob(f".{path.stem}.v*.partial*"):  # of a process that was killed
-        left.unlink(missing_ok=True)
-    unfinished = path.with_name(f".{kept.name}.partial")
+    kept = path.with_name(f"{path.stem}.v{found}-{moment()}{path.suffix}")
     try:
-        copy_into(session, unfinished)
-        unfinished.replace(kept)
-    except (StoreError, InputError, OSError) as e:
-        for left in (unfinished, unfinished.with_name(unfinished.name + ".wal")):
-            left.unlink(missing_ok=True)
+        with scratch(path, "The copy of it") as folder:
+            copy_into(session, folder / kept.name)
+            (folder / kept.name).replace(kept)
+    except (StoreError, InputError) as e:
         raise StoreError(
             f"{path} is of an older version, and no copy of it could be kept before bringing it "
             f"up to date: {e} Make room for a second one; nothing was changed."
@@ -114,10 +109,9 @@ def bring_up_to_date(session: Session, found: Found) -> None:
             session.execute(statement)
         session.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", [str(older + 1)])
     if found.version < SCHEMA_VERSION:
-        audit.record(
-            session, "aegis", "migrate", "schema",
-            {"from": found.version, "to": SCHEMA_VERSION, "kept": found.kept and found.kept.name},
-        )  # fmt: skip
+        kept = found.kept and found.kept.name
+        change = {"from": found.version, "to": SCHEMA_VERSION, "kept": kept}
+        audit.record(session, "aegis", "migrate", "schema", change)
 
 
 def copy_into(

@@ -199,7 +199,7 @@ assert text.count(end) == 1
 schema = sys.modules["aegis_core.schema"] = importlib.util.module_from_spec(spec)
 exec(compile(text.replace(end, entry + end), spec.origin, "exec"), schema.__dict__)
 
-from aegis_core.detection.registry import history
+from aegis_core.detection.history import transactions
 from aegis_core.intake import import_files
 from aegis_core.serving import client, engine, schemas
 from aegis_core.store import connect
@@ -213,7 +213,7 @@ row, why = schemas.checked(json.dumps({"transaction_id": "a", "customer_id": "c"
     "timestamp": "2026-01-01", "device": " d1 "}).encode())
 print(json.dumps({
     "stored": store.rows("SELECT device FROM transactions ORDER BY seq"),
-    "replayed": history(store).device.tolist(), "posted": row["device"], "why": why,
+    "replayed": transactions(store).device.tolist(), "posted": row["device"], "why": why,
     "sent": "device" in client.SENT, "content": "device" in engine.CONTENT,
     "log": ["device", "Device", "text"] in [list(c) for c in log.COLUMNS],
     "file": "device" in log._IN_FILE, "window": "AS device" in feed._WINDOW,

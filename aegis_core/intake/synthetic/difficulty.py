@@ -77,46 +77,31 @@ def rule_scores(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """
     import pandas as pd
 
-    customer = pd.factorize(frame["customer_id"])[0].astype(np.int64)
-    ts = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
-    order = np.lexsort((ts, customer))
-    customer, ts = customer[order], ts[order]
-    amount, lat, lon = (
-        frame[name].to_numpy(np.float64)[order] for name in ("amount", "lat", "lon")
-    )
-    n = len(order)
-    start = np.searchsorted(customer, customer)  # each row's first row of the same customer
-    earlier = np.arange(n) - start
-    total = np.concatenate([[0.0], np.cumsum(amount)])
-    mean = (total[:-1] - total[start]) / np.maximum(earlier, 1)
-    ratio = np.where(earlier > 0, amount / np.maximum(mean, 0.01), 1.0)
-    before = np.maximum(np.arange(n) - 1, 0)
-    placed = np.isfinite(lat) & np.isfinite(lon)
-    lat, lon = np.nan_to_num(lat), np.nan_to_num(lon)
-    moved = placed & placed[before] & (earlier > 0)
-    km = np.where(moved, haversine_km(lat[before], lon[before], lat, lon), 0.0)
-    speed = km / (np.maximum(ts - ts[before], 1_000_000) / _HOUR_US)
-    local_h = _local_hours(ts, lon)
+    rows = frame.reset_index(drop=True).sort_values(["customer_id", "ts"], kind="stable")
+    ts, amount = rows["ts"], rows["amount"]
+    of_one = rows.groupby("customer_id", sort=False, observed=True)
+    mean = (of_one["amount"].cumsum() - amount) / of_one.cumcount()
+    ratio = (amount / mean.clip(lower=0.01)).fillna(1.0)
+    before = of_one[["ts", "lat", "lon"]].shift()
+    km = haversine_km(before["lat"], before["lon"], rows["lat"], rows["lon"]).fillna(0.0)
+    speed = (km / ((ts - before["ts"]).dt.total_seconds().clip(lower=1) / 3_600)).fillna(0.0)
+    us = ts.to_numpy("datetime64[us]").astype(np.int64)
+    local_h = _local_hours(us, rows["lon"].fillna(0.0).to_numpy())
     night = (local_h >= NIGHT[0]) & (local_h < NIGHT[1])
-    from_night = np.abs((local_h - 2.5 + 12) % 24 - 12)
-    ms = (ts - ts.min()) // 1000 if n else ts
-    key = customer * (int(ms.max(initial=0)) + 120_000) + ms
-    count = np.arange(n) - np.searchsorted(key, key - 60_000) + 1.0
-    sorted_scores = {
+    count = of_one.rolling("1min", on="ts", closed="both")["amount"].count().to_numpy()
+    scores = {
         "amount": amount,
         "amount / mean": ratio,
         "speed": speed,
-        "hour": -from_night,
+        "hour": -np.abs((local_h - 2.5 + 12) % 24 - 12),
         "count in 1 min": count,
         "rule: amount > 10 x mean": ratio > 10,
         "rule: speed > 1,000 km/h": speed > 1_000,
         "rule: 1-4 AM, > 3 x mean": night & (ratio > 3),
         "rule: 10 in 1 min": count >= 10,
     }
-    scores = {name: np.empty(n) for name in sorted_scores}
-    for name, values in sorted_scores.items():
-        scores[name][order] = values
-    return scores
+    in_order = pd.DataFrame(scores, index=rows.index).sort_index().astype(float)
+    return {name: in_order[name].to_numpy() for name in scores}
 
 
 def audit(frame: pd.DataFrame) -> pd.DataFrame:

@@ -82,7 +82,8 @@ def page(
         {
             **{name: row[name] for name in ("transaction_id", "currency", "merchant_id", "why")},
             **{name: row[name] for name in ("decision", "open", "amount", "risk")},
-            **{"ms": _ms(row["ts"]), "audit": row["inclusion"] < 1},
+            "ms": _ms(row["ts"]),
+            "audit": row["inclusion"] < 1,
         }
         for row in sorted(case, key=lambda row: (not row["open"], -row["risk"]))[:MOST_SHOWN]
     ]

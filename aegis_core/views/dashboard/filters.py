@@ -84,8 +84,13 @@ class Filters:
         """
         told: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
         allowed = {
-            **{"period": (*PERIODS, "between"), "decision": ("", *DECISIONS), "bars": tuple(BARS)},
-            **{"factor": ("", *REASONS), "x": AXES, "y": AXES, "z": ("", *AXES)},
+            "period": (*PERIODS, "between"),
+            "decision": ("", *DECISIONS),
+            "factor": ("", *REASONS),
+            "bars": tuple(BARS),
+            "x": AXES,
+            "y": AXES,
+            "z": ("", *AXES),
         }
         values: dict[str, Any] = {}
         for name, default in asdict(cls()).items():

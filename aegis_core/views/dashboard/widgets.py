@@ -81,8 +81,8 @@ class Panel(anywidget.AnyWidget):
     tick = traitlets.Int(0).tag(sync=True)
     _state: str
 
-    def __init__(self, **traits: object) -> None:
-        super().__init__(**traits)
+    def __init__(self, part: str = "", title: str = "", label: str = "", **traits: object) -> None:
+        super().__init__(part=part, title=title, label=label, **traits)
         self._shown: Any = getattr(self, self._state)
         self._tick = 0  # of the newest message; `tick` is that of the state
         self.on_msg(self._answer)

@@ -122,7 +122,6 @@ def export(
 )
 def _audit(context: typer.Context, db: Database = None) -> None:
     """Print the head of the audit, to be noted elsewhere: it stands for all rows up to it."""
-    context.obj = db
     if context.invoked_subcommand:
         return
     from aegis_core.store import audit
@@ -132,7 +131,6 @@ def _audit(context: typer.Context, db: Database = None) -> None:
 
 @audit_app.command("list", epilog=example("aegis audit list", "aegis audit list --since 7d"))
 def list_(
-    context: typer.Context,
     since: Annotated[
         str, typer.Option(help="A date or time (UTC) such as 2026-03-01, or an age such as 7d.")
     ] = "",
@@ -141,7 +139,7 @@ def list_(
     """List what was changed, by whom."""
     from aegis_core.store import audit
 
-    store, _ = opened(db or context.obj)
+    store, _ = opened(db)
     names = ["seq", "recorded_at", "who", "action", "subject", "details"]
     rows = [
         (e.seq, f"{e.recorded_at:%Y-%m-%d %H:%M:%S}", e.who, e.action, e.subject, e.details)
@@ -152,7 +150,6 @@ def list_(
 
 @audit_app.command(epilog=example("aegis audit verify", "aegis audit verify --head 12:3f9a…"))
 def verify(
-    context: typer.Context,
     head: Annotated[
         list[str] | None, typer.Option(help="A head that was noted; again for more.")
     ] = None,
@@ -161,11 +158,10 @@ def verify(
     """Check that no row was changed, removed or put in; exit code 1 where one was."""
     from aegis_core.store import audit
 
-    store, _ = opened(db or context.obj)
+    store, _ = opened(db)
     noted = [audit.Head.read(text) for text in head or []]
-    beside = audit.kept_head(
-        store.path
-    )  # before the state that is looked at: it may not lag behind
+    # Before the state that is looked at: it may not lag behind.
+    beside = audit.kept_head(store.path)
     lost = audit.lost_heads(store.path)  # after the one that may have taken the place of a lost one
     with store.snapshot() as session:
         found = audit.verify(session, [*noted, *([beside] if beside else []), *lost])

@@ -172,9 +172,8 @@ def query(
     most = (TABLE_ROWS if form is Format.table else 0) if limit is None else limit
     with opened(db)[0].reading() as session:
         names, rows = session.stream(sql)
-        {Format.table: write_table, Format.csv: write_csv, Format.json: write_json}[form](
-            names, rows, most
-        )
+        write = {Format.table: write_table, Format.csv: write_csv, Format.json: write_json}[form]
+        write(names, rows, most)
 
 
 @app.command(epilog=example("aegis status", "aegis status --json --db fraud.duckdb"))

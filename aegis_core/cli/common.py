@@ -27,10 +27,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _or_that_of_the_group(context: typer.Context, db: Path | None) -> Path | None:
+    """The database of a command, or the one that was named before the command's name."""
+    named: Path | None = db or context.obj
+    context.obj = named
+    return named
+
+
 Database = Annotated[
     Path | None,
     typer.Option(
         "--db",
+        callback=_or_that_of_the_group,
         help="The DuckDB file; a relative path counts from here. Else AEGIS_DB, else the home's.",
     ),
 ]

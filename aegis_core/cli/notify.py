@@ -17,14 +17,12 @@ notify_app = typer.Typer(
 @notify_app.callback(
     epilog=example("aegis notify test", "aegis notify run", "aegis notify list"),
 )
-def _notify(context: typer.Context, db: Database = None) -> None:
+def _notify(db: Database = None) -> None:
     """Tell people of alerts, failed runs, drift and a service that is down."""
-    context.obj = db
 
 
 @notify_app.command(epilog=example("aegis notify run", "aegis notify run --for 60"))
 def run(
-    context: typer.Context,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,
     for_s: Seconds = None,
     db: Database = None,
@@ -32,12 +30,11 @@ def run(
     """Look for what the rules of aegis.toml name, and send it, until Ctrl-C."""
     from aegis_core.runs.notify import notifier
 
-    notifier.run(*opened(db or context.obj), for_s=for_s, every_s=every)
+    notifier.run(*opened(db), for_s=for_s, every_s=every)
 
 
 @notify_app.command("test", epilog=example("aegis notify test", "aegis notify test mail"))
 def try_out(
-    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="Of a rule; else all.")] = "",
     db: Database = None,
 ) -> None:
@@ -45,7 +42,7 @@ def try_out(
     from aegis_core.runs.notify import notifier
 
     failed = False
-    for rule, target, error in notifier.try_out(*opened(db or context.obj), name):
+    for rule, target, error in notifier.try_out(*opened(db), name):
         print(f"{rule} → {target}: {error or 'sent'}")
         failed |= error is not None
     if failed:
@@ -53,10 +50,10 @@ def try_out(
 
 
 @notify_app.command("list", epilog=example("aegis notify list"))
-def list_(context: typer.Context, db: Database = None) -> None:
+def list_(db: Database = None) -> None:
     """List the rules, with what waits, what was sent and the last error."""
     from aegis_core.runs.notify import notifier
 
-    store, settings = opened(db or context.obj)
+    store, settings = opened(db)
     notifier.chosen(settings)
     write_table(*notifier.listed(store, settings), 0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aegis_core.cli.common import Database, Json, Who, example, named, opened
 from aegis_core.cli.output import cell_text, write_document, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="As `aegis models` lists it.")]
 Proposed = Annotated[str, typer.Argument(metavar="PROPOSAL", help="As `aegis models` lists it.")]
@@ -40,7 +43,6 @@ lists_app = typer.Typer(no_args_is_help=False, help="Allow and deny lists, snooz
 )
 def _models(context: typer.Context, db: Database = None) -> None:
     """List the models, or say which of them decides."""
-    context.obj = db
     if context.invoked_subcommand:
         return
     from aegis_core.detection import approvals, registry
@@ -53,23 +55,18 @@ def _models(context: typer.Context, db: Database = None) -> None:
     shown = ["version", "role", "kind", "n_train", "trained_from", "trained_to", "run_id"]
     for column in ("trained_from", "trained_to"):
         found[column] = found[column].dt.strftime("%Y-%m-%d %H:%M")
-    rows = found[shown].astype(object).where(found[shown].notna(), None)
-    write_table(shown, list(rows.itertuples(index=False, name=None)), 0)
+    _write_frame(found[shown])
     for proposal in approvals.open_proposals(store):
         print("\nproposed ", end="")
         print(*proposal.sentences(registry.roles(store)[0]), sep="\n")
 
 
-@models_app.command(
-    epilog=example("aegis models show VERSION", "aegis models show VERSION --json")
-)  # fmt: skip
-def show(
-    context: typer.Context, version: Version, as_json: Json = False, db: Database = None
-) -> None:
+@models_app.command(epilog=example("aegis models show VERSION", "aegis models show VERSION --json"))
+def show(version: Version, as_json: Json = False, db: Database = None) -> None:
     """Show all that is known of a model: policy, run, data, metrics, who did what with it."""
     from aegis_core.detection import approvals
 
-    found = approvals.dossier(*opened(db or context.obj), version)
+    found = approvals.dossier(*opened(db), version)
     if as_json:
         write_document(found)
         return
@@ -85,7 +82,6 @@ def show(
 
 @models_app.command(epilog=example("aegis models propose VERSION --who anna"))
 def propose(
-    context: typer.Context,
     version: Version,
     why: Annotated[str, typer.Option(help="The reason, for who decides.")] = "",
     who: Who = None,
@@ -94,38 +90,30 @@ def propose(
     """Propose a model for champion; somebody else approves it."""
     from aegis_core.detection import approvals
 
-    made = approvals.nominate(*opened(db or context.obj), version, who=named(who), why=why)
+    made = approvals.nominate(*opened(db), version, who=named(who), why=why)
     print(*made.sentences(made.champion), sep="\n")
     print(f"Somebody else says `aegis models approve {made.proposal_id}`.")
 
 
 @models_app.command(epilog=example("aegis models approve 1a2b3c4d --who ben"))
-def approve(
-    context: typer.Context, proposal: Proposed, note: Note = "", who: Who = None,
-    db: Database = None,
-) -> None:  # fmt: skip
+def approve(proposal: Proposed, note: Note = "", who: Who = None, db: Database = None) -> None:
     """Make a proposed model the champion; not by the person who proposed it."""
     from aegis_core.detection import approvals
 
-    print(approvals.approve(*opened(db or context.obj), proposal, who=named(who), note=note))
+    print(approvals.approve(*opened(db), proposal, who=named(who), note=note))
 
 
 @models_app.command(epilog=example('aegis models reject 1a2b3c4d --note "too many alerts"'))
-def reject(
-    context: typer.Context, proposal: Proposed, note: Note = "", who: Who = None,
-    db: Database = None,
-) -> None:  # fmt: skip
+def reject(proposal: Proposed, note: Note = "", who: Who = None, db: Database = None) -> None:
     """Close a proposal; the champion stays."""
     from aegis_core.detection import approvals
 
-    store, _ = opened(db or context.obj)
-    closed = approvals.reject(store, proposal, who=named(who), note=note)
+    closed = approvals.reject(opened(db)[0], proposal, who=named(who), note=note)
     print(f"{closed.version} was rejected.")
 
 
 @models_app.command(epilog=example("aegis models compare", "aegis models compare --days 7"))
 def compare(
-    context: typer.Context,
     challenger: Annotated[
         str, typer.Argument(metavar="[VERSION]", help="Else the one that scored last.")
     ] = "",
@@ -135,39 +123,31 @@ def compare(
     """Compare the champion with a challenger on what both scored live."""
     from aegis_core.detection.comparison import compared
 
-    table, told = compared(opened(db or context.obj)[0], challenger, days)
-    rows = table.reset_index(names="model").astype(object)
-    rows = rows.where(rows.notna(), None)
-    write_table(list(rows.columns), list(rows.itertuples(index=False, name=None)), 0)
+    table, told = compared(opened(db)[0], challenger, days)
+    _write_frame(table.reset_index(names="model"))
     print(told)
 
 
 @models_app.command(epilog=example("aegis models promote VERSION --who anna"))
-def promote(
-    context: typer.Context, version: Version, who: Who = None, db: Database = None
-) -> None:  # fmt: skip
+def promote(version: Version, who: Who = None, db: Database = None) -> None:
     """Make a model the champion: it decides from the next batch on."""
-    _assign(context, version, who, db, "champion")
+    _assign(version, who, db, "champion")
 
 
 @models_app.command(epilog=example("aegis models shadow VERSION"))
-def shadow(
-    context: typer.Context, version: Version, who: Who = None, db: Database = None
-) -> None:  # fmt: skip
+def shadow(version: Version, who: Who = None, db: Database = None) -> None:
     """Let a model score beside the champion and decide nothing."""
-    _assign(context, version, who, db, "shadow")
+    _assign(version, who, db, "shadow")
 
 
 @models_app.command(epilog=example("aegis models retire VERSION"))
-def retire(
-    context: typer.Context, version: Version, who: Who = None, db: Database = None
-) -> None:  # fmt: skip
+def retire(version: Version, who: Who = None, db: Database = None) -> None:
     """Take a model out of shadow; it stays in the register."""
-    _assign(context, version, who, db, "none")
+    _assign(version, who, db, "none")
 
 
 @models_app.command(epilog=example("aegis models rollback --who anna"))
-def rollback(context: typer.Context, who: Who = None, db: Database = None) -> None:
+def rollback(who: Who = None, db: Database = None) -> None:
     """Go back to the champion before the present one.
 
     One person may, also where `require_approval` asks for two to promote: it is for an emergency,
@@ -175,21 +155,23 @@ def rollback(context: typer.Context, who: Who = None, db: Database = None) -> No
     """
     from aegis_core.detection import registry
 
-    version = registry.rollback(*opened(db or context.obj), who=named(who))
+    version = registry.rollback(*opened(db), who=named(who))
     print(f"{version} is the champion again.")
 
 
-def _assign(
-    context: typer.Context, version: str, who: str | None, db: Database, role: str
-) -> None:  # fmt: skip
+def _write_frame(frame: pd.DataFrame) -> None:
+    rows = frame.astype(object).where(frame.notna(), None)
+    write_table(list(rows.columns), rows.itertuples(index=False, name=None), 0)
+
+
+def _assign(version: str, who: str | None, db: Database, role: str) -> None:
     from aegis_core.detection import registry
 
-    store, settings = opened(db or context.obj)
-    needed = settings.require_approval
-    done = registry.promote(
-        store, settings, version, who=named(who), role=role, require_approval=needed
+    store, settings = opened(db)
+    two = settings.require_approval
+    print(
+        registry.promote(store, settings, version, who=named(who), role=role, require_approval=two)
     )
-    print(done)
 
 
 @lists_app.callback(
@@ -203,7 +185,6 @@ def _assign(
 )
 def _lists(context: typer.Context, db: Database = None) -> None:
     """Show who is on which list, until when, by whom and why."""
-    context.obj = db
     if context.invoked_subcommand:
         return
     from aegis_core.review import lists
@@ -224,7 +205,6 @@ def _lists(context: typer.Context, db: Database = None) -> None:
     epilog=example('aegis lists add deny c0007 --until 2026-12-31 --why "card stolen"')
 )
 def add(
-    context: typer.Context,
     kind: Annotated[str, typer.Argument(help="deny, allow or snooze.")],
     value: Annotated[str, typer.Argument(metavar="ID", help="Of the customer or merchant.")],
     why: Annotated[str, typer.Option(help="The reason, for those who come after.")],
@@ -240,16 +220,13 @@ def add(
     """Put a customer or merchant on a list, from the next transaction on."""
     from aegis_core.review import lists
 
-    entry = lists.add(
-        opened(db or context.obj)[0], kind, value,
-        field="merchant" if merchant else "customer", until=until, who=named(who), why=why,
-    )  # fmt: skip
+    field, store = "merchant" if merchant else "customer", opened(db)[0]
+    entry = lists.add(store, kind, value, field=field, until=until, who=named(who), why=why)
     print(f"{entry.entry_id}: {entry.sentence()}")
 
 
 @lists_app.command(epilog=example('aegis lists end 1a2b3c4d --why "card replaced"'))
 def end(
-    context: typer.Context,
     entry_id: Annotated[str, typer.Argument(metavar="ENTRY", help="As `aegis lists` shows it.")],
     why: Annotated[str, typer.Option(help="The reason, for those who come after.")],
     who: Who = None,
@@ -258,7 +235,7 @@ def end(
     """Take an entry off its list before its time."""
     from aegis_core.review import lists
 
-    entry = lists.end(opened(db or context.obj)[0], entry_id, who=named(who), why=why)
+    entry = lists.end(opened(db)[0], entry_id, who=named(who), why=why)
     print(f"{entry.field} {entry.value} is off the {entry.kind} list.")
 
 

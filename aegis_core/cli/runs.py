@@ -8,15 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aegis_core.cli.common import (
-    Database,
-    Json,
-    Seconds,
-    assignment,
-    example,
-    opened,
-    settings_for,
-)
+from aegis_core.cli.common import Database, Json, Seconds, assignment, example, opened, settings_for
 from aegis_core.cli.output import cell_text, write_document, write_table
 
 RUN_EXAMPLES = example(
@@ -48,7 +40,8 @@ def run(
     name: Annotated[
         str,
         typer.Argument(
-            help="start, generate, train, evaluate, simulate, review or drift.", metavar="NAME"
+            help="start, generate, train, evaluate, price, simulate, review or drift.",
+            metavar="NAME",
         ),
     ],
     parameters: Annotated[
@@ -144,25 +137,24 @@ def verify(
 @schedule_app.callback(
     epilog=example("aegis schedule list", "aegis schedule run", "aegis schedule now nightly")
 )
-def _schedule(context: typer.Context, db: Database = None) -> None:
+def _schedule(db: Database = None) -> None:
     """Run notebooks when they are due, by the tables [schedule.NAME] of aegis.toml."""
-    context.obj = db
 
 
 @schedule_app.command("run", epilog=example("aegis schedule run", "aegis schedule run --for 3600"))
-def schedule_run(context: typer.Context, for_s: Seconds = None, db: Database = None) -> None:
+def schedule_run(for_s: Seconds = None, db: Database = None) -> None:
     """Start what is due, until Ctrl-C; what was missed is made up for once."""
     from aegis_core.runs.schedule import serve
 
-    serve(settings_for(db or context.obj), for_s=for_s)
+    serve(settings_for(db), for_s=for_s)
 
 
 @schedule_app.command("list", epilog=example("aegis schedule list", "aegis schedule list --json"))
-def schedule_list(context: typer.Context, as_json: Json = False, db: Database = None) -> None:
+def schedule_list(as_json: Json = False, db: Database = None) -> None:
     """Say what runs next, and how it went last."""
     from aegis_core.runs.schedule import listed
 
-    rows = listed(settings_for(db or context.obj))
+    rows = listed(settings_for(db))
     if as_json:
         write_document(rows)
         return
@@ -184,14 +176,13 @@ def schedule_list(context: typer.Context, as_json: Json = False, db: Database = 
 
 @schedule_app.command("now", epilog=example("aegis schedule now nightly"))
 def schedule_now(
-    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="An entry of the schedule.")],
     db: Database = None,
 ) -> None:
     """Run an entry at once, with its parameters, limit of time and retries."""
     from aegis_core.runs.schedule import start
 
-    print(start(settings_for(db or context.obj), name))
+    print(start(settings_for(db), name))
 
 
 def mark_killed(db: Path, ran: list[dict[str, Any]]) -> None:

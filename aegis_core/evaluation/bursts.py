@@ -54,10 +54,9 @@ def bursts(scores: pd.DataFrame, gap: str = "1h") -> pd.DataFrame:
         counters = part["counted"].to_numpy()
         first = part.iloc[0]
         seconds = (part.ts - first.ts).dt.total_seconds().to_numpy()
-        found.append(
-            (first.fold, first.customer_id, first.ts, len(part), *_first(ours, seconds),
-             *_first(counters, seconds), bool(ours.any()))
-        )  # fmt: skip
+        burst = (first.fold, first.customer_id, first.ts, len(part))
+        noticed = (*_first(ours, seconds), *_first(counters, seconds), bool(ours.any()))
+        found.append((*burst, *noticed))
     kinds: dict[str, Any] = {"fold": int, "customer_id": "str", "start": "datetime64[us]"}
     kinds |= {"transactions": int}
     kinds |= {"let_through": "Int64", "seconds": "Float64", "counter_let_through": "Int64"}
@@ -125,9 +124,11 @@ def busy_customers(
     )
     by = rows.groupby(["fold", "customer_id"], sort=False, observed=True)
     people = by.agg(
-        transactions=("alert", "size"), fraud=("is_fraud", "any"), alerts=("alert", "sum"),
+        transactions=("alert", "size"),
+        fraud=("is_fraud", "any"),
+        alerts=("alert", "sum"),
         burst_alerts=("burst", "sum"),
-    ).reset_index()  # fmt: skip
+    ).reset_index()
     people = people[~people.fraud]
     place = people.groupby("fold").transactions.rank(ascending=False, method="first")
     share = place / people.groupby("fold").transactions.transform("size")

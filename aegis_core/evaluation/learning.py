@@ -74,10 +74,9 @@ def learning_curve(
         if learner is None or i % retrain_days == 0:
             c = cut_at(ts, now - train_days * day) - warm
             past = frame.iloc[warm + c : a]
-            learner = Learner(detector, seed=seed).fit(
-                np.concatenate(signals)[c:], past.amount.to_numpy(float),
-                np.concatenate(history)[c:], known_answers(past, known, now),
-            )  # fmt: skip
+            seen, recalled = np.concatenate(signals)[c:], np.concatenate(history)[c:]
+            answer, money = known_answers(past, known, now), past.amount.to_numpy(float)
+            learner = Learner(detector, seed=seed).fit(seen, money, recalled, answer)
         today = frame.iloc[a:b]
         out = scorer.run(today, signals=True)
         signals.append(out.signals)

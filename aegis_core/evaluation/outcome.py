@@ -142,21 +142,14 @@ class Evaluation:
         """
         levels = np.arange(1, 101) / 100
         parts = [part for _, part in self.scores.groupby("fold") if part.is_fraud.any()]
-        return pd.concat(
-            pd.DataFrame(
-                {
-                    "detector": detector,
-                    "recall": levels if parts else [],
-                    "precision": np.mean(
-                        [precision_at_recall(p.is_fraud, p[detector], levels) for p in parts],
-                        axis=0,
-                    )
-                    if parts
-                    else [],
-                }
-            )
-            for detector in self.compared
-        )
+        if not parts:
+            return pd.DataFrame(columns=["detector", "recall", "precision"])
+        tables = []
+        for detector in self.compared:
+            found = [precision_at_recall(p.is_fraud, p[detector], levels) for p in parts]
+            curve = {"detector": detector, "recall": levels, "precision": np.mean(found, axis=0)}
+            tables.append(pd.DataFrame(curve))
+        return pd.concat(tables)
 
     def recall(self) -> pd.DataFrame:
         """Frauds and recall of each scenario at the policy's own decisions, all folds together."""

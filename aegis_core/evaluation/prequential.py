@@ -23,11 +23,7 @@ from aegis_core.detection.policy import Counter, Policy, burst_limits
 from aegis_core.detection.scoring import CHUNK_ROWS, Decisions, Scored, Scorer
 from aegis_core.errors import NotReady
 from aegis_core.evaluation import calibration, cases
-from aegis_core.evaluation.outcome import (
-    DETECTORS,
-    LEARNER,
-    Evaluation,
-)
+from aegis_core.evaluation.outcome import DETECTORS, LEARNER, Evaluation
 from aegis_core.evaluation.splits import (
     Fold,
     calendar,
@@ -215,10 +211,8 @@ def evaluate(
                     f"known by {fold.test_from:%Y-%m-%d}; below {MIN_FRAUDS} the learner ranks as "
                     "the forest does."
                 )
-        live = Scorer(
-            detector, policy, teacher.profiles.copy(),
-            None if teacher.confirmed is None else teacher.confirmed.copy(),
-        )  # fmt: skip
+        known = None if teacher.confirmed is None else teacher.confirmed.copy()
+        live = Scorer(detector, policy, teacher.profiles.copy(), known)
         chance = np.random.default_rng([seed, fold.number])
         tested = []
         for a in range(start, stop, CHUNK_ROWS):  # what a reason is told from is kept of few rows

@@ -70,35 +70,6 @@ def prequential(
     return out
 
 
-def default_train_from(
-    first: pd.Timestamp,
-    last: pd.Timestamp,
-    *,
-    train_days: float,
-    delay_days: float,
-    test_days: float,
-    folds: int,
-) -> pd.Timestamp:
-    """Midnight from which `folds` folds just end with the last complete day of the history.
-
-    Raises
-    ------
-    InputError
-        The history is too short for one training, delay and test window.
-    """
-    day = pd.Timedelta(days=1)
-    end = (last + pd.Timedelta(microseconds=1)).ceil("D")
-    need = train_days + delay_days + folds * test_days
-    start = end - need * day
-    if start < first.floor("D"):
-        raise InputError(
-            f"The history runs from {first} to {last}; {need:g} days are needed for {train_days:g} "
-            f"of training, {delay_days:g} of delay and {folds} × {test_days:g} of test. "
-            "Use fewer folds or shorter windows."
-        )
-    return start
-
-
 def plan(
     first: pd.Timestamp,
     last: pd.Timestamp,
@@ -153,7 +124,7 @@ def plan(
                 f"The history runs from {first} to {last}; one fold needs "
                 f"{train_days + delay_days + test_days:g} days. Choose shorter windows."
             ]
-        start = default_train_from(first, last, **lengths, folds=room)
+        start = end - pd.Timedelta(days=train_days + delay_days + room * test_days)
         found = prequential(start, **lengths, folds=room)
     few = f"{len(found)} of the {folds} folds asked for fit into the history."
     return found, [few] if len(found) < folds else []

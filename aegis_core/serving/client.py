@@ -208,17 +208,17 @@ class Desk:
 
     def answer(
         self, case_id: str, answer: str, *, note: str = "", only: Sequence[str] = ()
-    ) -> list[str]:  # fmt: skip
+    ) -> list[str]:
         """Answer all of a case, or `only` some transactions; the reviews' ids, to be undone."""
         asked: dict[str, Any] = {"case_id": case_id, "answer": answer, "note": note}
         asked |= {"transaction_ids": list(only)} if only else {}
         told = self._asked("POST", "/v1/cases/answer", asked)
         if told is not None:
             return list(told["review_ids"])
+        these, who = list(only) or None, self.analyst
         return cases.answer_case(
-            self.store, case_id, answer, analyst=self.analyst, note=note,
-            transaction_ids=list(only) or None,
-        )  # fmt: skip
+            self.store, case_id, answer, analyst=who, note=note, transaction_ids=these
+        )
 
     def undo(self, review_ids: Sequence[str]) -> list[str]:
         """Take answers back; the transactions they were about."""

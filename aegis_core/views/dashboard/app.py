@@ -85,35 +85,17 @@ class Board:
 
         self.head, self.tiles, self.controls = Head(), Tiles(), Controls()
         self.axes = Controls(part="axes")
-        self.scatter = Chart(
-            part="scatter",
-            title="Transactions",
-            label="Scatter of normal and anomalous transactions; box or lasso selects",
-        )
-        self.bars = Chart(
-            part="bars", title="Verdicts over time", label="Verdicts over time by decision"
-        )
-        self.reasons = Chart(
-            part="reasons", title="Reasons", label="Alerts by the factor of their first reason"
-        )
-        self.budget = Chart(
-            part="budget", title="Alert budget today", label="Alerts today against the budget"
-        )
-        self.map = Chart(part="map", title="Impossible travels", label="Map of impossible travels")
-        self.latency = Chart(
-            part="stats",
-            title="Latency and throughput",
-            label="Latency and throughput of the service",
-        )
-        self.drift = Chart(
-            part="drift", title="Score now and in training", label="Scores now and in training"
-        )
-        self.table = Table(
-            part="log",
-            title="Live log",
-            label="Newest verdicts",
-            columns=[{"key": k, "title": title, "kind": kind} for k, title, kind in COLUMNS],
-        )
+        cloud = "Scatter of normal and anomalous transactions; box or lasso selects"
+        self.scatter = Chart("scatter", "Transactions", cloud)
+        self.bars = Chart("bars", "Verdicts over time", "Verdicts over time by decision")
+        self.reasons = Chart("reasons", "Reasons", "Alerts by the factor of their first reason")
+        self.budget = Chart("budget", "Alert budget today", "Alerts today against the budget")
+        self.map = Chart("map", "Impossible travels", "Map of impossible travels")
+        speed = "Latency and throughput"
+        self.latency = Chart("stats", speed, f"{speed} of the service")
+        self.drift = Chart("drift", "Score now and in training", "Scores now and in training")
+        columns = [{"key": k, "title": title, "kind": kind} for k, title, kind in COLUMNS]
+        self.table = Table("log", "Live log", "Newest verdicts", columns=columns)
         self.widget = self._layout()
         for widget, handler in (
             (self.head, self._heard),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from aegis_core.views.dashboard.pictures import packed, plain
+from aegis_core.views.dashboard.pictures import line, packed, plain
 
 if TYPE_CHECKING:
     from aegis_core.views.dashboard.counts import Floats
@@ -73,8 +73,8 @@ def map_figure(travels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for t in travels
     ]
     traces: list[dict[str, Any]] = [
-        _line("coasts and borders", lon, lat, "--aegis-outline", 0.8),
-        _line("way", lons, lats, "--aegis-block-fill", 1.6),
+        line("coasts and borders", "", packed(lon), lat, color="--aegis-outline", width=0.8),
+        line("way", "", packed(lons), lats, color="--aegis-block-fill", width=1.6),
     ]
     for name, (symbol, x, y) in ends.items():
         traces.append(
@@ -101,18 +101,6 @@ def map_figure(travels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "yaxis": {**hidden, "range": [low, high], "scaleanchor": "x", "scaleratio": 1.3},
             "uirevision": f"{left:.0f} {right:.0f} {low:.0f} {high:.0f}",
         },
-    }
-
-
-def _line(name: str, x: Floats, y: Floats, colour: str, width: float) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": packed(x),
-        "y": packed(y),
-        "hoverinfo": "skip",
-        "line": {"color": colour, "width": width},
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from collections import Counter
 from typing import Any, Final
 
 import numpy as np
@@ -81,7 +82,8 @@ def page(
         {
             **{name: row[name] for name in ("transaction_id", "currency", "merchant_id", "why")},
             **{name: row[name] for name in ("decision", "open", "amount", "risk")},
-            **{"ms": _ms(row["ts"]), "audit": row["inclusion"] < 1},
+            "ms": _ms(row["ts"]),
+            "audit": row["inclusion"] < 1,
         }
         for row in sorted(case, key=lambda row: (not row["open"], -row["risk"]))[:MOST_SHOWN]
     ]
@@ -130,7 +132,7 @@ def _verdict(row: dict[str, Any]) -> dict[str, Any]:
 
 def _history(
     paid: list[dict[str, Any]], ids: set[str], this: str, asked: set[str]
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Columns of the customer's payments by arrival; `kind` says how each is marked."""
 
     def kind(row: dict[str, Any]) -> str:
@@ -166,18 +168,19 @@ def _places(
     before: list[dict[str, Any]], paid: list[dict[str, Any]], seq: int, distance_km: float | None
 ) -> dict[str, Any]:
     """Where the customer paid, to a tenth of a degree, and the way from the last place."""
-    counts: dict[tuple[float, float], int] = {}
-    for row in before:
-        if row["lat"] is not None and row["lon"] is not None:
-            place = round(row["lat"], 1), round(row["lon"], 1)
-            counts[place] = counts.get(place, 0) + 1
-    most = sorted(counts.items(), key=lambda item: -item[1])[:MOST_SHOWN]
+    counts = Counter(
+        (round(row["lat"], 1), round(row["lon"], 1))
+        for row in before
+        if row["lat"] is not None and row["lon"] is not None
+    )
     path = [
         [row["lat"], row["lon"]] for row in paid if row["seq"] <= seq and row["lat"] is not None
     ]
     placed = any(row["seq"] == seq and row["lat"] is not None for row in paid)
     return {
-        "usual": [{"lat": lat, "lon": lon, "n": n} for (lat, lon), n in most],
+        "usual": [
+            {"lat": lat, "lon": lon, "n": n} for (lat, lon), n in counts.most_common(MOST_SHOWN)
+        ],
         "path": path[-2:] if placed else [],
         "distance_km": _plain(distance_km),
     }
@@ -185,14 +188,11 @@ def _places(
 
 def _merchants(before: list[dict[str, Any]], this: str | None) -> dict[str, Any]:
     """The merchants paid most often, and how often this one; None where it has no name."""
-    counts: dict[str, int] = {}
-    for row in before:
-        if row["merchant_id"] is not None:
-            counts[row["merchant_id"]] = counts.get(row["merchant_id"], 0) + 1
+    counts = Counter(row["merchant_id"] for row in before if row["merchant_id"] is not None)
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_MERCHANTS]
     return {
         "most": [{"name": name, "n": n} for name, n in most],
         "this": this,
-        "n_this": counts.get(this, 0) if this is not None else None,
+        "n_this": counts[this] if this is not None else None,
         "n_merchants": len(counts),
     }

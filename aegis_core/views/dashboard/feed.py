@@ -307,12 +307,10 @@ class Feed:
             self._from = {seq: known.get(seq, {}) for seq in wanted}
         names = ("seq", "lat", "lon", "amount", "currency", "reasons", "customer_id", "distance")
         return [
-            {name: window[name][place].item() if name in ("seq", "lat", "lon", "amount", "distance")
-             else window[name][place] for name in names}
-            | {"from_lat": origin["lat"], "from_lon": origin["lon"]}
-            for place, seq in zip(places, wanted, strict=True)
-            if (origin := self._from.get(seq))
-        ]  # fmt: skip
+            travel | {"from_lat": origin["lat"], "from_lon": origin["lon"]}
+            for travel in dicts({name: window[name][places] for name in names})
+            if (origin := self._from.get(int(travel["seq"])))
+        ]
 
 
 def _budget(parameters: object) -> float | None:

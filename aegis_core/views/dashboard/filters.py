@@ -25,6 +25,19 @@ PERIODS: Final = {
 AXES: Final = ("hour", "amount", "distance", "travel", "risk", "score")
 BARS: Final = {"auto": 0, "minute": 60, "hour": 3_600, "day": 86_400}
 _LAST_TIME: Final = 253_402_300_799.0
+_ROLLED: Final = {
+    "decision": "decision = ?",
+    "factor": "factor = ?",
+    "category": f"left(category, {LONGEST_TEXT}) = ?",
+}
+_BY_ROW: Final = {
+    "decision": "v.decision = ?",
+    "factor": "v.reasons[1].factor = ?",
+    "category": f"left(t.category, {LONGEST_TEXT}) = ?",
+    "min_amount": "t.amount >= ?",
+    "max_amount": "t.amount <= ?",
+    "customer": f"left(t.customer_id, {LONGEST_TEXT}) = ?",
+}
 
 
 @dataclass(frozen=True)
@@ -71,8 +84,13 @@ class Filters:
         """
         told: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
         allowed = {
-            **{"period": (*PERIODS, "between"), "decision": ("", *DECISIONS), "bars": tuple(BARS)},
-            **{"factor": ("", *REASONS), "x": AXES, "y": AXES, "z": ("", *AXES)},
+            "period": (*PERIODS, "between"),
+            "decision": ("", *DECISIONS),
+            "factor": ("", *REASONS),
+            "bars": tuple(BARS),
+            "x": AXES,
+            "y": AXES,
+            "z": ("", *AXES),
         }
         values: dict[str, Any] = {}
         for name, default in asdict(cls()).items():
@@ -135,20 +153,7 @@ class Filters:
         >>> Filters().condition()
         ('true', [])
         """
-        parts: list[tuple[str, object]] = []
-        if self.decision:
-            parts.append(("v.decision = ?", self.decision))
-        if self.factor:
-            parts.append(("v.reasons[1].factor = ?", self.factor))
-        if self.category:
-            parts.append((f"left(t.category, {LONGEST_TEXT}) = ?", self.category))
-        if self.min_amount > 0:
-            parts.append(("t.amount >= ?", float(self.min_amount)))
-        if self.max_amount > 0:
-            parts.append(("t.amount <= ?", float(self.max_amount)))
-        if self.customer:
-            parts.append((f"left(t.customer_id, {LONGEST_TEXT}) = ?", self.customer))
-        return " AND ".join(sql for sql, _ in parts) or "true", [value for _, value in parts]
+        return self._condition(_BY_ROW)
 
     def rolled_condition(self) -> tuple[str, list[object]]:
         """The same on `rollups`, as far as these know.
@@ -156,13 +161,12 @@ class Filters:
         >>> Filters(category="food").rolled_condition()
         ('left(category, 200) = ?', ['food'])
         """
-        parts: list[tuple[str, object]] = []
-        for name in ("decision", "factor"):
-            if value := getattr(self, name):
-                parts.append((f"{name} = ?", value))
-        if self.category:
-            parts.append((f"left(category, {LONGEST_TEXT}) = ?", self.category))
-        return " AND ".join(sql for sql, _ in parts) or "true", [value for _, value in parts]
+        return self._condition(_ROLLED)
+
+    def _condition(self, known: Mapping[str, str]) -> tuple[str, list[object]]:
+        chosen = [name for name in known if getattr(self, name)]
+        sql = " AND ".join(known[name] for name in chosen) or "true"
+        return sql, [getattr(self, name) for name in chosen]
 
 
 def _number(value: object, most: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from aegis_core.views.dashboard.counts import Columns, Floats
+
+    Numbers = npt.NDArray[Any] | Sequence[float]
 
 LONGEST_HOVER: Final = 240
 DAY_S: Final = 86_400.0
@@ -91,16 +93,13 @@ def points(window: Columns, x: str, y: str, z: str = "") -> list[dict[str, Any]]
     return traces
 
 
-def _line(name: str, hover: str, x: object, y: object, **line: object) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "line": line,
-        "x": x,
-        "y": y,
-        "hovertemplate": f"{hover}<extra>{name}</extra>",
-    }
+def line(
+    name: str, hover: str, x: Mapping[str, object], y: Numbers, **look: object
+) -> dict[str, Any]:
+    """The trace of a line over a packed `x`; where `hover` is "", the pointer passes over it."""
+    told = {"hovertemplate": f"{hover}<extra>{name}</extra>"} if hover else {"hoverinfo": "skip"}
+    ends = {"x": x, "y": packed(np.asarray(y))}
+    return {"type": "scatter", "mode": "lines", "name": name, "line": look, **ends, **told}
 
 
 def scatter_figure(window: Columns, x: str, y: str, z: str = "") -> dict[str, Any]:
@@ -254,24 +253,16 @@ def budget_figure(today: Counts, share: float, now: dt.datetime) -> dict[str, An
     found = budget(today, share, now)
     times = np.concatenate([[begin], np.minimum(starts + today.width_s, at)]) * 1_000
     ahead = np.array([at, midnight + DAY_S]) * 1_000
+    by_midnight = [found.allowed, found.allowed_by_midnight]
     lines = (
         ("alerts", "--aegis-block-fill", "solid", times, np.concatenate([[0], alerts])),
         ("forecast", "--aegis-block-fill", "dot", ahead, [found.used, found.forecast]),
         ("budget", "--aegis-approve", "solid", times, np.concatenate([[0], share * verdicts])),
-        ("budget to midnight", "--aegis-approve", "dot", ahead,
-         [found.allowed, found.allowed_by_midnight]),
-    )  # fmt: skip
+        ("budget to midnight", "--aegis-approve", "dot", ahead, by_midnight),
+    )
     traces = [
         {"showlegend": dash == "solid"}
-        | _line(
-            name,
-            "%{y:,.1f}",
-            packed(np.asarray(x), "f8"),
-            packed(np.asarray(y)),
-            color=colour,
-            dash=dash,
-            width=2,
-        )
+        | line(name, "%{y:,.1f}", packed(x, "f8"), y, color=colour, dash=dash, width=2)
         for name, colour, dash, x, y in lines
     ]
     return {
@@ -314,23 +305,19 @@ def latency_figure(stats: Columns) -> dict[str, Any]:
     traces = [
         {"yaxis": axis}
         | ({"fill": "tozeroy", "fillcolor": "--aegis-live-fill"} if axis == "y2" else {})
-        | _line(name, hover, at, packed(values), color=colour, width=1.8)
+        | line(name, hover, at, values, color=colour, width=1.8)
         for name, colour, axis, values, hover in lines
     ]
+    upright: dict[str, object] = {"rangemode": "tozero"}
     return {
         "traces": traces,
         "layout": {
             "hovermode": "x unified",
             "xaxis": {"type": "date", "nticks": 5, "tickformat": "%H:%M", "anchor": "y2"},
-            "yaxis": {
-                "domain": [0.5, 1], "rangemode": "tozero", "nticks": 4, "title": {"text": "ms"},
-            },
-            "yaxis2": {
-                "domain": [0, 0.4], "rangemode": "tozero", "nticks": 3,
-                "title": {"text": "per second"},
-            },
+            "yaxis": upright | {"domain": [0.5, 1], "nticks": 4, "title": {"text": "ms"}},
+            "yaxis2": upright | {"domain": [0, 0.4], "nticks": 3, "title": {"text": "per second"}},
         },
-    }  # fmt: skip
+    }
 
 
 def drift(risk: Floats) -> tuple[Floats, float]:
@@ -359,6 +346,7 @@ def drift_figure(risk: Floats) -> dict[str, Any]:
     """Scores now, by where they would stand among those of training."""
     share, _ = drift(risk)
     width = 100 / RISK_BINS
+    look = {"color": "--aegis-review-fill", "width": 2, "dash": "dash"}
     middles = packed((np.arange(RISK_BINS) + 0.5) * width)
     return {
         "traces": [
@@ -371,15 +359,7 @@ def drift_figure(risk: Floats) -> dict[str, Any]:
                 "marker": {"color": "--aegis-approve-fill"},
                 "hovertemplate": "%{y:.1f} %<extra>now</extra>",
             },
-            _line(
-                "in training",
-                "%{y:.1f} %",
-                packed(np.array([0.0, 100.0])),
-                packed(np.full(2, 100 / RISK_BINS)),
-                color="--aegis-review-fill",
-                width=2,
-                dash="dash",
-            ),
+            line("in training", "%{y:.1f} %", packed(np.array([0, 100])), [width, width], **look),
         ],
         "layout": {
             "hovermode": "x unified",

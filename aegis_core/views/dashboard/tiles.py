@@ -21,9 +21,9 @@ REVIEW: Final = 1
 BLOCK: Final = 2
 
 
-def tiles(snapshot: Snapshot, filters: Filters, counts: Counts | None = None) -> list[
-    dict[str, Any]
-]:  # fmt: skip
+def tiles(
+    snapshot: Snapshot, filters: Filters, counts: Counts | None = None
+) -> list[dict[str, Any]]:
     """Each number with a label and a note.
 
     Parameters

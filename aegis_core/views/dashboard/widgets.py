@@ -68,28 +68,48 @@ class Controls(anywidget.AnyWidget):
     ).tag(sync=True)
 
 
-class Table(anywidget.AnyWidget):
-    """A sortable table whose cells are text, whatever they contain; rows have a `seq`.
+class Panel(anywidget.AnyWidget):
+    """What has a title and a note, and shows `_state`, of which only changes are sent.
 
-    It stands still under the pointer until `of`, which says what the rows are of, changes. `part`
-    is its name among the board's `queries`; empty: it does not say where it comes from.
+    `part` is its name among the board's `queries`; empty: it does not say where it comes from.
     """
 
-    _esm = modules("origin.js", "table.js")
     part = traitlets.Unicode().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
     note = traitlets.Unicode().tag(sync=True)
+    tick = traitlets.Int(0).tag(sync=True)
+    _state: str
+
+    def __init__(self, part: str = "", title: str = "", label: str = "", **traits: object) -> None:
+        super().__init__(part=part, title=title, label=label, **traits)
+        self._shown: Any = getattr(self, self._state)
+        self._tick = 0  # of the newest message; `tick` is that of the state
+        self.on_msg(self._answer)
+
+    def _all(self) -> None:
+        with self.hold_sync():
+            self._tick += 1
+            self.tick = self._tick
+            setattr(self, self._state, type(self._shown)(self._shown))
+
+    def _answer(self, _: object, content: object, __: object) -> None:
+        if isinstance(content, Mapping) and content.get("need") == "all":
+            setattr(self, self._state, type(self._shown)())
+            self._all()
+
+
+class Table(Panel):
+    """A sortable table whose cells are text, whatever they contain; rows have a `seq`.
+
+    It stands still under the pointer until `of`, which says what the rows are of, changes.
+    """
+
+    _esm = modules("origin.js", "table.js")
+    _state = "rows"
     columns: traitlets.List[Any] = traitlets.List().tag(sync=True)
     of = traitlets.Unicode().tag(sync=True)
     rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
-    tick = traitlets.Int(0).tag(sync=True)
-
-    def __init__(self, **traits: object) -> None:
-        super().__init__(**traits)
-        self._shown: list[Any] = list(self.rows)
-        self._tick = 0  # of the newest message; `tick` is that of `rows`
-        self.on_msg(self._answer)
 
     def show(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Let the page show `rows`, newest first; sends only those that it does not have."""
@@ -105,38 +125,16 @@ class Table(anywidget.AnyWidget):
         else:
             self._all()
 
-    def _all(self) -> None:
-        with self.hold_sync():
-            self._tick += 1
-            self.tick = self._tick
-            self.rows = self._shown
 
-    def _answer(self, _: object, content: object, __: object) -> None:
-        if isinstance(content, Mapping) and content.get("need") == "all":
-            self.rows = []
-            self._all()
-
-
-class Chart(anywidget.AnyWidget):
+class Chart(Panel):
     """A plotly.js chart; `figure` has `traces` and `layout`, with columns as `packed` gives them.
 
     A page that cannot load plotly.js from the Voilà template (JupyterLab) asks the kernel for it.
-    `part` is its name among the board's `queries`, as for `Table`.
     """
 
     _esm = modules("origin.js", "chart.js")
-    part = traitlets.Unicode().tag(sync=True)
-    title = traitlets.Unicode().tag(sync=True)
-    label = traitlets.Unicode().tag(sync=True)
-    note = traitlets.Unicode().tag(sync=True)
+    _state = "figure"
     figure: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
-    tick = traitlets.Int(0).tag(sync=True)
-
-    def __init__(self, **traits: object) -> None:
-        super().__init__(**traits)
-        self._shown: Mapping[str, Any] = self.figure
-        self._tick = 0  # of the newest message; `tick` is that of `figure`
-        self.on_msg(self._answer)
 
     def show(self, figure: Mapping[str, Any]) -> None:
         """Let the page show `figure`; of one that differs only in columns, these are sent."""
@@ -186,20 +184,11 @@ class Chart(anywidget.AnyWidget):
         self._tick += 1
         self.send({"tick": self._tick, what: told, "kept": kept}, buffers=buffers)
 
-    def _all(self) -> None:
-        with self.hold_sync():
-            self._tick += 1
-            self.tick = self._tick
-            self.figure = dict(self._shown)
-
-    def _answer(self, _: object, content: object, __: object) -> None:
-        if not isinstance(content, Mapping):
-            return
-        if content.get("need") == "plotly":
+    def _answer(self, widget: object, content: object, buffers: object) -> None:
+        if isinstance(content, Mapping) and content.get("need") == "plotly":
             self.send({"plotly": True}, buffers=[gzip.compress(plotly_js().read_bytes(), 6)])
-        elif content.get("need") == "all" and self._shown:
-            self.figure = {}
-            self._all()
+        elif self._shown:
+            super()._answer(widget, content, buffers)
 
 
 def _columns(trace: Mapping[str, Any]) -> dict[str, Any]:

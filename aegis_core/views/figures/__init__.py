@@ -4,46 +4,16 @@ By stage: `house` (what all have in common), `data`, `training`, `evaluation`, `
 `verdicts`, `drift`.
 """
 
-from aegis_core.views.figures.answers import differences, learning
-from aegis_core.views.figures.data import audit_heatmap, hours, landscape, payments
-from aegis_core.views.figures.drift import drift_effects, drift_movers, drift_shapes
-from aegis_core.views.figures.evaluation import (
-    bursts,
-    compared,
-    daily_alerts,
-    precision_recall,
-    recall_bars,
-)
-from aegis_core.views.figures.house import COLOURS, LAYOUT, figure
-from aegis_core.views.figures.policy import costs, forecasts, reliability, what_if
-from aegis_core.views.figures.training import evidence_tails, score_histogram
-from aegis_core.views.figures.verdicts import cases, contributions, histories
+import lazy_loader
 
-__all__ = [
-    "COLOURS",
-    "LAYOUT",
-    "audit_heatmap",
-    "bursts",
-    "cases",
-    "compared",
-    "contributions",
-    "costs",
-    "daily_alerts",
-    "differences",
-    "drift_effects",
-    "drift_movers",
-    "drift_shapes",
-    "evidence_tails",
-    "figure",
-    "forecasts",
-    "histories",
-    "hours",
-    "landscape",
-    "learning",
-    "payments",
-    "precision_recall",
-    "recall_bars",
-    "reliability",
-    "score_histogram",
-    "what_if",
-]
+_NAMES = {
+    "house": ["COLOURS", "LAYOUT", "figure"],
+    "data": ["audit_heatmap", "hours", "landscape", "payments"],
+    "training": ["evidence_tails", "score_histogram"],
+    "evaluation": ["bursts", "compared", "daily_alerts", "precision_recall", "recall_bars"],
+    "policy": ["costs", "forecasts", "reliability", "what_if"],
+    "answers": ["differences", "learning"],
+    "verdicts": ["cases", "contributions", "histories"],
+    "drift": ["drift_effects", "drift_movers", "drift_shapes"],
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from aegis_core.views.figures.house import COLOURS, LAYOUT, nothing, plain
+from aegis_core.views.figures.house import COLOURS, in_house, nothing, plain
 
 _NO_REFERENCE = "There are no earlier weeks to hold the day against."
 
@@ -58,9 +59,7 @@ def drift_effects(days: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
     drawn.update_xaxes(title="day (UTC)", row=lines)
     drawn.update_yaxes(title="effect", col=1)
     drawn.update_annotations(font={"size": 13})
-    return drawn.update_layout(
-        LAYOUT | {"title": "How far each measure lies from usual", "height": 150 * lines + 120}
-    )
+    return in_house(drawn, title="How far each measure lies from usual", height=150 * lines + 120)
 
 
 def drift_shapes(shapes: pd.DataFrame) -> go.Figure:
@@ -78,41 +77,35 @@ def drift_shapes(shapes: pd.DataFrame) -> go.Figure:
     if not names:
         return nothing(_NO_REFERENCE)
     lines = (len(names) + 2) // 3
-    drawn = make_subplots(lines, 3, subplot_titles=names, vertical_spacing=0.44 / lines)
-    for i, name in enumerate(names):
-        part = shapes[shapes["measure"] == name]
-        looks = (("usual", "usual", "normal", "solid"), ("this day", "today", "block", "dash"))
-        for called, column, look, dash in looks:
-            trace = {
-                "type": "scatter",
-                "mode": "lines",
-                "name": called,
-                "legendgroup": called,
-                "showlegend": not i,
-                "x": part[column].round(5).to_numpy(),
-                "y": part["share"].to_numpy(),
-                "line": {"color": COLOURS[look], "dash": dash},
-                "hovertemplate": f"%{{y:.1%}} lie above %{{x:,.4g}}<extra>{called}</extra>",
-            }
-            drawn.add_trace(trace, row=1 + i // 3, col=1 + i % 3)
-        drawn.update_xaxes(
-            title={"amounts": "amount", "score": "score"}.get(name, "nats"),
-            **({"type": "log", "dtick": 1} if name == "amounts" else {}),
-            row=1 + i // 3,
-            col=1 + i % 3,
-        )
-    drawn.update_yaxes(type="log", dtick=1, tickformat=".1~%")
-    drawn.update_yaxes(title="share above", col=1)
-    drawn.update_annotations(font={"size": 13})
-    return drawn.update_layout(
-        LAYOUT
-        | {
-            "title": "What the day looks like beside usual ones",
-            "height": 250 * lines + 120,
-            "margin": {"l": 64, "r": 16, "t": 120, "b": 48},
-            "legend": {**LAYOUT["legend"], "yref": "container", "y": 0.87},
-        }
+    drawn = px.line(
+        shapes.rename(columns={"today": "this day"}).round({"usual": 5, "this day": 5}),
+        x=["usual", "this day"],
+        y="share",
+        line_dash="variable",
+        line_dash_sequence=["solid", "dash"],
+        color_discrete_map={"usual": COLOURS["normal"], "this day": COLOURS["block"]},
+        facet_col="measure",
+        facet_col_wrap=3,
+        facet_col_spacing=0.2 / 3,
+        facet_row_spacing=0.44 / lines,
+        labels={"share": "share above"},
+        log_y=True,
+        render_mode="svg",
+        title="What the day looks like beside usual ones",
     )
+    drawn.update_xaxes(matches=None, showticklabels=True)
+    drawn.update_yaxes(matches=None, showticklabels=True, dtick=1, tickformat=".1~%")
+    known = {"amounts": {"title": "amount", "type": "log", "dtick": 1}, "score": {"title": "score"}}
+    for i, name in enumerate(names):
+        drawn.update_xaxes(known.get(name, {"title": "nats"}), row=lines - i // 3, col=1 + i % 3)
+    drawn.for_each_annotation(
+        lambda a: a.update(text=a.text.removeprefix("measure="), font_size=13)
+    )
+    drawn.for_each_trace(
+        lambda t: t.update(hovertemplate=f"%{{y:.1%}} lie above %{{x:,.4g}}<extra>{t.name}</extra>")
+    )
+    legend = {"yref": "container", "y": 0.87}
+    return in_house(drawn, height=250 * lines + 120, margin_t=120, legend=legend)
 
 
 def drift_movers(movers: pd.DataFrame, label: str) -> go.Figure:
@@ -150,14 +143,7 @@ def drift_movers(movers: pd.DataFrame, label: str) -> go.Figure:
     drawn.update_xaxes(title="part of the movement")
     drawn.update_yaxes(autorange="reversed", type="category")
     drawn.update_annotations(font={"size": 13})
-    return drawn.update_layout(
-        LAYOUT
-        | {
-            "title": f"Who moved: {plain(label)}",
-            "height": 440,
-            "margin": {"l": 120, "r": 16, "t": 88, "b": 48},
-        }
-    )
+    return in_house(drawn, title=f"Who moved: {plain(label)}", height=440, margin_l=120)
 
 
 def _label(measure: object, part: object) -> str:

@@ -9,7 +9,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from aegis_core.views.figures.house import COLOURS, LAYOUT, colour, in_house, nothing
+from aegis_core.views.figures.house import COLOURS, colour, in_house, nothing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,14 +54,8 @@ def compared(table: pd.DataFrame) -> go.Figure:
         most = max(mean["ceiling"].mean(), part["value"].max())
         drawn.update_xaxes(title=words, range=[-0.02 * most, 1.2 * most], **at)
     drawn.update_yaxes(autorange="reversed")
-    return drawn.update_layout(
-        LAYOUT
-        | {
-            "title": "The forest and what it has to beat",
-            "height": 600,
-            "margin": {"l": 110, "r": 16, "t": 64, "b": 48},
-        }
-    )
+    title = "The forest and what it has to beat"
+    return in_house(drawn, title=title, height=600, margin_l=110, margin_t=64)
 
 
 def precision_recall(curves: pd.DataFrame) -> go.Figure:
@@ -137,8 +131,7 @@ def recall_bars(recall: pd.DataFrame) -> go.Figure:
         hovertemplate="%{y}: %{x:.1f} %, %{text}<extra></extra>",
     )
     drawn.update_yaxes(type="category", autorange="reversed")
-    margin = {"l": 110, "r": 16, "t": 48, "b": 48}
-    return in_house(drawn, height=180 + 32 * len(recall), margin=margin)
+    return in_house(drawn, height=180 + 32 * len(recall), margin_l=110, margin_t=48)
 
 
 def daily_alerts(days: pd.DataFrame) -> go.Figure:
@@ -242,13 +235,7 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
             drawn.add_trace(trace, row=1, col=1 + i)
         drawn.update_xaxes(title=measure, rangemode="tozero", row=1, col=1 + i)
     line = {"color": COLOURS["random"], "dash": "dot", "width": 2}
-    drawn.add_vline(
-        asked,
-        line=line,
-        annotation_text=f"{asked}",
-        annotation_position="bottom right",
-        row=1,
-        col=1,
-    )
+    note = {"annotation_text": f"{asked}", "annotation_position": "bottom right"}
+    drawn.add_vline(asked, line=line, row=1, col=1, **note)
     drawn.update_yaxes(title="bursts noticed (%)", range=[0, 104], col=1)
-    return drawn.update_layout(LAYOUT | {"title": "How soon bursts are noticed"})
+    return in_house(drawn, title="How soon bursts are noticed")

@@ -11,11 +11,11 @@ from plotly.subplots import make_subplots
 from aegis_core.views.figures.evaluation import stacked_days
 from aegis_core.views.figures.house import (
     COLOURS,
-    LAYOUT,
     SYMBOLS,
     colour,
     colour_of,
     figure,
+    in_house,
     nothing,
 )
 
@@ -96,15 +96,8 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
         )
     drawn.update_yaxes(rangemode="tozero")
     drawn.update_yaxes(title="transactions a day", col=1)
-    return drawn.update_layout(
-        LAYOUT
-        | {
-            "title": "Forecast, and what came",
-            "margin": {"l": 64, "r": 16, "t": 120, "b": 64},
-            "legend": {**LAYOUT["legend"], "y": 1.1},
-            "height": 440,
-        }
-    )
+    drawn.update_layout(title="Forecast, and what came")
+    return in_house(drawn, margin_t=120, margin_b=64, legend_y=1.1, height=440)
 
 
 def reliability(frame: pd.DataFrame) -> go.Figure:

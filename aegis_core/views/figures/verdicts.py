@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from aegis_core.schema import FACTORS, TOLD_FACTORS
-from aegis_core.views.figures.house import COLOURS, LAYOUT, figure, nothing, plain, thresholds
+from aegis_core.views.figures.house import COLOURS, figure, in_house, nothing, plain, thresholds
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -132,66 +132,54 @@ def histories(frame: pd.DataFrame, outcome: str) -> go.Figure:
         return nothing(_NONE.get(outcome, f"There is no case of the outcome {plain(outcome)}."))
     begins = frame[frame["is_case"].astype(bool)].drop_duplicates("case").set_index("case")["ts"]
     days = (frame["ts"] - frame["case"].map(begins)).dt.total_seconds() / 86_400
-    titles = frame.drop_duplicates("case")["title"]
+    titles = frame.drop_duplicates("case").set_index("case")["title"]
+    kind = np.where(frame["is_fraud"].astype(bool), "other fraud", "other payment")
+    kind[frame["is_case"].astype(bool)] = "this case"
+    looks = {
+        "other payment": ("normal", "circle", 5, 0.5),
+        "other fraud": ("fraud", "x", 7, 0.9),
+        "this case": ("review", "star", 15, 1),
+    }
     lines = (len(cases) + 1) // 2
-    drawn = make_subplots(
-        lines,
-        min(2, len(cases)),
-        shared_xaxes="all",
-        shared_yaxes="all",
-        subplot_titles=[plain(title, 66) for title in titles],
-        horizontal_spacing=0.03,
-        vertical_spacing=0.2 / lines,
+    drawn = px.scatter(
+        frame.assign(days=days.round(4), kind=kind),
+        x="days",
+        y="amount",
+        color="kind",
+        symbol="kind",
+        color_discrete_map={name: COLOURS[look[0]] for name, look in looks.items()},
+        symbol_map={name: look[1] for name, look in looks.items()},
+        category_orders={"kind": list(looks), "case": cases},
+        facet_col="case",
+        facet_col_wrap=2,
+        facet_col_spacing=0.03,
+        facet_row_spacing=0.2 / lines,
+        labels={"days": "days from the case"},
+        log_y=True,
+        render_mode="svg",
     )
-    named = set()
-    for i, case in enumerate(cases):
-        rows = frame[frame["case"] == case]
-        this, fraud = rows["is_case"].astype(bool), rows["is_fraud"].astype(bool)
-        looks = (
-            ("other payment", rows[~this & ~fraud], "normal", "circle", 5, 0.5),
-            ("other fraud", rows[~this & fraud], "fraud", "x", 7, 0.9),
-            ("this case", rows[this], "review", "star", 15, 1),
+    for name, (_, _, size, opacity) in looks.items():
+        drawn.update_traces(
+            marker={"size": size, "opacity": opacity},
+            hovertemplate=f"%{{y:,.2f}} at %{{x:+.2f}} days<extra>{name}</extra>",
+            selector={"name": name},
         )
-        for name, part, look, symbol, size, opacity in looks:
-            if len(part):
-                trace = {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": name,
-                    "legendgroup": name,
-                    "showlegend": name not in named,
-                    "x": days[part.index].round(4),
-                    "y": part["amount"],
-                    "marker": {
-                        "color": COLOURS[look],
-                        "symbol": symbol,
-                        "size": size,
-                        "opacity": opacity,
-                        "line": {"color": COLOURS["forest"], "width": int(name == "this case")},
-                    },
-                    "hovertemplate": f"%{{y:,.2f}} at %{{x:+.2f}} days<extra>{name}</extra>",
-                }
-                drawn.add_trace(trace, row=1 + i // 2, col=1 + i % 2)
-                named.add(name)
+    edge = {"color": COLOURS["forest"], "width": 1}
+    drawn.update_traces(marker_line=edge, selector={"name": "this case"})
     room = max(0.03 * (days.max() - days.min()), 0.5)
     drawn.update_xaxes(range=[days.min() - room, days.max() + room])
     for i in range(max(0, len(cases) - 2), len(cases)):
-        place = {"row": 1 + i // 2, "col": 1 + i % 2}
+        place = {"row": lines - i // 2, "col": 1 + i % 2}
         drawn.update_xaxes(title="days from the case", showticklabels=True, **place)
-    drawn.update_yaxes(type="log", nticks=6)
-    drawn.update_yaxes(title="amount", col=1)
-    drawn.update_annotations(font={"size": 12})
+    drawn.update_yaxes(nticks=6)
+    titles.index = "case=" + titles.index.astype(str)
+    drawn.for_each_annotation(lambda a: a.update(text=plain(titles[a.text], 66), font_size=12))
     height = 160 + 150 * lines
-    return drawn.update_layout(
-        LAYOUT
-        | {
-            "title": {
-                "text": f"{plain(outcome).capitalize()}: what else the customer paid",
-                "y": 1 - 28 / height,
-                "yanchor": "middle",
-            },
-            "height": height,
-            "margin": {"l": 64, "r": 16, "t": 104, "b": 56},
-            "legend": {**LAYOUT["legend"], "yref": "container", "y": 1 - 72 / height},
-        }
+    title = f"{plain(outcome).capitalize()}: what else the customer paid"
+    return in_house(
+        drawn,
+        title={"text": title, "y": 1 - 28 / height, "yanchor": "middle"},
+        height=height,
+        margin={"t": 104, "b": 56},
+        legend={"yref": "container", "y": 1 - 72 / height},
     )

@@ -131,7 +131,7 @@ class Review:
             elif not isinstance(action, str) or action not in self._ACTIONS:
                 raise InputError("The page asked for something that there is not.")
             else:
-                told = self._ACTIONS[action](self, self.desk, content)
+                told = getattr(self, f"_{action}")(self.desk, content)
             changes = {"told": told}
         except AegisError as e:
             changes = {"told": {"text": str(e), "tone": "wrong"}}
@@ -165,10 +165,8 @@ class Review:
         if not self._case_id:
             raise InputError("Claim a case first: N brings the next one.")
         answer, only = _text(content, "answer", 20), bool(content.get("one"))
-        made = desk.answer(
-            self._case_id, answer, note=_text(content, "note", 2_000, empty=True),
-            only=[self._this] if only else [],
-        )  # fmt: skip
+        note, these = _text(content, "note", 2_000, empty=True), [self._this] if only else []
+        made = desk.answer(self._case_id, answer, note=note, only=these)
         self._undoable = (time.monotonic() + UNDO_S, self._case_id, made)
         self._publish_at = time.monotonic() + UNDO_S + 0.5
         n = f"{len(made)} transactions" if len(made) > 1 else "1 transaction"
@@ -219,11 +217,10 @@ class Review:
         made = desk.propose(float(budget), _text(content, "note", 2_000, empty=True))
         return {"text": f"Proposed as {made}: a budget of {budget:.2%}. Nothing else changed."}
 
-    _ACTIONS: Final = {
-        **{"next": _next, "open": _open, "pick": _pick, "answer": _answer, "undo": _undo},
-        **{"release": _release, "snooze": _snooze, "sort": _sort, "what_if": _what_if},
-        **{"propose": _propose},
-    }
+    _ACTIONS: Final = (
+        *("next", "open", "pick", "answer", "undo"),
+        *("release", "snooze", "sort", "what_if", "propose"),
+    )
 
     # ---- what is shown
 
@@ -256,10 +253,7 @@ class Review:
         status |= {"state": "live", "served": bool(desk.served())}
         changes: _Changes = {
             "status": status,
-            "queue": {
-                **{"cases": shown, "n_open": found.n_open, "order": self._order},
-                **{"n_claimed": found.n_claimed, "n_asleep": found.n_asleep},
-            },
+            "queue": vars(found) | {"cases": shown, "order": self._order},
             "case": self._page(desk, until),
             "what_if": getattr(self, "_tried", {}),
         }
@@ -395,10 +389,8 @@ def show(
     if in_voila:
         _keep_tracebacks_from_the_page()
     who = analyst or settings.analyst
-    review = Review(
-        store, settings, named(who) if who else "",
-        on_left=_end_this_kernel if in_voila else lambda: None,
-    )  # fmt: skip
+    on_left = _end_this_kernel if in_voila else lambda: None
+    review = Review(store, settings, named(who) if who else "", on_left=on_left)
     review.refresh()
     return review.page
 

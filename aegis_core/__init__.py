@@ -22,6 +22,7 @@ MOVED = {
     "checksums": "store.files",
     "client": "serving.client",
     "comparison": "detection.comparison",
+    "cron": "runs.schedule",
     "dashboard": "views.dashboard",
     "detector": "detection.detector",
     "drift": "evaluation.drift",

@@ -18,7 +18,7 @@ ONLY_IN = {
     "fastapi": {"serving"},
     "papermill": {"runs.notebooks"},
     "nbconvert": {"runs.reports"},
-    "apscheduler": {"runs.cron", "runs.schedule"},
+    "cronsim": {"runs.schedule"},
     "typer": {"cli"},
     "ipywidgets": {"views.dashboard", "views.review"},
     "anywidget": {"views.dashboard", "views.review"},

@@ -7,25 +7,26 @@ once, however often it was.
 
 from __future__ import annotations
 
-import logging
+import itertools
 import multiprocessing
-import multiprocessing.process
 import os
+import queue
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from types import FrameType
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from multiprocessing.process import BaseProcess
+from typing import Any, Final, TextIO
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from apscheduler.schedulers.blocking import BlockingScheduler  # type: ignore[import-untyped]
+from cronsim import CronSim, CronSimError
 
 from aegis_core.config import Entry, Settings
 from aegis_core.errors import AegisError, InputError, NotReady, RunFailed, StoreError, did_you_mean
 from aegis_core.machine import stop_signals
-from aegis_core.runs.cron import Trigger
 from aegis_core.runs.execution import LONGEST_BACKOFF_S, run_notebook
 from aegis_core.runs.ledger import Due
 from aegis_core.runs.notebooks import NOTEBOOKS, check_parameters
@@ -35,12 +36,82 @@ from aegis_core.store import connect
 
 _END_S: Final = 30.0
 """How long a run may take to end once the service is stopped."""
+_LOOK_EVERY: Final = timedelta(minutes=1)
+"""The longest wait for the next due time: the machine's clock may be set meanwhile."""
+_AT_ONCE: Final = 10
+"""Processes that run at the same time; more wait for one to end."""
 RETRY_S: Final = 30.0
 """The first pause after a run that could not even begin; it doubles up to an hour."""
 _OF_A_RUN: Final = ("parameters", "retries", "backoff", "on_overlap")
 """What an entry that verifies cannot be given."""
 _SETTLED: Final = (0, 2, 4)
 """Exit codes after which the same again would come to the same; see `errors`."""
+_LONGEST_STEPS: Final = (59, 23, 30, 11, 7)
+"""Of minute, hour, day of month, month, weekday; a longer one would mean the first alone."""
+_NAMED: Final = {
+    "Bad day-of-month": "Bad day-of-month, or no month that it names has such a day",
+    "Bad day-of-week": "Bad day-of-week; days after Saturday are a range of their own, as in "
+    "fri-sat,sun-mon",
+}
+
+
+class Trigger:
+    """When a cron expression is due in its time zone, by the rules of Debian's cron.
+
+    Where minute or hour begins with `*`, the clock decides: a time that it skips is not due, one
+    that it shows twice is due twice. All others are due once a day: 02:30 at 03:00 where the clock
+    skips it, and the first time where it comes twice.
+
+    Parameters
+    ----------
+    cron : minute, hour, day of month, month, weekday; 0 and 7 are Sunday.
+
+    Raises
+    ------
+    InputError
+        The expression or the time zone cannot be read.
+    """
+
+    def __init__(self, cron: str, timezone: str = "UTC") -> None:
+        self.cron, fields = cron, cron.split()
+        try:
+            self.timezone = ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise InputError(
+                f"There is no time zone {timezone!r}; write one such as Europe/Berlin, or UTC."
+            ) from None
+        try:
+            if len(fields) != 5:
+                raise ValueError(f"it has {len(fields)} fields, and five are needed")
+            if "*" not in (fields[2][0], fields[4][0]):
+                raise ValueError(
+                    "give a day of the month or a weekday; for both, write two entries"
+                )
+            for field, longest in zip(fields, _LONGEST_STEPS, strict=True):
+                if any(int(step) > longest for step in re.findall(r"/(\d+)", field)):
+                    raise ValueError(f"a step of {field!r} is longer than {longest}")
+            CronSim(cron, datetime.now(self.timezone))
+        except (CronSimError, ValueError) as e:
+            raise InputError(
+                f"{cron!r} is no cron expression: {_NAMED.get(str(e), e)}. Write minute, hour, "
+                "day of month, month and weekday, such as '30 2 * * 1-5'."
+            ) from None
+
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """All times (UTC) that are due after `moment`: each once, in their order."""
+        for shown in CronSim(self.cron, moment.astimezone(self.timezone)):
+            due = shown.astimezone(UTC)
+            if due > moment:  # two that the clock skips are due at the same time
+                yield due
+                moment = due
+
+    def latest(self, since: datetime, now: datetime) -> datetime | None:
+        """The last time (UTC) that was due after `since` and until `now`, or None."""
+        instant = timedelta(microseconds=1)
+        back = CronSim(self.cron, (now + instant).astimezone(self.timezone), reverse=True)
+        last = next(back, since)  # somewhat early where the clock shows an hour twice
+        times = self.after(max(since, last.astimezone(UTC) - instant))
+        return max(itertools.takewhile(lambda due: due <= now, times), default=None)
 
 
 def check(settings: Settings) -> dict[str, Trigger]:
@@ -123,7 +194,14 @@ def start(settings: Settings, name: str, at: datetime | None = None) -> str:
     AegisError
         As `runs.run_notebook` and `verify.verify`; numbers that differ are a `RunFailed`.
     """
-    entry = _entry(settings, name)
+    check(settings)
+    if name not in settings.schedule:
+        known = ", ".join(settings.schedule) or "none"
+        raise InputError(
+            f"The schedule has no entry {name!r}; it has {known}."
+            + did_you_mean(name, settings.schedule)
+        )
+    entry = settings.schedule[name]
     due = Due(name, (at or datetime.now(UTC)).replace(tzinfo=None))
     if entry.verify:
         found = verify(entry.verify, settings, progress=False, timeout_s=entry.timeout, due=due)
@@ -162,39 +240,40 @@ def serve(settings: Settings, *, for_s: float | None = None) -> None:
             "The schedule is empty. Write entries into aegis.toml, such as:\n"
             '[schedule.nightly]\ncron = "30 2 * * *"\nnotebook = "evaluate"'
         )
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     service = Service(settings, triggers)
-    scheduler = BlockingScheduler(timezone=UTC)
     for name, trigger in triggers.items():
-        scheduler.add_job(
-            service.tick,
-            trigger,
-            [name],
-            id=name,
-            coalesce=True,
-            max_instances=1,
-            misfire_grace_time=None,
-            next_run_time=datetime.now(UTC),  # what was missed
-        )
         due = next(trigger.after(datetime.now(UTC)), None)
         print(f"{name}: next {due:%Y-%m-%d %H:%M} UTC" if due else f"{name}: never", flush=True)
+    stops: queue.SimpleQueue[int] = queue.SimpleQueue()  # a signal may put while this thread gets
+    with stop_signals(lambda number, _: stops.put(number)):
+        try:
+            service.begin()
+            stops.get(timeout=for_s)
+        except queue.Empty:
+            pass
+        finally:
+            service.end()
 
-    ending: list[threading.Thread] = []
 
-    def stop(number: int = 0, frame: FrameType | None = None) -> None:
-        if not ending:  # in a thread of its own: this one may hold the scheduler's lock
-            ending.append(threading.Thread(target=_stopped, args=(service, scheduler)))
-            ending[0].start()
+def work(settings: Settings, name: str, due: datetime) -> None:
+    """One run, in a process and a session of its own: Ctrl-C reaches the service alone."""
+    os.setsid()
+    try:
+        _say(name, due, start(settings, name, due))
+    except AegisError as e:
+        _say(name, due, e, sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(e, StoreError | NotReady) else e.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
-    timer = threading.Timer(0 if for_s is None else for_s, stop)
-    timer.daemon = True
-    with stop_signals(stop):
-        if for_s is not None:
-            timer.start()
-        scheduler.start()
-        timer.cancel()
-        for thread in ending:
-            thread.join()
+
+def started(settings: Settings, name: str, due: datetime) -> BaseProcess:
+    """The process that does the `work` of an entry."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=work, args=(settings, name, due), name=name
+    )
+    process.start()
+    return process
 
 
 class Service:
@@ -203,94 +282,106 @@ class Service:
     Parameters
     ----------
     triggers : of `check`.
+    clock : what time it is, with its zone.
+    starter : starts the process of an entry for a due time.
+    over : is set once nothing more is to be started; waits are waits for it.
     """
 
-    def __init__(self, settings: Settings, triggers: Mapping[str, Trigger]) -> None:
-        self.settings, self.triggers = settings, triggers
-        last = _last_runs(settings)
+    def __init__(
+        self,
+        settings: Settings,
+        triggers: Mapping[str, Trigger],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        starter: Callable[[Settings, str, datetime], BaseProcess] = started,
+        over: threading.Event | None = None,
+    ) -> None:
+        self.settings, self.triggers, self.clock, self.starter = settings, triggers, clock, starter
+        self.over = over or threading.Event()
         self._done = {
-            name: since(settings, name, entry) for name, entry in settings.schedule.items()
+            name: since(settings, name, entry, clock()) for name, entry in settings.schedule.items()
         }
+        last = _last_runs(settings)
         for name in self._done.keys() & last.keys():
             self._done[name] = max(self._done[name], last[name]["due_at"].replace(tzinfo=UTC))
-        self._running: set[multiprocessing.process.BaseProcess] = set()
-        self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._running: set[BaseProcess] = set()
+        self._lock, self._slots = threading.Lock(), threading.Semaphore(_AT_ONCE)
 
-    def tick(self, name: str) -> int:
-        """Run an entry as long as it is due; how often that was.
+    def begin(self) -> None:
+        """Begin with what was missed, and wait for what is due, each entry in its own thread."""
+        for name in self.triggers:
+            thread = threading.Thread(target=self.keep, args=[name])
+            thread.start()
+            self._threads.append(thread)
+
+    def keep(self, name: str) -> None:
+        """Run an entry whenever it is due, until all is over.
 
         What fell due meanwhile, or while no scheduler ran, is made up for by one run. One that left
         no row in the ledger, as when the database was busy, is owed and tried again.
         """
-        times, pause_s = 0, RETRY_S
-        while due := self.triggers[name].latest(self._done[name], datetime.now(UTC)):
-            code = self._process(name, due)
-            if self._over.is_set():
-                break
-            if code in _SETTLED or self._begun(name, due):
-                self._done[name] = due
-                times, pause_s = times + 1, RETRY_S
+        trigger, pause_s = self.triggers[name], RETRY_S
+        while not self.over.is_set():
+            due = trigger.latest(self._done[name], now := self.clock())
+            if due is None:
+                look = now + _LOOK_EVERY
+                self.over.wait((min(next(trigger.after(now), look), look) - now).total_seconds())
                 continue
-            told = f"{name}, due {due:%Y-%m-%d %H:%M} UTC: it did not begin"
-            print(f"{told}; tried again in {pause_s:g} s.", file=sys.stderr, flush=True)
-            if self._over.wait(pause_s):
-                break
-            pause_s = min(LONGEST_BACKOFF_S, 2 * pause_s)
-        return times
-
-    def _process(self, name: str, due: datetime) -> int | None:
-        """Run an entry in a process of its own; how that ended, None where it did not start."""
-        spawn = multiprocessing.get_context("spawn")
-        process = spawn.Process(target=_work, args=(self.settings, name, due), name=name)
-        with self._lock:
-            if self._over.is_set():
-                return None
             try:
-                process.start()
-            except OSError as e:  # no memory, or too many processes
-                print(f"{name}: {e}", file=sys.stderr, flush=True)
-                return None
-            self._running.add(process)
-        process.join()
-        with self._lock:
-            self._running.discard(process)
+                ran = self._run(name, due) in _SETTLED or self._begun(name, due)
+            except Exception as e:  # no memory, too many processes, a database that is held
+                _say(name, due, e, sys.stderr)
+                ran = False
+            if ran:
+                self._done[name], pause_s = due, RETRY_S
+            elif not self.over.is_set():
+                _say(name, due, f"it did not begin; tried again in {pause_s:g} s.", sys.stderr)
+                self.over.wait(pause_s)
+                pause_s = min(LONGEST_BACKOFF_S, 2 * pause_s)
+
+    def _run(self, name: str, due: datetime) -> int | None:
+        """Run an entry in a process of its own; how that ended, None where it is too late."""
+        with self._slots:
+            with self._lock:
+                if self.over.is_set():
+                    return None
+                process = self.starter(self.settings, name, due)
+                self._running.add(process)
+            process.join()
+            with self._lock:
+                self._running.discard(process)
         if process.exitcode is not None and process.exitcode < 0:
             by = f"signal {-process.exitcode} ({signal.strsignal(-process.exitcode)})"
-            told = f"{name}, due {due:%Y-%m-%d %H:%M} UTC: its process was killed by {by}"
-            print(f"{told}.", file=sys.stderr, flush=True)
+            _say(name, due, f"its process was killed by {by}.", sys.stderr)
         return process.exitcode
 
     def _begun(self, name: str, due: datetime) -> bool:
-        """Whether the ledger knows of it; if that cannot be asked, a second start does no harm."""
+        """Whether the ledger knows of it; a second start, where it cannot say so, does no harm."""
         asked = "SELECT 1 FROM runs WHERE entry = ? AND due_at = ?"
-        try:
-            return bool(connect(self.settings.db).rows(asked, [name, due.replace(tzinfo=None)]))
-        except (StoreError, NotReady):
-            return False
+        return bool(connect(self.settings.db).rows(asked, [name, due.replace(tzinfo=None)]))
 
     def end(self) -> None:
         """Tell what runs to end, and kill what does not."""
         with self._lock:
-            self._over.set()
-            running = list(self._running)
-        for process in running:
-            process.terminate()
+            self.over.set()
+            for process in self._running:
+                process.terminate()
         deadline = time.monotonic() + _END_S
-        for process in running:
-            while process.is_alive() and time.monotonic() < deadline:
-                time.sleep(0.05)
-            if process.is_alive():
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            for process in self._running:
                 process.kill()
+        for thread in self._threads:
+            thread.join()
 
 
-def since(settings: Settings, name: str, entry: Entry) -> datetime:
+def since(settings: Settings, name: str, entry: Entry, now: datetime) -> datetime:
     """The time (UTC) from which on an entry is owed: when a scheduler saw it first, as it is now.
 
     It is kept in the database, so that a scheduler that starts again knows what it missed.
     """
-    key, now = f"schedule:{name}", datetime.now(UTC)
-    told = f"{entry.cron} {entry.timezone}"
+    key, told = f"schedule:{name}", f"{entry.cron} {entry.timezone}"
     try:
         store = connect(settings.db)
         kept = store.rows("SELECT value FROM meta WHERE key = ?", [key])
@@ -306,32 +397,8 @@ def since(settings: Settings, name: str, entry: Entry) -> datetime:
     return now
 
 
-def _work(settings: Settings, name: str, due: datetime) -> None:
-    """One run, in a process and a session of its own: Ctrl-C reaches the service alone."""
-    os.setsid()
-    try:
-        print(f"{name}, due {due:%Y-%m-%d %H:%M} UTC: {start(settings, name, due)}", flush=True)
-    except AegisError as e:
-        print(f"{name}, due {due:%Y-%m-%d %H:%M} UTC: {e}", file=sys.stderr, flush=True)
-        sys.exit(os.EX_TEMPFAIL if isinstance(e, StoreError | NotReady) else e.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _stopped(service: Service, scheduler: BlockingScheduler) -> None:
-    service.end()
-    scheduler.shutdown()
-
-
-def _entry(settings: Settings, name: str) -> Entry:
-    check(settings)
-    if name not in settings.schedule:
-        known = ", ".join(settings.schedule) or "none"
-        raise InputError(
-            f"The schedule has no entry {name!r}; it has {known}."
-            + did_you_mean(name, settings.schedule)
-        )
-    return settings.schedule[name]
+def _say(name: str, due: datetime, what: object, out: TextIO | None = None) -> None:
+    print(f"{name}, due {due:%Y-%m-%d %H:%M} UTC: {what}", file=out, flush=True)
 
 
 def _last_runs(settings: Settings) -> dict[str, dict[str, Any]]:

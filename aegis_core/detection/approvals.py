@@ -20,6 +20,7 @@ from aegis_core.config import Settings
 from aegis_core.detection.comparison import compared
 from aegis_core.detection.registry import load, promote, registered, roles
 from aegis_core.errors import InputError, NotReady, did_you_mean
+from aegis_core.machine import utc_now
 from aegis_core.store import Store, audit, files
 from aegis_core.store.session import Session
 
@@ -91,7 +92,7 @@ def nominate(
         raise InputError(f"{version} is the champion already.")
     proposal = Proposal(
         uuid4().hex[:8], version, champion, files.folder_checksum(settings.home / row["path"]),
-        json.dumps(_comparison(store, version)), who.strip(), why.strip() or None, _now(),
+        json.dumps(_comparison(store, version)), who.strip(), why.strip() or None, utc_now(),
     )  # fmt: skip
     with store.changing() as session:
         _must_lead(session, champion)
@@ -201,7 +202,7 @@ def dossier(store: Store, settings: Settings, version: str) -> dict[str, Any]:
         metrics = session.rows(
             "SELECT name, slice, value FROM metrics WHERE run_id = ? ORDER BY name, slice", [run_id]
         )
-        verdicts = session.rows(
+        (verdicts,) = session.rows(
             "SELECT count(*) AS n FROM verdicts WHERE model_version = ?", [version]
         )
         history = session.rows(
@@ -215,7 +216,7 @@ def dossier(store: Store, settings: Settings, version: str) -> dict[str, Any]:
         "policy": asdict(found.policy),
         "run": runs[0] if runs else None,
         "metrics": metrics,
-        "verdicts": verdicts[0]["n"],
+        "verdicts": verdicts["n"],
         "history": history,
     }
 
@@ -258,7 +259,7 @@ def _close(session: Session, proposal: Proposal, outcome: str, who: str, note: s
     session.execute(
         "UPDATE nominations SET outcome = ?, decided_by = ?, decided_at = ?, note = ? "
         "WHERE proposal_id = ? AND outcome IS NULL",
-        [outcome, who, _now(), note or None, proposal.proposal_id],
+        [outcome, who, utc_now(), note or None, proposal.proposal_id],
     )
 
 
@@ -270,7 +271,3 @@ def _shown(value: object) -> str:
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
-
-
-def _now() -> datetime:
-    return pd.Timestamp.now("UTC").tz_localize(None).to_pydatetime(warn=False)

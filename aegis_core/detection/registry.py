@@ -7,6 +7,7 @@ nothing. A model becomes either only by `promote`, which says who did it; `rollb
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import Scored
 from aegis_core.errors import InputError, NotReady, did_you_mean
 from aegis_core.features.arrays import Rows
+from aegis_core.machine import utc_now
 from aegis_core.metrics import weighted_share
 from aegis_core.schema import Decision
 from aegis_core.store import Store, audit
@@ -78,13 +80,7 @@ class ModelVersion:
 
 def listed(source: Store | Session) -> pd.DataFrame:
     """Every registered model, the newest first, with its `kind` and `role`."""
-    return pd.DataFrame(source.rows(_LISTED), columns=_LISTED_COLUMNS)
-
-
-_LISTED_COLUMNS: Final = (
-    *("version", "kind", "path", "n_train", "trained_from", "trained_to", "created_at"),
-    *("promoted_at", "shadow_since", "data_hash", "run_id", "parameters", "role"),
-)
+    return source.query(_LISTED)
 
 
 def roles(source: Store | Session) -> tuple[str, tuple[str, ...]]:
@@ -296,7 +292,7 @@ def register(
         "version": folder.name,
         "detector": next(kind for kind, made in KINDS.items() if type(model) is made),
         "path": str(folder.relative_to(settings.home) if inside else folder),
-        "created_at": _now(),
+        "created_at": utc_now(),
         **row,
     }
     with store.changing() as session:
@@ -329,7 +325,7 @@ def _must_load(session: Session, version: str, settings: Settings) -> None:
         ) from None
 
 
-def _next(session: Session) -> pd.Timestamp:
+def _next(session: Session) -> datetime:
     """The time, or just after the last promotion where the clock was turned back behind it.
 
     The order of these times says who is champion.
@@ -338,17 +334,13 @@ def _next(session: Session) -> pd.Timestamp:
         "SELECT max(promoted_at) + to_microseconds(1) AS at FROM "
         "(SELECT promoted_at FROM models UNION ALL SELECT promoted_at FROM promotions)"
     )
-    return _now() if last["at"] is None else max(_now(), pd.Timestamp(last["at"]).as_unit("us"))
+    return max(utc_now(), last["at"] or datetime.min)
 
 
-def _log(session: Session, version: str, role: str, who: str, at: pd.Timestamp) -> None:
+def _log(session: Session, version: str, role: str, who: str, at: datetime) -> None:
     entry = {"version": version, "role": role, "who": who, "promoted_at": at}
     session.append("promotions", pd.DataFrame([entry]))
     audit.record(session, who, _ACTIONS.get(role, role), version, {"role": role})
-
-
-def _now() -> pd.Timestamp:
-    return pd.Timestamp.now("UTC").tz_localize(None).as_unit("us")
 
 
 def _fresh(folder: Path) -> Path:

@@ -231,23 +231,6 @@ def predictive_interval(counts: Floats, level: float = 0.9) -> Interval:
     return Interval(mean, min(low, math.floor(seen_low)), max(high, math.ceil(seen_high)))
 
 
-def daily_forecast(
-    ts: pd.Series,
-    alert: npt.ArrayLike,
-    start: pd.Timestamp | None = None,
-    end: pd.Timestamp | None = None,
-    level: float = 0.9,
-) -> Interval:
-    """Alerts a day to expect from a window's: `predictive_interval` of its `daily_counts`.
-
-    >>> ts = pd.Series(pd.date_range("2026-01-01", periods=240, freq="h"))
-    >>> mean, low, high = daily_forecast(ts, ts.dt.hour < 4)
-    >>> mean, low, high
-    (4.0, 1.0, 8.0)
-    """
-    return predictive_interval(daily_counts(ts, alert, start, end), level)
-
-
 def paired_bootstrap(
     is_fraud: npt.ArrayLike,
     a: npt.ArrayLike,

@@ -20,7 +20,6 @@ from aegis_core.metrics import (
     average_precision,
     card_precision_at_k,
     daily_counts,
-    daily_forecast,
     paired_bootstrap,
     precision_at_recall,
     predictive_interval,
@@ -370,11 +369,6 @@ def test_days_that_are_all_alike_still_leave_room_for_chance() -> None:
     assert (mean, low < 8, high > 12) == (10.0, True, True)
     assert predictive_interval(np.zeros(3)).high >= 1
     assert predictive_interval(np.zeros(0)) == (None, None, None)
-
-
-def test_a_forecast_is_that_of_the_counted_days() -> None:
-    ts, alert = hours(*range(72)), np.arange(72) % 5 == 0
-    assert daily_forecast(ts, alert) == predictive_interval(daily_counts(ts, alert))
 
 
 def test_one_degree_of_freedom_has_the_heavy_tail_of_cauchy_s_distribution() -> None:

@@ -202,7 +202,7 @@ def dossier(store: Store, settings: Settings, version: str) -> dict[str, Any]:
         metrics = session.rows(
             "SELECT name, slice, value FROM metrics WHERE run_id = ? ORDER BY name, slice", [run_id]
         )
-        verdicts = session.rows(
+        (verdicts,) = session.rows(
             "SELECT count(*) AS n FROM verdicts WHERE model_version = ?", [version]
         )
         history = session.rows(
@@ -216,7 +216,7 @@ def dossier(store: Store, settings: Settings, version: str) -> dict[str, Any]:
         "policy": asdict(found.policy),
         "run": runs[0] if runs else None,
         "metrics": metrics,
-        "verdicts": verdicts[0]["n"],
+        "verdicts": verdicts["n"],
         "history": history,
     }
 

@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from aegis_core.detection.detector import Calibrated
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.arrays import Floats, Ints
 from aegis_core.features.confirmed import HISTORY
@@ -29,14 +30,6 @@ BURST_CUSTOMERS: Final = 0.002
 FEWEST_CUSTOMERS: Final = 2
 """So many may have reached it in any case, where there are more."""
 FEWEST_IN_A_BURST: Final = 3
-
-
-class Ranked(Protocol):
-    """A model that knows how the scores of ordinary traffic are spread."""
-
-    def threshold(self, share: float) -> float:
-        """Score that at most `share` of the traffic lies strictly above."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class Policy:
     @classmethod
     def from_budget(
         cls,
-        model: Ranked,
+        model: Calibrated,
         alert_budget: float = 0.005,
         block_share: float = 0.2,
         audit_share: float = 0.001,
@@ -83,16 +76,15 @@ class Policy:
             raise InputError(f"block_share is a share in [0, 1], not {block_share}.")
         if not 0 <= audit_share <= 1:
             raise InputError(f"audit_share is a share in [0, 1], not {audit_share}.")
-        counts = counter is not None and counter.fits(alert_budget)
-        ranked: Ranked = counter if counter is not None and counts else model
-        review_above = ranked.threshold(alert_budget)
+        beside = counter if counter is not None and counter.fits(alert_budget) else None
+        review_above = (beside or model).threshold(alert_budget)
         block_above = model.threshold(alert_budget * block_share) if block_share else math.inf
         return cls(
             review_above,
             max(block_above, review_above),
             alert_budget,
             audit_share,
-            counter.limits if counter is not None and counts else NO_LIMITS,
+            beside.limits if beside else NO_LIMITS,
         )
 
     def decide(self, score: Floats, counts: Ints | None = None) -> npt.NDArray[np.int8]:

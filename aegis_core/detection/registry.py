@@ -80,13 +80,7 @@ class ModelVersion:
 
 def listed(source: Store | Session) -> pd.DataFrame:
     """Every registered model, the newest first, with its `kind` and `role`."""
-    return pd.DataFrame(source.rows(_LISTED), columns=_LISTED_COLUMNS)
-
-
-_LISTED_COLUMNS: Final = (
-    *("version", "kind", "path", "n_train", "trained_from", "trained_to", "created_at"),
-    *("promoted_at", "shadow_since", "data_hash", "run_id", "parameters", "role"),
-)
+    return source.query(_LISTED)
 
 
 def roles(source: Store | Session) -> tuple[str, tuple[str, ...]]:
@@ -340,7 +334,7 @@ def _next(session: Session) -> datetime:
         "SELECT max(promoted_at) + to_microseconds(1) AS at FROM "
         "(SELECT promoted_at FROM models UNION ALL SELECT promoted_at FROM promotions)"
     )
-    return utc_now() if last["at"] is None else max(utc_now(), last["at"])
+    return max(utc_now(), last["at"] or datetime.min)
 
 
 def _log(session: Session, version: str, role: str, who: str, at: datetime) -> None:

@@ -94,18 +94,14 @@ def plan(store: Store, age_days: float) -> Plan:
             [cutoff, clock + _ONE_DAY],
         )
         cut = young["cut"] or 0
-        rows = {
-            table: session.rows(f"SELECT count(*) AS n FROM {table} WHERE seq < ?", [cut])[0]["n"]
-            for table in BY_SEQ
-        }
-        (bad,) = session.rows("SELECT count(*) AS n FROM rejected WHERE received_at < ?", [cutoff])
+        rows = _counted(session, cut, cutoff)
         (span,) = session.rows(
             "SELECT min(ts) AS first, max(ts) AS last FROM transactions WHERE seq < ?", [cut]
         )
         (later,) = session.rows(
             "SELECT count(*) AS n FROM transactions WHERE seq >= ? AND ts < ?", [cut, cutoff]
         )
-    return Plan(cutoff, cut, rows | {"rejected": bad["n"]}, span["first"], span["last"], later["n"])
+    return Plan(cutoff, cut, rows, span["first"], span["last"], later["n"])
 
 
 def forget(
@@ -179,11 +175,12 @@ def _deleted(session: Session, planned: Plan) -> dict[str, int]:
         "INSERT INTO remains SELECT transaction_id, customer_id, merchant_id, ts "
         f"FROM transactions WHERE seq < {cut} AND transaction_id IN {later}"
     )
-    rows = {
-        table: session.rows(f"SELECT count(*) AS n FROM {table} WHERE seq < {cut}")[0]["n"]
-        for table in BY_SEQ
-    }
-    (bad,) = session.rows(
-        "SELECT count(*) AS n FROM rejected WHERE received_at < ?", [planned.cutoff]
-    )
-    return rows | {"rejected": bad["n"]}
+    return _counted(session, cut, planned.cutoff)
+
+
+def _counted(session: Session, cut: int, cutoff: datetime) -> dict[str, int]:
+    """How many rows of each table a cut takes."""
+    counts = [f"(SELECT count(*) FROM {t} WHERE seq < $cut) AS {t}" for t in BY_SEQ]
+    counts.append("(SELECT count(*) FROM rejected WHERE received_at < $cutoff) AS rejected")
+    (found,) = session.rows(f"SELECT {', '.join(counts)}", {"cut": cut, "cutoff": cutoff})
+    return found

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +44,7 @@ _AMOUNTS: Final = 48
 _BISECTIONS: Final = 30
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """What the pass says of n transactions, in their order.
 
     `signals` (n, N_SIGNALS) and `strength`, `evidence` (n, N_FACTORS) are in nats; `contributions`
@@ -82,21 +80,13 @@ def _advance(
     scoring: bool,
     recorded: Decisions,
     rulings: Decisions,
-    signals: Floats,
-    strength: Floats,
-    evidence: Floats,
-    score: Floats,
-    decision: Decisions,
-    cleared: Floats,
-    facts: Floats,
-    counts: Ints,
     memory: Recall,
     clock: Ints,
     payer: Ints,
     payee: Ints,
-    history: Floats,
+    out: Scored,
 ) -> None:
-    """Observe, decide and learn row after row; arrays without rows are not filled."""
+    """Observe, decide and learn row after row; arrays of `out` without rows are not filled."""
     nothing, one_row, no_past = np.empty(0), np.empty(N_SIGNALS), np.zeros(N_HISTORY)
     left, features = room(model), np.empty(N_FEATURES, np.float32)
     recent = np.empty(N_WINDOWS, np.int64)
@@ -104,28 +94,33 @@ def _advance(
         customer, category, ts = columns.customer[i], columns.category[i], columns.ts_us[i]
         amount, lat, lon = columns.amount[i], columns.lat[i], columns.lon[i]
         past = no_past
-        if len(history) > 0:
-            past = history[i]
+        if len(out.history) > 0:
+            past = out.history[i]
             fold(memory, clock[i])
             recall(memory, payer[i], payee[i], ts, past)
             witness(memory, payer[i], payee[i], ts)
-        row = signals[i] if len(signals) > 0 else one_row
-        told = facts[i] if len(facts) > 0 else nothing
+        row = out.signals[i] if len(out.signals) > 0 else one_row
+        told = out.facts[i] if len(out.facts) > 0 else nothing
         observe(state, customer, category, ts, amount, lat, lon, row, told, recent)
-        if len(counts) > 0:
-            counts[i] = recent
+        if len(out.counts) > 0:
+            out.counts[i] = recent
+        fate: int = UNDECIDED
         if scoring:
-            weigh(model, row, strength[i], evidence[i], nothing)
-            score[i] = rate(model, trees, row, amount, past, evidence[i], left, features)
-            alert = score[i] > review_above
-            decision[i] = alert + (score[i] > block_above)
+            evidence = out.evidence[i]
+            weigh(model, row, out.strength[i], evidence, nothing)
+            score = rate(model, trees, row, amount, past, evidence, left, features)
+            alert = score > review_above
+            fate = alert + (score > block_above)
             if not alert and np.any(recent >= limits):
-                decision[i] = Decision.REVIEW
+                fate = Decision.REVIEW.value
             if len(rulings) > 0:
-                decision[i] = _ruled(decision[i], rulings[i])
-            if alert and len(cleared) > 0:
-                _clear(state, columns, i, model, trees, review_above, row, past, cleared[i])
-        fate = recorded[i] if len(recorded) > 0 else decision[i] if scoring else UNDECIDED
+                fate = _ruled(fate, rulings[i])
+            out.score[i] = score
+            out.decision[i] = fate
+            if alert and len(out.cleared) > 0:
+                _clear(state, columns, i, model, trees, review_above, row, past, out.cleared[i])
+        if len(recorded) > 0:
+            fate = recorded[i]
         learn(state, customer, category, ts, amount, lat, lon, row, fate != Decision.BLOCK)
 
 
@@ -291,11 +286,10 @@ class Scorer:
                 payer, payee = self.confirmed.codes(here)
             _advance(
                 self.profiles.state, columns, model, trees, *thresholds, limits, decides,
-                asked[part], ruled[part], out.signals[part], out.strength[part],
-                out.evidence[part], out.score[part], out.decision[part], out.cleared[part],
-                out.facts[part], out.counts[part],
+                asked[part], ruled[part],
                 NOTHING_CONFIRMED if self.confirmed is None else self.confirmed.memory,
-                columns.ts_us if clock is None else clock[part], payer, payee, out.history[part],
+                columns.ts_us if clock is None else clock[part], payer, payee,
+                Scored._make(array[part] for array in out),
             )  # fmt: skip
             if explained and self.learner is not None:
                 out.contributions[part] = self.learner.contributions(
@@ -308,7 +302,7 @@ class Scorer:
             if progress is not None:
                 progress(part.stop - part.start)
         if self.model is not None:
-            out = replace(out, risk=self.model.risk(out.score))
+            out = out._replace(risk=self.model.risk(out.score))
         return out
 
     def replay(

@@ -27,7 +27,7 @@ from aegis_core.errors import InputError, NotReady
 from aegis_core.features.arrays import Floats
 from aegis_core.features.checkpoint import begin
 from aegis_core.features.profiles import SIGNAL_FACTOR, SIGNALS
-from aegis_core.metrics import daily_forecast
+from aegis_core.metrics import daily_counts, predictive_interval
 from aegis_core.review.answers import publish
 from aegis_core.runs import lineage
 from aegis_core.schema import FACTORS, Decision
@@ -113,7 +113,7 @@ class Training:
         )
 
     def figures(self) -> dict[tuple[str, str], float | None]:
-        """The figures as `runs.record_metrics` takes them: alerts a day to expect, and limits."""
+        """The figures as `runs.record` takes them: alerts a day to expect, and limits."""
         expected = self.forecast()["mean"].to_dict()
         policy = {"review_above": self.policy.review_above, "block_above": self.policy.block_above}
         return {(f"{kind}_a_day", "forecast"): _finite(n) for kind, n in expected.items()} | {
@@ -133,7 +133,7 @@ class Training:
         )
 
     def forecast(self) -> pd.DataFrame:
-        """Alerts and blocks a day to expect from the thresholds; see `metrics.daily_forecast`.
+        """Alerts and blocks a day to expect from the thresholds; see `metrics.predictive_interval`.
 
         Returns
         -------
@@ -143,7 +143,10 @@ class Training:
         w = self.window
         kinds = {"alerts": w.decision != Decision.APPROVE, "blocks": w.decision == Decision.BLOCK}
         return pd.DataFrame(
-            {kind: daily_forecast(w.ts, chosen, *self.judged) for kind, chosen in kinds.items()},
+            {
+                kind: predictive_interval(daily_counts(w.ts, chosen, *self.judged))
+                for kind, chosen in kinds.items()
+            },
             index=["mean", "low", "high"],
             dtype=float,
         ).T

@@ -11,10 +11,7 @@ _NAMES = {
     "execution": [
         "record",
         "record_data",
-        "record_metrics",
-        "record_model",
         "record_proof",
-        "record_scores",
         "run_notebook",
     ],
 }

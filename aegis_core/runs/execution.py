@@ -198,23 +198,6 @@ def record_data(store: Store, run_id: str, seen: Seen | int | None = None) -> No
         record(store, run_id, data=seen if isinstance(seen, Seen) else lineage.seen(store, seen))
 
 
-def record_model(store: Store, run_id: str, version: str) -> None:
-    """`record` the model that a run made or used."""
-    record(store, run_id, model=version)
-
-
-def record_metrics(
-    store: Store, run_id: str, values: Mapping[tuple[str, str], float | None]
-) -> None:
-    """`record` figures by (name, slice)."""
-    record(store, run_id, metrics=values)
-
-
-def record_scores(store: Store, run_id: str, scores: pd.DataFrame) -> None:
-    """`record` scores of an evaluation."""
-    record(store, run_id, scores=scores)
-
-
 def record_proof(store: Store, checked: int, different: int) -> None:
     """Note for the dashboard that stored verdicts were replayed, and how many came out differently.
 

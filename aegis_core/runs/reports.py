@@ -8,7 +8,6 @@ script that came in with an output.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import itertools
 import json
 import re
@@ -16,6 +15,7 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -244,14 +244,7 @@ def _overwritten(text: str) -> str:
     >>> _overwritten("1 %\r2 %\r99 %\r\ndone\n")
     '99 %\r\ndone\n'
     """
-    if "\r" not in text:
-        return text
-    *lines, last = text.split("\n")
-    left = []
-    for line in lines:
-        end = "\r" * line.endswith("\r")
-        left.append(line.removesuffix("\r").rpartition("\r")[2] + end)
-    return "\n".join([*left, last.rpartition("\r")[2]])
+    return re.sub(r"^.*\r(?!\n)", "", text, flags=re.MULTILINE)
 
 
 def _figure(figure: Mapping[str, Any]) -> str:
@@ -269,10 +262,7 @@ def _policy(scripts: str) -> str:
 
 
 def _plotly_js() -> str:
-    package = importlib.util.find_spec("plotly")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError("plotly")
-    return (Path(package.origin).parent / "package_data" / "plotly.min.js").read_text("utf-8")
+    return (resources.files("plotly") / "package_data" / "plotly.min.js").read_text("utf-8")
 
 
 def _readable(run: Mapping[str, Any]) -> dict[str, Any]:

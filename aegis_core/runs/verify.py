@@ -8,6 +8,7 @@ had. What was changed or deleted since cannot be rebuilt, and then nothing is ex
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -227,9 +228,7 @@ def _repeated(
 
 
 def _compared(then: Mapping[str, object], now: Mapping[str, object]) -> tuple[Difference, ...]:
-    keys = [*then, *(key for key in now if key not in then)]
-    nothing = "nothing"
-    pairs = [(key, then.get(key, nothing), now.get(key, nothing)) for key in keys]
+    pairs = ((key, then.get(key, "nothing"), now.get(key, "nothing")) for key in {**then, **now})
     return tuple(Difference(*pair) for pair in pairs if pair[1] != pair[2])
 
 
@@ -350,7 +349,7 @@ def printed(executed: Path, db: str = "") -> dict[str, object]:
     for number, cell in enumerate(cell for cell in cells if cell["cell_type"] == "code"):
         if "injected-parameters" in cell["metadata"].get("tags", []):
             continue
-        name = f"cell {cell.get('id', number)}"
+        name, place = f"cell {cell.get('id', number)}", itertools.count(1)
         for output in cell["outputs"]:
             if output.get("name") == "stderr":
                 continue
@@ -359,16 +358,12 @@ def printed(executed: Path, db: str = "") -> dict[str, object]:
             text = "".join(texts).replace(db, "") if db else "".join(texts)
             for passing in _PASSING:
                 text = passing.sub("", text)
-            for value in _NUMBER.findall(text):
-                found[f"{name}, number {_place(found, name + ', number')}"] = value
+            found |= {f"{name}, number {next(place)}": v for v in _NUMBER.findall(text)}
             for path, value in _leaves(data.get(_FIGURE, {}), ""):
                 key = f"{name}, figure{path}"
-                found[key if key not in found else f"{key} {_place(found, key)}"] = value
+                again = 1 + sum(other.startswith(key) for other in found)
+                found[key if key not in found else f"{key} {again}"] = value
     return found
-
-
-def _place(found: Mapping[str, object], beginning: str) -> int:
-    return 1 + sum(key.startswith(beginning) for key in found)
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, object]]:

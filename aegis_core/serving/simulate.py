@@ -41,7 +41,7 @@ class Tally:
     seconds: float = 0.0
 
     def figures(self) -> dict[tuple[str, str], float | None]:
-        """The figures as `runs.record_metrics` takes them; a share of nothing is None."""
+        """The figures as `runs.record` takes them; a share of nothing is None."""
         alerts = self.reviewed + self.blocked
         return {
             ("alert_rate", "stream"): alerts / self.transactions if self.transactions else None,

@@ -16,13 +16,14 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from aegis_core.errors import InputError, StoreBusy, StoreError
 from aegis_core.machine import locked, utc_now, written_whole
+from aegis_core.store.session import Session
 
 _LOG: Final = logging.getLogger("aegis.audit")
 GENESIS: Final = "0" * 64
@@ -36,14 +37,6 @@ class Asked(Protocol):
 
     def rows(self, sql: str, params: Any = None) -> list[dict[str, Any]]:
         """The result as one dictionary a row."""
-        ...
-
-
-class Changed(Asked, Protocol):
-    """A session in a transaction."""
-
-    def execute(self, sql: str, params: Any = None) -> Any:
-        """Run any statement."""
         ...
 
 
@@ -91,10 +84,8 @@ class Entry:
     @property
     def content_hash(self) -> str:
         """The hash that the content of this row has."""
-        told = [
-            self.seq, self.recorded_at.isoformat(timespec="microseconds"), self.who, self.action,
-            self.subject, self.details, self.before,
-        ]  # fmt: skip
+        told = list(vars(self).values())[:-1]
+        told[1] = self.recorded_at.isoformat(timespec="microseconds")
         return hashlib.sha256(json.dumps(told, separators=(",", ":")).encode()).hexdigest()
 
     def __str__(self) -> str:
@@ -120,7 +111,7 @@ class Verified:
 
 
 def record(
-    session: Changed,
+    session: Session,
     who: str,
     action: str,
     subject: str,
@@ -149,7 +140,7 @@ def record(
     seq, before = (last.seq + 1, last.hash) if last else (1, GENESIS)
     now = utc_now()
     entry = Entry(seq, now, who.strip(), action, subject, told, before, "")
-    entry = Entry(**{**vars(entry), "hash": entry.content_hash})
+    entry = replace(entry, hash=entry.content_hash)
     session.execute(
         f"INSERT INTO audit ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         list(vars(entry).values()),
@@ -215,17 +206,18 @@ def verify(source: Asked, noted: Sequence[Head] = ()) -> Verified:
         return Verified(n, last, f"{found['n'] - n} rows were put in beside those of the chain.")
     first, upto = last.seq + 1, max(wanted, default=0)
     if upto >= first:
-        told = f"row {first} is" if first == upto else f"rows {first} to {upto} are"
-        return Verified(n, last if n else None, f"{told} missing at its end: they were noted.")
+        missing = f"{_are(first, upto)} missing at its end: they were noted."
+        return Verified(n, last if n else None, missing)
     return Verified(n, last if n else None)
+
+
+def _are(first: int, last: int) -> str:
+    return f"row {first} is" if first == last else f"rows {first} to {last} are"
 
 
 def _wrong(entry: Entry, last: Head, noted: set[str]) -> str | None:
     if entry.seq != last.seq + 1:
-        missing = f"row {last.seq + 1} is" if entry.seq == last.seq + 2 else (
-            f"rows {last.seq + 1} to {entry.seq - 1} are"
-        )  # fmt: skip
-        return f"{missing} missing; the next one is row {entry}."
+        return f"{_are(last.seq + 1, entry.seq - 1)} missing; the next one is row {entry}."
     if entry.hash != entry.content_hash:
         return f"row {entry} was changed: it is not what its hash says."
     if entry.before != last.hash:

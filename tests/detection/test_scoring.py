@@ -24,7 +24,7 @@ from aegis_core.schema import FACTORS, TABLES, TOLD_FACTORS, Decision
 
 Trained = tuple[Any, Policy]
 Payments = tuple[pd.DataFrame, pd.DataFrame]
-FIELDS = [f.name for f in dataclasses.fields(Scored)]
+FIELDS = Scored._fields
 DECIDED = ("strength", "evidence", "score", "risk", "decision")
 
 

@@ -90,7 +90,7 @@ def test_a_part_of_the_rows_is_told_as_among_all_of_them(
     frame, scored, verdicts = said
     policy = dataclasses.replace(trained[1], burst_limits=(2, 2, 3, 4), audit_share=0.2)
     part = slice(300, 500)
-    some = Scored(*(getattr(scored, f.name)[part] for f in dataclasses.fields(Scored)))
+    some = Scored._make(array[part] for array in scored)
     alone = table_of(Scorer(trained[0], policy).verdicts_of(frame.iloc[part], some, "v1"))
     among = table_of(verdicts).slice(300, 200)
     for name in set(VERDICTS.names) - {"scored_at"}:

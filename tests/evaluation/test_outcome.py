@@ -112,7 +112,7 @@ def test_scores_of_a_run_are_kept_once_and_those_of_others_stay(
 ) -> None:
     scores = found.long_scores().head(10)
     for run_id in ("a", "b", "a", ""):
-        execution.record_scores(store, run_id, scores)
+        execution.record(store, run_id, scores=scores)
     kept = store.query("SELECT run_id, count(*) AS n FROM evaluation_scores GROUP BY 1 ORDER BY 1")
     assert dict(zip(kept.run_id, kept.n, strict=True)) == {"a": 10, "b": 10}
 

@@ -59,7 +59,7 @@ settings = config.load(db=db)
 seen = lineage.Seen("4711", -1, 0, datetime(2026, 3, 1))
 execution.record_data(store.connect(settings.db), run_id, seen)
 figures = {("average_precision", "forest/0"): 0.25}
-execution.record_metrics(store.connect(settings.db), run_id, figures)
+execution.record(store.connect(settings.db), run_id, metrics=figures)
 print(sys.executable, os.getcwd(), settings.alert_budget, settings.db, n, sep="|")
 """
 FIGURE = """
@@ -191,7 +191,7 @@ def test_metrics_of_a_run_are_rows_under_its_id(
 def test_recording_outside_a_run_does_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "none.duckdb")
     execution.record_data(store, "", 7)
-    execution.record_metrics(store, "", {("average_precision", "forest/0"): 0.25})
+    execution.record(store, "", metrics={("average_precision", "forest/0"): 0.25})
     assert not store.path.exists()
 
 

@@ -19,6 +19,7 @@ def test_the_clock_is_in_utc_and_says_no_zone() -> None:
     now = machine.utc_now()
     assert now.tzinfo is None
     assert abs(datetime.now(UTC) - now.replace(tzinfo=UTC)) < timedelta(seconds=5)
+    assert abs(machine.utc_now_us() - now.replace(tzinfo=UTC).timestamp() * 1e6) < 5e6
 
 
 def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:

@@ -15,4 +15,10 @@ _NAMES = {
         "run_notebook",
     ],
 }
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)
+_handed_on, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)
+
+
+def __getattr__(name: str) -> object:
+    if name in ("record_metrics", "record_model", "record_scores"):  # of version 0.1
+        raise ImportError(f"aegis_core.runs.{name} is now a part of aegis_core.runs.record.")
+    return _handed_on(name)

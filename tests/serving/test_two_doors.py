@@ -201,7 +201,7 @@ exec(compile(text.replace(end, entry + end), spec.origin, "exec"), schema.__dict
 
 from aegis_core.detection.history import transactions
 from aegis_core.intake import import_files
-from aegis_core.serving import client, engine, schemas
+from aegis_core.serving import client, rows, schemas
 from aegis_core.store import connect
 from aegis_core.views.dashboard import feed, log
 
@@ -214,7 +214,7 @@ row, why = schemas.checked(json.dumps({"transaction_id": "a", "customer_id": "c"
 print(json.dumps({
     "stored": store.rows("SELECT device FROM transactions ORDER BY seq"),
     "replayed": transactions(store).device.tolist(), "posted": row["device"], "why": why,
-    "sent": "device" in client.SENT, "content": "device" in engine.CONTENT,
+    "sent": "device" in client.SENT, "content": "device" in rows.CONTENT,
     "log": ["device", "Device", "text"] in [list(c) for c in log.COLUMNS],
     "file": "device" in log._IN_FILE, "window": "AS device" in feed._WINDOW,
 }))

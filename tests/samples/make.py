@@ -14,12 +14,14 @@ import sys
 import tarfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-HOME = Path(os.environ["AEGIS_HOME"])
+HOME = Path(os.environ.get("AEGIS_HOME", "."))
 TOKEN = "the-token-of-a-sample"
 POPULATION = {
     **{"n_transactions": 600, "n_customers": 12, "n_merchants": 20, "days": 120},
@@ -155,7 +157,7 @@ def fourth() -> list[Any]:
     """Besides, of schema 3 and 4: approval, forgetting, schedule, messages, cases, a journal."""
     shutil.copy(HERE / "aegis.toml", HOME)
     second()
-    run("train", {**FOREST, "seed": 3})
+    run("train", {**FOREST, "seed": 3, "role": "shadow"})
     (newest, *_) = rows("SELECT version FROM models ORDER BY created_at DESC")
     aegis("models", "propose", newest["version"], "--who", "anna", "--why", "newer")
     (proposed,) = rows("SELECT proposal_id AS p FROM nominations")
@@ -167,7 +169,8 @@ def fourth() -> list[Any]:
     run("drift", {"sample": 50, "weeks": 2})
     aegis("backup", HOME / "backup.tar")
     service = Service(HOME)
-    service.post(payments("case", 3, 23))
+    with notifier():
+        service.post(payments("case", 3, 23))
     claim = service.ask("POST", "/v1/cases/claim", {"analyst": "anna"})["claim"]
     about = {"analyst": "anna", "case_id": claim["case_id"]}
     for given in ("legitimate", "fraud"):  # the first is taken back
@@ -179,7 +182,6 @@ def fourth() -> list[Any]:
     service.ask("POST", "/v1/cases/snooze", asleep)
     budget = {"analyst": "bert", "alert_budget": 0.02, "note": "too many"}
     service.ask("POST", "/v1/proposals", budget)
-    notified()
     time.sleep(13)
     service.end(signal.SIGTERM)
     service = Service(HOME)
@@ -190,8 +192,9 @@ def fourth() -> list[Any]:
     return tail
 
 
-def notified() -> None:
-    """One rule sends what it finds, the other one reaches nobody."""
+@contextmanager
+def notifier() -> Iterator[None]:
+    """A notifier while something happens: one rule sends what it finds, the other one waits."""
 
     class Heard(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -202,8 +205,25 @@ def notified() -> None:
     server = HTTPServer(("127.0.0.1", 0), Heard)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     reached, nobody = f"json://127.0.0.1:{server.server_port}/", "json://127.0.0.1:9/"
-    aegis("notify", "run", "--for", "8", "--every", "1", AEGIS_MAIL=nobody, AEGIS_HOOK=reached)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aegis_core.cli", "notify", "run", "--every", "1"],
+        env={**os.environ, "AEGIS_MAIL": nobody, "AEGIS_HOOK": reached},
+    )
+    atexit.register(process.kill)
+    _until("SELECT count(*) AS n FROM notify_cursors")
+    yield
+    _until("SELECT count(*) AS n FROM notifications WHERE status = 'sent'")
+    process.terminate()
+    process.wait()
     server.shutdown()
+
+
+def _until(sql: str) -> None:
+    for _ in range(100):
+        if rows(sql)[0]["n"]:
+            return
+        time.sleep(1)
+    raise AssertionError(sql)
 
 
 def found(copy: Path) -> dict[str, Any]:
@@ -243,6 +263,8 @@ def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 if __name__ == "__main__":
     schema = sys.argv[1]
+    assert "AEGIS_HOME" in os.environ, "Name a new folder by AEGIS_HOME."
+    assert not list(HOME.glob("*")), f"{HOME} is not empty."
     tail = {"1": first, "2": second, "3": fourth, "4": fourth}[schema]()
     packed(schema)
     copy = HOME.with_name(HOME.name + ".copy")

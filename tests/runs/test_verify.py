@@ -24,6 +24,7 @@ GIVEN = {
     "generate": SMALL,
     "train": {"n_trees": 10},
     "evaluate": {"folds": 1, "k": 10},
+    "price": {"folds": 1},
     "simulate": {"n_transactions": 300, "fraud_multiplier": 20.0},
     "start": {},
     "review": {},

@@ -160,7 +160,7 @@ def test_after_a_fault_between_scoring_and_keeping_memory_is_what_was_kept(
             raise ZeroDivisionError
 
         with monkeypatch.context() as patch:
-            patch.setattr(Scorer, "tell", broken)
+            patch.setattr(Scorer, "verdicts_of", broken)
             with pytest.raises(ZeroDivisionError):
                 engine.take(rows.slice(30, 30), "test")
         assert len(stored(db)) == 30
@@ -172,12 +172,12 @@ def test_ctrl_c_leaves_a_batch_whole_and_the_engine_at_work(
     db: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, _ = arrivals(90)
-    tell, scoring = Scorer.tell, threading.Event()
+    verdicts_of, scoring = Scorer.verdicts_of, threading.Event()
 
     def slow(*given: Any) -> Verdicts:
         scoring.set()
         time.sleep(0.3)
-        return tell(*given)
+        return verdicts_of(*given)
 
     def press() -> None:
         scoring.wait()
@@ -185,7 +185,7 @@ def test_ctrl_c_leaves_a_batch_whole_and_the_engine_at_work(
 
     with Engine.open(db, settings) as engine:
         engine.take(rows.slice(0, 30), "test")
-        monkeypatch.setattr(Scorer, "tell", slow)
+        monkeypatch.setattr(Scorer, "verdicts_of", slow)
         presses = threading.Thread(target=press)
         presses.start()
         with pytest.raises(KeyboardInterrupt):

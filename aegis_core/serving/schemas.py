@@ -30,7 +30,6 @@ from pydantic_core.core_schema import chain_schema, str_schema
 from aegis_core.detection.verdicts import ANSWERED
 from aegis_core.schema import (
     COLUMNS,
-    CONTROL,
     END,
     EPOCH,
     HALF_PLACE,
@@ -44,6 +43,8 @@ from aegis_core.schema import (
 )
 from aegis_core.serving.rows import Outcome, rejected
 
+_PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+"""Without the characters of `schema.CONTROL`, in the dialect of JSON Schema."""
 LARGEST_BATCH: Final = 10_000
 _LONGEST_RAW: Final = 10_000
 _DAY_US: Final = 86_400_000_000
@@ -88,7 +89,7 @@ class _Plain:
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return chain_schema([str_schema(strict=True, pattern=f"^[^{CONTROL}]*$"), handler(source)])
+        return chain_schema([str_schema(strict=True, pattern=_PLAIN), handler(source)])
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -101,7 +102,7 @@ Text = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_TEXT),
     _Plain(),
 ]
-Note = Annotated[str, Field(max_length=2_000, pattern=f"^[^{CONTROL}]*$")]
+Note = Annotated[str, Field(max_length=2_000, pattern=_PLAIN)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Moment = Annotated[dt.datetime, BeforeValidator(_iso), AfterValidator(_utc)]
 

@@ -92,8 +92,7 @@ class Engine:
         *,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        self.store, self.settings = store, settings
-        self._progress = progress
+        self.store, self.settings, self._progress = store, settings, progress
         self._forget()
         with store.reading() as session:
             self._fold(session)

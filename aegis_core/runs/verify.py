@@ -277,6 +277,7 @@ def _rebuild(store: Store, run: dict[str, Any], scratch: Store) -> None:
         new.append("labels", labels)
         for table, time, until in (
             ("reviews", "answered_at", seen),
+            ("taught", "taught_at", seen),  # or they would be labels once more
             ("lists", "added_at", seen),
             ("claims", "claimed_at", seen),
             ("models", "created_at", began),

@@ -286,6 +286,7 @@ def test_the_log_is_used_by_keyboard(visit: Visit) -> None:
     page.get_by_label("Filter: Newest verdicts").fill("late")
     expect(page.locator(".aegis-scroll tbody tr")).not_to_have_count(100)
     page.get_by_label("Filter: Newest verdicts").fill("")
+    expect(page.locator(".aegis-scroll tbody tr")).to_have_count(100)
 
 
 def test_what_is_shown_can_be_taken_along(visit: Visit, store: Store) -> None:

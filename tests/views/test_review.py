@@ -72,12 +72,12 @@ def test_a_case_is_claimed_answered_taken_back_and_answered_again(
     assert "nothing to take back" in told(open_)
 
 
-def test_answers_are_settled_without_a_service(open_: page.Review, store: Store) -> None:
+def test_answers_become_labels_without_a_service(open_: page.Review, store: Store) -> None:
     open_.act({"do": "next"})
     open_.act({"do": "answer", "answer": "fraud"})
     with store.writing() as session:  # as if ten seconds were over
         session.execute("UPDATE reviews SET held_until = answered_at")
-    open_._settle_at = time.monotonic()
+    open_._publish_at = time.monotonic()
     open_.refresh()
     assert store.rows("SELECT transaction_id AS id FROM labels") == [{"id": HOSTILE}]
 

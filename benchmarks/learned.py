@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 import pandas as pd
+from learning import learning_curve
 from protocols import Task, mean_and_spread, say, show
 
 from aegis_core.evaluation import evaluate
-from aegis_core.evaluation.learning import learning_curve
 
 PUBLISHED = {"auc_roc": 0.879, "average_precision": 0.687, "card_precision_at_100": 0.305}
 """The best of each on the handbook's four folds: balanced bagging, XGBoost, balanced bagging."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,6 @@ from aegis_core.detection.scoring import Scorer
 from aegis_core.detection.trees import FEATURES, N_FEATURES, N_TOLD
 from aegis_core.errors import InputError, NotReady
 from aegis_core.evaluation import evaluate
-from aegis_core.evaluation.learning import learning_curve
 from aegis_core.evaluation.splits import prequential
 from aegis_core.features.arrays import Floats
 from aegis_core.features.confirmed import N_HISTORY, Confirmed, label_events
@@ -27,6 +28,7 @@ from aegis_core.metrics import average_precision
 from aegis_core.schema import TOLD_FACTORS
 
 DAY = pd.Timedelta(days=1)
+ROOT = Path(__file__).parents[2]
 
 
 class Window(NamedTuple):
@@ -286,8 +288,16 @@ def test_evaluation_with_all_answers_late_says_so_and_ranks_as_the_forest(
     assert found.scores.learner.rank().equals(found.scores.forest.rank())
 
 
+@pytest.fixture
+def learning_curve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
+    """What `make bench-detection` draws the curve with."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    curve: Callable[..., pd.DataFrame] = importlib.import_module("learning").learning_curve
+    return curve
+
+
 def test_a_learning_curve_begins_with_the_forest_and_counts_only_what_was_asked(
-    payments: tuple[pd.DataFrame, pd.DataFrame],
+    payments: tuple[pd.DataFrame, pd.DataFrame], learning_curve: Callable[..., pd.DataFrame]
 ) -> None:
     frame, truth = payments
     asked = {"days": 8, "alerts_per_day": 10, "audit_share": 0.0, "train_days": 14}
@@ -301,7 +311,7 @@ def test_a_learning_curve_begins_with_the_forest_and_counts_only_what_was_asked(
 
 
 def test_a_learning_curve_ends_above_the_forest_where_frauds_gather_at_merchants(
-    payments: tuple[pd.DataFrame, pd.DataFrame],
+    payments: tuple[pd.DataFrame, pd.DataFrame], learning_curve: Callable[..., pd.DataFrame]
 ) -> None:
     asked = {"days": 20, "alerts_per_day": 15, "audit_share": 0.01, "train_days": 14}
     curve = learning_curve(*payments, "2026-03-16", retrain_days=2, **asked)
@@ -309,7 +319,9 @@ def test_a_learning_curve_ends_above_the_forest_where_frauds_gather_at_merchants
     assert last.learner.sum() > 1.5 * last.forest.sum()
 
 
-def test_nobody_knows_what_was_not_asked(payments: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_nobody_knows_what_was_not_asked(
+    payments: tuple[pd.DataFrame, pd.DataFrame], learning_curve: Callable[..., pd.DataFrame]
+) -> None:
     frame, truth = payments
     asked = {"days": 4, "alerts_per_day": 0, "audit_share": 0.0, "train_days": 14}
     curve = learning_curve(frame, truth, "2026-03-20", **asked)

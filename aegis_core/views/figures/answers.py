@@ -24,7 +24,7 @@ def learning(frame: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     frame
-        As `learning.learning_curve`: columns day, answers, frauds, learner, forest.
+        As `benchmarks/learning.py` gives it: columns day, answers, frauds, learner, forest.
 
     >>> import pandas as pd
     >>> days = {"day": pd.date_range("2026-01-01", periods=2), "answers": [0, 50], "frauds": [9, 7]}

@@ -144,12 +144,7 @@ def recall_at_budget(is_fraud: npt.ArrayLike, score: npt.ArrayLike, budget: floa
 def recall_by_scenario(
     is_fraud: npt.ArrayLike, scenario: pd.Series, alerted: npt.ArrayLike
 ) -> pd.DataFrame:
-    """Frauds, alerts and recall of each scenario, the best caught first.
-
-    Returns
-    -------
-    DataFrame with columns `scenario`, `frauds`, `caught`, `recall`.
-    """
+    """`scenario`, `frauds`, `caught` and `recall` of each, the best caught first."""
     y = np.asarray(is_fraud, bool)
     table = pd.DataFrame(
         {
@@ -175,10 +170,9 @@ def daily_counts(
 
     Parameters
     ----------
-    ts : times, in any order.
+    ts : in any order.
     chosen : of shape (len(ts),), bool.
-    start, end :
-        The window; by default the midnights around all of `ts`.
+    start, end : by default the midnights around all of `ts`.
 
     >>> ts = pd.Series(pd.to_datetime(["2026-01-01 08:00", "2026-01-03 09:00", "2026-01-03 10:00"]))
     >>> daily_counts(ts, [True, True, True]).tolist()
@@ -210,7 +204,7 @@ def predictive_interval(counts: Floats, level: float = 0.9) -> Interval:
     Parameters
     ----------
     counts : of shape (n_days,).
-    level : share of later days that should lie within, both ends included.
+    level : share of later days within, both ends included.
 
     >>> predictive_interval(np.array([9.0, 12, 11, 8, 10, 14, 6]))
     Interval(value=10.0, low=5.0, high=16.0)
@@ -236,38 +230,28 @@ def paired_bootstrap(
     a: npt.ArrayLike,
     b: npt.ArrayLike,
     cluster: npt.ArrayLike,
-    statistic: Callable[[npt.ArrayLike, npt.ArrayLike], Figure] = average_precision,
     *,
     within: npt.ArrayLike | None = None,
     n: int = 200,
     seed: int = 0,
     level: float = 0.9,
 ) -> Interval:
-    """How much better the scores `a` rank than `b`, and how sure that is.
+    """How much higher the average precision of scores `a` is than that of `b`, and how surely.
 
-    Clusters (customers, or days) are drawn with replacement, each as often as a Poisson variable
-    of mean 1 says, and bring all of their rows; both scores are judged on the same draw. When it
-    fails: fraud in a handful of clusters; then the interval is too narrow.
+    Clusters (customers, or days) are drawn with replacement `n` times, each as often as a Poisson
+    variable of mean 1 says, and bring all of their rows; both scores are judged on the same draw.
+    When it fails: fraud in a handful of clusters; then the interval is too narrow.
 
     Parameters
     ----------
-    is_fraud, a, b, cluster :
-        Of shape (n_rows,).
-    statistic :
-        A figure of ranking. Average precision is computed from weights and is fast; any other one
-        from repeated rows.
-    within :
-        Of shape (n_rows,), such as the fold: the statistic is computed within each and averaged.
-    n :
-        Draws.
-    level :
-        Share of the draws within the interval.
+    is_fraud, a, b, cluster : of shape (n_rows,).
+    within : of shape (n_rows,), such as the fold: computed within each and averaged.
+    level : share of the draws within the interval.
 
     Returns
     -------
-    Interval
-        The statistic of `a` minus that of `b`. No ends where fewer than two clusters have fraud,
-        nothing where the statistic is undefined.
+    Interval of the difference: no ends where fewer than two clusters have fraud, nothing where
+    there is no fraud.
 
     >>> rng = np.random.default_rng(0)
     >>> fraud = rng.random(4000) < 0.05
@@ -281,7 +265,7 @@ def paired_bootstrap(
     for g in range(group.max(initial=-1) + 1):
         rows = np.flatnonzero(group == g)
         pair = [np.asarray(s, float)[rows] for s in (a, b)]
-        judges.append([_judge(y[rows], s, code[rows], statistic) for s in pair])
+        judges.append([_weighing(y[rows], s, code[rows]) for s in pair])
 
     def difference(weight: Floats) -> float | None:
         found = [(one(weight), other(weight)) for one, other in judges]
@@ -310,8 +294,7 @@ def weighted_share(value: npt.ArrayLike, inclusion: npt.ArrayLike, level: float 
     Parameters
     ----------
     value : of shape (n,), bool.
-    inclusion :
-        Of shape (n,): the probability with which each was asked, in (0, 1].
+    inclusion : of shape (n,), the probability with which each was asked, in (0, 1].
     level : of the interval, two-sided.
 
     References
@@ -374,20 +357,10 @@ def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
     return min(low, share), max(1.0 if share == 1 else upper(share), share)
 
 
-def _judge(
-    is_fraud: npt.NDArray[np.bool_],
-    score: Floats,
-    cluster: Ints,
-    statistic: Callable[[npt.ArrayLike, npt.ArrayLike], Figure],
+def _weighing(
+    is_fraud: npt.NDArray[np.bool_], score: Floats, cluster: Ints
 ) -> Callable[[Floats], float | None]:
-    """The statistic as a function of whole weights of the clusters."""
-    if statistic is not average_precision:
-
-        def repeated(weight: Floats) -> float | None:
-            rows = np.repeat(np.arange(len(score)), weight[cluster].astype(np.int64))
-            return statistic(is_fraud[rows], score[rows]).value
-
-        return repeated
+    """Average precision as a function of whole weights of the clusters, sorted once for all."""
     order = np.argsort(-score, kind="stable")
     ordered, cluster = score[order], cluster[order]
     frauds = np.flatnonzero(is_fraud[order])

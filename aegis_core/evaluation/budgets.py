@@ -50,10 +50,8 @@ _SCORED: Final = f"""
 def alerted(found: Evaluation, detector: str, budget: float) -> npt.NDArray[np.bool_]:
     """Tested rows that a policy of `budget` would have alerted on, fold by fold.
 
-    Parameters
-    ----------
-    detector : the column of `Evaluation.scores` to judge by, `forest` or the learner; the exact
-        counter stands beside the forest alone.
+    `detector` is the column of `Evaluation.scores` to judge by, `forest` or the learner; the exact
+    counter stands beside the forest alone.
     """
     scores = found.scores
     models = found.learners if detector == LEARNER else found.detectors
@@ -90,28 +88,17 @@ def costs(
     """
     scores, n_days = found.scores, days_tested(found.folds)
     fraud, money = scores.is_fraud.to_numpy(bool), scores.amount.to_numpy(float)
-    rows = []
+    rows, n_frauds = [], int(fraud.sum())
     for detector in ("forest", LEARNER) if found.learners else ("forest",):
         for budget in _levels(found, levels) if len(scores) else ():
             alert = alerted(found, detector, budget)
-            n_alerts, caught = int(alert.sum()), alert & fraud
-            lost = money[fraud & ~alert].sum() / n_days
-            reviews = review_cost * n_alerts / n_days
-            rows.append(
-                {
-                    "detector": detector,
-                    "budget": budget,
-                    "alerts_a_day": n_alerts / n_days,
-                    "fraud_share": caught.sum() / n_alerts if n_alerts else None,
-                    "caught": int(caught.sum()),
-                    "frauds": int(fraud.sum()),
-                    "recall": caught.sum() / fraud.sum() if fraud.any() else None,
-                    "amount_caught": money[caught].sum() / n_days,
-                    "amount_lost": lost,
-                    "review_cost": reviews,
-                    "cost": lost + reviews,
-                }
-            )
+            n_alerts, n_caught = int(alert.sum()), int((alert & fraud).sum())
+            share = n_caught / n_alerts if n_alerts else None
+            recall = n_caught / n_frauds if n_frauds else None
+            counts = (n_alerts / n_days, share, n_caught, n_frauds, recall)
+            lost, reviews = money[fraud & ~alert].sum() / n_days, review_cost * n_alerts / n_days
+            costs = (money[alert & fraud].sum() / n_days, lost, reviews, lost + reviews)
+            rows.append((detector, budget, *counts, *costs))
     kinds: dict[str, Any] = {"detector": "str", "budget": float, "alerts_a_day": float}
     kinds |= {"fraud_share": "Float64", "caught": int, "frauds": int, "recall": "Float64"}
     kinds |= dict.fromkeys(("amount_caught", "amount_lost", "review_cost", "cost"), float)
@@ -127,13 +114,13 @@ def figures(table: pd.DataFrame, budget: float) -> dict[tuple[str, str], float |
     out: dict[tuple[str, str], float | None] = {}
     for detector, part in table.groupby("detector", sort=False):
         own, best = part[part.budget == budget].iloc[0], part.iloc[int(part.cost.argmin())]
-        share = None if pd.isna(own.fraud_share) else float(own.fraud_share)
-        out |= {
-            ("cost_a_day", f"{detector}/policy"): float(own.cost),
-            ("fraud_share", f"{detector}/policy"): share,
-            ("cheapest_budget", f"{detector}/policy"): float(best.budget),
-            ("cheapest_cost_a_day", f"{detector}/policy"): float(best.cost),
+        told = {
+            "cost_a_day": float(own.cost),
+            "fraud_share": None if pd.isna(own.fraud_share) else float(own.fraud_share),
+            "cheapest_budget": float(best.budget),
+            "cheapest_cost_a_day": float(best.cost),
         }
+        out |= {(name, f"{detector}/policy"): value for name, value in told.items()}
     return out
 
 
@@ -206,6 +193,7 @@ def of_verdicts(store: Store, settings: Settings, *, days: float = DAYS) -> dict
     mine = found[found.model_version == model.version].reset_index(drop=True)
     alert = (mine.decision != "approve").to_numpy(bool)
     fraud, money = mine.is_fraud.to_numpy(bool), mine.amount.to_numpy(float)
+    block_above = model.policy.block_above
     out: dict[str, Any] = {
         "model_version": model.version,
         "days": 0.0,
@@ -215,7 +203,7 @@ def of_verdicts(store: Store, settings: Settings, *, days: float = DAYS) -> dict
         "actual": {
             "budget": model.policy.alert_budget,
             "review_above": model.policy.review_above,
-            "block_above": _finite(model.policy.block_above),
+            "block_above": block_above if np.isfinite(block_above) else None,
             "alerts": int(alert.sum()),
             "caught": int((alert & fraud).sum()),
             "amount_caught": float(money[alert & fraud].sum()),
@@ -227,58 +215,41 @@ def of_verdicts(store: Store, settings: Settings, *, days: float = DAYS) -> dict
         return out
     start, stop = mine.ts.min(), mine.ts.max() + pd.Timedelta(microseconds=1)
     fold = Fold(0, start, start, start, stop)
-    n_days = (stop - start) / pd.Timedelta(days=1)
+    n_days = days_tested([fold])
     # The counter's alerts are above every threshold: it would have counted all the same.
     scores = mine.assign(fold=0, forest=mine.score.where(~mine.counted, np.inf))
     own = Evaluation([fold], scores, [model.model], [], model.policy.alert_budget)
     table = costs(own, 0.0, LEVELS)
-    out["days"] = float(n_days)
-    out["levels"] = [
-        {
-            "budget": float(row["budget"]),
-            "review_above": Policy.from_budget(model.model, float(row["budget"])).review_above,
-            "alerts": round(row["alerts_a_day"] * n_days),
-            "alerts_a_day": float(row["alerts_a_day"]),
-            "caught": int(row["caught"]),
-            "amount_caught": float(row["amount_caught"] * n_days),
-            "amount_lost": float(row["amount_lost"] * n_days),
-        }
-        for row in table.to_dict("records")
+    table["review_above"] = [
+        Policy.from_budget(model.model, budget).review_above for budget in table.budget
     ]
-    return out
+    table["alerts"] = (table.alerts_a_day * n_days).round().astype(int)
+    for money_of in ("amount_caught", "amount_lost"):
+        table[money_of] *= n_days
+    told = ["budget", "review_above", "alerts", "alerts_a_day", "caught"]
+    levels = table[[*told, "amount_caught", "amount_lost"]].to_dict("records")
+    return out | {"days": n_days, "levels": levels}
 
 
-def propose(store: Store, kind: str, content: dict[str, Any], *, who: str, note: str = "") -> str:
-    """Record a proposal for those who decide; its id. Nothing else changes.
-
-    Parameters
-    ----------
-    kind : what is proposed, such as `policy`.
-    content : its numbers, kept as JSON.
+def propose(store: Store, alert_budget: float, *, who: str, note: str = "") -> str:
+    """Record a budget that is proposed to those who decide; its id. Nothing else changes.
 
     Raises
     ------
     InputError
-        Nobody says who proposes, or the budget of a policy is no share in (0, 1).
+        Nobody says who proposes, or the budget is no share in (0, 1).
     """
     name = named(who)
-    if kind != "policy":
-        raise InputError(f"{kind!r} cannot be proposed; what can be is policy.")
-    budget = content.get("alert_budget")
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < 1:
-        raise InputError(f"alert_budget is a share in (0, 1), not {budget!r}.")
+    if isinstance(alert_budget, bool) or not 0 < alert_budget < 1:
+        raise InputError(f"alert_budget is a share in (0, 1), not {alert_budget!r}.")
     row = {
         "proposal_id": uuid4().hex[:8],
         "proposed_at": utc_now(),
         "who": name,
-        "kind": kind,
-        "content": json.dumps(content),
+        "kind": "policy",
+        "content": json.dumps({"alert_budget": alert_budget}),
         "note": note or None,
     }
     with store.writing() as session:
         session.append("proposals", pd.DataFrame([row]))
     return str(row["proposal_id"])
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -28,9 +28,7 @@ def bursts(scores: pd.DataFrame, gap: str = "1h") -> pd.DataFrame:
 
     Parameters
     ----------
-    scores :
-        Of an `Evaluation`; `counted` says where the exact counter alone raised an alert, with the
-        limits that the policy took from the training window.
+    scores : of an `Evaluation`; `counted` says where the exact counter alone raised an alert.
 
     Returns
     -------
@@ -50,18 +48,15 @@ def bursts(scores: pd.DataFrame, gap: str = "1h") -> pd.DataFrame:
     for _, part in rows.groupby(begins.cumsum()):
         if len(part) < smallest:
             continue
-        ours = (part.decision != Decision.APPROVE).to_numpy()
-        counters = part["counted"].to_numpy()
         first = part.iloc[0]
         seconds = (part.ts - first.ts).dt.total_seconds().to_numpy()
-        burst = (first.fold, first.customer_id, first.ts, len(part))
-        noticed = (*_first(ours, seconds), *_first(counters, seconds), bool(ours.any()))
-        found.append((*burst, *noticed))
+        policy = _first((part.decision != Decision.APPROVE).to_numpy(), seconds)
+        counter = _first(part["counted"].to_numpy(), seconds)
+        found.append((first.fold, first.customer_id, first.ts, len(part), *policy, *counter))
     kinds: dict[str, Any] = {"fold": int, "customer_id": "str", "start": "datetime64[us]"}
-    kinds |= {"transactions": int}
-    kinds |= {"let_through": "Int64", "seconds": "Float64", "counter_let_through": "Int64"}
-    kinds |= {"counter_seconds": "Float64", "detected": bool}
-    out = typed(found, kinds)
+    kinds |= {"transactions": int, "let_through": "Int64", "seconds": "Float64"}
+    kinds |= {"counter_let_through": "Int64", "counter_seconds": "Float64"}
+    out = typed(found, kinds).assign(detected=lambda t: t.let_through.notna().astype(bool))
     return out.sort_values(["fold", "start"], kind="stable", ignore_index=True)
 
 
@@ -108,8 +103,7 @@ def busy_customers(
 
     Parameters
     ----------
-    strongest :
-        For the alerts, indexed by `seq`: the factor with the largest contribution.
+    strongest : of alerts, indexed by `seq`, the factor with the largest contribution.
 
     Returns
     -------
@@ -135,12 +129,10 @@ def busy_customers(
     ends, names = [end for end, _ in BUSY], [name for _, name in BUSY]
     people["group"] = np.array(names)[np.searchsorted(ends, share.to_numpy(float))]
     people["days"] = people.fold.map({f.number: days_tested([f]) for f in folds}).astype(float)
-    counted = ["transactions", "alerts", "burst_alerts", "days"]
-    out = people.groupby("group")[counted].sum()
-    out.insert(0, "customers", people.groupby("group").size())
+    grouped = people.groupby("group")
+    out = grouped[["transactions", "alerts", "burst_alerts", "days"]].sum()
+    out.insert(0, "customers", grouped.size())
     out = out.reindex([name for name in names if name in out.index]).reset_index()
-    out["transactions_a_day"] = out.transactions / out.pop("days")
-    out["alert_share"] = out.alerts / out.transactions
-    out["burst_alert_share"] = out.burst_alerts / out.transactions
-    order = ["group", "customers", "transactions", "transactions_a_day", "alerts", "alert_share"]
-    return out[[*order, "burst_alerts", "burst_alert_share"]]
+    out.insert(3, "transactions_a_day", out.transactions / out.pop("days"))
+    out.insert(5, "alert_share", out.alerts / out.transactions)
+    return out.assign(burst_alert_share=out.burst_alerts / out.transactions)

@@ -26,23 +26,21 @@ def daily(fold: Fold, ts: pd.Series, decision: npt.NDArray[np.int8], trained: bo
 
     A window's last hours that make no whole day are left out.
     """
-    start, end = fold.test_from, fold.test_to
-    if trained:
-        start, end = fold.train_from, fold.train_to
-    chosen = {
-        "transactions": np.ones(len(ts), bool),
-        "alerts": decision != Decision.APPROVE,
-        "blocks": decision == Decision.BLOCK,
-    }
-    counts = {name: daily_counts(ts, rows, start, end) for name, rows in chosen.items()}
-    return pd.DataFrame(
-        {
-            "fold": fold.number,
-            "window": "train" if trained else "test",
-            "day": start + np.arange(len(counts["alerts"])) * pd.Timedelta(days=1),
-            **counts,
-        }
-    )
+    name = "train" if trained else "test"
+    start, end = getattr(fold, f"{name}_from"), getattr(fold, f"{name}_to")
+    counts = {c: daily_counts(ts, rows, start, end) for c, rows in _decided(decision).items()}
+    out = pd.DataFrame(counts)
+    out.insert(0, "day", start + np.arange(len(out)) * pd.Timedelta(days=1))
+    out.insert(0, "window", name)
+    out.insert(0, "fold", fold.number)
+    return out
+
+
+def _decided(decision: npt.ArrayLike) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which rows count as `transactions`, all of them, as `alerts` and as `blocks`."""
+    given = np.asarray(decision)
+    alerts, blocks = given != Decision.APPROVE, given == Decision.BLOCK
+    return {"transactions": np.ones(len(given), bool), "alerts": alerts, "blocks": blocks}
 
 
 def no_days() -> pd.DataFrame:
@@ -54,18 +52,9 @@ def no_days() -> pd.DataFrame:
 def alerts_per_day(scores: pd.DataFrame, folds: Sequence[Fold]) -> pd.DataFrame:
     """Each calendar day: `day`, `transactions`, `alerts`, `blocks`, `frauds`, `caught`."""
     days, at = calendar(scores, folds)
-    alert, fraud = scores.decision != Decision.APPROVE, scores.is_fraud
-    counted = {
-        "transactions": np.ones(len(scores), bool),
-        "alerts": alert,
-        "blocks": scores.decision == Decision.BLOCK,
-        "frauds": fraud,
-        "caught": alert & fraud,
-    }
-    counts = {
-        name: np.bincount(at[np.asarray(rows, bool)], minlength=len(days))
-        for name, rows in counted.items()
-    }
+    counted, fraud = _decided(scores.decision), scores.is_fraud.to_numpy(bool)
+    counted |= {"frauds": fraud, "caught": counted["alerts"] & fraud}
+    counts = {c: np.bincount(at[rows], minlength=len(days)) for c, rows in counted.items()}
     return pd.DataFrame({"day": days, **counts})
 
 

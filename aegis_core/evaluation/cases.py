@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -12,15 +11,11 @@ import pandas as pd
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.policy import reasons
 from aegis_core.detection.scoring import Scored
+from aegis_core.evaluation.splits import typed
 from aegis_core.features.profiles import FACTS, SIGNALS
 from aegis_core.schema import TOLD_FACTORS, Decision
 
-PLANTED: Final[Mapping[str, str]] = {
-    "spike": "amount",
-    "travel": "travel",
-    "night": "hour",
-    "burst": "burst",
-}
+PLANTED: Final = {"spike": "amount", "travel": "travel", "night": "hour", "burst": "burst"}
 """Scenarios that plant a factor, and which."""
 UNUSUAL_NATS: Final = 3.0
 """Evidence below which a missed fraud showed nothing unusual: one transaction of twenty has it."""
@@ -56,9 +51,8 @@ def evidence(
 
 def no_evidence() -> pd.DataFrame:
     """`evidence` of no rows."""
-    out = pd.DataFrame(np.empty((0, len(_NUMBERS))), columns=_NUMBERS)
-    out.insert(0, "currency", pd.Series(dtype="object"))
-    return out.set_index(pd.Index([], dtype=np.int64, name="seq"))
+    kinds = {"currency": "object", **dict.fromkeys(_NUMBERS, float)}
+    return typed([], kinds).set_index(pd.Index([], dtype=np.int64, name="seq"))
 
 
 def strongest(told: pd.DataFrame) -> pd.Series:
@@ -104,21 +98,15 @@ def drawn(scores: pd.DataFrame, told: pd.DataFrame, n: int, seed: int) -> pd.Dat
         "; ".join(str(r["text"]) for r in (given[:1] if one else given)) if not none else ""
         for given, one, none in zip(_reasons(shown.amount, own), missed, silent, strict=True)
     ]
-    return (
-        pd.DataFrame(
-            {
-                **{c: shown[c] for c in ("outcome", "transaction_id", "customer_id")},
-                "ts": shown.ts.dt.floor("s"),
-                "amount": shown.amount,
-                "scenario": scenario,
-                "planted": scenario.map(PLANTED).astype("str").where(scenario.isin(PLANTED), ""),
-                "score": shown.forest.round(3),
-                "reasons": [text or "nothing unusual" for text in texts],
-            }
-        )
-        .astype({"reasons": "str"})
-        .reset_index(drop=True)
+    out = shown[["outcome", "transaction_id", "customer_id"]].assign(
+        ts=shown.ts.dt.floor("s"),
+        amount=shown.amount,
+        scenario=scenario,
+        planted=scenario.map(PLANTED).astype("str").where(scenario.isin(PLANTED), ""),
+        score=shown.forest.round(3),
+        reasons=[text or "nothing unusual" for text in texts],
     )
+    return out.astype({"reasons": "str"}).reset_index(drop=True)
 
 
 def _reasons(amounts: pd.Series, told: pd.DataFrame) -> list[list[dict[str, object]]]:
@@ -140,7 +128,7 @@ def histories(
     ----------
     frame : all transactions.
     cases : rows of `drawn`.
-    frauds : every `transaction_id` that is labelled as fraud.
+    frauds : each `transaction_id` that is labelled as fraud.
 
     Returns
     -------
@@ -164,23 +152,12 @@ def histories(
         near = near.loc[order.sort_values(kind="stable").index[:MOST_POINTS]]
         near = near.sort_values("ts", kind="stable")
         what = f"{outcome} ({scenario})" if scenario else outcome
-        parts.append(
-            pd.DataFrame(
-                {
-                    "case": case,
-                    "outcome": outcome,
-                    "title": f"{what}: {customer}, {at:%Y-%m-%d %H:%M}",
-                    "ts": near.ts,
-                    "amount": near.amount,
-                    "is_case": is_case[near.index],
-                    "is_fraud": near.transaction_id.isin(frauds),
-                }
-            )
-        )
+        told = {"title": f"{what}: {customer}, {at:%Y-%m-%d %H:%M}", "is_case": is_case[near.index]}
+        fraud = near.transaction_id.isin(frauds)
+        parts.append(near.assign(case=case, outcome=outcome, **told, is_fraud=fraud))
     kinds: dict[str, Any] = dict.fromkeys(("case", "outcome", "title"), "str")
     kinds |= {"ts": "datetime64[us]", "amount": "float64", "is_case": "bool", "is_fraud": "bool"}
-    empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
-    return pd.concat(parts, ignore_index=True).astype(kinds) if parts else empty
+    return typed(pd.concat(parts, ignore_index=True) if parts else [], kinds)
 
 
 def named(scores: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
@@ -203,13 +180,11 @@ def named(scores: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     found = []
     for scenario, planted in PLANTED.items():
         own = [f for f, s in zip(factors, rows.scenario, strict=True) if s == scenario]
-        first = sum(f[:1] == [planted] for f in own)
+        first, any_of = sum(f[:1] == [planted] for f in own), sum(planted in f for f in own)
         if own:
-            found.append(
-                (scenario, len(own), first, first / len(own), sum(planted in f for f in own))
-            )
+            found.append((scenario, len(own), first, first / len(own), any_of))
     kinds: dict[str, Any] = {"scenario": "str", "caught": int, "named": int, "share": float}
-    return pd.DataFrame(found, columns=[*kinds, "told"]).astype(kinds | {"told": int})
+    return typed(found, kinds | {"told": int})
 
 
 def named_summary(table: pd.DataFrame) -> str:

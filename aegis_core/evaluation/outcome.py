@@ -45,27 +45,19 @@ class Evaluation:
     scores :
         One row a tested transaction: `fold`, `seq`, `transaction_id`, `customer_id`, `ts`,
         `amount`, `is_fraud`, `scenario`, `decision`, `risk`, and one column each of `compared`.
-    detectors :
-        The fitted model of each fold that `forest` in the scores is of.
-    learners :
-        The fitted learner of each fold, where it was asked for.
-    notes :
-        Sentences about what could not be measured, for the report.
+    detectors : the fitted model of each fold that `forest` in the scores is of.
+    learners : the fitted learner of each fold, where it was asked for.
+    notes : sentences about what could not be measured, for the report.
     evidence :
         What the reasons of alerts and frauds are told from, indexed by `seq`; see `cases.evidence`.
     days :
         Alerts of each day of the training and test windows; see `calibration.daily`. Customers left
         out of the test are in.
-    counters :
-        The exact counter of each fold, with the thresholds of the forest that leave it room.
-    frauds :
-        Every `transaction_id` that is labelled as fraud, tested or not.
-    currency :
-        The one of the amounts; "" where none or several are named.
-    history :
-        All transactions, tested or not.
-    saw :
-        All the data that was there, where it came out of a database.
+    counters : the exact counter of each fold, with the thresholds of the forest that leave it room.
+    frauds : every `transaction_id` that is labelled as fraud, tested or not.
+    currency : the one of the amounts; "" where none or several are named.
+    history : all transactions, tested or not.
+    saw : all the data that was there, where it came out of a database.
     """
 
     folds: list[Fold]

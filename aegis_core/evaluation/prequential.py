@@ -35,7 +35,6 @@ from aegis_core.evaluation.splits import (
     plan,
 )
 from aegis_core.features import confirmed
-from aegis_core.features.arrays import Floats, Ints
 from aegis_core.features.checkpoint import begin
 from aegis_core.features.profiles import Profiles
 from aegis_core.runs import lineage
@@ -48,21 +47,17 @@ def backtest(
     settings: Settings,
     train_from: str = "",
     *,
-    train_days: float = 7,
-    delay_days: float = 7,
-    test_days: float = 7,
     folds: int = 4,
     exclude_known: bool = False,
     learner: bool = False,
     progress: Callable[[int], object] | None = None,
+    **lengths: float,
 ) -> Evaluation:
     """`evaluate` the whole history of a database, with budget, block share and seed of `settings`.
 
     Parameters
     ----------
-    train_from :
-        First day of the first training window; "" lets the folds end with the history.
-    train_days, delay_days, test_days, folds :
+    train_from, folds, lengths :
         As `splits.plan` takes them; what the history has no room for is said in the notes.
 
     Raises
@@ -77,7 +72,6 @@ def backtest(
         begun = begin(session, confirmed=learner)
         saw = lineage.seen(session, frame.seq.max(), len(labels))
     first, last = map(pd.Timestamp, frame.ts.quantile([0, 0.999], interpolation="lower"))
-    lengths = {"train_days": train_days, "delay_days": delay_days, "test_days": test_days}
     planned, notes = plan(first, last, train_from, folds=folds, **lengths)
     found = evaluate(
         frame,
@@ -127,13 +121,11 @@ def evaluate(
     learner :
         Also learn from the labels, each from its `known_at` on: what is known when a test window
         begins trains the learner, what becomes known during it is history to it.
-    recorded :
-        Decisions given when the transactions came; see `Scorer.run`.
+    recorded : decisions given when the transactions came; see `Scorer.run`.
     profiles, memory :
         What transactions and answers before the first of `frame` had taught, where those were
         forgotten (`checkpoint.begin`); None: there were none. They are not changed.
-    progress :
-        Called with the number of transactions done since the last call.
+    progress : called with the number of transactions done since the last call.
 
     Raises
     ------
@@ -153,11 +145,9 @@ def evaluate(
     if learner:
         teacher.confirmed = confirmed.Confirmed() if memory is None else memory.copy()
         teacher.confirmed.add_labels(confirmed.label_events(frame, labels))
-    learnt = 0
+    learnt, passed = 0, []
     first_kept = cut_at(ts, min(f.train_from for f in folds))
-    signals: list[Floats] = []
-    history: list[Floats] = []
-    counts: list[Ints] = []
+    money = frame["amount"].to_numpy(float)
     out = _nothing(frame, alert_budget)
     out.folds, out.frauds = list(folds), pd.Index(truth.transaction_id[truth.is_fraud])
     parts, days, told = [], [], []
@@ -165,15 +155,10 @@ def evaluate(
         start, stop = cut_at(ts, fold.test_from), cut_at(ts, fold.test_to)
         for a, b in cuts(learnt, start, first_kept):
             past = None if recorded is None else recorded[a:b]
-            passed = teacher.run(
-                frame.iloc[a:b], recorded=past, signals=a >= first_kept, progress=progress
-            )
-            if a >= first_kept:
-                signals.append(passed.signals)
-                history.append(passed.history)
-                counts.append(passed.counts)
+            kept = a >= first_kept
+            given = teacher.run(frame.iloc[a:b], recorded=past, signals=kept, progress=progress)
+            passed += [given] if kept else []
         learnt = max(learnt, start)
-        seen = np.concatenate(signals) if signals else np.empty((0, 0))
         window = ts[first_kept:learnt]
         chosen = (window >= microseconds(fold.train_from)) & (window < microseconds(fold.train_to))
         if stop <= start or not chosen.any():
@@ -184,9 +169,12 @@ def evaluate(
                 f"{fold.test_to:%Y-%m-%d}); the history covers {frame.ts.min()} to "
                 f"{frame.ts.max()}."
             )
-        trained_on = frame.iloc[first_kept:learnt][chosen]
+        seen, recalled, counts = (
+            np.concatenate([getattr(given, name) for given in passed])
+            for name in ("signals", "history", "counts")
+        )
+        trained_on, counted = frame.iloc[first_kept:learnt][chosen], counts[chosen]
         detector = Detector(seed=seed).fit(seen[chosen])
-        counted = np.concatenate(counts)[chosen]
         limits = burst_limits(counted, trained_on.customer_id)
         score = detector.score(detector.weigh(seen[chosen])[1])
         counter = Counter.beside(limits, counted, score)
@@ -196,14 +184,14 @@ def evaluate(
         days.append(calibration.daily(fold, trained_on.ts, promised, True))
         taught = None
         if learner:
-            money, recalled = frame["amount"].to_numpy(float), np.concatenate(history)
+            paid = money[first_kept:learnt]
             answer = known_answers(trained_on, labels, fold.test_from)
             taught = Learner(detector, seed=seed).fit(
-                seen[chosen], money[first_kept:learnt][chosen], recalled[chosen], answer
+                seen[chosen], paid[chosen], recalled[chosen], answer
             )
             later = window >= microseconds(fold.train_to)
             if later.sum() >= MIN_TRAIN:
-                taught.calibrate(seen[later], money[first_kept:learnt][later], recalled[later])
+                taught.calibrate(seen[later], paid[later], recalled[later])
             out.learners.append(taught)
             if taught.n_frauds_ < MIN_FRAUDS:
                 out.notes.append(
@@ -221,8 +209,9 @@ def evaluate(
             part = _tested(rows, known_truth.head(len(rows)), scored, fold, chance)
             part["counted"] = policy.counts_as_burst(scored.counts)
             if taught is not None:
-                money = rows.amount.to_numpy(float)
-                part[LEARNER] = taught.score(scored.signals, money, scored.history)
+                part[LEARNER] = taught.score(
+                    scored.signals, money[a : a + len(rows)], scored.history
+                )
             tested.append(part)
             because = (part.is_fraud | (part.decision != Decision.APPROVE)).to_numpy()
             told.append(cases.evidence(rows, scored, detector, because))
@@ -254,22 +243,16 @@ def _tested(
     rows: pd.DataFrame, truth: pd.DataFrame, scored: Scored, fold: Fold, chance: np.random.Generator
 ) -> pd.DataFrame:
     """`Evaluation.scores` of some rows, in their order."""
-    return pd.DataFrame(
-        {
-            "fold": fold.number,
-            "seq": rows.seq.to_numpy(),
-            "transaction_id": rows.transaction_id.to_numpy(),
-            "customer_id": rows.customer_id.to_numpy(),
-            "ts": rows.ts.to_numpy(),
-            "is_fraud": truth.is_fraud.to_numpy(),
-            "scenario": truth.scenario.to_numpy(),
-            "decision": scored.decision,
-            "risk": scored.risk,
-            "forest": scored.score,
-            "amount": rows.amount.to_numpy(),
-            **{f"factor:{f}": scored.strength[:, i] for i, f in enumerate(FACTORS)},
-            "random": chance.random(len(rows)),
-        }
+    out = rows[["seq", "transaction_id", "customer_id", "ts", "amount"]].reset_index(drop=True)
+    out.insert(0, "fold", fold.number)
+    return out.assign(
+        is_fraud=truth.is_fraud.to_numpy(),
+        scenario=truth.scenario.to_numpy(),
+        decision=scored.decision,
+        risk=scored.risk,
+        forest=scored.score,
+        **{f"factor:{f}": scored.strength[:, i] for i, f in enumerate(FACTORS)},
+        random=chance.random(len(rows)),
     )
 
 

@@ -75,19 +75,16 @@ def plan(
     last: pd.Timestamp,
     train_from: str = "",
     *,
-    train_days: float = 7,
-    delay_days: float = 7,
-    test_days: float = 7,
     folds: int = 4,
+    **lengths: float,
 ) -> tuple[list[Fold], list[str]]:
     """The folds that a history has room for, perhaps none, and a sentence if they are too few.
 
     Parameters
     ----------
-    first, last :
-        Times of the first and of the last transaction.
-    train_from :
-        First day of the first training window; "" lets the last fold end with the history.
+    first, last : times of the first and of the last transaction.
+    train_from : first day of the first training window; "" lets the folds end with the history.
+    lengths : as `prequential` takes them.
 
     Raises
     ------
@@ -106,7 +103,6 @@ def plan(
             "There are no transactions to evaluate on. Run `aegis import FILE` or "
             "`aegis run generate` first."
         )
-    lengths = {"train_days": train_days, "delay_days": delay_days, "test_days": test_days}
     end = (last + pd.Timedelta(microseconds=1)).ceil("D")
     if train_from:
         asked = prequential(train_from, **lengths, folds=folds)
@@ -118,14 +114,16 @@ def plan(
                 "leave it empty."
             )
     else:
-        room = sum(f.test_to <= end for f in prequential(first.floor("D"), **lengths, folds=folds))
-        if not room:
+        asked = prequential(first.floor("D"), **lengths, folds=folds)
+        there = [f for f in asked if f.test_to <= end]
+        if not there:
+            needed = (asked[0].test_to - asked[0].train_from) / pd.Timedelta(days=1)
             return [], [
-                f"The history runs from {first} to {last}; one fold needs "
-                f"{train_days + delay_days + test_days:g} days. Choose shorter windows."
+                f"The history runs from {first} to {last}; one fold needs {needed:g} days. Choose "
+                "shorter windows."
             ]
-        start = end - pd.Timedelta(days=train_days + delay_days + room * test_days)
-        found = prequential(start, **lengths, folds=room)
+        start = there[0].train_from + (end - there[-1].test_to)
+        found = prequential(start, **lengths, folds=len(there))
     few = f"{len(found)} of the {folds} folds asked for fit into the history."
     return found, [few] if len(found) < folds else []
 

@@ -71,20 +71,13 @@ def import_files(
 
     Parameters
     ----------
-    files
-        Paths or globs, `.csv`, `.tsv`, `.txt` (each also `.gz`), `.parquet`.
-    preset
-        A key of `PRESETS`. Without it a file that has all columns of one is recognised.
-    mapping
-        Canonical name → column of the file, over preset and guesses; "" means none.
-    label, scenario
-        Columns that hold the truth; short for `mapping` of `is_fraud` and `scenario`.
-    label_delay_days
-        A label is known this long after its transaction.
-    strict
-        Import nothing if any row is bad.
-    source
-        Stored with each row; the file's name by default.
+    files : paths or globs, `.csv`, `.tsv`, `.txt` (each also `.gz`), `.parquet`.
+    preset : a key of `PRESETS`. Without it a file that has all columns of one is recognised.
+    mapping : canonical name → column of the file, over preset and guesses; "" means none.
+    label, scenario : columns that hold the truth; short for `mapping` of `is_fraud` and `scenario`.
+    label_delay_days : a label is known this long after its transaction.
+    strict : import nothing if any row is bad.
+    source : stored with each row; the file's name by default.
 
     Raises
     ------
@@ -101,21 +94,21 @@ def import_files(
     mapping = dict(mapping or {})
     mapping |= {k: v for k, v in (("is_fraud", label), ("scenario", scenario)) if v}
     paths = find_files([files] if isinstance(files, str | Path) else files)
-    relations = [relation_of(path) for path in paths]
     summary = ImportSummary([str(path) for path in paths])
-    chosen = []
-    for path, (_, names) in zip(paths, relations, strict=True):
+    tables = []
+    for path in paths:
+        relation, names = relation_of(path)
         columns, guessed, recognised = choose_columns(
             names, preset=preset, mapping=mapping, where=path.name
         )
-        chosen.append(columns)
+        tables.append((path, relation, names, columns))
         summary.columns |= columns
         summary.guessed |= guessed
         summary.preset = recognised or summary.preset
     store.require_no_service()
     with store.writing() as session, _bar(len(paths) + 1, progress) as step:
         session.execute(f"SET memory_limit = '{_MEMORY}'")
-        for path, (relation, names), columns in zip(paths, relations, chosen, strict=True):
+        for path, relation, names, columns in tables:
             tell = step(f"reading {path.name}")
             try:
                 rows = relation
@@ -142,9 +135,7 @@ def import_files(
             )
         after_seq = session.next_seq() - 1
         staging.insert_transactions(session, tell)
-        summary.labels = staging.insert_labels(
-            session, label_delay_days, repeats=repeats, after_seq=after_seq
-        )
+        summary.labels = staging.insert_labels(session, label_delay_days, repeats, after_seq)
         staging.keep_rejected(session)
         (span,) = session.rows(
             f"SELECT min(ts) AS a, max(ts) AS b FROM aegis_staged s WHERE {staging.GOOD}"

@@ -279,9 +279,7 @@ def insert_transactions(session: Session, tell: Callable[[float], object]) -> No
     session.watched(insert, None, tell)
 
 
-def insert_labels(
-    session: Session, delay_days: float, *, repeats: bool, after_seq: int
-) -> int:  # fmt: skip
+def insert_labels(session: Session, delay_days: float, repeats: bool, after_seq: int) -> int:
     """Store the labels of good rows whose transaction has none yet; how many.
 
     `after_seq` is the last transaction that had arrived before these files.

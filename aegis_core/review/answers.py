@@ -78,8 +78,7 @@ def answer(
 
     Parameters
     ----------
-    hold_s :
-        How long the answer may be taken back; it becomes a label after that.
+    hold_s : how long the answer may be taken back; it becomes a label after that.
 
     Raises
     ------

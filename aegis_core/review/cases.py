@@ -17,8 +17,9 @@ at a time. A clock that is set back makes claims last longer, by `CLAIM_S` at mo
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import call
 from typing import Any, Final, NamedTuple
 
 from aegis_core.errors import InputError, StoreError
@@ -27,6 +28,8 @@ from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, answer_all, name
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
+Keep = Callable[[Callable[[], Any]], Any]
+"""How a writing follows the reading before it, which takes time; a service has its own way."""
 GAP_MINUTES: Final = 60
 """The longest pause within a case."""
 CLAIM_S: Final = 600.0
@@ -40,6 +43,7 @@ ORDERS: Final = {
 """How the queue may be sorted: by risk × amount, the largest first, or by age, the oldest first."""
 MOST_CASES: Final = 5_000
 """Cases that a queue holds at most; it counts all of them."""
+_NOT_OPEN: Final = "There is no open case {!r}; it may have been answered."
 
 _ASKED: Final = f"""
     WITH standing AS ({STANDING}),
@@ -181,7 +185,7 @@ def inside(
     """
     rows = source.rows(_INSIDE, {"analyst": analyst, "case_id": case_id})
     if not rows:
-        raise InputError(f"There is no open case {case_id!r}; it may have been answered.")
+        raise InputError(_NOT_OPEN.format(case_id))
     return rows
 
 
@@ -192,12 +196,12 @@ def claim(
     *,
     order: str = "risk",
     after: str = "",
+    keep: Keep = call,
     now: dt.datetime | None = None,
 ) -> Claim | None:
     """Keep a case for `analyst` for `CLAIM_S`, and let go of the one they held.
 
-    Claiming the case that one holds makes its time begin anew. What takes time, `candidates`, is
-    read before the writing, `claim_first`.
+    Claiming the case that one holds makes its time begin anew.
 
     Parameters
     ----------
@@ -213,63 +217,40 @@ def claim(
     InputError
         The case is not open, or another analyst holds its customer.
     """
-    found = candidates(store, analyst, case_id, order=order, after=after, now=now)
-    return claim_first(store, analyst, found, only=bool(case_id), now=now)
-
-
-def candidates(
-    source: Store | Session,
-    analyst: str,
-    case_id: str = "",
-    *,
-    order: str = "risk",
-    after: str = "",
-    now: dt.datetime | None = None,
-) -> list[tuple[str, str]]:
-    """Cases and their customers that an analyst may claim, the best first; see `claim`."""
     who = named(analyst)
     if case_id:
-        rows = [row for row in inside(source, case_id, analyst=who) if row["open"]]
-        if not rows:
-            raise InputError(f"There is no open case {case_id!r}; it may have been answered.")
-        return [(case_id, rows[0]["customer_id"])]
-    cases = queue(source, order=order, analyst=who, now=now).cases
-    ids = [case["case_id"] for case in cases]
-    start = ids.index(after) + 1 if after in ids else 0
-    return [(case["case_id"], case["customer_id"]) for case in [*cases[start:], *cases[:start]]]
+        found = [(case_id, open_in(store, case_id, who).customer_id)]
+    else:
+        there = queue(store, order=order, analyst=who, now=now).cases
+        found = [(case["case_id"], case["customer_id"]) for case in there]
+        ids = [name for name, _ in found]
+        start = ids.index(after) + 1 if after in ids else 0
+        found = [*found[start:], *found[:start]]
+    moment, only = now or utc_now(), bool(case_id)
+    made: Claim | None = keep(lambda: _claimed(store, who, found, only=only, now=moment))
+    return made
 
 
-def claim_first(
-    store: Store,
-    analyst: str,
-    found: Sequence[tuple[str, str]],
-    *,
-    only: bool = False,
-    now: dt.datetime | None = None,
+def _claimed(
+    store: Store, who: str, found: Sequence[tuple[str, str]], *, only: bool, now: dt.datetime
 ) -> Claim | None:
-    """Claim the first of the cases that `candidates` found whose customer nobody else holds.
-
-    Parameters
-    ----------
-    only : whether it must be the first one, whoever holds it.
-    """
-    who, moment = named(analyst), now or utc_now()
+    """Claim the first case whose customer nobody else holds; with `only`, the first or none."""
     for _ in range(8):
         try:
             with store.writing(checkpoint=False) as session:
                 if only:
-                    require_free(session, found[0][1], who, moment)
+                    require_free(session, found[0][1], who, now)
                 held = session.rows(
                     f"SELECT customer_id FROM ({_TAKEN}) WHERE holder != $who",
-                    {"now": moment, "who": who},
+                    {"now": now, "who": who},
                 )
                 others = {row["customer_id"] for row in held}
                 free = next((pair for pair in found if pair[1] not in others), None)
-                let_go(session, who, moment, keep=free[1] if free else None)
+                let_go(session, who, now, keep=free[1] if free else None)
                 if free is None:
                     return None
-                made = Claim(*free, who, moment + dt.timedelta(seconds=CLAIM_S))
-                _write(session, made, moment)
+                made = Claim(*free, who, now + dt.timedelta(seconds=CLAIM_S))
+                _write(session, made, now)
                 return made
         except StoreError as e:
             if not any(sign in str(e) for sign in ("onstraint", "onflict", "Duplicate")):
@@ -332,18 +313,13 @@ def release(store: Store, analyst: str, *, now: dt.datetime | None = None) -> in
 class Open(NamedTuple):
     """What is open in a case, or some of it, and whether that is `whole` of it."""
 
-    case_id: str
     customer_id: str
-    transaction_ids: tuple[str, ...]
-    n_answered: tuple[int, ...]
+    n_answered: dict[str, int]
     whole: bool
 
 
 def open_in(
-    source: Store | Session,
-    case_id: str,
-    analyst: str,
-    transaction_ids: Sequence[str] | None = None,
+    source: Store | Session, case_id: str, who: str, transaction_ids: Sequence[str] | None = None
 ) -> Open:
     """All that an analyst is asked in a case, or about some transactions of it.
 
@@ -352,15 +328,15 @@ def open_in(
     InputError
         The case is not open, or a transaction is not open in it.
     """
-    rows = inside(source, case_id, analyst=named(analyst))
+    rows = inside(source, case_id, analyst=who)
     counts = {row["transaction_id"]: int(row["n_answered"]) for row in rows if row["open"]}
-    ids = tuple(counts if transaction_ids is None else dict.fromkeys(transaction_ids))
+    ids = list(counts if transaction_ids is None else dict.fromkeys(transaction_ids))
     if strange := [name for name in ids if name not in counts]:
         raise InputError(f"{strange[0]!r} is not open in the case {case_id!r}.")
     if not ids:
-        raise InputError(f"Nothing is open in the case {case_id!r}.")
-    n_answered = tuple(counts[name] for name in ids)
-    return Open(case_id, rows[0]["customer_id"], ids, n_answered, len(ids) == len(counts))
+        raise InputError(_NOT_OPEN.format(case_id))
+    asked = {name: counts[name] for name in ids}
+    return Open(rows[0]["customer_id"], asked, len(ids) == len(counts))
 
 
 def answer_case(
@@ -371,18 +347,14 @@ def answer_case(
     analyst: str,
     note: str = "",
     transaction_ids: Sequence[str] | None = None,
-    found: Open | None = None,
     hold_s: float = UNDO_S,
+    keep: Keep = call,
     now: dt.datetime | None = None,
 ) -> list[str]:
     """Answer all that is open in a case, or some of it, in one go; the reviews' ids.
 
     The answers become labels after `hold_s`, see `answers`. A case without anything open is
     released.
-
-    Parameters
-    ----------
-    found : of `open_in`, which takes time, where it was read before the writing.
 
     Raises
     ------
@@ -391,25 +363,27 @@ def answer_case(
         was answered meanwhile.
     """
     who, moment = named(analyst), now or utc_now()
-    found = found or open_in(store, case_id, who, transaction_ids)
-    with store.writing(checkpoint=False) as session:
-        require_free(session, found.customer_id, who, moment)
-        answered = {
-            row["transaction_id"]: row["n"]
-            for row in session.rows(
+    found = open_in(store, case_id, who, transaction_ids)
+    ids = list(found.n_answered)
+
+    def write() -> list[str]:
+        with store.writing(checkpoint=False) as session:
+            require_free(session, found.customer_id, who, moment)
+            answered = session.rows(
                 f"SELECT transaction_id, count(DISTINCT analyst) AS n FROM ({STANDING}) "
                 "WHERE list_contains(?, transaction_id) GROUP BY transaction_id",
-                [list(found.transaction_ids)],
+                [ids],
             )
-        }
-        if tuple(answered.get(name, 0) for name in found.transaction_ids) != found.n_answered:
-            raise InputError(f"The case {found.case_id!r} was answered meanwhile; look again.")
-        made = answer_all(
-            store, found.transaction_ids, answer, analyst=who, note=note, hold_s=hold_s, now=moment
-        )
-        if found.whole:
-            let_go(session, who, moment)
-    return made
+            there = dict.fromkeys(ids, 0) | {row["transaction_id"]: row["n"] for row in answered}
+            if there != found.n_answered:
+                raise InputError(f"The case {case_id!r} was answered meanwhile; look again.")
+            made = answer_all(store, ids, answer, analyst=who, note=note, hold_s=hold_s, now=moment)
+            if found.whole:
+                let_go(session, who, moment)
+        return made
+
+    reviews: list[str] = keep(write)
+    return reviews
 
 
 def snooze(

@@ -88,7 +88,8 @@ def add(
     entry = Entry(uuid4().hex[:8], kind, field, value, end, who.strip(), why.strip(), utc_now())
     with store.changing() as session:
         session.append("lists", pd.DataFrame([vars(entry)]))
-        audit.record(session, entry.who, f"{kind} list", f"{field} {value}", _told(entry))
+        told = {"entry_id": entry.entry_id, "until": entry.until, "why": entry.why}
+        audit.record(session, entry.who, f"{kind} list", f"{field} {value}", told)
     return entry
 
 
@@ -109,15 +110,12 @@ def end(store: Store, entry_id: str, *, who: str, why: str) -> Entry:
                 f"No list has an entry {entry_id!r}." + did_you_mean(entry_id, list(there))
             )
         entry = there[entry_id]
-        ended = vars(entry) | {
-            **{"entry_id": uuid4().hex[:8], "who": who.strip(), "why": why.strip()},
-            **{"added_at": utc_now(), "ends": entry_id},
-        }
+        given = {"who": who.strip(), "why": why.strip(), "added_at": utc_now(), "ends": entry_id}
+        ended = vars(entry) | {"entry_id": uuid4().hex[:8]} | given
         session.append("lists", pd.DataFrame([ended]))
-        audit.record(
-            session, who, f"end {entry.kind} list", f"{entry.field} {entry.value}",
-            {"entry_id": entry_id, "why": why.strip()},
-        )  # fmt: skip
+        told = {"entry_id": entry_id, "why": given["why"]}
+        about = f"{entry.field} {entry.value}"
+        audit.record(session, who, f"end {entry.kind} list", about, told)
     return entry
 
 
@@ -156,10 +154,6 @@ def rulings(
             out[i] = 1 + LIST_KINDS.index(entry.kind)
             listed[i] = entry.entry_id, entry.sentence()
     return out, listed
-
-
-def _told(entry: Entry) -> dict[str, object]:
-    return {"entry_id": entry.entry_id, "until": entry.until, "why": entry.why}
 
 
 def _end(until: str | pd.Timestamp | None) -> pd.Timestamp | None:

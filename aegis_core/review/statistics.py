@@ -61,10 +61,13 @@ def statistics(source: Store | Session, *, now: dt.datetime | None = None) -> di
         return {"share": found.value, "low": found.low, "high": found.high, "n": n}
 
     return {
-        **{"n_open": ages["n"], "oldest_s": ages["oldest"], "median_s": ages["median"]},
-        **{"answered_today": answered["today"], "answered_a_day": answered["week"] / 7},
-        **{"agreement": share(agreed["same"], agreed["n"])},
-        **{"precision": share(right["frauds"], right["n"])},
+        "n_open": ages["n"],
+        "oldest_s": ages["oldest"],
+        "median_s": ages["median"],
+        "answered_today": answered["today"],
+        "answered_a_day": answered["week"] / 7,
+        "agreement": share(agreed["same"], agreed["n"]),
+        "precision": share(right["frauds"], right["n"]),
     }
 
 

@@ -193,10 +193,7 @@ async def review(service: Serves, given: Annotated[Review, Body()]) -> Response:
     def keep() -> str | None:
         if service.engine.find(given.transaction_id) is None:
             return None
-        return answer(
-            service.store, given.transaction_id, given.answer, analyst=given.analyst,
-            note=given.note, hold_s=UNDO_S,
-        )  # fmt: skip
+        return answer(service.store, **given.model_dump(), hold_s=UNDO_S)
 
     review_id = await service.do(keep)
     if review_id is None:

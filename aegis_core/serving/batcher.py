@@ -89,23 +89,24 @@ class Meters:
 
 
 class Batcher:
-    """Takes what waits, lets the engine score and keep it in its thread, answers."""
+    """Takes what waits, lets the engine score and keep it in its thread, answers.
+
+    Attributes
+    ----------
+    committed_at : when, in seconds since 1970.
+    waiting : rows that wait for a commit.
+    """
 
     def __init__(self, engine: Engine, meters: Meters) -> None:
         self.engine, self.meters = engine, meters
         self.committed_at = time.time()
         self.failed: str | None = None
         self._queue: deque[_Waiting] = deque()
-        self._rows = 0
+        self.waiting = 0
         self._some = asyncio.Event()
         self._ended = False
         self._before = 0
         self._saved = (time.monotonic(), engine.next_seq)
-
-    @property
-    def waiting(self) -> int:
-        """Rows that wait for a commit."""
-        return self._rows
 
     async def put(
         self, rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]] = ()
@@ -119,8 +120,8 @@ class Batcher:
         StoreError
             They could not be kept, or the service is ending.
         """
-        if self._rows + len(rows) + len(refused) > QUEUE_ROWS:
-            raise QueueFull(f"{self._rows} transactions are waiting; try again.")
+        if self.waiting + len(rows) + len(refused) > QUEUE_ROWS:
+            raise QueueFull(f"{self.waiting} transactions are waiting; try again.")
         outcomes: list[Outcome] = await self._enqueued(rows, refused)
         return outcomes
 
@@ -144,8 +145,8 @@ class Batcher:
             raise StoreError("The service is ending.")
         waiting = _Waiting(rows, refused, asyncio.get_running_loop().create_future(), work)
         self._queue.append(waiting)
-        self._rows += len(rows) + len(refused)
-        self.meters.waiting.set(self._rows)
+        self.waiting += len(rows) + len(refused)
+        self.meters.waiting.set(self.waiting)
         self._some.set()
         return waiting.outcomes
 
@@ -182,7 +183,7 @@ class Batcher:
                 "transactions": self.engine.next_seq - seq,
                 "p50_ms": p50,
                 "p99_ms": p99,
-                "waiting": self._rows,
+                "waiting": self.waiting,
             }
             self.engine.table_writer.note({"service_stats": {k: [v] for k, v in stats.items()}})
             seq, began = self.engine.next_seq, now
@@ -207,8 +208,8 @@ class Batcher:
                 break
             group.append(self._queue.popleft())
             n += len(first.rows)
-        self._rows -= sum(len(w.rows) + len(w.refused) for w in group)
-        self.meters.waiting.set(self._rows)
+        self.waiting -= sum(len(w.rows) + len(w.refused) for w in group)
+        self.meters.waiting.set(self.waiting)
         return group
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:

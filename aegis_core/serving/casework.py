@@ -7,6 +7,7 @@ becomes a label when it can no longer be taken back: `Service` sees to that.
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Body, Query, Response
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from aegis_core.evaluation import budgets
 from aegis_core.review import answers, cases, statistics
+from aegis_core.schema import EPOCH
 from aegis_core.serving.schemas import Moment, Note, Number, Text, as_json, shown
 from aegis_core.serving.service import ADMITTED, PROBLEMS, Serves
 
@@ -109,15 +111,8 @@ async def what_if(
 @routes.post("/v1/cases/claim")
 async def claim(service: Serves, given: Annotated[ClaimAsked, Body()]) -> Response:
     """Keep a case for ten minutes: a given one, or the next; null where none is free."""
-    found = await asyncio.to_thread(
-        cases.candidates, service.store, given.analyst, given.case_id or "", order=given.order,
-        after=given.after or "",
-    )  # fmt: skip
-    claimed = await service.do(
-        lambda: cases.claim_first(
-            service.store, given.analyst, found, only=given.case_id is not None
-        ),
-    )
+    asked = {"order": given.order, "after": given.after or ""}
+    claimed = await service.work(cases.claim, given.analyst, given.case_id or "", **asked)
     return as_json({"claim": None if claimed is None else shown(vars(claimed))})
 
 
@@ -131,19 +126,7 @@ async def release(service: Serves, given: Annotated[ReleaseAsked, Body()]) -> Re
 @routes.post("/v1/cases/answer", status_code=201)
 async def answer(service: Serves, given: Annotated[CaseAnswer, Body()]) -> Response:
     """Answer a case as a whole, or some of it; it becomes labels when undo is over."""
-    found = await asyncio.to_thread(
-        cases.open_in, service.store, given.case_id, given.analyst, given.transaction_ids
-    )
-    made = await service.do(
-        lambda: cases.answer_case(
-            service.store,
-            given.case_id,
-            given.answer,
-            analyst=given.analyst,
-            note=given.note,
-            found=found,
-        ),
-    )
+    made = await service.work(cases.answer_case, **given.model_dump())
     service.remind()
     return as_json({"review_ids": made, "undo_s": answers.UNDO_S}, 201)
 
@@ -151,31 +134,25 @@ async def answer(service: Serves, given: Annotated[CaseAnswer, Body()]) -> Respo
 @routes.post("/v1/reviews/undo")
 async def undo(service: Serves, given: Annotated[UndoAsked, Body()]) -> Response:
     """Take answers back, within ten seconds and by whom they were given."""
-    about = await service.do(
-        lambda: answers.undo(service.store, given.review_ids, analyst=given.analyst)
-    )
+    about = await service.do(lambda: answers.undo(service.store, **given.model_dump()))
     return as_json({"transaction_ids": about})
 
 
 @routes.post("/v1/cases/snooze", status_code=201)
 async def snooze(service: Serves, given: Annotated[SnoozeAsked, Body()]) -> Response:
     """Ask nothing about a customer until a date."""
+    until, who = (EPOCH + timedelta(microseconds=int(given.until))).isoformat(), given.analyst
     entry = await service.do(
-        lambda: cases.snooze(
-            service.store, given.customer_id, given.until.isoformat(), analyst=given.analyst,
-            why=given.why,
-        )
-    )  # fmt: skip
+        lambda: cases.snooze(service.store, given.customer_id, until, analyst=who, why=given.why)
+    )
     return as_json({"entry_id": entry}, 201)
 
 
 @routes.post("/v1/proposals", status_code=201)
 async def propose(service: Serves, given: Annotated[PolicyAsked, Body()]) -> Response:
     """Record a proposal of an alert budget; nothing else changes."""
-    content = {"alert_budget": given.alert_budget}
+    budget, who = given.alert_budget, given.analyst
     proposal = await service.do(
-        lambda: budgets.propose(
-            service.store, "policy", content, who=given.analyst, note=given.note
-        ),
+        lambda: budgets.propose(service.store, budget, who=who, note=given.note)
     )
     return as_json({"proposal_id": proposal}, 201)

@@ -32,8 +32,8 @@ SENT: Final = tuple(column.name for column in COLUMNS if column.kind != TIME)
 """What is sent of a transaction as it is; its time is sent as `timestamp`."""
 
 
-class _Line:
-    """A connection to a running service, and what its answers mean.
+class Client:
+    """A connection to a running service: sends transactions to it and returns its verdicts.
 
     Parameters
     ----------
@@ -95,24 +95,6 @@ class _Line:
             raise StoreBusy(f"{told}: {detail}")
         raise _Refused(told, detail)
 
-
-class _Refused(InputError):
-    """What the service does not take; `detail` is what it says of it."""
-
-    def __init__(self, told: str, detail: str) -> None:
-        super().__init__(f"{told}: {detail}")
-        self.detail = detail
-
-
-class Client(_Line):
-    """Sends transactions to a running service and returns its verdicts.
-
-    Parameters
-    ----------
-    address : such as `http://127.0.0.1:8000`.
-    token : the one that the service asks for.
-    """
-
     def take(
         self, rows: pa.Table, source: str = "", labels: pa.Table | None = None
     ) -> pd.DataFrame:
@@ -161,6 +143,14 @@ class Client(_Line):
                 time.sleep(min(0.5, PATIENCE_S))
 
 
+class _Refused(InputError):
+    """What the service does not take; `detail` is what it says of it."""
+
+    def __init__(self, told: str, detail: str) -> None:
+        super().__init__(f"{told}: {detail}")
+        self.detail = detail
+
+
 class Desk:
     """What an analyst does at the queue: through the service where one runs, else in the database.
 
@@ -195,8 +185,7 @@ class Desk:
     def claim(self, case_id: str = "", *, order: str = "risk", after: str = "") -> str:
         """Keep a case, or the next one; its id, "" where nothing is free."""
         asked = {"case_id": case_id or None, "order": order, "after": after or None}
-        told = self._asked("POST", "/v1/cases/claim", asked)
-        if told is not None:
+        if (told := self._asked("POST", "/v1/cases/claim", asked)) is not None:
             return str(told["claim"]["case_id"]) if told["claim"] else ""
         made = cases.claim(self.store, self.analyst, case_id, order=order, after=after)
         return made.case_id if made is not None else ""
@@ -210,20 +199,18 @@ class Desk:
         self, case_id: str, answer: str, *, note: str = "", only: Sequence[str] = ()
     ) -> list[str]:
         """Answer all of a case, or `only` some transactions; the reviews' ids, to be undone."""
-        asked: dict[str, Any] = {"case_id": case_id, "answer": answer, "note": note}
-        asked |= {"transaction_ids": list(only)} if only else {}
-        told = self._asked("POST", "/v1/cases/answer", asked)
-        if told is not None:
+        these = list(only) or None
+        asked = {"case_id": case_id, "answer": answer, "note": note, "transaction_ids": these}
+        if (told := self._asked("POST", "/v1/cases/answer", asked)) is not None:
             return list(told["review_ids"])
-        these, who = list(only) or None, self.analyst
         return cases.answer_case(
-            self.store, case_id, answer, analyst=who, note=note, transaction_ids=these
+            self.store, case_id, answer, analyst=self.analyst, note=note, transaction_ids=these
         )
 
     def undo(self, review_ids: Sequence[str]) -> list[str]:
         """Take answers back; the transactions they were about."""
-        told = self._asked("POST", "/v1/reviews/undo", {"review_ids": list(review_ids)})
-        if told is not None:
+        asked = {"review_ids": list(review_ids)}
+        if (told := self._asked("POST", "/v1/reviews/undo", asked)) is not None:
             return list(told["transaction_ids"])
         return answers.undo(self.store, review_ids, analyst=self.analyst)
 
@@ -240,13 +227,12 @@ class Desk:
 
     def statistics(self) -> dict[str, Any]:
         """How the queue does; see `statistics.statistics`."""
-        told = self._asked("GET", "/v1/cases/statistics")
-        return dict(told) if told is not None else statistics.statistics(self.store)
+        return self._asked("GET", "/v1/cases/statistics") or statistics.statistics(self.store)
 
     def what_if(self, days: float = 7.0) -> dict[str, Any]:
         """What other budgets would have done; see `budgets.of_verdicts`."""
-        told = self._asked("GET", f"/v1/cases/what-if?days={quote(str(float(days)))}")
-        if told is not None:
+        path = f"/v1/cases/what-if?days={quote(str(float(days)))}"
+        if (told := self._asked("GET", path)) is not None:
             return dict(told)
         from aegis_core.evaluation.budgets import of_verdicts
 
@@ -255,13 +241,11 @@ class Desk:
     def propose(self, alert_budget: float, note: str = "") -> str:
         """Record a proposal of a budget; its id."""
         asked = {"alert_budget": alert_budget, "note": note}
-        told = self._asked("POST", "/v1/proposals", asked)
-        if told is not None:
+        if (told := self._asked("POST", "/v1/proposals", asked)) is not None:
             return str(told["proposal_id"])
         from aegis_core.evaluation.budgets import propose
 
-        content = {"alert_budget": alert_budget}
-        return propose(self.store, "policy", content, who=self.analyst, note=note)
+        return propose(self.store, alert_budget, who=self.analyst, note=note)
 
     def _asked(self, method: str, path: str, content: dict[str, Any] | None = None) -> Any:
         """What the service says; None where none runs."""
@@ -269,7 +253,7 @@ class Desk:
         if not address:
             return None
         token = self.settings.token.get_secret_value() or kept_token(self.store)
-        line = _Line(address, token, timeout_s=DESK_TIMEOUT_S)
+        line = Client(address, token, timeout_s=DESK_TIMEOUT_S)
         try:
             sent = None if content is None else {**content, "analyst": self.analyst}
             return line.ask(method, path, sent)

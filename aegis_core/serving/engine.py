@@ -161,8 +161,7 @@ class Engine:
         rows :
             Transactions with the columns of the table, without `seq`. What the check refuses goes
             to `rejected`; what is already there keeps the verdict it has.
-        labels :
-            Rows of the table `labels` that come with them.
+        labels : rows of the table `labels` that come with them.
 
         Returns
         -------
@@ -185,8 +184,7 @@ class Engine:
         rows :
             Transactions that passed the check, by the names of `schema.TRANSACTION_COLUMNS`; `ts`
             in microseconds since 1970, missing values None.
-        refused :
-            Rows of the table `rejected`, kept in the same group; times likewise.
+        refused : rows of the table `rejected`, kept in the same group; times likewise.
 
         Raises
         ------

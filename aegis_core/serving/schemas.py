@@ -13,7 +13,6 @@ from fastapi import HTTPException, Response
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -51,22 +50,6 @@ _DAY_US: Final = 86_400_000_000
 _END_US: Final = (END - EPOCH) // dt.timedelta(microseconds=1)
 
 
-def _utc(value: dt.datetime) -> dt.datetime:
-    try:
-        moment = value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
-    except OverflowError:  # the year 1 or 9999 in another zone
-        moment = END
-    if not EPOCH < moment < END:
-        raise ValueError("is not between 1970 and 2100")
-    return moment
-
-
-def _iso(value: object) -> object:
-    if not isinstance(value, str):
-        raise ValueError("is not a time in ISO 8601")
-    return value
-
-
 def _microseconds(text: str) -> int:
     """Microseconds since 1970 of a text that looks like `schema.ISO_TIME`."""
     late = text[11:13] == "24"  # the end of a day
@@ -97,34 +80,28 @@ class _Plain:
         return handler(schema["steps"][1])
 
 
+MayBeBlank = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=LONGEST_TEXT), _Plain()
+]
 Text = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_TEXT),
-    _Plain(),
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_TEXT), _Plain()
 ]
 Note = Annotated[str, Field(max_length=2_000, pattern=_PLAIN)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Moment = Annotated[dt.datetime, BeforeValidator(_iso), AfterValidator(_utc)]
+Moment = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, pattern=ISO_TIME),
+    AfterValidator(_microseconds),
+    _Plain(),
+]
+"""A time as text, which becomes microseconds since 1970."""
 
 
 def _field(column: Column) -> tuple[object, Any]:
     """What pydantic is to check of a column."""
     kind: Any = {
-        TEXT: Annotated[
-            str,
-            StringConstraints(
-                strip_whitespace=True,
-                min_length=1 if column.required else None,
-                max_length=LONGEST_TEXT,
-            ),
-            _Plain(),
-        ],
-        TIME: Annotated[
-            str,
-            StringConstraints(strip_whitespace=True, min_length=1, pattern=ISO_TIME),
-            AfterValidator(_microseconds),
-            _Plain(),
-        ],
+        TEXT: Text if column.required else MayBeBlank,
+        TIME: Moment,
         NUMBER: Annotated[
             Number, Field(gt=0 if column.positive else None, ge=column.low, le=column.high)
         ],

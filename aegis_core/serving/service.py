@@ -64,6 +64,15 @@ class Service:
         """The result of `work`, done between two groups; an answer counts from the next one on."""
         return await self.batcher.do(lambda: self.engine.do(work))
 
+    async def work(self, work: Callable[..., Any], *args: Any, **given: Any) -> Any:
+        """The result of `work`, which reads in a thread and writes, by its `keep`, as `do` does."""
+        loop = asyncio.get_running_loop()
+
+        def keep(write: Callable[[], Any]) -> Any:
+            return asyncio.run_coroutine_threadsafe(self.do(write), loop).result()
+
+        return await asyncio.to_thread(work, self.store, *args, keep=keep, **given)
+
     def remind(self) -> None:
         """There is an answer that becomes a label when it can no longer be taken back."""
         self._held.set()

@@ -80,16 +80,12 @@ def simulate(
 
     Parameters
     ----------
-    n_transactions :
-        Where the stream ends; 0 means that `seconds` alone ends it.
-    seconds :
-        When it ends; 0 means never by the clock.
-    rate :
-        Transactions a second; 0 means as fast as they can be scored.
+    n_transactions : where the stream ends; 0 means that `seconds` alone ends it.
+    seconds : when it ends; 0 means never by the clock.
+    rate : transactions a second; 0 means as fast as they can be scored.
     fraud_multiplier :
         Fraud rates of the population times this, so that a short stream has something to show.
-    target :
-        Address of a running service, which scores them; "" scores them in this process.
+    target : address of a running service, which scores them; "" scores them in this process.
     say, max_lines :
         Called with a line for each alert, and now and then for an approval, at most so often.
 

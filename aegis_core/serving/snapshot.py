@@ -12,6 +12,7 @@ from typing import Final
 from aegis_core.features.arrays import Ids, read_arrays, write_arrays
 from aegis_core.features.confirmed import Confirmed
 from aegis_core.features.profiles import Profiles
+from aegis_core.machine import written_whole
 from aegis_core.store.session import Session
 
 _LOG: Final = logging.getLogger("aegis.engine")
@@ -41,9 +42,8 @@ class State:
         write_arrays(folder / f"{name}.ids.npz", {"hashes": self.ids.in_order(self.next_seq)})
         last = _fingerprint(session, self.next_seq - 1)
         state = {"name": name, "next_seq": self.next_seq, "n_told": self.n_labels, "last": last}
-        beside = folder / ".state.json"
-        beside.write_text(json.dumps(state))
-        beside.replace(folder / "state.json")
+        with written_whole(folder / "state.json") as beside:
+            beside.write_text(json.dumps(state))
         for old in folder.glob("*.npz"):
             if not old.name.startswith(name):
                 old.unlink()

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -369,10 +369,12 @@ def test_one_transaction_of_a_case_is_answered_and_the_rest_stays(two: Store) ->
 def test_a_case_that_was_answered_between_looking_and_answering_is_not_answered_twice(
     two: Store,
 ) -> None:
-    found = cases.open_in(two, "t0", "anna")
-    answer_case(two, "t0", "legitimate", analyst="ben", transaction_ids=["t2"], now=NOON)
+    def too_late(write: Callable[[], list[str]]) -> list[str]:
+        answer_case(two, "t0", "legitimate", analyst="ben", transaction_ids=["t2"], now=NOON)
+        return write()
+
     with pytest.raises(InputError, match="answered meanwhile"):
-        answer_case(two, "t0", "fraud", analyst="anna", found=found, now=NOON)
+        answer_case(two, "t0", "fraud", analyst="anna", keep=too_late, now=NOON)
     assert [row["analyst"] for row in two.rows("FROM reviews")] == ["ben"]
 
 

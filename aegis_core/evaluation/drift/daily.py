@@ -52,14 +52,10 @@ class Drift:
     days :
         One row a measure and day, the reference weeks and then the day itself: `measure`, `part`,
         `day`, `effect`.
-    reference :
-        The days that this one is held against, the newest first.
-    size :
-        Customers in a sample; 0 if the days have too few.
-    notes :
-        What could not be measured, and why, in sentences.
-    samples :
-        Of each day that has one, of shape (size, len(effects.SAMPLED)).
+    reference : the days that this one is held against, the newest first.
+    size : customers in a sample; 0 if the days have too few.
+    notes : what could not be measured, and why, in sentences.
+    samples : of each day that has one, of shape (size, len(effects.SAMPLED)).
     """
 
     day: pd.Timestamp
@@ -134,20 +130,16 @@ class Drift:
 
         Returns
         -------
-        DataFrame
-            `by` (of `GROUPS`), `group` and `part` of the movement; at most `WIDESPREAD` groups of a
-            kind, and where there are more a row `all others`.
+        DataFrame with `by` (of `GROUPS`), `group` and `part` of the movement; at most `WIDESPREAD`
+        groups of a kind, and where there are more a row `all others`.
         """
-        tables = []
+        rows: list[tuple[str, str, float]] = []
         for by in GROUPS if self._measured() else ():
-            parts = self.moved(by)[["group", "part"]]
-            top, others = parts.head(WIDESPREAD), parts.iloc[WIDESPREAD:]
-            if len(others):
-                rest = pd.DataFrame({"group": ["all others"], "part": [others["part"].sum()]})
-                top = pd.concat([top, rest], ignore_index=True)
-            tables.append(top.assign(by=by))
-        empty = pd.DataFrame({"by": [], "group": [], "part": []})
-        return pd.concat(tables, ignore_index=True) if tables else empty
+            parts = self.moved(by)[["group", "part"]].to_numpy().tolist()
+            rows += [(by, group, part) for group, part in parts[:WIDESPREAD]]
+            if others := parts[WIDESPREAD:]:
+                rows.append((by, "all others", sum(part for _, part in others)))
+        return pd.DataFrame(rows, columns=["by", "group", "part"])
 
     def explanation(self) -> str:
         """Who moved in the foremost measure, told by customer, merchant and category."""
@@ -163,28 +155,22 @@ class Drift:
 
         Returns
         -------
-        DataFrame
-            `measure` (its label), `share` of the customers above, and the values `today` and
-            `usual` that so many lie above; no rows without samples. Alerts have no such values.
+        DataFrame with `measure` (its label), `share` of the customers above, and the values `today`
+        and `usual` that so many lie above; no rows without samples. Alerts have no such values.
         """
         usual = [self.samples[day] for day in self.reference if day in self.samples]
-        empty = pd.DataFrame({"measure": [], "share": [], "today": [], "usual": []})
         if self.day not in self.samples or not usual:
-            return empty
+            return pd.DataFrame(columns=["measure", "share", "today", "usual"], dtype=float)
         today, before = self.samples[self.day], np.concatenate(usual)
         share = np.geomspace(1.0, 1 / self.size, 60)
-        tables = [
-            pd.DataFrame(
-                {
-                    "measure": measure.label,
-                    "share": share,
-                    "today": np.quantile(today[:, at], 1 - share),
-                    "usual": np.quantile(before[:, at], 1 - share),
+        tables = []
+        for at, measure in enumerate(m for m in MEASURES if m.column):
+            if measure.name != "alert_rate":
+                spread = {
+                    name: np.quantile(values[:, at], 1 - share)
+                    for name, values in (("today", today), ("usual", before))
                 }
-            )
-            for at, measure in enumerate(m for m in MEASURES if m.column)
-            if measure.name != "alert_rate"
-        ]
+                tables.append(pd.DataFrame({"measure": measure.label, "share": share, **spread}))
         return pd.concat(tables, ignore_index=True)
 
     def _measured(self) -> bool:
@@ -204,16 +190,14 @@ def judge(
 
     Parameters
     ----------
-    given :
-        Traffic of the day and the weeks before, and maybe more.
+    given : traffic of the day and the weeks before, and maybe more.
     size :
         Customers in a sample. Where usual days have few, it is two thirds of theirs; the day that
         is judged has no say in it.
     quiet_days :
         One false alarm in so many days without drift, all measures together, if they vary as a
         normal distribution does.
-    seed :
-        Of the samples.
+    seed : of the samples.
 
     Raises
     ------
@@ -245,11 +229,11 @@ def judge(
     if not given.over:
         notes.append("The day is not over in these data, so its volume is not judged.")
     empty = given.rows.iloc[:0]
-    samples = {}
-    for d in [*window, day] if size else []:
-        drawn = sample(by_day.get(d, empty), size, seed * 1_000_003 + d.toordinal())
-        if drawn is not None:
-            samples[d] = drawn
+    drawn = {
+        d: sample(by_day.get(d, empty), size, seed * 1_000_003 + d.toordinal())
+        for d in ([*window, day] if size else [])
+    }
+    samples = {d: values for d, values in drawn.items() if values is not None}
     if size and day not in samples:
         there = by_day.get(day, empty)["customer_id"].nunique()
         notes.append(
@@ -259,16 +243,13 @@ def judge(
     for measure in MEASURES:
         if measure.column:
             at = SAMPLED.index(measure.column)
-            levels = {d: drawn[:, at] for d, drawn in samples.items()}
+            levels = {d: values[:, at] for d, values in samples.items()}
         else:
             counted = [*window, day] if given.over else window
             levels = {d: np.array([float(len(by_day.get(d, empty)))]) for d in counted}
         row, effects = _row(measure, day, levels, reference, quiet_days)
         table.append({"measure": measure.name, "part": measure.part, **row})
-        history += [
-            {"measure": measure.name, "part": measure.part, "day": d, "effect": e}
-            for d, e in effects.items()
-        ]
+        history += [(measure.name, measure.part, d, e) for d, e in effects.items()]
     days = pd.DataFrame(history, columns=["measure", "part", "day", "effect"])
     return Drift(day, pd.DataFrame(table), days, reference, size, given, notes, samples)
 
@@ -281,7 +262,6 @@ def _row(
     quiet_days: float,
 ) -> tuple[dict[str, Any], dict[pd.Timestamp, float]]:
     """Figures of one measure, and the effects of the reference weeks' days and of the day."""
-    nothing = dict.fromkeys(("value", "usual", "effect", "low", "high"), np.nan)
     usual = [d for d in reference if d in levels]
     effects = {}
     for d in sorted(levels):
@@ -289,6 +269,7 @@ def _row(
         if d != day and fellows:
             effects[d] = float(np.median([effect(measure, levels[d], levels[r]) for r in fellows]))
     if day not in levels or len(usual) < 2 or not effects:
+        nothing = dict.fromkeys(("value", "usual", "effect", "low", "high"), np.nan)
         return {**nothing, "alarm": False}, {}
     groups = len({d.weekday() for d in effects})
     high = limit(measure, list(effects.values()), groups, quiet_days)
@@ -310,18 +291,11 @@ def _measure(row: Mapping[Hashable, Any]) -> Measure:
 
 def _told(row: Mapping[Hashable, Any]) -> str:
     measure = _measure(row)
-    unit = {
-        "volume": "{:,.0f} transactions",
-        "amounts": "{:,.2f} as the median amount",
-        "evidence": "{:.3f} nats on average",
-        "score": "{:.4f} on average",
-        "alert_rate": "{:.2%} of the customers alerted",
-    }[measure.name]
     change = ""
     if measure.name in ("volume", "amounts") and row["usual"] > 0:
         change = f" ({row['value'] / row['usual'] - 1:+.0%})"
     return (
-        f"{measure.label.capitalize()}: {unit.format(row['value'])}, usually "
-        f"{unit.format(row['usual']).split()[0]}{change}; effect {row['effect']:+.2f}, usually "
-        f"within ±{row['high']:.2f}."
+        f"{measure.label.capitalize()}: {measure.form.format(row['value'])}, usually "
+        f"{measure.form.format(row['usual']).split()[0]}{change}; effect {row['effect']:+.2f}, "
+        f"usually within ±{row['high']:.2f}."
     )

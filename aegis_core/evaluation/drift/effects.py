@@ -22,12 +22,14 @@ class Measure(NamedTuple):
     name, part : as in the table `drift`.
     column : of `Traffic.rows`; empty for the volume.
     least : an effect that is not worth an alarm, however unusual.
+    form : how its level is written.
     """
 
     name: str
     part: str
     column: str
     least: float
+    form: str = ""
 
     @property
     def label(self) -> str:
@@ -36,11 +38,11 @@ class Measure(NamedTuple):
 
 
 MEASURES: Final = (
-    Measure("volume", "", "", 0.1),
-    Measure("amounts", "", "paid", 0.05),
-    *(Measure("evidence", factor, factor, 0.05) for factor in FACTORS),
-    Measure("score", "", "score", 0.05),
-    Measure("alert_rate", "", "alert", 0.05),
+    Measure("volume", "", "", 0.1, "{:,.0f} transactions"),
+    Measure("amounts", "", "paid", 0.05, "{:,.2f} as the median amount"),
+    *(Measure("evidence", factor, factor, 0.05, "{:.3f} nats on average") for factor in FACTORS),
+    Measure("score", "", "score", 0.05, "{:.4f} on average"),
+    Measure("alert_rate", "", "alert", 0.05, "{:.2%} of the customers alerted"),
 )
 """What is measured, in the order in which it is shown."""
 SAMPLED: Final = tuple(m.column for m in MEASURES if m.column)

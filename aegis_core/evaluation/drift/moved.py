@@ -32,10 +32,9 @@ def moved(
 
     Returns
     -------
-    DataFrame
-        `group`, `n` and `n_usual` (transactions a day), `value` and `value_usual` (median amount,
-        else mean; NaN for the volume and where there is no row), `part` of the movement. The
-        largest part in the direction of the movement comes first.
+    DataFrame with `group`, `n` and `n_usual` (transactions a day), `value` and `value_usual`
+    (median amount, else mean; NaN for the volume and where there is no row), `part` of the
+    movement. The largest part in the direction of the movement comes first.
 
     >>> day = pd.DataFrame({"category": ["food", "toys", "toys"], "paid": [1.0, 1.0, 9.0]})
     >>> before = pd.DataFrame({"category": ["food", "toys"], "paid": [1.0, 1.0]})
@@ -48,21 +47,13 @@ def moved(
     for frame, days in ((rows, 1), (usual, n_usual)):
         value = frame[measure.column].to_numpy(float) if measure.column else np.ones(len(frame))
         known = frame[column].astype("str").fillna("unknown").to_numpy()
-        table = pd.DataFrame(
-            {"group": known, "value": value, "place": _places(measure, value, usual)}
-        )
+        table = pd.DataFrame({"value": value, "place": _places(measure, value, usual)})
         weight = len(usual) / n_usual if measure.name == "volume" else len(frame) / days
-        grouped = table.groupby("group", sort=True)
+        grouped = table.groupby(known, sort=True)
         middle = grouped.value.median() if measure.name == "amounts" else grouped.value.mean()
-        tables.append(
-            pd.DataFrame(
-                {
-                    "n": grouped.size() / days,
-                    "value": middle if measure.column else np.nan,
-                    "part": grouped.place.sum() / days / max(weight, 1e-9),
-                }
-            )
-        )
+        part = grouped.place.sum() / days / max(weight, 1e-9)
+        level = middle if measure.column else np.nan
+        tables.append(pd.DataFrame({"n": grouped.size() / days, "value": level, "part": part}))
     both = tables[0].join(tables[1].add_suffix("_usual"), how="outer")
     counted = ["n", "n_usual", "part", "part_usual"]
     both[counted] = both[counted].fillna(0.0)

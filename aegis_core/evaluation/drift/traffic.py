@@ -40,14 +40,10 @@ class Traffic:
     rows :
         In order of arrival: `day` (midnight, UTC), `customer_id`, `merchant_id`, `category`, `paid`
         (the amount), evidence of each factor in nats, `score`, `alert`.
-    model :
-        Version of the model.
-    replayed :
-        Rows that this model did not score live, so that the history was replayed for them.
-    over :
-        Whether there is traffic in the last hour of the day, or after it.
-    saw :
-        All the data that was there when these rows were read; None where nothing was.
+    model : its version.
+    replayed : rows that this model did not score live, so that the history was replayed for them.
+    over : whether there is traffic in the last hour of the day, or after it.
+    saw : all the data that was there when these rows were read; None where nothing was.
     """
 
     rows: pd.DataFrame
@@ -115,10 +111,8 @@ def observe(
 
     Parameters
     ----------
-    model :
-        A registered version; "" means the champion.
-    progress :
-        Called with the number of transactions replayed since the last call.
+    model : a registered version; "" means the champion.
+    progress : called with the number of transactions replayed since the last call.
 
     Raises
     ------

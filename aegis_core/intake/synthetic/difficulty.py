@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score
 
 from aegis_core.features.geo import haversine_km
 from aegis_core.intake.synthetic.scenarios import NIGHT
 from aegis_core.schema import SCENARIOS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from aegis_core.store import Store
+from aegis_core.store import Store
 
 _HOUR_US = 3.6e9
 _LABELLED = """
@@ -47,8 +43,6 @@ def by_kind(history: pd.DataFrame) -> pd.DataFrame:
 
 def alerted_by_kind(history: pd.DataFrame) -> pd.DataFrame:
     """A row a scenario and one `ordinary`: `size`, and how many any fixed rule points at."""
-    import pandas as pd
-
     alerted = pd.DataFrame(rule_scores(history)).filter(like="rule:").any(axis=1)
     return alerted.groupby(_kind(history)).agg(["size", "sum", "mean"]).round(3)
 
@@ -65,18 +59,14 @@ def rule_scores(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
     Parameters
     ----------
-    frame
-        Columns customer_id, ts, amount, lat, lon.
+    frame : columns customer_id, ts, amount, lat, lon.
 
-    >>> import pandas as pd
     >>> ts = pd.to_datetime(["2026-01-01 12:00:00", "2026-01-01 12:00:30"])
     >>> frame = pd.DataFrame({"customer_id": ["a", "a"], "ts": ts, "amount": [10.0, 30.0]})
     >>> scores = rule_scores(frame.assign(lat=50.0, lon=8.0))
     >>> scores["amount / mean"].tolist(), scores["count in 1 min"].tolist()
     ([1.0, 3.0], [1.0, 2.0])
     """
-    import pandas as pd
-
     rows = frame.reset_index(drop=True).sort_values(["customer_id", "ts"], kind="stable")
     ts, amount = rows["ts"], rows["amount"]
     of_one = rows.groupby("customer_id", sort=False, observed=True)
@@ -112,23 +102,18 @@ def audit(frame: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    frame
-        Columns customer_id, ts, amount, lat, lon, is_fraud, scenario.
+    frame : columns customer_id, ts, amount, lat, lon, is_fraud, scenario.
     """
-    import pandas as pd
-    from sklearn.metrics import average_precision_score
-
     fraud = frame["is_fraud"].to_numpy(bool)
     scenario = frame["scenario"].to_numpy(object)
     if not fraud.any():
         return pd.DataFrame({"all": [0.0]}, index=["floor"])
     slices = {"all": np.ones(len(frame), dtype=bool)}
     slices |= {s: ~fraud | (scenario == s) for s in SCENARIOS if (scenario == s).any()}
-    table: dict[str, list[float]] = {}
-    for rule, score in rule_scores(frame).items():
-        table[rule] = [
-            average_precision_score(fraud[rows], score[rows]) for rows in slices.values()
-        ]
+    table = {
+        rule: [average_precision_score(fraud[rows], score[rows]) for rows in slices.values()]
+        for rule, score in rule_scores(frame).items()
+    }
     table["floor"] = [float(fraud[rows].mean()) for rows in slices.values()]
     return pd.DataFrame.from_dict(table, orient="index", columns=list(slices))
 
@@ -136,7 +121,6 @@ def audit(frame: pd.DataFrame) -> pd.DataFrame:
 def bottom_line(precision: pd.DataFrame) -> str:
     """What `audit` found, in a sentence.
 
-    >>> import pandas as pd
     >>> table = pd.DataFrame({"all": [0.04, 0.26, 0.005]}, index=["amount", "speed", "floor"])
     >>> bottom_line(table)
     'The best single rule, speed, reaches an average precision of 0.26; a random order 0.005.'

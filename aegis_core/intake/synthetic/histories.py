@@ -55,21 +55,15 @@ class SyntheticConfig:
 
     Parameters
     ----------
-    n_transactions
-        Transactions in the history, exactly. Later days go on at the same pace.
-    n_customers, n_merchants
-        At least 1 each.
-    start
-        First day (UTC), such as `"2026-01-01"`.
-    days
-        Length of the history.
-    seed
-        Another seed is another population.
+    n_transactions : transactions in the history, exactly. Later days go on at the same pace.
+    n_customers, n_merchants : at least 1 each.
+    start : first day (UTC), such as `"2026-01-01"`.
+    days : length of the history.
+    seed : another seed is another population.
     rates
         Share of all transactions that each of `schema.SCENARIOS` makes up; one not named is 0.
         Met to the nearest incident, so that little data may hold no burst.
-    label_delay_days
-        Days from a transaction until its label is known.
+    label_delay_days : days from a transaction until its label is known.
 
     Raises
     ------
@@ -209,14 +203,10 @@ def stream(
 
     Parameters
     ----------
-    n_transactions
-        How many, exactly.
-    after
-        The last time that is already there (UTC); None means the end of the history.
-    fraud_multiplier
-        Every rate times this, so that a short demonstration has something to show.
-    chunk_rows
-        As in `generate`; 1 means a chunk a day.
+    n_transactions : how many, exactly.
+    after : the last time that is already there (UTC); None means the end of the history.
+    fraud_multiplier : every rate times this, so that a short demonstration has something to show.
+    chunk_rows : as in `generate`; 1 means a chunk a day.
 
     >>> config = SyntheticConfig(n_transactions=1_000, n_customers=20, days=10)
     >>> sum(t.num_rows for t, _ in stream(config, 250))

@@ -89,8 +89,9 @@ def costs(
     scores, n_days = found.scores, days_tested(found.folds)
     fraud, money = scores.is_fraud.to_numpy(bool), scores.amount.to_numpy(float)
     rows, n_frauds = [], int(fraud.sum())
+    levels = sorted({*BUDGETS, found.alert_budget}) if levels is None else levels
     for detector in ("forest", LEARNER) if found.learners else ("forest",):
-        for budget in _levels(found, levels) if len(scores) else ():
+        for budget in levels if len(scores) else ():
             alert = alerted(found, detector, budget)
             n_alerts, n_caught = int(alert.sum()), int((alert & fraud).sum())
             share = n_caught / n_alerts if n_alerts else None
@@ -103,10 +104,6 @@ def costs(
     kinds |= {"fraud_share": "Float64", "caught": int, "frauds": int, "recall": "Float64"}
     kinds |= dict.fromkeys(("amount_caught", "amount_lost", "review_cost", "cost"), float)
     return typed(rows, kinds)
-
-
-def _levels(found: Evaluation, levels: Sequence[float] | None) -> Sequence[float]:
-    return sorted({*BUDGETS, found.alert_budget}) if levels is None else levels
 
 
 def figures(table: pd.DataFrame, budget: float) -> dict[tuple[str, str], float | None]:
@@ -149,7 +146,7 @@ def cheapest(found: Evaluation, review_cost: float = 5.0) -> str:
     )
 
 
-def by_day(found: Evaluation, levels: Sequence[float] | None = None) -> pd.DataFrame:
+def by_day(found: Evaluation) -> pd.DataFrame:
     """Alerts of the forest on each calendar day with each budget; days without traffic are 0.
 
     Returns
@@ -161,7 +158,7 @@ def by_day(found: Evaluation, levels: Sequence[float] | None = None) -> pd.DataF
     fraud = found.scores.is_fraud.to_numpy(bool)
     frauds = np.bincount(at[fraud], minlength=len(days))
     parts = []
-    for budget in _levels(found, levels):
+    for budget in sorted({*BUDGETS, found.alert_budget}):
         alert = alerted(found, "forest", budget)
         right, wrong = (
             np.bincount(at[rows], minlength=len(days)) for rows in (alert & fraud, alert & ~fraud)

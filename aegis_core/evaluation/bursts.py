@@ -19,11 +19,11 @@ SWARM: Final = 10
 """Frauds of one customer, each within a minute of the last, that make a burst nobody named."""
 
 
-def bursts(scores: pd.DataFrame, gap: str = "1h") -> pd.DataFrame:
+def bursts(scores: pd.DataFrame) -> pd.DataFrame:
     """How much of each labelled burst went through before its first alert.
 
     A burst is a row of frauds of the scenario `burst` of one customer without a pause longer than
-    `gap`; where no fraud is named so, at least `SWARM` frauds of a customer, each within a minute
+    an hour; where no fraud is named so, at least `SWARM` frauds of a customer, each within a minute
     of the last.
 
     Parameters
@@ -38,7 +38,7 @@ def bursts(scores: pd.DataFrame, gap: str = "1h") -> pd.DataFrame:
     `detected` (by the policy).
     """
     named = scores.is_fraud & scores.scenario.eq("burst").fillna(False).astype(bool)
-    smallest = 1
+    gap, smallest = "1h", 1
     if not named.any():
         named, gap, smallest = scores.is_fraud, "1min", SWARM
     rows = scores[named].sort_values(["fold", "customer_id", "ts"], kind="stable")

@@ -6,7 +6,5 @@ In come rows of any form, out come rows of `transactions` and `labels`; what doe
 
 import lazy_loader
 
-_NAMES = {
-    "importing": ["ImportSummary", "import_files"],
-}
+_NAMES = {"importing": ["ImportSummary", "import_files"]}
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

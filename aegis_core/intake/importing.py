@@ -189,11 +189,7 @@ def checked(
 
 
 def _without_zeros(
-    session: Session,
-    relation: str,
-    names: Sequence[str],
-    columns: Mapping[str, str],
-    unit: float,
+    session: Session, relation: str, names: Sequence[str], columns: Mapping[str, str], unit: float
 ) -> tuple[str, int]:
     """`relation` with amounts of exactly 0 read as `unit`, and how many these are."""
     amount = quoted(columns["amount"])

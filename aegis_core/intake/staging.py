@@ -61,11 +61,7 @@ def _checks(columns: Sequence[Column]) -> list[tuple[str, str]]:
     ]
 
 
-CHECKS: Final = (
-    *_checks(COLUMNS),
-    (HALF_PLACE, "lat_given <> lon_given"),
-    *_checks(LABEL_COLUMNS),
-)
+CHECKS: Final = (*_checks(COLUMNS), (HALF_PLACE, "lat_given <> lon_given"), *_checks(LABEL_COLUMNS))
 """(reason, SQL condition on the parsed row); the first condition that holds rejects the row."""
 
 _BROKEN_LINES = {

@@ -5,9 +5,7 @@ In come open alerts and an analyst's answers, out come labels, cases, claims and
 
 import lazy_loader
 
-_NAMES = {
-    "answers": ["answer"],
-}
+_NAMES = {"answers": ["answer"]}
 _handed_on, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)
 
 

@@ -36,10 +36,7 @@ CLAIM_S: Final = 600.0
 """How long a claim lasts, in seconds."""
 SECOND_OPINION: Final = 5
 """Of so many audit transactions one is asked twice."""
-ORDERS: Final = {
-    "risk": "weight DESC, oldest, case_id",
-    "age": "oldest, weight DESC, case_id",
-}
+ORDERS: Final = {"risk": "weight DESC, oldest, case_id", "age": "oldest, weight DESC, case_id"}
 """How the queue may be sorted: by risk × amount, the largest first, or by age, the oldest first."""
 MOST_CASES: Final = 5_000
 """Cases that a queue holds at most; it counts all of them."""
@@ -173,9 +170,7 @@ def queue(
     return Queue(cases, *(int(rows[0][name]) for name in counts))
 
 
-def inside(
-    source: Store | Session, case_id: str, *, analyst: str = ""
-) -> list[dict[str, Any]]:  # fmt: skip
+def inside(source: Store | Session, case_id: str, *, analyst: str = "") -> list[dict[str, Any]]:
     """The transactions of a case by time; `open` are those that wait for an answer of `analyst`.
 
     Raises
@@ -240,11 +235,7 @@ def _claimed(
             with store.writing(checkpoint=False) as session:
                 if only:
                     require_free(session, found[0][1], who, now)
-                held = session.rows(
-                    f"SELECT customer_id FROM ({_TAKEN}) WHERE holder != $who",
-                    {"now": now, "who": who},
-                )
-                others = {row["customer_id"] for row in held}
+                others = {c.customer_id for c in _held(session, now) if c.analyst != who}
                 free = next((pair for pair in found if pair[1] not in others), None)
                 let_go(session, who, now, keep=free[1] if free else None)
                 if free is None:
@@ -260,14 +251,11 @@ def _claimed(
 
 def require_free(session: Session, customer_id: str, who: str, now: dt.datetime) -> None:
     """Refuse with a sentence where another analyst holds a case of the customer."""
-    found = session.rows(
-        f"SELECT holder, until FROM ({_TAKEN}) WHERE customer_id = $customer AND holder != $who",
-        {"now": now, "customer": customer_id, "who": who},
-    )
-    if found:
-        raise InputError(
-            f"{found[0]['holder']} works on this customer until {found[0]['until']:%H:%M:%S} UTC."
-        )
+    for claim in _held(session, now):
+        if claim.customer_id == customer_id and claim.analyst != who:
+            raise InputError(
+                f"{claim.analyst} works on this customer until {claim.until:%H:%M:%S} UTC."
+            )
 
 
 def _write(
@@ -283,16 +271,15 @@ def _write(
     session.append("claims", table)
 
 
-def holds(
-    source: Store | Session, analyst: str, *, now: dt.datetime | None = None
-) -> list[Claim]:  # fmt: skip
+def _held(source: Store | Session, now: dt.datetime) -> list[Claim]:
+    """The claims that last."""
+    names = "claimed AS case_id, customer_id, holder AS analyst, until"
+    return [Claim(**row) for row in source.rows(f"SELECT {names} FROM ({_TAKEN})", {"now": now})]
+
+
+def holds(source: Store | Session, analyst: str, *, now: dt.datetime | None = None) -> list[Claim]:
     """What the analyst holds: at most one case, also where it was answered meanwhile."""
-    rows = source.rows(
-        f"""SELECT claimed AS case_id, customer_id, holder AS analyst, until FROM ({_TAKEN})
-        WHERE holder = $analyst""",
-        {"analyst": analyst, "now": now or utc_now()},
-    )
-    return [Claim(**row) for row in rows]
+    return [claim for claim in _held(source, now or utc_now()) if claim.analyst == analyst]
 
 
 def let_go(session: Session, who: str, now: dt.datetime, keep: str | None = None) -> int:
@@ -305,9 +292,8 @@ def let_go(session: Session, who: str, now: dt.datetime, keep: str | None = None
 
 def release(store: Store, analyst: str, *, now: dt.datetime | None = None) -> int:
     """Let go of what the analyst holds; how many cases that was."""
-    who, moment = named(analyst), now or utc_now()
     with store.writing(checkpoint=False) as session:
-        return let_go(session, who, moment)
+        return let_go(session, named(analyst), now or utc_now())
 
 
 class Open(NamedTuple):
@@ -386,15 +372,7 @@ def answer_case(
     return reviews
 
 
-def snooze(
-    store: Store,
-    customer_id: str,
-    until: str,
-    *,
-    analyst: str,
-    why: str,
-    now: dt.datetime | None = None,
-) -> str:
+def snooze(store: Store, customer_id: str, until: str, *, analyst: str, why: str) -> str:
     """Ask nothing about a customer until a date on the transactions' clock; the entry's id.
 
     See `lists.add`; the analyst lets go of what they held.
@@ -406,7 +384,7 @@ def snooze(
     """
     from aegis_core.review.lists import add  # with pandas, which an analyst's page does without
 
-    who, moment = named(analyst), now or utc_now()
+    who = named(analyst)
     with store.writing(checkpoint=False) as session:
         (there,) = session.rows(
             f"SELECT count(*) AS n, ({NEWEST}) AS newest FROM transactions WHERE customer_id = ?",
@@ -420,5 +398,5 @@ def snooze(
                 f"until must lie after {there['newest']:%Y-%m-%d %H:%M}, the time of the newest "
                 "transactions."
             )
-        let_go(session, who, moment)
+        let_go(session, who, utc_now())
     return entry.entry_id

@@ -6,9 +6,5 @@ In come rows that were checked, out come verdicts that are on the disk. `Engine`
 
 import lazy_loader
 
-_NAMES = {
-    "client": ["Client"],
-    "engine": ["Engine"],
-    "server": ["serve"],
-}
+_NAMES = {"client": ["Client"], "engine": ["Engine"], "server": ["serve"]}
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

@@ -102,8 +102,8 @@ def create_app(engine: Engine, token: str) -> Door:
     )  # fmt: skip
     app.state.service = service
     app.mount("/docs/static", StaticFiles(directory=swagger_ui_path))
-    app.include_router(routes)
-    app.include_router(casework.routes)
+    for router in (openly, routes, casework.routes):
+        app.include_router(router)
 
     @app.exception_handler(AegisError)
     async def refused(request: Request, e: AegisError) -> Response:
@@ -121,10 +121,11 @@ def problem(e: AegisError) -> Response:
     return as_json({"detail": str(e)}, 503, {"Retry-After": "5"})
 
 
-routes = APIRouter()
+routes = APIRouter(dependencies=ADMITTED, responses=PROBLEMS)
+openly = APIRouter()
 
 
-@routes.get("/docs", include_in_schema=False)
+@openly.get("/docs", include_in_schema=False)
 async def docs() -> Response:
     """The description as a page that asks no other server for anything."""
     static = "/docs/static"
@@ -137,9 +138,11 @@ async def docs() -> Response:
 
 
 @routes.post(
-    "/v1/transactions", response_model=Verdict, dependencies=ADMITTED,
-    responses=PROBLEMS | {409: {"model": Problem}}, openapi_extra=takes(Transaction),
-)  # fmt: skip
+    "/v1/transactions",
+    response_model=Verdict,
+    responses={409: {"model": Problem}},
+    openapi_extra=takes(Transaction),
+)
 async def score(request: Request, service: Serves) -> Response:
     """Score one transaction; the same one again returns the verdict it has."""
     body = await _body(request, ["application/json"])
@@ -151,10 +154,7 @@ async def score(request: Request, service: Serves) -> Response:
     return told(outcome)
 
 
-@routes.post(
-    "/v1/transactions:batch", dependencies=ADMITTED, responses=PROBLEMS,
-    openapi_extra=takes_many(),
-)  # fmt: skip
+@routes.post("/v1/transactions:batch", openapi_extra=takes_many())
 async def score_batch(request: Request, service: Serves) -> Response:
     """Score up to 10,000 transactions, a JSON array or NDJSON; an answer a row."""
     body = await _body(request, ["application/json", "application/x-ndjson"])
@@ -174,9 +174,7 @@ async def score_batch(request: Request, service: Serves) -> Response:
     return await asyncio.to_thread(as_json, filled)
 
 
-@routes.get(
-    "/v1/transactions/{transaction_id}", dependencies=ADMITTED, responses=PROBLEMS | NOT_FOUND
-)
+@routes.get("/v1/transactions/{transaction_id}", responses=NOT_FOUND)
 async def look_up(transaction_id: str, service: Serves) -> Response:
     """A transaction and its verdict."""
     found = await service.batcher.do(lambda: service.engine.find(transaction_id))
@@ -186,7 +184,7 @@ async def look_up(transaction_id: str, service: Serves) -> Response:
     return as_json({"transaction": shown(transaction), "verdict": public(verdict)})
 
 
-@routes.post("/v1/reviews", status_code=201, dependencies=ADMITTED, responses=PROBLEMS | NOT_FOUND)
+@routes.post("/v1/reviews", status_code=201, responses=NOT_FOUND)
 async def review(service: Serves, given: Annotated[Review, Body()]) -> Response:
     """Keep an analyst's answer; it teaches learners once it can no longer be taken back."""
 
@@ -202,14 +200,14 @@ async def review(service: Serves, given: Annotated[Review, Body()]) -> Response:
     return as_json({"review_id": review_id}, 201)
 
 
-@routes.get("/v1/reviews/queue", dependencies=ADMITTED, responses=PROBLEMS)
+@routes.get("/v1/reviews/queue")
 async def queue(service: Serves, limit: Annotated[int, Query(ge=1, le=1_000)] = 50) -> Response:
     """Alerts and the audit sample that nobody answered yet, the highest risk first."""
     found = await asyncio.to_thread(service.store.rows, _QUEUE, [limit])
     return as_json([shown(row) for row in found])
 
 
-@routes.get("/v1/health", responses={503: {"model": Problem}})
+@openly.get("/v1/health", responses={503: {"model": Problem}})
 async def health(service: Serves) -> Response:
     """Whether it lives, can commit, and how long ago the last commit was."""
     engine, batcher = service.engine, service.batcher
@@ -229,7 +227,7 @@ async def health(service: Serves) -> Response:
     return as_json(state, 200 if failed is None else 503)
 
 
-@routes.get("/v1/metrics", dependencies=ADMITTED, responses={401: {"model": Problem}})
+@openly.get("/v1/metrics", dependencies=ADMITTED, responses={401: {"model": Problem}})
 async def metrics(service: Serves) -> Response:
     """Prometheus' text format."""
     text = prometheus.generate_latest(service.meters.registry)

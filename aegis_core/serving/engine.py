@@ -86,11 +86,7 @@ class Engine:
     shadows: list[ModelVersion]
 
     def __init__(
-        self,
-        store: Store,
-        settings: Settings,
-        *,
-        progress: Callable[[int], object] | None = None,
+        self, store: Store, settings: Settings, *, progress: Callable[[int], object] | None = None
     ) -> None:
         self.store, self.settings, self._progress = store, settings, progress
         self._forget()

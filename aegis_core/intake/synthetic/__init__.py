@@ -2,7 +2,5 @@
 
 import lazy_loader
 
-_NAMES = {
-    "histories": ["SyntheticConfig", "generate", "history_config", "stream", "write_history"],
-}
+_NAMES = {"histories": ["SyntheticConfig", "generate", "history_config", "stream", "write_history"]}
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

@@ -240,9 +240,7 @@ class Settings(BaseSettings):
 def settings_file(home: object = None) -> Path:
     """The `aegis.toml` that is read: that of `home`, or without one there the checkout's.
 
-    Parameters
-    ----------
-    home : the folder that was named, by an argument or by AEGIS_HOME; None: none was.
+    `home` is the folder that was named, by an argument or by AEGIS_HOME; None: none was.
     """
     own = (Path(str(home)).expanduser() if home else usual_home()) / "aegis.toml"
     return own if own.exists() or CHECKOUT is None else CHECKOUT / own.name

@@ -168,11 +168,8 @@ def daily_counts(
     Days are 24 hours long and begin at `start`; hours behind the last whole day do not count. A
     window shorter than a day is taken as if it went on like this for a day.
 
-    Parameters
-    ----------
-    ts : in any order.
-    chosen : of shape (len(ts),), bool.
-    start, end : by default the midnights around all of `ts`.
+    `ts` is in any order, `chosen` (bool) of its shape; the window is by default that between the
+    midnights around all of `ts`.
 
     >>> ts = pd.Series(pd.to_datetime(["2026-01-01 08:00", "2026-01-03 09:00", "2026-01-03 10:00"]))
     >>> daily_counts(ts, [True, True, True]).tolist()
@@ -201,10 +198,7 @@ def predictive_interval(counts: Floats, level: float = 0.9) -> Interval:
     trend, no season and no change of the traffic, and of a single day no more than Poisson's
     distribution.
 
-    Parameters
-    ----------
-    counts : of shape (n_days,).
-    level : share of later days within, both ends included.
+    `counts` is of shape (n_days,), `level` the share of later days within, both ends included.
 
     >>> predictive_interval(np.array([9.0, 12, 11, 8, 10, 14, 6]))
     Interval(value=10.0, low=5.0, high=16.0)
@@ -288,11 +282,8 @@ def weighted_share(value: npt.ArrayLike, inclusion: npt.ArrayLike, level: float 
     shrink to nothing where all of them agree; their number is the effective one: that of equally
     weighted answers with as much doubt (Kish's, or less where the answers say so).
 
-    Parameters
-    ----------
-    value : of shape (n,), bool.
-    inclusion : of shape (n,), the probability with which each was asked, in (0, 1].
-    level : of the interval, two-sided.
+    `value` (bool) and `inclusion`, the probability in (0, 1] with which each was asked, are of
+    shape (n,); `level` is that of the two-sided interval.
 
     References
     ----------

@@ -71,14 +71,10 @@ def costs(
 ) -> pd.DataFrame:
     """What each alert budget would have caught and cost, all folds together.
 
-    An alert saves the amount of its transaction and costs one review, whether it blocks or not;
-    what a fraud that was not alerted took is lost. The profiles stay as the policy of the
-    evaluation left them.
-
-    Parameters
-    ----------
-    review_cost : of one alert, in the units of the amounts.
-    levels : budgets, shares of the transactions in (0, 1); `BUDGETS` and the evaluation's own.
+    An alert saves the amount of its transaction and costs one review, `review_cost` in the units
+    of the amounts, whether it blocks or not; what a fraud that was not alerted took is lost. The
+    profiles stay as the policy of the evaluation left them. `levels` are budgets, shares of the
+    transactions in (0, 1); else `BUDGETS` and the evaluation's own.
 
     Returns
     -------

@@ -26,9 +26,7 @@ def bursts(scores: pd.DataFrame) -> pd.DataFrame:
     an hour; where no fraud is named so, at least `SWARM` frauds of a customer, each within a minute
     of the last.
 
-    Parameters
-    ----------
-    scores : of an `Evaluation`; `counted` says where the exact counter alone raised an alert.
+    `scores` are those of an `Evaluation`; `counted` says where the exact counter alone alerted.
 
     Returns
     -------
@@ -101,9 +99,7 @@ def busy_customers(
 ) -> pd.DataFrame:
     """False alarms on busy but ordinary customers: those without any fraud in a test window.
 
-    Parameters
-    ----------
-    strongest : of alerts, indexed by `seq`, the factor with the largest contribution.
+    `strongest` is the factor with the largest contribution to each alert, indexed by `seq`.
 
     Returns
     -------

@@ -122,13 +122,9 @@ def _reasons(amounts: pd.Series, told: pd.DataFrame) -> list[list[dict[str, obje
 def histories(
     frame: pd.DataFrame, cases: pd.DataFrame, frauds: pd.Index, days: float
 ) -> pd.DataFrame:
-    """What the customers of `cases` paid in the `days` before each case and the day after.
+    """What the customers of `cases`, rows of `drawn`, paid in the `days` before and a day after.
 
-    Parameters
-    ----------
-    frame : all transactions.
-    cases : rows of `drawn`.
-    frauds : each `transaction_id` that is labelled as fraud.
+    `frame` holds all transactions, `frauds` each `transaction_id` that is labelled as fraud.
 
     Returns
     -------

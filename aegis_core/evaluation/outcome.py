@@ -17,7 +17,7 @@ from aegis_core.detection.detector import Detector
 from aegis_core.detection.learner import Learner
 from aegis_core.detection.policy import Counter
 from aegis_core.evaluation.calibration import alerts_per_day
-from aegis_core.evaluation.splits import Fold
+from aegis_core.evaluation.splits import Fold, typed
 from aegis_core.metrics import (
     auc_roc,
     average_precision,
@@ -90,23 +90,20 @@ class Evaluation:
     def _measured(self, k: int) -> pd.DataFrame:
         rows = []
         for number, part in self.scores.groupby("fold"):
-            day = part.ts.dt.floor("D")
+            who, day, fraud = part.customer_id, part.ts.dt.floor("D"), part.is_fraud
             for detector in self.compared:
+                score = part[detector]
                 figures = {
-                    "auc_roc": auc_roc(part.is_fraud, part[detector]),
-                    "average_precision": average_precision(part.is_fraud, part[detector]),
-                    f"card_precision_at_{k}": card_precision_at_k(
-                        part.customer_id, day, part.is_fraud, part[detector], k
-                    ),
-                    "recall_at_budget": recall_at_budget(
-                        part.is_fraud, part[detector], self.alert_budget
-                    ),
+                    "auc_roc": auc_roc(fraud, score),
+                    "average_precision": average_precision(fraud, score),
+                    f"card_precision_at_{k}": card_precision_at_k(who, day, fraud, score, k),
+                    "recall_at_budget": recall_at_budget(fraud, score, self.alert_budget),
                 }
                 for name, f in figures.items():
                     rows.append((number, detector, name, f.value, f.floor, f.ceiling))
-        return pd.DataFrame(
-            rows, columns=["fold", "detector", "name", "value", "floor", "ceiling"]
-        ).astype({"value": float, "floor": float, "ceiling": float})
+        names = ["fold", "detector", "name"]
+        kinds = dict.fromkeys(("value", "floor", "ceiling"), float)
+        return pd.DataFrame(rows, columns=[*names, *kinds]).astype(kinds)
 
     def windows(self) -> pd.DataFrame:
         """One row a fold: its windows, ends excluded, and what they hold."""
@@ -126,12 +123,7 @@ class Evaluation:
         )
 
     def curves(self) -> pd.DataFrame:
-        """Precision at each hundredth of recall, mean over the folds that have fraud.
-
-        Returns
-        -------
-        DataFrame with columns `detector`, `recall`, `precision`.
-        """
+        """`detector`, `recall` (.01, .02 … 1), `precision`: the mean of the folds with fraud."""
         levels = np.arange(1, 101) / 100
         parts = [part for _, part in self.scores.groupby("fold") if part.is_fraud.any()]
         if not parts:
@@ -164,9 +156,8 @@ class Evaluation:
                 part.is_fraud, part[other], part[than], part.customer_id, within=part.fold
             )
             rows.append((str(name), *told))
-        return pd.DataFrame(rows, columns=["fold", "difference", "low", "high"]).astype(
-            {"fold": "str", "difference": "Float64", "low": "Float64", "high": "Float64"}
-        )
+        numbers = dict.fromkeys(("difference", "low", "high"), "Float64")
+        return typed(rows, {"fold": "str", **numbers})
 
     def comparison(self, other: str = LEARNER, than: str = "forest") -> str:
         """`differences` in words: whether the one is better, and how sure that is."""
@@ -199,10 +190,7 @@ class Evaluation:
     def long_scores(self) -> pd.DataFrame:
         """The scores as rows of `evaluation_scores`: `transaction_id`, `detector`, `score`."""
         return self.scores.melt(
-            id_vars="transaction_id",
-            value_vars=list(self.compared),
-            var_name="detector",
-            value_name="score",
+            "transaction_id", list(self.compared), var_name="detector", value_name="score"
         )
 
     def summary(self) -> str:

@@ -111,11 +111,10 @@ def evaluate(
     Parameters
     ----------
     frame :
-        All transactions in order of arrival, from the first on: what comes before the first
-        training window teaches the profiles.
+        All transactions in order of arrival; those before the first training window teach the
+        profiles.
     labels :
-        `transaction_id`, `is_fraud`, `scenario`, `known_at`; a transaction without a label counts
-        as ordinary.
+        `transaction_id`, `is_fraud`, `scenario`, `known_at`; who has none counts as ordinary.
     exclude_known :
         Leave out, day by day, customers already known as compromised (`known_compromised`).
     learner :

@@ -150,19 +150,11 @@ def clipped(fold: Fold, first: pd.Timestamp, last: pd.Timestamp) -> Fold:
 def known_compromised(
     test: pd.DataFrame, labels: pd.DataFrame, since: pd.Timestamp
 ) -> npt.NDArray[np.bool_]:
-    """Rows of `test` whose customer was known as compromised when their day began.
+    """Whether the customer of each row of `test` was known as compromised when its day began.
 
     Known: a fraud of the customer since `since` whose `known_at` lies before that midnight. The
-    protocol of the fraud detection handbook, where such cards count as blocked.
-
-    Parameters
-    ----------
-    test : with `customer_id`, `ts`.
-    labels : with `customer_id`, `ts`, `is_fraud`, `known_at`.
-
-    Returns
-    -------
-    array of bool of shape (len(test),)
+    protocol of the fraud detection handbook, where such cards count as blocked. `test` has
+    `customer_id` and `ts`, `labels` these and `is_fraud`, `known_at`.
     """
     frauds = labels[labels.is_fraud & (labels.ts >= since)]
     first_known = frauds.groupby("customer_id").known_at.min()

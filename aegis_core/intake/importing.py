@@ -152,12 +152,8 @@ def checked(
     """Rows that arrive live after the checks of files: the good ones, in order, and the refused.
 
     Columns have their canonical names; `seq` and `source` are given elsewhere, whatever `rows`
-    says. Labels do not come this way.
-
-    Returns
-    -------
-    good : columns of `transactions`; `ts` in microseconds since 1970.
-    refused : `source`, `raw` and `reason`, as in the table `rejected`.
+    says. Labels do not come this way. The good ones have the columns of `transactions`, `ts` in
+    microseconds since 1970; the refused `source`, `raw` and `reason`, as in the table `rejected`.
 
     Raises
     ------

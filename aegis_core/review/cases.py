@@ -196,16 +196,13 @@ def claim(
 ) -> Claim | None:
     """Keep a case for `analyst` for `CLAIM_S`, and let go of the one they held.
 
-    Claiming the case that one holds makes its time begin anew.
+    None where nothing is open that nobody else holds. Claiming the case that one holds makes its
+    time begin anew.
 
     Parameters
     ----------
     case_id : "" means the first of the queue that nobody else holds.
     after : the case to go on from, in the order of the queue; after the last comes the first.
-
-    Returns
-    -------
-    Claim, or None where nothing is open that nobody else holds.
 
     Raises
     ------

@@ -58,12 +58,8 @@ def add(
     """Add an entry, which acts from the next transaction on.
 
     `deny` blocks, `allow` approves, whatever the score; `snooze` approves what would have gone to
-    review, and leaves blocks as they are.
-
-    Parameters
-    ----------
-    value : the customer's or merchant's id.
-    until : when it ends (UTC, a date or a time); a snooze needs an end.
+    review, and leaves blocks as they are. `value` is the customer's or merchant's id, `until` says
+    when it ends (UTC, a date or a time); a snooze needs an end.
 
     Raises
     ------

@@ -87,12 +87,7 @@ class Door:
 
 
 def create_app(engine: Engine, token: str) -> Door:
-    """The service around an engine, which stays the caller's to close.
-
-    Parameters
-    ----------
-    token : what requests must bring as `Authorization: Bearer`.
-    """
+    """The service around an engine, which stays the caller's to close; `token` as for `Door`."""
     service = Service(engine)
     app = FastAPI(
         title="Aegis", version=__version__, lifespan=service.running,

@@ -40,12 +40,18 @@ SNAPSHOT_S: Final = 600.0
 
 @dataclass
 class _Waiting:
-    """Rows of one request, and where their outcomes go."""
+    """Rows of one request, or its work, and where what comes of it goes."""
 
-    rows: Sequence[Mapping[str, Any]]
-    refused: Sequence[Mapping[str, Any]]
-    outcomes: asyncio.Future[list[Outcome]]
+    rows: Sequence[Mapping[str, Any]] = ()
+    refused: Sequence[Mapping[str, Any]] = ()
     work: Callable[[], Any] | None = None
+    outcomes: asyncio.Future[Any] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.rows) + len(self.refused)
 
 
 @dataclass
@@ -122,7 +128,7 @@ class Batcher:
         """
         if self.waiting + len(rows) + len(refused) > QUEUE_ROWS:
             raise QueueFull(f"{self.waiting} transactions are waiting; try again.")
-        outcomes: list[Outcome] = await self._enqueued(rows, refused)
+        outcomes: list[Outcome] = await self._enqueued(_Waiting(rows, refused))
         return outcomes
 
     async def do(self, work: Callable[[], Any]) -> Any:
@@ -133,19 +139,13 @@ class Batcher:
         StoreError
             The service is ending.
         """
-        return await self._enqueued((), (), work)
+        return await self._enqueued(_Waiting(work=work))
 
-    def _enqueued(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        refused: Sequence[Mapping[str, Any]],
-        work: Callable[[], Any] | None = None,
-    ) -> asyncio.Future[Any]:
+    def _enqueued(self, waiting: _Waiting) -> asyncio.Future[Any]:
         if self._ended:
             raise StoreError("The service is ending.")
-        waiting = _Waiting(rows, refused, asyncio.get_running_loop().create_future(), work)
         self._queue.append(waiting)
-        self.waiting += len(rows) + len(refused)
+        self.waiting += waiting.n_rows
         self.meters.waiting.set(self.waiting)
         self._some.set()
         return waiting.outcomes
@@ -208,7 +208,7 @@ class Batcher:
                 break
             group.append(self._queue.popleft())
             n += len(first.rows)
-        self.waiting -= sum(len(w.rows) + len(w.refused) for w in group)
+        self.waiting -= sum(w.n_rows for w in group)
         self.meters.waiting.set(self.waiting)
         return group
 

@@ -101,14 +101,7 @@ class Client:
         """Send `rows` as one batch; the verdicts on those that were accepted.
 
         As `Engine.take`, except that the service says itself where rows come from, and that
-        nobody tells it labels: it learns from answers.
-
-        Raises
-        ------
-        StoreBusy
-            The service cannot be reached, or has no room or no disk.
-        InputError
-            It refuses the token.
+        nobody tells it labels: it learns from answers. Raises what `ask` does, after `PATIENCE_S`.
         """
         import pandas as pd
 
@@ -160,9 +153,7 @@ class Desk:
     `budgets` are called here, so that what is written is the same. A service that is away in the
     middle is told as `StoreBusy`; nothing is tried twice.
 
-    Parameters
-    ----------
-    analyst : who works here; every answer bears this name.
+    Every answer bears the name of `analyst`.
     """
 
     def __init__(self, store: Store, settings: Settings, analyst: str) -> None:

@@ -118,10 +118,8 @@ class Engine:
 
         Others read beside it, and write all but transactions, through the owner's listeners.
 
-        Parameters
-        ----------
-        rest : the address at which this process answers over REST; "" if it does not.
-        wait_s : how long to wait while others hold the file, in seconds.
+        `rest` is the address at which this process answers over REST, "" if it does not; `wait_s`
+        how long to wait while others hold the file, in seconds.
 
         Raises
         ------
@@ -161,9 +159,8 @@ class Engine:
 
         Returns
         -------
-        DataFrame
-            The columns of `verdicts` for the rows that are new, and `customer_id`, `ts`, `amount`,
-            `currency`.
+        DataFrame with the columns of `verdicts` for the rows that are new, and `customer_id`, `ts`,
+        `amount`, `currency`.
         """
         return self.thread.submit(self._taken, rows, source, labels).result()
 

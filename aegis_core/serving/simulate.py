@@ -83,11 +83,9 @@ def simulate(
     n_transactions : where the stream ends; 0 means that `seconds` alone ends it.
     seconds : when it ends; 0 means never by the clock.
     rate : transactions a second; 0 means as fast as they can be scored.
-    fraud_multiplier :
-        Fraud rates of the population times this, so that a short stream has something to show.
+    fraud_multiplier : of the population's fraud rates, so that a short stream has some.
     target : address of a running service, which scores them; "" scores them in this process.
-    say, max_lines :
-        Called with a line for each alert, and now and then for an approval, at most so often.
+    say, max_lines : called with a line for each alert and a few approvals, at most so often.
 
     Raises
     ------

@@ -55,12 +55,7 @@ def folder_of(database: Path) -> Path:
 
 
 def load(database: Path, session: Session, *, learns: bool) -> State | None:
-    """The state that was saved, if it is whole and of this history.
-
-    Parameters
-    ----------
-    learns : whether a model looks at labels.
-    """
+    """The state that was saved, if it is whole and of this history; `learns`: with labels."""
     folder = folder_of(database)
     if not (folder / "state.json").exists():
         return None

@@ -29,13 +29,8 @@ _SETTLED_WITHIN_S: Final = 5.0
 class TableWriter(threading.Thread):
     """Brings groups of `journal` into the tables of a store that this process owns.
 
-    Parameters
-    ----------
-    look : called in each of its transactions, to see what others changed.
-
-    Attributes
-    ----------
-    failed : why the tables cannot be written at the moment, or None.
+    `look` is called in each of its transactions, to see what others changed; `failed` says why the
+    tables cannot be written at the moment, or is None.
     """
 
     def __init__(self, store: Store, journal: Journal, look: Callable[[Session], object]) -> None:

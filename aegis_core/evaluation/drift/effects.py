@@ -17,12 +17,8 @@ from aegis_core.schema import FACTORS
 class Measure(NamedTuple):
     """One thing that may drift.
 
-    Attributes
-    ----------
-    name, part : as in the table `drift`.
-    column : of `Traffic.rows`; empty for the volume.
-    least : an effect that is not worth an alarm, however unusual.
-    form : how its level is written.
+    `name` and `part` are as in the table `drift`, `column` of `Traffic.rows` (empty for the
+    volume); `least` is an effect not worth an alarm, however unusual, `form` how it is written.
     """
 
     name: str
@@ -56,14 +52,8 @@ def sample(rows: pd.DataFrame, size: int, seed: int) -> Floats | None:
 
     One transaction a customer: a burst of a thousand is one customer's affair, and must not look
     like a day on which everybody changed. `alert` says whether any of the customer's was one.
-
-    Parameters
-    ----------
-    rows : of one day, with the columns `customer_id` and `SAMPLED`.
-
-    Returns
-    -------
-    Array of shape (size, len(SAMPLED)).
+    `rows` have the columns `customer_id` and `SAMPLED`; the sample is of shape
+    (size, len(SAMPLED)).
 
     >>> rows = pd.DataFrame({"customer_id": ["a", "b", "a"], "alert": [False, False, True]})
     >>> rows = rows.reindex(columns=["customer_id", *SAMPLED], fill_value=1.0)
@@ -106,11 +96,8 @@ def placement(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
 def effect(measure: Measure, a: Floats, b: Floats) -> float:
     """How far the values of one day lie above those of another.
 
-    For the volume the logarithm of the ratio, for shares Cohen's h, else `dominance`.
-
-    Parameters
-    ----------
-    a, b : the column of a sample; for the volume the number of transactions, of shape (1,).
+    For the volume the logarithm of the ratio, for shares Cohen's h, else `dominance`. `a` and `b`
+    are the column of a sample; for the volume the number of transactions, of shape (1,).
 
     >>> round(effect(MEASURES[0], np.array([120.0]), np.array([100.0])), 2)
     0.18

@@ -21,10 +21,7 @@ _LABELLED = """
 def labelled(store: Store, n: int) -> pd.DataFrame:
     """The synthetic ones among the first `n` transactions, with their labels.
 
-    Returns
-    -------
-    DataFrame with the columns of `transactions`, `is_fraud`, `scenario` and `local_hour`, by the
-    sun, in [0, 24).
+    The columns of `transactions`, `is_fraud`, `scenario` and `local_hour`, by the sun, in [0, 24).
     """
     history = store.query(_LABELLED, [n])
     ts = history["ts"].to_numpy("datetime64[us]").astype(np.int64)
@@ -56,10 +53,7 @@ def rule_scores(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
     Computed plainly and on its own, from whole columns; the detector's evidence is not made here.
     Five scores rank all transactions, four fixed rules (`rule: ...`) fire or not, in {0, 1}.
-
-    Parameters
-    ----------
-    frame : columns customer_id, ts, amount, lat, lon.
+    `frame` has the columns customer_id, ts, amount, lat, lon.
 
     >>> ts = pd.to_datetime(["2026-01-01 12:00:00", "2026-01-01 12:00:30"])
     >>> frame = pd.DataFrame({"customer_id": ["a", "a"], "ts": ts, "amount": [10.0, 30.0]})
@@ -98,11 +92,8 @@ def audit(frame: pd.DataFrame) -> pd.DataFrame:
     """Average precision of every rule of `rule_scores`, for all fraud and for each scenario.
 
     A scenario is judged against the ordinary transactions alone. The last row, `floor`, is the
-    share of fraud: what a random order reaches. 1 is a perfect order.
-
-    Parameters
-    ----------
-    frame : columns customer_id, ts, amount, lat, lon, is_fraud, scenario.
+    share of fraud: what a random order reaches. 1 is a perfect order. `frame` has the columns that
+    `rule_scores` takes, is_fraud and scenario.
     """
     fraud = frame["is_fraud"].to_numpy(bool)
     scenario = frame["scenario"].to_numpy(object)

@@ -46,6 +46,12 @@ from aegis_core.store.session import Session
 CHANNELS: Final = (("chip", 0.50), ("contactless", 0.40), ("wallet", 0.10))
 """How the card was read, and how often. The same for fraud: it tells nothing."""
 
+_MOST: Final = {
+    "n_transactions": 2_000_000_000,
+    "n_customers": 20_000_000,
+    "n_merchants": 5_000_000,
+    "days": 36_500,
+}
 _WRITTEN_ROWS: Final = 1_000_000  # at most; DuckDB writes such batches past its log
 
 
@@ -84,21 +90,13 @@ class SyntheticConfig:
     label_delay_days: float = 7.0
 
     def __post_init__(self) -> None:
-        for name, most in (
-            ("n_transactions", 2_000_000_000),
-            ("n_customers", 20_000_000),
-            ("n_merchants", 5_000_000),
-            ("days", 36_500),
-        ):
-            value = getattr(self, name)
-            if not 1 <= value <= most:
+        for name, most in _MOST.items():
+            if not 1 <= (value := getattr(self, name)) <= most:
                 raise InputError(f"{name} is {value}; give a whole number from 1 to {most:,}.")
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}; give a whole number from 0.")
-        if not 0 <= self.label_delay_days <= 3650:
-            raise InputError(
-                f"label_delay_days is {self.label_delay_days}; give a number from 0 to 3650."
-            )
+        if not 0 <= (delay := self.label_delay_days) <= 3650:
+            raise InputError(f"label_delay_days is {delay}; give a number from 0 to 3650.")
         try:
             dt.date.fromisoformat(self.start)
         except ValueError:
@@ -148,6 +146,9 @@ def generate(
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Transactions and their labels, in chunks of whole days, ordered by `ts` over all chunks.
 
+    Transactions have the columns of the table without `seq`. Each has a label, ordinary ones too,
+    known `label_delay_days` after it.
+
     Parameters
     ----------
     first_day, n_days
@@ -156,13 +157,6 @@ def generate(
     chunk_rows
         A chunk ends with the first day on which it has at least so many rows. It changes where
         chunks end, nothing else.
-
-    Yields
-    ------
-    transactions
-        The columns of the table `transactions` without `seq`.
-    labels
-        One row a transaction, ordinary ones too, known `label_delay_days` after it.
 
     >>> config = SyntheticConfig(n_transactions=1_000, n_customers=20, days=10)
     >>> [(t.num_rows, labels.num_rows) for t, labels in generate(config)]
@@ -247,7 +241,7 @@ def write_history(store: Store, config: SyntheticConfig, *, progress: bool = Tru
     store.require_no_service()
     with store.writing() as session:
         if there := session.next_seq():
-            _require_same(config, _kept(session), there)
+            _require_same(config, history_config(session), there)
             return 0
         n = config.n_transactions
         with tqdm(total=n, unit="row", unit_scale=True, disable=not progress) as bar:
@@ -263,8 +257,8 @@ def write_history(store: Store, config: SyntheticConfig, *, progress: bool = Tru
 
 def history_config(session: Session) -> SyntheticConfig | None:
     """The configuration whose history this database holds; None when it holds other data."""
-    text = _kept(session)
-    return SyntheticConfig.from_json(text) if text else None
+    found = session.execute("SELECT value FROM meta WHERE key = 'synthetic'").fetchone()
+    return SyntheticConfig.from_json(found[0]) if found else None
 
 
 def _plan(config: SyntheticConfig, period: int) -> dict[str, np.ndarray]:
@@ -401,20 +395,15 @@ def _ids(seed: int, day: int, n: int) -> pa.Array:
     return pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
-def _kept(session: Session) -> str | None:
-    found = session.execute("SELECT value FROM meta WHERE key = 'synthetic'").fetchone()
-    return found[0] if found else None
-
-
-def _require_same(config: SyntheticConfig, kept: str | None, there: int) -> None:
+def _require_same(config: SyntheticConfig, kept: SyntheticConfig | None, there: int) -> None:
     elsewhere = "Name another database with --db or the parameter db, or delete that file."
     if kept is None:
         raise InputError(
             f"The database already holds {there:,} transactions from elsewhere; synthetic ones "
             f"are not mixed with them. {elsewhere}"
         )
-    old, new = json.loads(kept), json.loads(config.to_json())
-    if changed := [f"{k} {old.get(k)!r} (now {new[k]!r})" for k in new if new[k] != old.get(k)]:
+    old, new = asdict(kept), asdict(config)
+    if changed := [f"{k} {old[k]!r} (now {new[k]!r})" for k in new if new[k] != old[k]]:
         raise InputError(
             f"The database already holds the history of another configuration: "
             f"{', '.join(changed)}. {elsewhere}"

@@ -224,7 +224,7 @@ def of_verdicts(store: Store, settings: Settings, *, days: float = DAYS) -> dict
     return out | {"days": n_days, "levels": levels}
 
 
-def propose(store: Store, alert_budget: float, *, who: str, note: str = "") -> str:
+def propose(store: Store, alert_budget: float, *, analyst: str, note: str = "") -> str:
     """Record a budget that is proposed to those who decide; its id. Nothing else changes.
 
     Raises
@@ -232,7 +232,7 @@ def propose(store: Store, alert_budget: float, *, who: str, note: str = "") -> s
     InputError
         Nobody says who proposes, or the budget is no share in (0, 1).
     """
-    name = named(who)
+    name = named(analyst)
     if isinstance(alert_budget, bool) or not 0 < alert_budget < 1:
         raise InputError(f"alert_budget is a share in (0, 1), not {alert_budget!r}.")
     row = {

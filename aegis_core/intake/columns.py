@@ -85,10 +85,9 @@ def choose_columns(
     for canonical in FILE_COLUMNS:
         if canonical in chosen:
             continue
-        if recognised:
-            wanted = [_plain(name) for name in PRESETS[recognised].get(canonical, ())]
-        else:
-            wanted = [_plain(name) for name in (canonical, *FILE_COLUMNS[canonical].also.split())]
+        usual = (canonical, *FILE_COLUMNS[canonical].also.split())
+        known = PRESETS[recognised].get(canonical, ()) if recognised else usual
+        wanted = [_plain(name) for name in known]
         matches = [name for name in names if _plain(name) in wanted]
         # A home's place beside the merchant's is common, so an exact `lat` proves nothing.
         if len(matches) > 1 and canonical not in ("lat", "lon"):

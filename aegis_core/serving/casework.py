@@ -141,18 +141,14 @@ async def undo(service: Serves, given: Annotated[UndoAsked, Body()]) -> Response
 @routes.post("/v1/cases/snooze", status_code=201)
 async def snooze(service: Serves, given: Annotated[SnoozeAsked, Body()]) -> Response:
     """Ask nothing about a customer until a date."""
-    until, who = (EPOCH + timedelta(microseconds=int(given.until))).isoformat(), given.analyst
-    entry = await service.do(
-        lambda: cases.snooze(service.store, given.customer_id, until, analyst=who, why=given.why)
-    )
+    until = (EPOCH + timedelta(microseconds=int(given.until))).isoformat()
+    asked = given.model_dump() | {"until": until}
+    entry = await service.do(lambda: cases.snooze(service.store, **asked))
     return as_json({"entry_id": entry}, 201)
 
 
 @routes.post("/v1/proposals", status_code=201)
 async def propose(service: Serves, given: Annotated[PolicyAsked, Body()]) -> Response:
     """Record a proposal of an alert budget; nothing else changes."""
-    budget, who = given.alert_budget, given.analyst
-    proposal = await service.do(
-        lambda: budgets.propose(service.store, budget, who=who, note=given.note)
-    )
+    proposal = await service.do(lambda: budgets.propose(service.store, **given.model_dump()))
     return as_json({"proposal_id": proposal}, 201)

@@ -165,14 +165,6 @@ class Desk:
         found = find(self.store.path)
         return found.rest if found is not None else ""
 
-    def queue(self, order: str = "risk", limit: int = 100) -> cases.Queue:
-        """The open cases as this analyst sees them; see `cases.queue`."""
-        return cases.queue(self.store, order=order, analyst=self.analyst, limit=limit)
-
-    def inside(self, case_id: str) -> list[dict[str, Any]]:
-        """The transactions of a case; see `cases.inside`."""
-        return cases.inside(self.store, case_id, analyst=self.analyst)
-
     def claim(self, case_id: str = "", *, order: str = "risk", after: str = "") -> str:
         """Keep a case, or the next one; its id, "" where nothing is free."""
         asked = {"case_id": case_id or None, "order": order, "after": after or None}
@@ -236,7 +228,7 @@ class Desk:
             return str(told["proposal_id"])
         from aegis_core.evaluation.budgets import propose
 
-        return propose(self.store, alert_budget, who=self.analyst, note=note)
+        return propose(self.store, alert_budget, analyst=self.analyst, note=note)
 
     def _asked(self, method: str, path: str, content: dict[str, Any] | None = None) -> Any:
         """What the service says; None where none runs."""

@@ -166,11 +166,9 @@ class Drift:
         tables = []
         for at, measure in enumerate(m for m in MEASURES if m.column):
             if measure.name != "alert_rate":
-                spread = {
-                    name: np.quantile(values[:, at], 1 - share)
-                    for name, values in (("today", today), ("usual", before))
-                }
-                tables.append(pd.DataFrame({"measure": measure.label, "share": share, **spread}))
+                now, then = (np.quantile(values[:, at], 1 - share) for values in (today, before))
+                spread = {"share": share, "today": now, "usual": then}
+                tables.append(pd.DataFrame({"measure": measure.label, **spread}))
         return pd.concat(tables, ignore_index=True)
 
     def _measured(self) -> bool:

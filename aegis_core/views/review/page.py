@@ -194,7 +194,7 @@ class Review:
         if not self._case_id:
             raise InputError("Claim a case first: N brings the next one.")
         until = _text(content, "until", 40)
-        customer = desk.inside(self._case_id)[0]["customer_id"]
+        customer = cases.inside(self.store, self._case_id)[0]["customer_id"]
         desk.snooze(customer, until, _text(content, "why", 200))
         self._look_at("")
         return {"text": f"The customer is snoozed until {until}.", "focus": "queue"}
@@ -246,9 +246,10 @@ class Review:
         if self._publish_at is not None and time.monotonic() >= self._publish_at:
             desk.publish()
             self._publish_at = None
-        found = desk.queue(self._order, SHOWN_CASES)
+        who = desk.analyst
+        found = cases.queue(self.store, order=self._order, analyst=who, limit=SHOWN_CASES)
         shown = [_said(case) for case in found.cases]
-        held = cases.holds(self.store, desk.analyst)
+        held = cases.holds(self.store, who)
         until = next((c.until for c in held if c.case_id == self._case_id), None)
         status |= {"state": "live", "served": bool(desk.served())}
         changes: _Changes = {
@@ -266,7 +267,7 @@ class Review:
         if not self._case_id:
             return {}
         try:
-            inside = desk.inside(self._case_id)
+            inside = cases.inside(self.store, self._case_id, analyst=desk.analyst)
         except InputError:  # all of it was answered
             return {"case_id": self._case_id, "done": True}
         with self.store.reading() as session:

@@ -269,7 +269,7 @@ def paired_bootstrap(
     rng = np.random.default_rng(0)
     draws = [difference(rng.poisson(1.0, len(names)).astype(float)) for _ in range(n)]
     told = [d for d in draws if d is not None]
-    low, high = np.quantile(told, (0.05, 0.95))
+    low, high = np.quantile(told, ((1 - 0.9) / 2, (1 + 0.9) / 2))
     return Interval(value, float(low), float(high))
 
 

@@ -142,7 +142,7 @@ async def undo(service: Serves, given: Annotated[UndoAsked, Body()]) -> Response
 async def snooze(service: Serves, given: Annotated[SnoozeAsked, Body()]) -> Response:
     """Ask nothing about a customer until a date."""
     until = (EPOCH + timedelta(microseconds=int(given.until))).isoformat()
-    asked = given.model_dump() | {"until": until}
+    asked = vars(given) | {"until": until}
     entry = await service.do(lambda: cases.snooze(service.store, **asked))
     return as_json({"entry_id": entry}, 201)
 

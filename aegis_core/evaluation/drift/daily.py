@@ -32,6 +32,7 @@ from aegis_core.evaluation.drift.effects import (
 )
 from aegis_core.evaluation.drift.moved import GROUPS, WIDESPREAD, moved, spread_told
 from aegis_core.evaluation.drift.traffic import DAY, Traffic
+from aegis_core.evaluation.splits import typed
 from aegis_core.features.arrays import Floats
 from aegis_core.machine import utc_now
 
@@ -139,7 +140,7 @@ class Drift:
             rows += [(by, group, part) for group, part in parts[:WIDESPREAD]]
             if others := parts[WIDESPREAD:]:
                 rows.append((by, "all others", sum(part for _, part in others)))
-        return pd.DataFrame(rows, columns=["by", "group", "part"])
+        return typed(rows, {"by": "str", "group": "str", "part": float})
 
     def explanation(self) -> str:
         """Who moved in the foremost measure, told by customer, merchant and category."""

@@ -141,8 +141,7 @@ def observe(
         scorer = Scorer(judge.model, judge.policy, begun.profiles, begun.confirmed)
         scored = scorer.replay(past, events, recorded=history.recorded(past), progress=progress)
         at = past.seq.searchsorted(rows.seq[missing])
-        for i, factor in enumerate(FACTORS):
-            rows.loc[missing, factor] = scored.evidence[at, i]
+        rows.loc[missing, list(FACTORS)] = scored.evidence[at]
         rows.loc[missing, "score"] = scored.score[at]
         alert = np.array(rows.alert, dtype=object)
         alert[missing] = scored.decision[at] != Decision.APPROVE

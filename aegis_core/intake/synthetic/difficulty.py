@@ -24,12 +24,12 @@ def labelled(store: Store, n: int) -> pd.DataFrame:
     The columns of `transactions`, `is_fraud`, `scenario` and `local_hour`, by the sun, in [0, 24).
     """
     history = store.query(_LABELLED, [n])
-    ts = history["ts"].to_numpy("datetime64[us]").astype(np.int64)
-    return history.assign(local_hour=_local_hours(ts, history["lon"].to_numpy(float)))
+    return history.assign(local_hour=_local_hours(history["ts"], history["lon"]))
 
 
-def _local_hours(ts: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    return (ts / _HOUR_US + np.round(lon / 15)) % 24
+def _local_hours(ts: pd.Series, lon: pd.Series) -> np.ndarray:
+    us = ts.to_numpy("datetime64[us]").astype(np.int64)
+    return (us / _HOUR_US + np.round(lon.to_numpy(float) / 15)) % 24
 
 
 def by_kind(history: pd.DataFrame) -> pd.DataFrame:
@@ -69,8 +69,7 @@ def rule_scores(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     before = of_one[["ts", "lat", "lon"]].shift()
     km = haversine_km(before["lat"], before["lon"], rows["lat"], rows["lon"]).fillna(0.0)
     speed = (km / ((ts - before["ts"]).dt.total_seconds().clip(lower=1) / 3_600)).fillna(0.0)
-    us = ts.to_numpy("datetime64[us]").astype(np.int64)
-    local_h = _local_hours(us, rows["lon"].fillna(0.0).to_numpy())
+    local_h = _local_hours(ts, rows["lon"].fillna(0.0))
     night = (local_h >= NIGHT[0]) & (local_h < NIGHT[1])
     count = of_one.rolling("1min", on="ts", closed="both")["amount"].count().to_numpy()
     scores = {

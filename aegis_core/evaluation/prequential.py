@@ -9,7 +9,7 @@ let a customer's fraud of Tuesday teach what is found on Monday.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -35,11 +35,12 @@ from aegis_core.evaluation.splits import (
     plan,
 )
 from aegis_core.features import confirmed
-from aegis_core.features.checkpoint import begin
-from aegis_core.features.profiles import Profiles
+from aegis_core.features.checkpoint import Begin, begin
 from aegis_core.runs import lineage
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.store import Store
+
+_FRESH: Final = Begin(0, None, None)
 
 
 def backtest(
@@ -83,8 +84,7 @@ def backtest(
         learner=learner,
         seed=settings.seed,
         recorded=history.recorded(frame),
-        profiles=begun.profiles,
-        memory=begun.confirmed,
+        begun=begun,
         progress=progress,
     )
     found.saw, found.notes = saw, [*notes, *found.notes]
@@ -102,8 +102,7 @@ def evaluate(
     learner: bool = False,
     seed: int = 0,
     recorded: Decisions | None = None,
-    profiles: Profiles | None = None,
-    memory: confirmed.Confirmed | None = None,
+    begun: Begin = _FRESH,
     progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Run the folds over a history.
@@ -121,9 +120,9 @@ def evaluate(
         Also learn from the labels, each from its `known_at` on: what is known when a test window
         begins trains the learner, what becomes known during it is history to it.
     recorded : decisions given when the transactions came; see `Scorer.run`.
-    profiles, memory :
+    begun :
         What transactions and answers before the first of `frame` had taught, where those were
-        forgotten (`checkpoint.begin`); None: there were none. They are not changed.
+        forgotten (`checkpoint.begin`). It is not changed.
     progress : called with the number of transactions done since the last call.
 
     Raises
@@ -140,6 +139,7 @@ def evaluate(
         labels.drop_duplicates("transaction_id", keep="last"), on="transaction_id", how="left"
     )
     truth["is_fraud"] = truth.is_fraud.eq(True).fillna(False).astype(bool)
+    profiles, memory = begun.profiles, begun.confirmed
     teacher = Scorer(profiles=None if profiles is None else profiles.copy())
     if learner:
         teacher.confirmed = confirmed.Confirmed() if memory is None else memory.copy()

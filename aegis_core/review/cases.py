@@ -141,12 +141,9 @@ def queue(
     limit: int = MOST_CASES,
     now: dt.datetime | None = None,
 ) -> Queue:
-    """The open cases.
+    """The open cases, in an order of `ORDERS`.
 
-    Parameters
-    ----------
-    order : of `ORDERS`.
-    analyst : who asks; they are also shown what needs a second opinion that they have not given.
+    An `analyst` who asks is also shown what needs a second opinion that they have not given.
 
     Raises
     ------

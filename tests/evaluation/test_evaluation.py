@@ -15,6 +15,7 @@ from aegis_core.errors import NotReady
 from aegis_core.evaluation import DETECTORS, Evaluation, evaluate, mean_and_spread
 from aegis_core.evaluation.calibration import alerts_per_day, forecast
 from aegis_core.evaluation.splits import Fold, prequential
+from aegis_core.features.checkpoint import Begin
 from aegis_core.metrics import average_precision, recall_at_budget
 from aegis_core.schema import FACTORS, Decision
 
@@ -49,7 +50,7 @@ def test_a_history_without_its_beginning_is_judged_from_what_the_beginning_had_t
     teacher = Scorer()
     teacher.run(frame.iloc[:cut])
     for _ in range(2):  # what was given is not changed
-        again = run((frame.iloc[cut:], labels), profiles=teacher.profiles)
+        again = run((frame.iloc[cut:], labels), begun=Begin(0, teacher.profiles, None))
         assert same(again, found, SCORES)
     assert not same(run((frame.iloc[cut:], labels)), found, SCORES)
 

@@ -124,11 +124,8 @@ def limit(measure: Measure, quiet: Sequence[float], groups: int, quiet_days: flo
     leave how many spreads are as rare as wanted, shared among all measures. What lies beyond three
     robust deviations counts as three: some days that were no quiet ones hide no later alarm.
 
-    Parameters
-    ----------
-    quiet : effect of each day of the reference weeks against its fellows.
-    groups : how many weekdays these are of.
-    quiet_days : one false alarm in so many days, all measures together.
+    `quiet` holds the effect of each day of the reference weeks against its fellows, days of
+    `groups` weekdays; there is one false alarm in `quiet_days`, all measures together.
 
     >>> few, many = (limit(MEASURES[1], [0.02, -0.02] * n, 1, 180) for n in (4, 400))
     >>> round(few, 2), round(many, 2)

@@ -25,10 +25,7 @@ def moved(
     A group adds by moving itself and by being there more or less than usual. Of the volume, it is
     the number of transactions over the usual number; of the alert rate, alerts over transactions.
 
-    Parameters
-    ----------
-    rows, usual : traffic of the day and of the `n_usual` days that it is held against.
-    by : of `GROUPS`.
+    `rows` and `usual` are traffic of the day and of the `n_usual` days that it is held against.
 
     Returns
     -------

@@ -10,32 +10,21 @@ from typing import Annotated
 
 import typer
 
-from aegis_core.cli.common import Database, Who, days, example, named, opened, settings_for
+from aegis_core.cli.common import Database, Who, app, days, example, opened, settings_for
 from aegis_core.cli.output import write_table
 from aegis_core.errors import InputError
 from aegis_core.machine import utc_now
 
 Force = Annotated[bool, typer.Option("--force", help="Also where something is there already.")]
 
-EXAMPLES = {
-    "backup": example("aegis backup aegis-2026-03-01.tar", "aegis backup latest.tar --force"),
-    "restore": example(
-        "aegis restore aegis-2026-03-01.tar --force",
-        "aegis restore aegis-2026-03-01.tar --to elsewhere.duckdb",
-    ),
-    "compact": example("aegis compact"),
-    "forget": example(
-        "aegis forget --older-than 400d", "aegis forget --older-than 400d --yes --who anna"
-    ),
-    "export": example("aegis export parquet/", "aegis export parquet/ --force"),
-}
 audit_app = typer.Typer(no_args_is_help=False, help="Who changed what, chained by hashes.")
 
 
+@app.command(epilog=example("aegis backup aegis-2026-03-01.tar", "aegis backup latest.tar --force"))
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The tar file to write.")],
+    who: Who,
     force: Force = False,
-    who: Who = None,
     db: Database = None,
 ) -> None:
     """Write database and models into one file, also while a service runs."""
@@ -43,39 +32,51 @@ def backup(
 
     store, settings = opened(db)
     with _bar("backup") as tell:
-        made = backup.backup(store, file, settings, who=named(who), force=force, tell=tell)
+        made = backup.backup(store, file, settings, who=who, force=force, tell=tell)
     print(made.sentence())
 
 
+@app.command(
+    epilog=example(
+        "aegis restore aegis-2026-03-01.tar --force",
+        "aegis restore aegis-2026-03-01.tar --to elsewhere.duckdb",
+    )
+)
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A tar file of `aegis backup`.")],
+    who: Who,
     to: Annotated[
         Path | None, typer.Option(help="Restore as another database; else over --db.")
     ] = None,
     force: Force = False,
-    who: Who = None,
     db: Database = None,
 ) -> None:
     """Put a backup in place, after all of it was checked; what was there is kept."""
     from aegis_core.store import backup
 
-    done = backup.restore(file, settings_for(db), to=to, who=named(who), force=force)
+    done = backup.restore(file, settings_for(db), to=to, who=who, force=force)
     print(done.sentence())
 
 
-def compact(who: Who = None, db: Database = None) -> None:
+@app.command(epilog=example("aegis compact"))
+def compact(who: Who, db: Database = None) -> None:
     """Give back the space of what was deleted; no service may run."""
     from aegis_core.store import compaction
 
     with _bar("compact") as tell:
-        done = compaction.compact(opened(db)[0], who=named(who), tell=tell)
+        done = compaction.compact(opened(db)[0], who=who, tell=tell)
     print(done.sentence())
 
 
+@app.command(
+    epilog=example(
+        "aegis forget --older-than 400d", "aegis forget --older-than 400d --yes --who anna"
+    )
+)
 def forget(
     older_than: Annotated[str, typer.Option(help="Age: 400d, 60w.")],
+    who: Who,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; else only say what would go.")] = False,
-    who: Who = None,
     db: Database = None,
 ) -> None:
     """Delete old transactions and verdicts; what they taught stays.
@@ -93,14 +94,15 @@ def forget(
         print("Nothing was deleted yet; --yes does it.")
         return
     with _bar("forget") as tell:
-        done = retention.forget(store, plan, who=named(who), tell=tell)
+        done = retention.forget(store, plan, who=who, tell=tell)
     print(done)
 
 
+@app.command(epilog=example("aegis export parquet/", "aegis export parquet/ --force"))
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    who: Who,
     force: Force = False,
-    who: Who = None,
     db: Database = None,
 ) -> None:
     """Write transactions, verdicts, labels and reviews as Parquet, a folder a day."""
@@ -108,7 +110,7 @@ def export(
 
     store, settings = opened(db)
     with _bar("export") as tell:
-        made = export.export(store, folder, settings, who=named(who), force=force, tell=tell)
+        made = export.export(store, folder, settings, who=who, force=force, tell=tell)
     print(made.sentence())
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis_core import __version__
-from aegis_core.cli import care, notify, register, reviewing, runs
+from aegis_core.cli import care, register, runs
 from aegis_core.cli.common import (
     Database,
     Json,
@@ -36,16 +36,9 @@ if TYPE_CHECKING:
 
 app.add_typer(register.models_app, name="models")
 app.add_typer(register.lists_app, name="lists")
-app.add_typer(notify.notify_app, name="notify")
-app.command(epilog=register.ANSWER_EXAMPLES)(register.answer)
-app.command(epilog=runs.RUN_EXAMPLES)(runs.run)
-app.command(epilog=runs.LINEAGE_EXAMPLES)(runs.lineage)
-app.command(epilog=runs.VERIFY_EXAMPLES)(runs.verify)
+app.add_typer(runs.notify_app, name="notify")
 app.add_typer(runs.schedule_app, name="schedule")
 app.add_typer(care.audit_app, name="audit")
-for command in (care.backup, care.restore, care.compact, care.forget, care.export):
-    app.command(epilog=care.EXAMPLES[command.__name__])(command)
-app.command(epilog=reviewing.EXAMPLES)(reviewing.review)
 
 TABLE_ROWS = 100
 
@@ -220,6 +213,27 @@ def dashboard(port: Port = 8866, for_s: Seconds = None, db: Database = None) -> 
     serve(settings_for(db), port=port, for_s=for_s)
 
 
+@app.command(epilog=example("aegis review", "aegis review --analyst anna --port 9001"))
+def review(
+    port: Port = 8867,
+    analyst: Annotated[
+        str, typer.Option(help="Who answers on this page; else each page asks once.")
+    ] = "",
+    for_s: Seconds = None,
+    db: Database = None,
+) -> None:
+    """Serve the review page to analysts on this machine until Ctrl-C.
+
+    Its address holds a token of its own, made anew at each start unless AEGIS_REVIEW_TOKEN
+    names one; whoever has it may answer. Nobody can answer on the dashboard.
+    """
+    from aegis_core.views.launcher import serve
+    from aegis_core.views.review.page import served_page
+
+    settings = settings_for(db)
+    serve(settings, port=port, for_s=for_s, page=served_page(settings, analyst))
+
+
 @app.command(epilog=example("aegis serve", "aegis serve --port 9000", "AEGIS_TOKEN=… aegis serve"))
 def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
@@ -257,10 +271,8 @@ def up(
     """
     from aegis_core.cli.up import first_light
 
-    first_light(
-        settings_for(db), transactions=transactions, port=port, api_port=api_port,
-        rate=rate if simulate else 0.0, for_s=for_s,
-    )  # fmt: skip
+    shown = {"transactions": transactions, "port": port, "api_port": api_port}
+    first_light(settings_for(db), **shown, rate=rate if simulate else 0.0, for_s=for_s)
 
 
 _STATUS = {

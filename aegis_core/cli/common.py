@@ -35,6 +35,13 @@ def _or_that_of_the_group(context: typer.Context, db: Path | None) -> Path | Non
     return named
 
 
+def _login() -> str:
+    """The account that runs this."""
+    from aegis_core.store.audit import login
+
+    return login()
+
+
 Database = Annotated[
     Path | None,
     typer.Option(
@@ -44,9 +51,21 @@ Database = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
-Who = Annotated[str | None, typer.Option(help="Who does this; else the user of this machine.")]
+Who = Annotated[
+    str,
+    typer.Option(
+        default_factory=_login,
+        show_default=False,
+        help="Who does this; else the user of this machine.",
+    ),
+]
 Seconds = Annotated[float | None, typer.Option("--for", min=0, help="End after so many seconds.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any free one.")]
+
+
+def of_the_group(db: Database = None) -> None:
+    """A group of commands takes a database for all of them."""
+
 
 MINUTES = {"m": 1, "h": 60, "d": 1440, "w": 10080}
 
@@ -108,10 +127,3 @@ def days(text: str) -> float:
     except ValueError:
         pass
     raise InputError(f"{text!r} is not a length of time; write 7d, 12h, 30m or 2w.")
-
-
-def named(who: str | None) -> str:
-    """Who does something: whoever was named, or the account that runs this."""
-    from aegis_core.store.audit import login
-
-    return login() if who is None else who

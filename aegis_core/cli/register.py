@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis_core.cli.common import Database, Json, Who, example, named, opened
+from aegis_core.cli.common import Database, Json, Who, app, example, opened
 from aegis_core.cli.output import cell_text, write_document, write_table
 
 if TYPE_CHECKING:
@@ -17,10 +17,6 @@ Proposed = Annotated[str, typer.Argument(metavar="PROPOSAL", help="As `aegis mod
 Note = Annotated[str, typer.Option(help="Anything worth keeping.")]
 
 models_app = typer.Typer(no_args_is_help=False, help="The register of models.")
-ANSWER_EXAMPLES = example(
-    "aegis answer t0000123 fraud --who anna",
-    'aegis answer t0000123 legitimate --note "customer called back"',
-)
 _SHOWN_OF_A_MODEL = {
     "metrics": ("name", "slice", "value"),
     "history": ("seq", "recorded_at", "who", "action"),
@@ -83,32 +79,32 @@ def show(version: Version, as_json: Json = False, db: Database = None) -> None:
 @models_app.command(epilog=example("aegis models propose VERSION --who anna"))
 def propose(
     version: Version,
+    who: Who,
     why: Annotated[str, typer.Option(help="The reason, for who decides.")] = "",
-    who: Who = None,
     db: Database = None,
 ) -> None:
     """Propose a model for champion; somebody else approves it."""
     from aegis_core.detection import approvals
 
-    made = approvals.nominate(*opened(db), version, who=named(who), why=why)
+    made = approvals.nominate(*opened(db), version, who=who, why=why)
     print(*made.sentences(made.champion), sep="\n")
     print(f"Somebody else says `aegis models approve {made.proposal_id}`.")
 
 
 @models_app.command(epilog=example("aegis models approve 1a2b3c4d --who ben"))
-def approve(proposal: Proposed, note: Note = "", who: Who = None, db: Database = None) -> None:
+def approve(proposal: Proposed, who: Who, note: Note = "", db: Database = None) -> None:
     """Make a proposed model the champion; not by the person who proposed it."""
     from aegis_core.detection import approvals
 
-    print(approvals.approve(*opened(db), proposal, who=named(who), note=note))
+    print(approvals.approve(*opened(db), proposal, who=who, note=note))
 
 
 @models_app.command(epilog=example('aegis models reject 1a2b3c4d --note "too many alerts"'))
-def reject(proposal: Proposed, note: Note = "", who: Who = None, db: Database = None) -> None:
+def reject(proposal: Proposed, who: Who, note: Note = "", db: Database = None) -> None:
     """Close a proposal; the champion stays."""
     from aegis_core.detection import approvals
 
-    closed = approvals.reject(opened(db)[0], proposal, who=named(who), note=note)
+    closed = approvals.reject(opened(db)[0], proposal, who=who, note=note)
     print(f"{closed.version} was rejected.")
 
 
@@ -129,25 +125,25 @@ def compare(
 
 
 @models_app.command(epilog=example("aegis models promote VERSION --who anna"))
-def promote(version: Version, who: Who = None, db: Database = None) -> None:
+def promote(version: Version, who: Who, db: Database = None) -> None:
     """Make a model the champion: it decides from the next batch on."""
     _assign(version, who, db, "champion")
 
 
 @models_app.command(epilog=example("aegis models shadow VERSION"))
-def shadow(version: Version, who: Who = None, db: Database = None) -> None:
+def shadow(version: Version, who: Who, db: Database = None) -> None:
     """Let a model score beside the champion and decide nothing."""
     _assign(version, who, db, "shadow")
 
 
 @models_app.command(epilog=example("aegis models retire VERSION"))
-def retire(version: Version, who: Who = None, db: Database = None) -> None:
+def retire(version: Version, who: Who, db: Database = None) -> None:
     """Take a model out of shadow; it stays in the register."""
     _assign(version, who, db, "none")
 
 
 @models_app.command(epilog=example("aegis models rollback --who anna"))
-def rollback(who: Who = None, db: Database = None) -> None:
+def rollback(who: Who, db: Database = None) -> None:
     """Go back to the champion before the present one.
 
     One person may, also where `require_approval` asks for two to promote: it is for an emergency,
@@ -155,7 +151,7 @@ def rollback(who: Who = None, db: Database = None) -> None:
     """
     from aegis_core.detection import registry
 
-    version = registry.rollback(*opened(db), who=named(who))
+    version = registry.rollback(*opened(db), who=who)
     print(f"{version} is the champion again.")
 
 
@@ -164,14 +160,12 @@ def _write_frame(frame: pd.DataFrame) -> None:
     write_table(list(rows.columns), rows.itertuples(index=False, name=None), 0)
 
 
-def _assign(version: str, who: str | None, db: Database, role: str) -> None:
+def _assign(version: str, who: str, db: Database, role: str) -> None:
     from aegis_core.detection import registry
 
     store, settings = opened(db)
     two = settings.require_approval
-    print(
-        registry.promote(store, settings, version, who=named(who), role=role, require_approval=two)
-    )
+    print(registry.promote(store, settings, version, who=who, role=role, require_approval=two))
 
 
 @lists_app.callback(
@@ -208,20 +202,20 @@ def add(
     kind: Annotated[str, typer.Argument(help="deny, allow or snooze.")],
     value: Annotated[str, typer.Argument(metavar="ID", help="Of the customer or merchant.")],
     why: Annotated[str, typer.Option(help="The reason, for those who come after.")],
+    who: Who,
     merchant: Annotated[
         bool, typer.Option("--merchant", help="The id is a merchant's, not a customer's.")
     ] = False,
     until: Annotated[
         str | None, typer.Option(help="When it ends (UTC); a snooze needs an end.")
     ] = None,
-    who: Who = None,
     db: Database = None,
 ) -> None:
     """Put a customer or merchant on a list, from the next transaction on."""
     from aegis_core.review import lists
 
     field, store = "merchant" if merchant else "customer", opened(db)[0]
-    entry = lists.add(store, kind, value, field=field, until=until, who=named(who), why=why)
+    entry = lists.add(store, kind, value, field=field, until=until, who=who, why=why)
     print(f"{entry.entry_id}: {entry.sentence()}")
 
 
@@ -229,25 +223,31 @@ def add(
 def end(
     entry_id: Annotated[str, typer.Argument(metavar="ENTRY", help="As `aegis lists` shows it.")],
     why: Annotated[str, typer.Option(help="The reason, for those who come after.")],
-    who: Who = None,
+    who: Who,
     db: Database = None,
 ) -> None:
     """Take an entry off its list before its time."""
     from aegis_core.review import lists
 
-    entry = lists.end(opened(db)[0], entry_id, who=named(who), why=why)
+    entry = lists.end(opened(db)[0], entry_id, who=who, why=why)
     print(f"{entry.field} {entry.value} is off the {entry.kind} list.")
 
 
+@app.command(
+    epilog=example(
+        "aegis answer t0000123 fraud --who anna",
+        'aegis answer t0000123 legitimate --note "customer called back"',
+    )
+)
 def answer(
     transaction_id: Annotated[str, typer.Argument(metavar="TRANSACTION")],
     said: Annotated[str, typer.Argument(metavar="ANSWER", help="fraud or legitimate.")],
+    who: Who,
     note: Note = "",
-    who: Who = None,
     db: Database = None,
 ) -> None:
     """Answer an alert; the answer teaches the next learner."""
     from aegis_core.review import answers
 
-    answers.answer(opened(db)[0], transaction_id, said, analyst=named(who), note=note)
+    answers.answer(opened(db)[0], transaction_id, said, analyst=who, note=note)
     print(f"{transaction_id}: {said}, kept.")

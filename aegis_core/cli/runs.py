@@ -1,4 +1,4 @@
-"""Commands that run notebooks, now or by a schedule, and that say where numbers come from."""
+"""Commands that run notebooks, now or by a schedule, say where numbers come from, tell people."""
 
 from __future__ import annotations
 
@@ -8,24 +8,33 @@ from typing import Annotated, Any
 
 import typer
 
-from aegis_core.cli.common import Database, Json, Seconds, assignment, example, opened, settings_for
+from aegis_core.cli.common import (
+    Database,
+    Json,
+    Seconds,
+    app,
+    assignment,
+    example,
+    of_the_group,
+    opened,
+    settings_for,
+)
 from aegis_core.cli.output import cell_text, write_document, write_table
 
-RUN_EXAMPLES = example(
-    "aegis run train --parameters",
-    "aegis run generate -p n_transactions 100000",
-    "aegis run train --timeout 1800 --retries 2",
-    "aegis run evaluate -p train_from 2018-07-25 -p folds 4",
-    "aegis run simulate --db fraud.duckdb --on-overlap skip",
-    "aegis run simulate -p target https://example.org -p token env:SCORING_TOKEN",
+schedule_app = typer.Typer(
+    no_args_is_help=True,
+    callback=of_the_group,
+    short_help="Run notebooks when they are due.",
+    help="Run notebooks when they are due, by the tables \\[schedule.NAME] of aegis.toml.",
+    epilog=example("aegis schedule list", "aegis schedule run", "aegis schedule now nightly"),
 )
-LINEAGE_EXAMPLES = example(
-    "aegis lineage average_precision",
-    "aegis lineage average_precision:forest/0 --json",
-    "aegis lineage 20260301-120000-evaluate-1a2b",
+notify_app = typer.Typer(
+    no_args_is_help=True,
+    callback=of_the_group,
+    short_help="Mail, SMS, chat and webhooks for alerts, failed runs and drift.",
+    help="Tell people of alerts, failed runs, drift and a service that is down.",
+    epilog=example("aegis notify test", "aegis notify run", "aegis notify list"),
 )
-VERIFY_EXAMPLES = example("aegis verify evaluate", "aegis verify 20260301-120000-train-1a2b")
-schedule_app = typer.Typer(no_args_is_help=True, help="Run notebooks when they are due.")
 
 
 class Overlap(StrEnum):
@@ -36,6 +45,16 @@ class Overlap(StrEnum):
     wait = "wait"
 
 
+@app.command(
+    epilog=example(
+        "aegis run train --parameters",
+        "aegis run generate -p n_transactions 100000",
+        "aegis run train --timeout 1800 --retries 2",
+        "aegis run evaluate -p train_from 2018-07-25 -p folds 4",
+        "aegis run simulate --db fraud.duckdb --on-overlap skip",
+        "aegis run simulate -p target https://example.org -p token env:SCORING_TOKEN",
+    )
+)
 def run(
     name: Annotated[
         str,
@@ -98,6 +117,13 @@ def run(
     print(f"report: {result.report_path}")
 
 
+@app.command(
+    epilog=example(
+        "aegis lineage average_precision",
+        "aegis lineage average_precision:forest/0 --json",
+        "aegis lineage 20260301-120000-evaluate-1a2b",
+    )
+)
 def lineage(
     what: Annotated[
         str, typer.Argument(metavar="WHAT", help="A metric (or metric:slice), model or run.")
@@ -115,6 +141,7 @@ def lineage(
     print(*told(found), sep="\n")
 
 
+@app.command(epilog=example("aegis verify evaluate", "aegis verify 20260301-120000-train-1a2b"))
 def verify(
     what: Annotated[
         str, typer.Argument(metavar="RUN", help="A run, or a notebook for its last one.")
@@ -132,13 +159,6 @@ def verify(
     print(*found.lines(), sep="\n")
     if found.differences:
         raise typer.Exit(1)
-
-
-@schedule_app.callback(
-    epilog=example("aegis schedule list", "aegis schedule run", "aegis schedule now nightly")
-)
-def _schedule(db: Database = None) -> None:
-    """Run notebooks when they are due, by the tables [schedule.NAME] of aegis.toml."""
 
 
 @schedule_app.command("run", epilog=example("aegis schedule run", "aegis schedule run --for 3600"))
@@ -183,6 +203,44 @@ def schedule_now(
     from aegis_core.runs.schedule import start
 
     print(start(settings_for(db), name))
+
+
+@notify_app.command("run", epilog=example("aegis notify run", "aegis notify run --for 60"))
+def notify_run(
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,
+    for_s: Seconds = None,
+    db: Database = None,
+) -> None:
+    """Look for what the rules of aegis.toml name, and send it, until Ctrl-C."""
+    from aegis_core.runs.notify import notifier
+
+    notifier.run(*opened(db), for_s=for_s, every_s=every)
+
+
+@notify_app.command("test", epilog=example("aegis notify test", "aegis notify test mail"))
+def notify_test(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Of a rule; else all.")] = "",
+    db: Database = None,
+) -> None:
+    """Send a test message by a rule, or by all of them, now."""
+    from aegis_core.runs.notify import notifier
+
+    failed = False
+    for rule, target, error in notifier.try_out(*opened(db), name):
+        print(f"{rule} → {target}: {error or 'sent'}")
+        failed |= error is not None
+    if failed:
+        raise typer.Exit(1)
+
+
+@notify_app.command("list", epilog=example("aegis notify list"))
+def notify_list(db: Database = None) -> None:
+    """List the rules, with what waits, what was sent and the last error."""
+    from aegis_core.runs.notify import notifier
+
+    store, settings = opened(db)
+    notifier.chosen(settings)
+    write_table(*notifier.listed(store, settings), 0)
 
 
 def mark_killed(db: Path, ran: list[dict[str, Any]]) -> None:

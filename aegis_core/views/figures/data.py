@@ -14,10 +14,7 @@ from aegis_core.views.figures.house import COLOURS, in_house
 def payments(frame: pd.DataFrame, title: str) -> go.Figure:
     """What somebody paid and when, by what was decided about it.
 
-    Parameters
-    ----------
-    frame
-        Columns ts, amount, category and decision, which is missing where nothing was decided.
+    `frame` has the columns ts, amount, category and decision (missing: nothing was decided).
 
     >>> day = pd.Timestamp("2026-01-01")
     >>> frame = pd.DataFrame({"ts": day, "amount": 9.5, "category": "fuel", "decision": ["block"]})
@@ -48,10 +45,7 @@ def payments(frame: pd.DataFrame, title: str) -> go.Figure:
 def hours(frame: pd.DataFrame) -> go.Figure:
     """The day of ordinary customers and of fraud: the share of each that falls into a local hour.
 
-    Parameters
-    ----------
-    frame
-        Columns local_hour, in [0, 24), and is_fraud.
+    `frame` has the columns local_hour, in [0, 24), and is_fraud.
 
     >>> frame = pd.DataFrame({"local_hour": [3.2, 9.5, 9.9], "is_fraud": [True, False, False]})
     >>> [trace.y.max().item() for trace in hours(frame).data]
@@ -75,12 +69,8 @@ def hours(frame: pd.DataFrame) -> go.Figure:
 def landscape(frame: pd.DataFrame, most: int = 2_000) -> go.Figure:
     """Every scenario among ordinary transactions: how much beyond habit, and at what hour.
 
-    Parameters
-    ----------
-    frame
-        Columns local_hour, ratio (amount / the customer's mean so far) and scenario.
-    most
-        Points shown of each kind, evenly spaced in time.
+    `frame` has the columns local_hour, ratio (amount / the customer's mean so far) and scenario; at
+    most `most` points of each kind are shown, evenly spaced in time.
 
     >>> frame = pd.DataFrame({"local_hour": [3, 9], "ratio": [8, 1], "scenario": ["night", None]})
     >>> [trace.name for trace in landscape(frame).data]
@@ -113,10 +103,7 @@ def landscape(frame: pd.DataFrame, most: int = 2_000) -> go.Figure:
 def audit_heatmap(audit: pd.DataFrame) -> go.Figure:
     """How well each rule finds each scenario: average precision, as `difficulty.audit` gives it.
 
-    Parameters
-    ----------
-    audit
-        Rules in rows, `floor` last; `all` and the scenarios in columns; values in [0, 1].
+    Rules are in rows, `floor` last, `all` and the scenarios in columns; values in [0, 1].
 
     >>> drawn = audit_heatmap(pd.DataFrame({"all": [0.4, 0.1]}, index=["speed", "floor"]))
     >>> drawn.data[0].y.tolist()

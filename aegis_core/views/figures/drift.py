@@ -15,9 +15,7 @@ _NO_REFERENCE = "There are no earlier weeks to hold the day against."
 def drift_effects(days: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
     """The effect of each measure, day by day; the judged day is the last, a star where it alarms.
 
-    Parameters
-    ----------
-    days, table : as `Drift.days` and `Drift.table`.
+    The frames are `Drift.days` and `Drift.table`.
 
     >>> days = pd.DataFrame({"measure": ["volume"], "part": [""], "effect": [0.3]})
     >>> table = days.assign(low=-0.1, high=0.1, alarm=True)
@@ -36,21 +34,18 @@ def drift_effects(days: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
         part = days[(days["measure"] == row.measure) & (days["part"] == row.part)]
         last = [False] * (len(part) - 1) + [True]
         loud = COLOURS["block"] if row.alarm else COLOURS["forest"]
-        trace = {
-            "type": "scatter",
-            "mode": "markers",
-            "x": part["day"].to_numpy(),
-            "y": part["effect"].round(4).to_numpy(),
-            "showlegend": False,
-            "marker": {
-                "color": [loud if now else COLOURS["normal"] for now in last],
-                "symbol": ["star" if now and row.alarm else "circle" for now in last],
-                "size": [14 if now else 6 for now in last],
-            },
-            "hovertemplate": f"{names[i]} %{{y:+.3f}} on %{{x|%a %d %b}}<extra></extra>",
-        }
         place = {"row": 1 + i // 2, "col": 1 + i % 2}
-        drawn.add_trace(trace, **place)
+        drawn.add_scatter(
+            x=part["day"],
+            y=part["effect"].round(4),
+            mode="markers",
+            marker_color=[loud if now else COLOURS["normal"] for now in last],
+            marker_symbol=["star" if now and row.alarm else "circle" for now in last],
+            marker_size=[14 if now else 6 for now in last],
+            showlegend=False,
+            hovertemplate=f"{names[i]} %{{y:+.3f}} on %{{x|%a %d %b}}<extra></extra>",
+            **place,
+        )
         drawn.add_hrect(
             row.low, row.high, fillcolor=COLOURS["normal"], opacity=0.12, line_width=0, **place
         )
@@ -63,11 +58,7 @@ def drift_effects(days: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
 
 
 def drift_shapes(shapes: pd.DataFrame) -> go.Figure:
-    """How each measure is spread, on the day and usually.
-
-    Parameters
-    ----------
-    shapes : as `Drift.shapes`.
+    """How each measure is spread, on the day and usually, from `Drift.shapes`.
 
     >>> row = {"measure": ["amounts"], "share": [0.5], "today": [12.0], "usual": [10.0]}
     >>> [trace.name for trace in drift_shapes(pd.DataFrame(row)).data]
@@ -109,12 +100,9 @@ def drift_shapes(shapes: pd.DataFrame) -> go.Figure:
 
 
 def drift_movers(movers: pd.DataFrame, label: str) -> go.Figure:
-    """What each customer, merchant and category adds to the movement of one measure.
+    """What each customer, merchant and category adds to the movement of the measure `label`.
 
-    Parameters
-    ----------
-    movers : as `Drift.movers`.
-    label : of the measure.
+    `movers` are `Drift.movers`.
 
     >>> movers = pd.DataFrame({"by": ["category"], "group": ["<b>food"], "part": [0.2]})
     >>> drift_movers(movers, "amounts").data[0].y
@@ -129,17 +117,17 @@ def drift_movers(movers: pd.DataFrame, label: str) -> go.Figure:
     for i, kind in enumerate(kinds):
         part = movers[movers["by"] == kind]
         others = part["group"] == "all others"
-        trace = {
-            "type": "bar",
-            "orientation": "h",
-            "y": [plain(name, 18) for name in part["group"]],
-            "x": part["part"].round(5).to_numpy(),
-            "showlegend": False,
-            "marker": {"color": [COLOURS["random" if rest else "review"] for rest in others]},
-            "hovertext": [plain(name) for name in part["group"]],
-            "hovertemplate": "%{hovertext}: %{x:+.4f}<extra></extra>",
-        }
-        drawn.add_trace(trace, row=1, col=1 + i)
+        drawn.add_bar(
+            y=[plain(name, 18) for name in part["group"]],
+            x=part["part"].round(5),
+            orientation="h",
+            marker_color=[COLOURS["random" if rest else "review"] for rest in others],
+            hovertext=[plain(name) for name in part["group"]],
+            hovertemplate="%{hovertext}: %{x:+.4f}<extra></extra>",
+            showlegend=False,
+            row=1,
+            col=1 + i,
+        )
     drawn.update_xaxes(title="part of the movement")
     drawn.update_yaxes(autorange="reversed", type="category")
     drawn.update_annotations(font={"size": 13})

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from aegis_core.views.figures.house import COLOURS, colour, in_house, nothing
+from aegis_core.views.figures.house import COLOURS, by_detector, colour, in_house, nothing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 def compared(table: pd.DataFrame) -> go.Figure:
     """Every detector by every figure: a point a fold, a stroke for the mean, floor and ceiling.
 
-    Parameters
-    ----------
-    table
-        As `Evaluation.table`: columns fold, detector, name, value, floor, ceiling.
+    `table` is `Evaluation.table`: columns fold, detector, name, value, floor, ceiling.
 
     >>> import pandas as pd
     >>> one = {"fold": [0], "detector": ["forest"], "name": ["auc_roc"], "value": [0.8]}
@@ -36,23 +33,21 @@ def compared(table: pd.DataFrame) -> go.Figure:
     for i, name in enumerate(names):
         part = table[table["name"] == name]
         mean = part.groupby("detector", sort=False)[["value", "floor", "ceiling"]].mean()
-        line = {"width": 3, "color": [colour(str(d)) for d in mean.index]}
-        style: list[dict[str, Any]] = [
-            {"name": "mean", "marker": {"symbol": "line-ns", "size": 22, "line": line}},
-            {"name": "fold", "marker": {"color": [colour(d) for d in part["detector"]]}},
-        ]
-        points = [(mean["value"], mean.index), (part["value"], part["detector"])]
         at = {"row": 1 + i // 2, "col": 1 + i % 2}
         words = str(name).replace("_", " ")
-        for (x, y), look in zip(points, style, strict=True):
-            told = f"%{{y}}: %{{x:.3f}}<extra>{words}, {look['name']}</extra>"
-            trace = {"x": x, "y": y, "mode": "markers", "opacity": 0.8, "hovertemplate": told}
-            drawn.add_trace(go.Scatter(trace | look, showlegend=False), **at)
+        told = f"%{{y}}: %{{x:.3f}}<extra>{words}, %{{fullData.name}}</extra>"
+        line = {"width": 3, "color": [colour(str(d)) for d in mean.index]}
+        stroke = {"symbol": "line-ns", "size": 22, "line": line}
+        point = {"color": [colour(d) for d in part["detector"]]}
+        drawn.add_scatter(x=mean["value"], y=mean.index, name="mean", marker=stroke, **at)
+        drawn.add_scatter(x=part["value"], y=part["detector"], name="fold", marker=point, **at)
+        drawn.update_traces(hovertemplate=told, **at)
         for word in ("floor", "ceiling"):
             line = {"color": COLOURS["random"], "dash": "dot"}
             drawn.add_vline(mean[word].mean(), line=line, annotation_text=word, **at)
         most = max(mean["ceiling"].mean(), part["value"].max())
         drawn.update_xaxes(title=words, range=[-0.02 * most, 1.2 * most], **at)
+    drawn.update_traces(mode="markers", opacity=0.8, showlegend=False)
     drawn.update_yaxes(autorange="reversed")
     title = "The forest and what it has to beat"
     return in_house(drawn, title=title, height=600, margin_l=110, margin_t=64)
@@ -61,10 +56,7 @@ def compared(table: pd.DataFrame) -> go.Figure:
 def precision_recall(curves: pd.DataFrame) -> go.Figure:
     """Precision at each recall: what an alert is worth the further down the list one looks.
 
-    Parameters
-    ----------
-    curves
-        As `Evaluation.curves`: columns detector, recall, precision.
+    `curves` are `Evaluation.curves`: columns detector, recall, precision.
 
     >>> import pandas as pd
     >>> curve = {"detector": ["forest"] * 2, "recall": [0.5, 1.0], "precision": [0.9, 0.1]}
@@ -73,21 +65,15 @@ def precision_recall(curves: pd.DataFrame) -> go.Figure:
     """
     if not len(curves):
         return nothing("No fraud is labelled in the test windows, so there is no curve to draw.")
-    names = curves["detector"].unique()
-    plain = dict.fromkeys(names, "solid") | {"amount": "dot", "random": "dot"}
     drawn = px.line(
         curves.assign(recall=100 * curves["recall"], precision=100 * curves["precision"].round(5)),
         x="recall",
         y="precision",
-        color="detector",
-        line_dash="detector",
-        color_discrete_map={name: colour(name) for name in names},
-        line_dash_map=plain,
+        **by_detector(curves),
         labels={
             "recall": "recall: share of the frauds found (%)",
             "precision": "precision: share of alerts that are fraud (%)",
         },
-        render_mode="svg",
         title="Precision and recall",
     )
     drawn.update_traces(
@@ -100,10 +86,7 @@ def precision_recall(curves: pd.DataFrame) -> go.Figure:
 def recall_bars(recall: pd.DataFrame) -> go.Figure:
     """How many of the frauds of each scenario were caught.
 
-    Parameters
-    ----------
-    recall
-        As `Evaluation.recall`: columns scenario, frauds, caught, recall.
+    `recall` is `Evaluation.recall`: columns scenario, frauds, caught, recall.
 
     >>> import pandas as pd
     >>> row = {"scenario": ["night"], "frauds": [4], "caught": [3], "recall": [0.75]}
@@ -137,10 +120,7 @@ def recall_bars(recall: pd.DataFrame) -> go.Figure:
 def daily_alerts(days: pd.DataFrame) -> go.Figure:
     """Alerts of each day, right and wrong, beside the frauds that there were.
 
-    Parameters
-    ----------
-    days
-        As `Evaluation.alerts_per_day`: columns day, alerts, caught, frauds.
+    `days` are `Evaluation.alerts_per_day`: columns day, alerts, caught, frauds.
 
     >>> import pandas as pd
     >>> day = {"day": ["2026-01-01"], "alerts": [9], "caught": [4], "frauds": [6]}
@@ -188,12 +168,9 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
     The further left a line rises, the less a burst got through. Left of the dotted line, at most
     `asked` transactions did. Where a line ends below 100 %, the rest was never noticed.
 
-    Parameters
-    ----------
-    frame
-        As `Evaluation.bursts`: one row a burst with let_through and seconds before the policy's
-        first alert, counter_let_through and counter_seconds before that of the exact counter
-        alone; missing if never.
+    `frame` is `Evaluation.bursts`: one row a burst with let_through and seconds before the policy's
+    first alert, counter_let_through and counter_seconds before that of the exact counter alone;
+    missing if never.
 
     >>> import pandas as pd
     >>> told = {"let_through": [2, None], "seconds": [30, None]}
@@ -204,36 +181,34 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
     if not len(frame):
         return nothing("There is no burst in the test windows, so none could be noticed.")
     measures = (
-        ("transactions let through", ("let_through", "counter_let_through")),
-        ("seconds until the first alert", ("seconds", "counter_seconds")),
+        ("transactions let through", "let_through"),
+        ("seconds until the first alert", "seconds"),
+    )
+    looks = (
+        ("", "policy", "forest", "solid", "circle"),
+        ("counter_", "exact counter", "amount", "dash", "diamond"),
     )
     drawn = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.06)
-    for i, (measure, columns) in enumerate(measures):
-        known = {column: frame[column].dropna().to_numpy(float) for column in columns}
+    for i, (measure, column) in enumerate(measures):
+        known = {prefix: frame[prefix + column].dropna().to_numpy(float) for prefix, *_ in looks}
         most = max(times.max(initial=0) for times in known.values())
-        for column, name, look, dash, symbol in (
-            (columns[0], "policy", "forest", "solid", "circle"),
-            (columns[1], "exact counter", "amount", "dash", "diamond"),
-        ):
-            times, counts = np.unique(known[column], return_counts=True)
-            reached = np.r_[0, times, most]
-            share = 100 * np.r_[0, np.cumsum(counts), counts.sum()] / len(frame)
-            trace = {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": f"{name}: {counts.sum():,} of {len(frame):,}",
-                "legendgroup": name,
-                "showlegend": i == 0,
-                "x": reached,
-                "y": share,
-                "line": {"color": COLOURS[look], "dash": dash, "shape": "hv"},
-                "marker": {"symbol": symbol, "size": 6},
-                "cliponaxis": False,
-                "hovertemplate": f"%{{y:.0f}} % of the bursts within %{{x:,.0f}} {measure}"
+        for prefix, name, look, dash, symbol in looks:
+            times, counts = np.unique(known[prefix], return_counts=True)
+            drawn.add_scatter(
+                name=f"{name}: {counts.sum():,} of {len(frame):,}",
+                x=np.r_[0, times, most],
+                y=100 * np.r_[0, np.cumsum(counts), counts.sum()] / len(frame),
+                line={"color": COLOURS[look], "dash": dash, "shape": "hv"},
+                marker={"symbol": symbol, "size": 6},
+                legendgroup=name,
+                showlegend=i == 0,
+                hovertemplate=f"%{{y:.0f}} % of the bursts within %{{x:,.0f}} {measure}"
                 f"<extra>{name}</extra>",
-            }
-            drawn.add_trace(trace, row=1, col=1 + i)
+                row=1,
+                col=1 + i,
+            )
         drawn.update_xaxes(title=measure, rangemode="tozero", row=1, col=1 + i)
+    drawn.update_traces(mode="lines+markers", cliponaxis=False)
     line = {"color": COLOURS["random"], "dash": "dot", "width": 2}
     note = {"annotation_text": f"{asked}", "annotation_position": "bottom right"}
     drawn.add_vline(asked, line=line, row=1, col=1, **note)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 COLOURS: Final = {
@@ -42,15 +43,6 @@ LAYOUT: Final[dict[str, Any]] = {
     "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
 }
 """What all figures have in common."""
-
-SYMBOLS: Final = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x", "hexagon")
-"""Marks of what has no colour of its own, such as folds, beside `colour_of`."""
-
-
-def colour_of(i: int) -> str:
-    """A colour for the i-th of many that have none of their own; they begin again after eight."""
-    colours = tuple(dict.fromkeys(COLOURS.values()))
-    return colours[i % len(colours)]
 
 
 def plain(text: object, most: int = 200) -> str:
@@ -91,6 +83,18 @@ def thresholds(drawn: go.Figure, review_above: float, block_above: float) -> go.
 def colour(detector: str) -> str:
     """The colour of a detector; a factor alone has its factor's."""
     return COLOURS[detector.removeprefix("factor:")]
+
+
+def by_detector(frame: pd.DataFrame) -> dict[str, Any]:
+    """For plotly.express: a line a detector of the frame; those that look at little are dotted."""
+    names = frame["detector"].unique()
+    return {
+        "color": "detector",
+        "line_dash": "detector",
+        "color_discrete_map": {name: colour(name) for name in names},
+        "line_dash_map": dict.fromkeys(names, "solid") | {"amount": "dot", "random": "dot"},
+        "render_mode": "svg",
+    }
 
 
 def nothing(sentence: str) -> go.Figure:

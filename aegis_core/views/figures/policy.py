@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
+import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from aegis_core.views.figures.evaluation import stacked_days
-from aegis_core.views.figures.house import (
-    COLOURS,
-    SYMBOLS,
-    colour,
-    colour_of,
-    figure,
-    in_house,
-    nothing,
-)
+from aegis_core.views.figures.house import COLOURS, by_detector, colour, in_house, nothing
 
-if TYPE_CHECKING:
-    import pandas as pd
+_FOLDS = tuple(dict.fromkeys(COLOURS.values()))
+_MARKS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x", "hexagon")
 
 
 def forecasts(frame: pd.DataFrame) -> go.Figure:
@@ -30,13 +22,9 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
     that came, a cross the same where it lies outside of the bar. Below stands how many of the
     days lay within.
 
-    Parameters
-    ----------
-    frame
-        As `Evaluation.forecast`: columns fold, kind (alerts or blocks), mean, low, high and came
-        (all four a day), days (of the test) and inside (days from low to high).
+    `frame` is `Evaluation.forecast`: columns fold, kind (alerts or blocks), mean, low, high and
+    came (all four a day), days (of the test) and inside (days from low to high).
 
-    >>> import pandas as pd
     >>> row = {"fold": 0, "kind": "alerts", "mean": 30, "low": 25, "high": 35, "came": 50}
     >>> drawn = forecasts(pd.DataFrame([row | {"days": 7, "inside": 2}]))
     >>> [(trace.name, trace.y.tolist()) for trace in drawn.data if len(trace.y)]
@@ -52,41 +40,35 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
     for i, kind in enumerate(kinds):
         rows = frame[frame["kind"] == kind].sort_values("fold")
         inside = rows["came"].between(rows["low"], rows["high"])
-        traces: list[dict[str, Any]] = [
-            {
-                "type": "bar",
-                "name": "interval for a day",
-                "x": rows["fold"],
-                "base": rows["low"],
-                "y": rows["high"] - rows["low"],
-                "width": 0.4,
-                "marker": {"color": COLOURS["burst"], "opacity": 0.5},
-                "customdata": rows[["low", "high"]],
-                "hovertemplate": "fold %{x}: %{customdata[0]:,.0f} to %{customdata[1]:,.0f} a day"
-                "<extra></extra>",
-            }
-        ]
-        looks: list[tuple[str, pd.DataFrame, str, dict[str, Any]]] = [
-            ("forecast", rows, "mean", {"symbol": "line-ew-open", "size": 30, "color": "forest"}),
-            ("came, inside", rows[inside], "came", {"symbol": "circle", "color": "normal"}),
-            ("came, outside", rows[~inside], "came", {"symbol": "x", "color": "fraud"}),
-        ]
-        for name, part, column, look in looks:
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": name,
-                    "x": part["fold"],
-                    "y": part[column],
-                    "cliponaxis": False,
-                    "marker": {"size": 12, **look, "color": COLOURS[look["color"]]},
-                    "hovertemplate": f"fold %{{x}}: %{{y:,.1f}} a day<extra>{name}</extra>",
-                }
+        place = {"row": 1, "col": 1 + i}
+        drawn.add_bar(
+            name="interval for a day",
+            x=rows["fold"],
+            base=rows["low"],
+            y=rows["high"] - rows["low"],
+            width=0.4,
+            marker={"color": COLOURS["burst"], "opacity": 0.5},
+            customdata=rows[["low", "high"]],
+            hovertemplate="fold %{x}: %{customdata[0]:,.0f} to %{customdata[1]:,.0f} a day"
+            "<extra></extra>",
+            **place,
+        )
+        for name, fold, height, symbol, look in (
+            ("forecast", rows["fold"], rows["mean"], "line-ew-open", "forest"),
+            ("came, inside", rows["fold"][inside], rows["came"][inside], "circle", "normal"),
+            ("came, outside", rows["fold"][~inside], rows["came"][~inside], "x", "fraud"),
+        ):
+            size = 30 if name == "forecast" else 12
+            drawn.add_scatter(
+                name=name,
+                x=fold,
+                y=height,
+                mode="markers",
+                marker={"symbol": symbol, "size": size, "color": COLOURS[look]},
+                cliponaxis=False,
+                hovertemplate=f"fold %{{x}}: %{{y:,.1f}} a day<extra>{name}</extra>",
+                **place,
             )
-        for trace in traces:
-            once = {"showlegend": i == 0, "legendgroup": trace["name"]}
-            drawn.add_trace(trace | once, row=1, col=1 + i)
         within = zip(rows["fold"], rows["inside"], rows["days"], strict=True)
         drawn.update_xaxes(
             tickvals=rows["fold"],
@@ -94,6 +76,8 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
             title="days within the interval",
             col=1 + i,
         )
+        drawn.update_traces(showlegend=i == 0, **place)
+    drawn.for_each_trace(lambda trace: trace.update(legendgroup=trace.name))
     drawn.update_yaxes(rangemode="tozero")
     drawn.update_yaxes(title="transactions a day", col=1)
     drawn.update_layout(title="Forecast, and what came")
@@ -107,70 +91,56 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
     there was more: the tail has grown heavier since the training window. Below it there was less,
     be it that fraud took the place. Where none came, an open triangle stands at the lower edge.
 
-    Parameters
-    ----------
-    frame
-        As `Evaluation.reliability`: columns fold, risk (a percentile, in %), promised (share of
-        traffic above that risk), came (share of the test window's ordinary transactions above it)
-        and n (these transactions).
+    `frame` is `Evaluation.reliability`: columns fold, risk (a percentile, in %), promised (share of
+    traffic above that risk), came (share of the test window's ordinary transactions above it) and
+    n (these transactions).
 
-    >>> import pandas as pd
     >>> row = {"fold": 0, "risk": [90, 99.9], "promised": [0.1, 0.001], "came": [0.2, 0.0]}
     >>> drawn = reliability(pd.DataFrame(row | {"n": 500}))
     >>> drawn.data[1].y.round(2).tolist(), drawn.data[1].marker.symbol
     ([20.0, 0.07], ('circle', 'triangle-down-open'))
     """
     frame = frame.dropna(subset="came")
-    frame = frame[frame["promised"] > 0]
+    frame = frame[frame["promised"] > 0].sort_values(["fold", "promised"], ascending=[True, False])
     if not len(frame):
         return nothing("No transaction was tested, so no risk could be checked.")
-    least = 100 * frame[["promised", "came"]].where(lambda share: share > 0).min().min()
+    shares = 100 * frame[["promised", "came"]]
+    least, most = shares.where(shares > 0).min().min(), shares.max().max()
     edge = least / 1.5
-    most = 100 * max(frame["promised"].max(), frame["came"].max())
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "as promised",
-            "x": [least, most],
-            "y": [least, most],
-            "line": {"color": COLOURS["random"], "dash": "dot", "width": 3},
-            "hoverinfo": "skip",
-        }
-    ]
-    for i, (fold, part) in enumerate(frame.groupby("fold")):
-        rows = part.sort_values("promised", ascending=False)
-        none = rows["came"] <= 0
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": f"fold {fold}",
-                "x": 100 * rows["promised"],
-                "y": (100 * rows["came"]).mask(none, edge),
-                "line": {"color": colour_of(i), "width": 1},
-                "marker": {
-                    "symbol": [
-                        "triangle-down-open" if zero else SYMBOLS[i % len(SYMBOLS)] for zero in none
-                    ],
-                    "size": 9,
-                },
-                "customdata": np.column_stack([rows["risk"], rows["n"], 100 * rows["came"]]),
-                "hovertemplate": "risk above %{customdata[0]}: promised %{x:.3~g} %, came "
-                "%{customdata[2]:.3~g} % of %{customdata[1]:,}",
-            }
-        )
-    axis = {"type": "log", "dtick": 1, "range": [np.log10(edge / 1.2), np.log10(most * 1.6)]}
-    return figure(
-        traces,
-        {
-            "title": "Risk: promised, and come",
-            "xaxis": {**axis, "title": "promised: share of traffic above the risk (%)"},
-            "yaxis": {**axis, "title": "came: share of ordinary traffic (%)"},
-            "margin": {"l": 80, "r": 16, "t": 88, "b": 56},
-            "height": 480,
-        },
+    height = shares["came"].where(shares["came"] > 0, edge)
+    folds = frame.assign(**shares, height=height, fold="fold " + frame["fold"].astype(str))
+    ideal = pd.DataFrame(
+        {"fold": "as promised", "promised": [least, most], "height": [least, most]}
     )
+    drawn = px.line(
+        pd.concat([ideal, folds]),
+        x="promised",
+        y="height",
+        color="fold",
+        symbol="fold",
+        color_discrete_sequence=[COLOURS["random"], *_FOLDS],
+        symbol_sequence=["circle", *_MARKS],
+        custom_data=["risk", "n", "came"],
+        labels={
+            "promised": "promised: share of traffic above the risk (%)",
+            "height": "came: share of ordinary traffic (%)",
+        },
+        render_mode="svg",
+        title="Risk: promised, and come",
+    )
+    drawn.update_traces(
+        line_width=1,
+        marker_size=9,
+        hovertemplate="risk above %{customdata[0]}: promised %{x:.3~g} %, came "
+        "%{customdata[2]:.3~g} % of %{customdata[1]:,}",
+    )
+    for trace in drawn.data[1:]:
+        symbols = ["triangle-down-open" if y == edge else trace.marker.symbol for y in trace.y]
+        trace.update(marker_symbol=symbols)
+    line = {"dash": "dot", "width": 3}
+    drawn.data[0].update(mode="lines", line=line, hoverinfo="skip", hovertemplate=None)
+    axis = {"type": "log", "dtick": 1, "range": [np.log10(edge / 1.2), np.log10(most * 1.6)]}
+    return in_house(drawn, xaxis=axis, yaxis=axis, margin={"l": 80, "b": 56}, height=480)
 
 
 def costs(frame: pd.DataFrame) -> go.Figure:
@@ -181,13 +151,9 @@ def costs(frame: pd.DataFrame) -> go.Figure:
     the curve is flat around it, the budget hardly matters. The dotted line is the cost without
     any alert.
 
-    Parameters
-    ----------
-    frame
-        As `Evaluation.budgets`: columns detector, budget, alerts_a_day, recall, and in money a day
-        amount_caught, amount_lost, review_cost and cost. A budget without alerts is not drawn.
+    `frame` is `Evaluation.budgets`: columns detector, budget, alerts_a_day, recall, and in money a
+    day amount_caught, amount_lost, review_cost and cost. A budget without alerts is not drawn.
 
-    >>> import pandas as pd
     >>> some = {"alerts_a_day": [1, 9], "amount_lost": [20, 10], "review_cost": [5, 45]}
     >>> frame = pd.DataFrame({"detector": "forest", "budget": [0.1, 0.9], "recall": 0.5} | some)
     >>> drawn = costs(frame.assign(cost=[25, 55], amount_caught=[30, 40]))
@@ -200,74 +166,50 @@ def costs(frame: pd.DataFrame) -> go.Figure:
         return nothing("No budget gave an alert, so there is no price to draw.")
     if not never:
         return nothing("No fraud is labelled in the test windows, so no alert saves anything.")
-    forest = frame[frame["detector"] == "forest"]
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": f"forest: {name}",
-            "x": forest["alerts_a_day"],
-            "y": forest[column],
-            "stackgroup": "forest",
-            "line": {"color": COLOURS[look], "width": 1},
-            "fillpattern": {"shape": shape, "size": 6, "solidity": 0.25},
-            "hovertemplate": "%{y:,.0f} a day at %{x:,.1f} alerts a day",
-        }
-        for name, column, look, shape in (
-            ("fraud let through", "amount_lost", "fraud", ""),
-            ("reviewing", "review_cost", "burst", "/"),
-        )
-    ]
-    for detector, rows in frame[frame["detector"] != "forest"].groupby("detector", sort=False):
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": detector,
-                "x": rows["alerts_a_day"],
-                "y": rows["cost"],
-                "line": {
-                    "color": colour(str(detector)),
-                    "width": 2.5 if detector == "learner" else 1.5,
-                    "dash": "dot" if detector in ("amount", "random") else "solid",
-                },
-                "hovertemplate": "%{y:,.0f} a day at %{x:,.1f} alerts a day",
-            }
-        )
+    is_forest = frame["detector"] == "forest"
+    areas = {"forest: fraud let through": COLOURS["fraud"], "forest: reviewing": COLOURS["burst"]}
+    drawn = px.area(
+        frame[is_forest].rename(
+            columns=dict(zip(("amount_lost", "review_cost"), areas, strict=True))
+        ),
+        x="alerts_a_day",
+        y=list(areas),
+        color_discrete_map=areas,
+        pattern_shape="variable",
+        pattern_shape_sequence=["", "/"],
+        labels={"alerts_a_day": "alerts a day", "value": "money a day"},
+        title="What fraud and reviewing cost",
+    )
+    drawn.update_traces(line_width=1, fillpattern={"size": 6, "solidity": 0.25})
+    others = frame[~is_forest]
+    lines = px.line(others, x="alerts_a_day", y="cost", **by_detector(others))
+    lines.update_traces(line_width=1.5).update_traces(line_width=2.5, selector={"name": "learner"})
+    drawn.add_traces(lines.data)
+    drawn.update_traces(hovertemplate="%{y:,.0f} a day at %{x:,.1f} alerts a day")
     best = frame.loc[frame.groupby("detector", sort=False)["cost"].idxmin()]
-    traces.append(
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "cheapest",
-            "x": best["alerts_a_day"],
-            "y": best["cost"],
-            "text": best["detector"],
-            "marker": {
-                "symbol": "star",
-                "size": [16 if detector == "forest" else 10 for detector in best["detector"]],
-                "color": [colour(str(detector)) for detector in best["detector"]],
-                "line": {"color": "white", "width": 1},
-            },
-            "customdata": 100 * best[["budget", "recall"]].astype(float),
-            "hovertemplate": "%{text}: %{y:,.0f} a day at %{x:,.1f} alerts a day (%{customdata[0]"
-            ":.3~g} % of traffic), %{customdata[1]:.0f} % of the frauds caught<extra></extra>",
-        }
-    )
-    return figure(
-        traces,
-        {
-            "title": "What fraud and reviewing cost",
-            "xaxis": {"title": "alerts a day", "type": "log", "dtick": 1},
-            "yaxis": {"title": "money a day", "rangemode": "tozero"},
-            "legend": {"traceorder": "normal"},
-            "height": 480,
+    drawn.add_scatter(
+        name="cheapest",
+        x=best["alerts_a_day"],
+        y=best["cost"],
+        text=best["detector"],
+        mode="markers",
+        marker={
+            "symbol": "star",
+            "size": np.where(best["detector"] == "forest", 16, 10),
+            "color": best["detector"].map(colour),
+            "line": {"color": "white", "width": 1},
         },
-    ).add_hline(
-        never,
-        line={"color": COLOURS["random"], "dash": "dot", "width": 2},
-        annotation={"text": "without any alert", "xanchor": "right"},
+        customdata=100 * best[["budget", "recall"]].astype(float),
+        hovertemplate="%{text}: %{y:,.0f} a day at %{x:,.1f} alerts a day (%{customdata[0]"
+        ":.3~g} % of traffic), %{customdata[1]:.0f} % of the frauds caught<extra></extra>",
     )
+    line = {"color": COLOURS["random"], "dash": "dot", "width": 2}
+    note = {"text": "without any alert", "xanchor": "right"}
+    drawn.add_hline(never, line=line, annotation=note)
+    drawn.update_xaxes(type="log", dtick=1)
+    drawn.update_yaxes(rangemode="tozero")
+    legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "traceorder": "normal"}
+    return in_house(drawn, legend=legend, height=480)
 
 
 def what_if(frame: pd.DataFrame, budget: float | None = None) -> go.Figure:
@@ -277,15 +219,9 @@ def what_if(frame: pd.DataFrame, budget: float | None = None) -> go.Figure:
     more budget buys is mostly false alarms. The strokes, the frauds there were, stay where they
     are.
 
-    Parameters
-    ----------
-    frame
-        As `Evaluation.by_budget_and_day`: columns budget (share of transactions), day, right and
-        wrong (alerts), frauds.
-    budget
-        Where the slider begins: at the budget nearest to it.
+    `frame` is `Evaluation.by_budget_and_day`: columns budget (share of transactions), day, right
+    and wrong (alerts), frauds. The slider begins at the level nearest to `budget`.
 
-    >>> import pandas as pd
     >>> day = {"day": ["2026-01-01"] * 2, "budget": [0.001, 0.01], "right": [1, 3]}
     >>> drawn = what_if(pd.DataFrame(day | {"wrong": [0, 7], "frauds": [5, 5]}), 0.01)
     >>> drawn.layout.title.text

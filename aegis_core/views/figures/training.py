@@ -14,10 +14,7 @@ from aegis_core.views.figures.house import COLOURS, in_house, thresholds
 def evidence_tails(window: pd.DataFrame) -> go.Figure:
     """What is ordinary for each factor: the share of traffic with at least so much evidence.
 
-    Parameters
-    ----------
-    window
-        As `Training.window`: columns of each factor and `strength:<factor>`, in nats.
+    `window` is a `Training.window`: columns of each factor and `strength:<factor>`, in nats.
 
     >>> names = [*FACTORS, *(f"strength:{f}" for f in FACTORS)]
     >>> drawn = evidence_tails(pd.DataFrame({name: [0.0, 2.0, 2.0, 5.0] for name in names}))

@@ -11,7 +11,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from aegis_core.schema import FACTORS, TOLD_FACTORS
-from aegis_core.views.figures.house import COLOURS, figure, in_house, nothing, plain, thresholds
+from aegis_core.views.figures.house import COLOURS, in_house, nothing, plain, thresholds
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -30,11 +30,8 @@ def contributions(
 ) -> go.Figure:
     """How the factors add up to the score of the first of `verdicts`.
 
-    Parameters
-    ----------
-    verdicts
-        Rows of the table `verdicts`: score, decision and contributions; merchant and customer
-        are drawn where a learner let them speak.
+    These are rows of the table `verdicts`: score, decision and contributions; merchant and customer
+    are drawn where a learner let them speak.
 
     >>> given = dict.fromkeys(FACTORS, 0.0) | {"amount": 0.3}
     >>> row = {"score": 0.7, "decision": "review", "contributions": given}
@@ -48,45 +45,30 @@ def contributions(
     told = [f for f in TOLD_FACTORS if f in FACTORS or given.get(f)]
     parts = [given[f] for f in told]
     base = verdict["score"] - sum(parts)
-    trace = {
-        "type": "bar",
-        "orientation": "h",
-        "y": ["no evidence", *told, "score"],
-        "base": [0, *(base + np.cumsum([0, *parts[:-1]])), 0],
-        "x": [base, *parts, verdict["score"]],
-        "text": [f"{base:.3f}", *(f"{part:+.3f}" for part in parts), f"{verdict['score']:.3f}"],
-        "textposition": "outside",
-        "cliponaxis": False,
-        "marker": {
-            "color": [
-                COLOURS["random"],
-                *(COLOURS[f] for f in told),
-                COLOURS[verdict["decision"]],
-            ]
-        },
-        "hovertemplate": "%{y}: %{text}<extra></extra>",
-    }
-    drawn = figure(
-        [trace],
-        {
-            "title": "From no evidence to the score",
-            "xaxis": {"title": "score", "rangemode": "tozero"},
-            "yaxis": {"autorange": "reversed"},
-            "margin": {"l": 120, "r": 64, "t": 72, "b": 48},
-            "height": 360,
-        },
+    drawn = go.Figure()
+    drawn.add_bar(
+        y=["no evidence", *told, "score"],
+        base=[0, *(base + np.cumsum([0, *parts[:-1]])), 0],
+        x=[base, *parts, verdict["score"]],
+        text=[f"{base:.3f}", *(f"{part:+.3f}" for part in parts), f"{verdict['score']:.3f}"],
+        orientation="h",
+        textposition="outside",
+        cliponaxis=False,
+        marker_color=[COLOURS[name] for name in ("random", *told, verdict["decision"])],
+        hovertemplate="%{y}: %{text}<extra></extra>",
     )
+    drawn.update_xaxes(title="score", rangemode="tozero")
+    drawn.update_yaxes(autorange="reversed")
+    margin = {"l": 120, "r": 64, "t": 72, "b": 48}
+    in_house(drawn, title="From no evidence to the score", margin=margin, height=360)
     return thresholds(drawn, review_above, block_above)
 
 
 def cases(shown: pd.DataFrame, outcome: str) -> Styler:
     """The cases of one outcome as a table whose long reasons wrap and whose text stays text.
 
-    Parameters
-    ----------
-    shown
-        As `Evaluation.cases`: columns outcome and reasons, and whatever else there is to tell; a
-        column without any text is left out.
+    `shown` is `Evaluation.cases`: columns outcome and reasons, and whatever else there is to tell;
+    a column without any text is left out.
 
     >>> row = {"outcome": ["missed"], "customer_id": ["<b>anna</b>"], "reasons": ["fast"]}
     >>> "&lt;b&gt;anna&lt;/b&gt;" in cases(pd.DataFrame(row), "missed").to_html()
@@ -111,13 +93,9 @@ def histories(frame: pd.DataFrame, outcome: str) -> go.Figure:
     A case far above its customer's other payments stands out by amount; one that lies among them
     had to stand out otherwise, or did not. A column of marks is a burst.
 
-    Parameters
-    ----------
-    frame
-        As `Evaluation.histories`: columns case, outcome, title, ts, amount, is_case and is_fraud;
-        a row a transaction of the case's customer, the case among them.
-    outcome
-        Cases of which outcome are drawn: `caught`, `false alarm` or `missed`.
+    `frame` is `Evaluation.histories`: columns case, outcome, title, ts, amount, is_case and
+    is_fraud; a row a transaction of the case's customer, the case among them. Cases of one
+    `outcome` are drawn: `caught`, `false alarm` or `missed`.
 
     >>> import pandas as pd
     >>> paid = {"ts": pd.date_range("2026-01-01", periods=2), "amount": [9.0, 900.0]}

@@ -178,6 +178,7 @@ def main() -> None:
     switch = argparse.BooleanOptionalAction
     parser.add_argument("--data", type=Path, default=Path("data/public"), help="the public files")
     parser.add_argument("--seeds", type=int, default=5, help="forests fitted on each (default 5)")
+    parser.add_argument("--pictures", type=Path, help="a folder to draw learning curves into")
     parser.add_argument("--only", default="", metavar="NAME", help="tables whose title has NAME")
     parser.add_argument("--peers", action=switch, default=False, help="other people's detectors")
     parser.add_argument(
@@ -194,7 +195,7 @@ def main() -> None:
         label_free(task, given.seeds, compared)
         if given.learner:
             learned.tables(task, min(given.seeds, LEARNER_SEEDS), BUDGET)
-            learned.curve(task, min(given.seeds, LEARNER_SEEDS))
+            learned.curve(task, min(given.seeds, LEARNER_SEEDS), given.pictures)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,14 @@
-"""Pictures of test windows: how good the order is, and what was caught."""
+"""Pictures of test windows: how good the order is, what was caught, and which model is ahead."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from aegis_core.views.figures.house import COLOURS, by_detector, colour, in_house, nothing
-
-if TYPE_CHECKING:
-    import pandas as pd
+from aegis_core.views.figures.house import COLOURS, by_detector, colour, in_house, nothing, plain
 
 
 def compared(table: pd.DataFrame) -> go.Figure:
@@ -20,7 +16,6 @@ def compared(table: pd.DataFrame) -> go.Figure:
 
     `table` is `Evaluation.table`: columns fold, detector, name, value, floor, ceiling.
 
-    >>> import pandas as pd
     >>> one = {"fold": [0], "detector": ["forest"], "name": ["auc_roc"], "value": [0.8]}
     >>> [t.name for t in compared(pd.DataFrame(one | {"floor": [0.5], "ceiling": [1.0]})).data]
     ['mean', 'fold']
@@ -58,7 +53,6 @@ def precision_recall(curves: pd.DataFrame) -> go.Figure:
 
     `curves` are `Evaluation.curves`: columns detector, recall, precision.
 
-    >>> import pandas as pd
     >>> curve = {"detector": ["forest"] * 2, "recall": [0.5, 1.0], "precision": [0.9, 0.1]}
     >>> precision_recall(pd.DataFrame(curve)).data[0].y.tolist()
     [90.0, 10.0]
@@ -88,7 +82,6 @@ def recall_bars(recall: pd.DataFrame) -> go.Figure:
 
     `recall` is `Evaluation.recall`: columns scenario, frauds, caught, recall.
 
-    >>> import pandas as pd
     >>> row = {"scenario": ["night"], "frauds": [4], "caught": [3], "recall": [0.75]}
     >>> recall_bars(pd.DataFrame(row)).data[0].text.tolist()
     ['3 of 4']
@@ -122,7 +115,6 @@ def daily_alerts(days: pd.DataFrame) -> go.Figure:
 
     `days` are `Evaluation.alerts_per_day`: columns day, alerts, caught, frauds.
 
-    >>> import pandas as pd
     >>> day = {"day": ["2026-01-01"], "alerts": [9], "caught": [4], "frauds": [6]}
     >>> [(trace.name, int(trace.y[0])) for trace in daily_alerts(pd.DataFrame(day)).data]
     [('caught fraud', 4), ('false alarm', 5), ('frauds there were', 6)]
@@ -172,7 +164,6 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
     first alert, counter_let_through and counter_seconds before that of the exact counter alone;
     missing if never.
 
-    >>> import pandas as pd
     >>> told = {"let_through": [2, None], "seconds": [30, None]}
     >>> frame = pd.DataFrame(told | {"counter_let_through": [4, 5], "counter_seconds": [60, 70]})
     >>> [(trace.name, trace.y.tolist()) for trace in bursts(frame).data[:2]]
@@ -214,3 +205,68 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
     drawn.add_vline(asked, line=line, row=1, col=1, **note)
     drawn.update_yaxes(title="bursts noticed (%)", range=[0, 104], col=1)
     return in_house(drawn, title="How soon bursts are noticed")
+
+
+def differences(
+    frame: pd.DataFrame,
+    challenger: str = "challenger",
+    champion: str = "champion",
+    what: str = "average precision",
+) -> go.Figure:
+    """How much better a challenger is than the champion, with an interval, fold by fold.
+
+    Right of the line the challenger is ahead. An interval across the line (open mark) leaves open
+    who is, and so does a difference without an interval; an interval beside it does not.
+
+    `frame` is `Evaluation.differences`: columns fold (a number, or `all`), difference of the figure
+    `what` (challenger minus champion), low and high, which are missing where too few have fraud.
+
+    >>> row = {"fold": ["all", 0], "difference": [0.2, 0.1], "low": [0.1, -0.1], "high": [0.3, 0.3]}
+    >>> [(trace.name, list(trace.y)) for trace in differences(pd.DataFrame(row)).data]
+    [('challenger ahead', ['all folds']), ('open', ['fold 0'])]
+    """
+    measured = {"difference": float, "low": float, "high": float}
+    frame = frame.astype(measured).dropna(subset="difference")
+    if not len(frame):
+        return nothing("There is no fold on which champion and challenger can be compared.")
+    challenger, champion = plain(challenger), plain(champion)
+    above, below = frame["low"] > 0, frame["high"] < 0
+    ahead, open_, behind = f"{challenger} ahead", "open", f"{champion} ahead"
+    bounds = zip(frame["low"], frame["high"], strict=True)
+    frame = frame.assign(
+        fold=[_fold(fold) for fold in frame["fold"]],
+        who=np.select([above, below], [ahead, behind], open_),
+        interval=[f"{a:+.3f} to {b:+.3f}" if a <= b else "no interval" for a, b in bounds],
+        more=frame["high"] - frame["difference"],
+        less=frame["difference"] - frame["low"],
+    )
+    looks = (COLOURS["normal"], COLOURS["random"], COLOURS["fraud"])
+    order = (ahead, open_, behind)
+    drawn = px.scatter(
+        frame,
+        x="difference",
+        y="fold",
+        color="who",
+        symbol="who",
+        error_x="more",
+        error_x_minus="less",
+        text="interval",
+        color_discrete_map=dict(zip(order, looks, strict=True)),
+        symbol_map=dict(zip(order, ("circle", "circle-open", "x"), strict=True)),
+        category_orders={"who": list(order), "fold": frame["fold"].tolist()},
+        labels={"difference": f"difference in {what}", "fold": ""},
+        title=f"{challenger.capitalize()} minus {champion}",
+    )
+    drawn.update_traces(
+        mode="markers",
+        marker_size=12,
+        error_x={"thickness": 2, "width": 6},
+        hovertemplate="%{y}: %{x:+.3f} (%{text})",
+    )
+    drawn.update_yaxes(type="category")
+    drawn.add_vline(0, line={"color": COLOURS["forest"], "width": 1})
+    return in_house(drawn, showlegend=True, height=200 + 36 * len(frame), margin_l=80)
+
+
+def _fold(fold: object) -> str:
+    return "all folds" if fold == "all" else f"fold {fold}"

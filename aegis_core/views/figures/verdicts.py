@@ -97,7 +97,6 @@ def histories(frame: pd.DataFrame, outcome: str) -> go.Figure:
     is_fraud; a row a transaction of the case's customer, the case among them. Cases of one
     `outcome` are drawn: `caught`, `false alarm` or `missed`.
 
-    >>> import pandas as pd
     >>> paid = {"ts": pd.date_range("2026-01-01", periods=2), "amount": [9.0, 900.0]}
     >>> case = {"case": 0, "outcome": "caught", "title": "anna", "is_fraud": [False, True]}
     >>> drawn = histories(pd.DataFrame(paid | case | {"is_case": [False, True]}), "caught")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
@@ -21,7 +20,7 @@ from aegis_core.runs.execution import run_notebook
 from aegis_core.runs.reports import duration
 from aegis_core.store import connect
 from aegis_core.store.endpoint import files_of
-from aegis_core.views.launcher import serve
+from aegis_core.views.launcher import answers, serve
 
 STREAM_S = 8 * 3600.0
 """How long the stream goes on when nobody says when to end."""
@@ -71,18 +70,16 @@ def first_light(
         from there.
     """
     there = what_is_there(settings)
-    if there["transactions"]:
-        print(f"Using the {there['transactions']:,} transactions in {settings.db}.")
-    else:
-        _run("generate", {"n_transactions": transactions}, settings)
-    if there["champion"]:
-        print(f"Using the champion model {there['champion']}.")
-    else:
-        _run("train", {}, settings)
-    if there["evaluation"]:
-        print(f"Using the evaluation {there['evaluation']}.")
-    else:
-        _run("evaluate", {}, settings)
+    for name, found, words, parameters in (
+        ("generate", "transactions", "{:,} transactions in {db}", {"n_transactions": transactions}),
+        ("train", "champion", "champion model {}", {}),
+        ("evaluate", "evaluation", "evaluation {}", {}),
+    ):
+        if there[found]:
+            print(f"Using the {words.format(there[found], db=settings.db)}.")
+            continue
+        result = run_notebook(name, parameters, settings)
+        print(f"{name} took {duration(result.seconds)}: {result.report_path}", flush=True)
     print(f"Reports: {settings.reports / 'index.html'}", flush=True)
     with _service(settings, api_port) as address, contextlib.ExitStack() as stack:
         readers = files_of(settings.db)[1]
@@ -109,11 +106,6 @@ def what_is_there(settings: Settings) -> dict[str, object]:
         return {"transactions": 0, "champion": None, "evaluation": None}
 
 
-def _run(name: str, parameters: dict[str, object], settings: Settings) -> None:
-    result = run_notebook(name, parameters, settings)
-    print(f"{name} took {duration(result.seconds)}: {result.report_path}", flush=True)
-
-
 @contextlib.contextmanager
 def _service(settings: Settings, port: int) -> Iterator[str]:
     """The service in a process of its own, started again where it dies; its address."""
@@ -122,7 +114,8 @@ def _service(settings: Settings, port: int) -> Iterator[str]:
     except OSError:
         port = free_port(0)
     with _Kept("service", _serve, settings, port) as kept:
-        _wait_for(kept.process, port)
+        if not answers(kept.process.is_alive, port, "/v1/health", READY_WITHIN_S):
+            raise RunFailed("The service did not get ready; see above.")
         yield f"http://127.0.0.1:{port}"
 
 
@@ -178,21 +171,6 @@ def _serve(settings: Settings, port: int) -> None:
         run_service(settings, port=port)
     except AegisError as e:
         sys.exit(f"The service failed. {e}")
-
-
-def _wait_for(process: multiprocessing.process.BaseProcess, port: int) -> None:
-    deadline = time.monotonic() + READY_WITHIN_S
-    while process.is_alive() and time.monotonic() < deadline:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", "/v1/health")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            time.sleep(0.1)
-        finally:
-            connection.close()
-    raise RunFailed("The service did not get ready; see above.")
 
 
 @contextlib.contextmanager

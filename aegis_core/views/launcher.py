@@ -18,8 +18,8 @@ What is closed, beside what Voilà 0.5.13 closes itself:
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import http.client
 import json
 import logging
 import os
@@ -30,11 +30,9 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from aegis_core.config import NOTEBOOK_FOLDER, Settings
@@ -63,28 +61,20 @@ class Page:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+ASKED = "asked.json"
+"""What the parent asks of its child, in the folder that it lays out."""
 STARTS_WITHIN_S = 60.0
 ENDS_WITHIN_S = 15.0
 POOLED_KERNELS = 1
 
 # The widgets' views are blob: modules, and Voilà's page has scripts in line. So the policy's use is
 # that no text becomes code, and nothing is fetched from, sent to or framed by another site.
-CONTENT_SECURITY_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "script-src 'self' 'unsafe-inline' blob:",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self'",
-        "worker-src blob:",
-        "base-uri 'none'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-    ]
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
 )
-
-
 # A report is other people's text: it may draw itself, and reach nothing, not even this site.
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
@@ -142,7 +132,7 @@ def serve(
             "another with --port, or end the program that uses it (another dashboard?)."
         ) from None
     with (
-        stop_signals(_interrupt, (signal.SIGTERM,)),
+        stop_signals(signal.default_int_handler, (signal.SIGTERM,)),
         tempfile.TemporaryDirectory(prefix="aegis-board-") as folder,
     ):
         _lay_out(Path(folder))
@@ -150,22 +140,26 @@ def serve(
         try:
             address = f"http://{LOOPBACK}:{port}"
             # Not the page itself, which would start a kernel for nobody.
-            _wait_until_it_answers(server, f"{address}/voila/templates/aegis/static/board.css")
+            file = "/voila/templates/aegis/static/board.css"
+            if not answers(lambda: server.poll() is None, port, file, STARTS_WITHIN_S):
+                raise ServerFailed(
+                    f"The dashboard's server did not answer within {STARTS_WITHIN_S:.0f} s."
+                    if server.poll() is None
+                    else f"The dashboard's server ended at once (exit code {server.returncode})."
+                )
             if page.token:
                 address += f"/?token={page.token}"
             print(f"{page.name}: {address}  (Ctrl-C ends it)", flush=True)
             if open_browser:
                 webbrowser.open(address)
-            _wait(server, for_s)
+            ended = server.wait(for_s)
+            raise ServerFailed(f"The dashboard's server ended by itself (exit code {ended}).")
+        except subprocess.TimeoutExpired:
+            return
         except KeyboardInterrupt:
             print(f"{page.name}: ended", flush=True)
         finally:
             _end(server)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End as Ctrl-C does."""
-    raise KeyboardInterrupt
 
 
 def _lay_out(folder: Path) -> None:
@@ -209,38 +203,32 @@ def _start(
         "OPENBLAS_NUM_THREADS": "1",  # each thread of each kernel keeps memory
         "MALLOC_ARENA_MAX": "2",
     }
+    # In a file, for the token's sake: everybody on the machine sees arguments.
+    asked = {"visitors": visitors, "voila": voila_settings(port, page.notebook, page.token)}
+    with open(os.open(folder / ASKED, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(asked, file)
     command = [sys.executable, "-m", "aegis_core.views.launcher"]
-    command += ["--port", str(port), "--visitors", str(visitors), "--notebook", str(page.notebook)]
-    if page.token:  # in a file: everybody on the machine sees arguments
-        with open(os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
-            f.write(page.token)
     # A session of its own: Ctrl-C reaches the parent only, which then ends the child in order.
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, start_new_session=True, cwd=folder
     )
 
 
-def _wait_until_it_answers(server: subprocess.Popen[bytes], address: str) -> None:
-    deadline = time.monotonic() + STARTS_WITHIN_S
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise ServerFailed(
-                f"The dashboard's server ended at once (exit code {server.returncode})."
-            )
+def answers(alive: Callable[[], bool], port: int, path: str, within_s: float) -> bool:
+    """Whether a server that is starting gives what is at `path`, before it ends or time is up."""
+    deadline = time.monotonic() + within_s
+    while alive() and time.monotonic() < deadline:
+        connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
         try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.1)
-    raise ServerFailed(f"The dashboard's server did not answer within {STARTS_WITHIN_S:.0f} s.")
-
-
-def _wait(server: subprocess.Popen[bytes], for_s: float | None) -> None:
-    try:
-        server.wait(for_s)
-    except subprocess.TimeoutExpired:
-        return
-    raise ServerFailed(f"The dashboard's server ended by itself (exit code {server.returncode}).")
+            connection.request("GET", path)
+            if connection.getresponse().status == 200:
+                return True
+        except (OSError, http.client.HTTPException):
+            pass  # not yet
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    return False
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
@@ -253,9 +241,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def voila_settings(
-    port: int, notebook: Path = NOTEBOOK, token: str = ""
-) -> dict[str, dict[str, Any]]:
+def voila_settings(port: int, notebook: Path, token: str) -> dict[str, dict[str, Any]]:
     """Voilà's configuration, by class."""
     return {
         "Voila": {
@@ -312,11 +298,7 @@ def main() -> None:
     from voila.tornado.handler import TornadoVoilaHandler
     from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
 
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--visitors", type=int, required=True)
-    parser.add_argument("--notebook", type=Path, default=NOTEBOOK)
-    asked = parser.parse_args()
+    asked = json.loads(Path(ASKED).read_text())  # in this folder, which is the parent's
 
     class Channels(VoilaKernelWebsocketHandler):  # type: ignore[misc]
         async def get(self, *args: Any, **kwargs: Any) -> Any:
@@ -336,7 +318,7 @@ def main() -> None:
 
         async def get(self, path: str | None = None) -> None:
             open_pages = len(self.kernel_manager) - POOLED_KERNELS + Page.loading
-            if open_pages >= asked.visitors:
+            if open_pages >= asked["visitors"]:
                 raise tornado.web.HTTPError(503, "as many visitors as the server admits")
             _ = self.xsrf_token  # reading it sets the cookie that the page's farewell needs
             Page.loading += 1
@@ -377,9 +359,7 @@ def main() -> None:
     logging.getLogger("tornado.general").setLevel(logging.ERROR)
     voila.app.VoilaKernelWebsocketHandler = Channels
     voila.app.TornadoVoilaHandler = Page
-    kept = Path("token")  # of this folder, which is the parent's and goes with it
-    token = kept.read_text() if kept.exists() else ""
-    server = Server(config=Config(voila_settings(asked.port, asked.notebook, token)))
+    server = Server(config=Config(asked["voila"]))
     server.initialize([])
     watcher = threading.Thread(
         target=end_with_the_parent, args=[tornado.ioloop.IOLoop.current()], daemon=True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from aegis_core.views.dashboard.pictures import line, packed, plain
+from aegis_core.views.dashboard.pictures import line, packed, plain, trace
 
 if TYPE_CHECKING:
     from aegis_core.views.dashboard.counts import Floats
@@ -72,22 +72,16 @@ def map_figure(travels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         f"{plain(t['reasons'])}"
         for t in travels
     ]
-    traces: list[dict[str, Any]] = [
+    traces = [
         line("coasts and borders", "", packed(lon), lat, color="--aegis-outline", width=0.8),
         line("way", "", packed(lons), lats, color="--aegis-block-fill", width=1.6),
     ]
     for name, (symbol, x, y) in ends.items():
+        marker = {"symbol": symbol, "size": 7, "color": "--aegis-block"}
+        place = {"x": packed(np.array(x, float)), "y": packed(np.array(y, float)), "text": text}
+        told = {"hovertemplate": "%{text}<extra></extra>"}  # without the name
         traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": name,
-                "x": packed(np.array(x, float)),
-                "y": packed(np.array(y, float)),
-                "text": text,
-                "marker": {"symbol": symbol, "size": 7, "color": "--aegis-block"},
-                "hovertemplate": "%{text}<extra></extra>",
-            }
+            trace("scatter", name, "%{text}", mode="markers", marker=marker, **place) | told
         )
     left, right, low, high = _view(travels)
     hidden = {"showgrid": False, "zeroline": False, "showticklabels": False, "showline": False}

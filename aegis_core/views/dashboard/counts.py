@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_BARS: Final = 96
 WIDTHS_S: Final = (60, 300, 600, 1800, 3600, 10800, 21600, 43200, 86400, 604800, 2592000)
+_NONE: Final = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -59,29 +60,18 @@ class Counts:
         starts: Floats = np.asarray((begin + np.arange(n_bars)) * self.width_s, np.float64)
         return starts, counts
 
-    def since(self, first: float) -> Counts:
-        """What was counted in bars that start at `first` or later."""
-        return self._only(self.start >= first)
-
-    def before(self, first: float) -> Counts:
-        """What was counted in bars that start before `first`."""
-        return self._only(self.start < first)
-
     def joined(self, other: Counts) -> Counts:
         """Both together; the same verdict must not be in both."""
         mine, theirs = vars(self), vars(other)
-        names = [name for name in mine if name != "width_s"]
-        both: dict[str, Any] = {k: np.concatenate([mine[k], theirs[k]]) for k in names}
+        both: dict[str, Any] = {
+            k: np.concatenate([mine[k], theirs[k]]) for k in mine if k != "width_s"
+        }
         return replace(self, **both)
 
-    def _only(self, mask: npt.NDArray[np.bool_]) -> Counts:
+    def only(self, mask: npt.NDArray[np.bool_]) -> Counts:
+        """What was counted in the rows of `mask`, such as those whose bar starts in time."""
         columns: dict[str, Any] = {k: v[mask] for k, v in vars(self).items() if k != "width_s"}
         return replace(self, **columns)
-
-
-def nothing(width_s: int = 60) -> Counts:
-    """No verdicts at all."""
-    return counted(_NO_ROWS, width_s)
 
 
 def counted(rows: Columns, width_s: int = 60) -> Counts:
@@ -101,6 +91,13 @@ def counted(rows: Columns, width_s: int = 60) -> Counts:
     )
 
 
+def nothing(width_s: int = 60) -> Counts:
+    """No verdicts at all."""
+    return counted(
+        dict.fromkeys(("start", "decision", "factor", "currency", "amount"), _NONE), width_s
+    )
+
+
 def width_of(first: float, last: float, asked: str = "auto") -> int:
     """Length of a bar in seconds such that there are at most `MOST_BARS`, or as asked for.
 
@@ -113,9 +110,3 @@ def width_of(first: float, last: float, asked: str = "auto") -> int:
     most = 10 * MOST_BARS if wanted else MOST_BARS
     fits = (w for w in WIDTHS_S if w >= wanted and (last - first) / w <= most)
     return next(fits, WIDTHS_S[-1])
-
-
-_NO_ROWS: Final = {
-    name: np.empty(0, object if name in ("factor", "currency") else np.float64)
-    for name in ("start", "decision", "factor", "currency", "n", "amount")
-}

@@ -164,10 +164,10 @@ class Feed:
             made = self._read_on(session, made, filters, newest)
         else:
             made = replace(made, n_new=0)
-        kept = made.counts.since(seconds(since) // made.counts.width_s * made.counts.width_s)
+        counts = made.counts
         made = replace(
             made,
-            counts=kept,
+            counts=counts.only(counts.start >= seconds(since) // counts.width_s * counts.width_s),
             travels=self._travels(session, made),
             rate_per_s=self._rate(session, made, filters),
         )
@@ -239,7 +239,7 @@ class Feed:
             rows = session.numpy(
                 _ROLLED.format(condition, counts.width_s), [from_, span[1], *params]
             )
-            counts = counts.before(float(again)).joined(counted(rows, counts.width_s))
+            counts = counts.only(counts.start < again).joined(counted(rows, counts.width_s))
         new_rows = self._window(session, filters, low, newest, span)
         n_new = len(new_rows["seq"])
         window = {

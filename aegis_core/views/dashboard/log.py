@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import io
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 from aegis_core.schema import COLUMNS as TRANSACTION
 from aegis_core.schema import NUMBER
+from aegis_core.views.dashboard.feed import dicts
 from aegis_core.views.dashboard.filters import DECISIONS
 
 TABLE_ROWS: Final = 100
@@ -41,22 +43,12 @@ _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "
 
 def rows(window: Columns, places: np.ndarray) -> list[dict[str, Any]]:
     """Rows of the window at `places`, as the table shows them."""
-    out = []
-    for place in places.tolist():
-        row = {key: window[key][place] for key, *_ in COLUMNS if key in window}
-        lat, lon = float(window["lat"][place]), float(window["lon"][place])
-        out.append(
-            row
-            | {
-                "seq": int(window["seq"][place]),
-                "scored_at": _utc(window["scored_at"][place]),
-                "decision": DECISIONS[int(window["decision"][place])],
-                "risk": float(row["risk"]),
-                "amount": float(row["amount"]),
-                "place": None if math.isnan(lat) else degrees(lat, lon),
-            }
-        )
-    return out
+    shown = ["seq", *(key for key, *_ in COLUMNS if key in window)]
+    return [
+        {key: row[key] for key in shown}
+        | {"place": None if row["lat"] is None else degrees(row["lat"], row["lon"])}
+        for row in _in_words(window, places)
+    ]
 
 
 def as_csv(window: Columns, places: np.ndarray) -> bytes:
@@ -64,20 +56,9 @@ def as_csv(window: Columns, places: np.ndarray) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(_IN_FILE)
-    for place in places.tolist():
-        values: list[object] = []
-        for name in _IN_FILE:
-            value = window[name][place]
-            if name in ("scored_at", "ts"):
-                value = _utc(value)
-            elif name == "decision":
-                value = DECISIONS[int(value)]
-            elif name == "seq":
-                value = int(value)
-            elif isinstance(value, float) and math.isnan(value):
-                value = None
-            values.append(inert(value) if isinstance(value, str) else value)
-        writer.writerow(values)
+    for row in _in_words(window, places):
+        values = (row[name] for name in _IN_FILE)
+        writer.writerow([inert(v) if isinstance(v, str) else v for v in values])
     return out.getvalue().encode("utf-8-sig")
 
 
@@ -100,6 +81,16 @@ def degrees(lat: float, lon: float) -> str:
     return f"{abs(lat):.2f} {'N' if lat >= 0 else 'S'} {abs(lon):.2f} {'E' if lon >= 0 else 'W'}"
 
 
+def _in_words(window: Columns, places: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Rows of the window at `places`: times and decisions in words, None for what is missing."""
+    for row in dicts({name: values[places] for name, values in window.items()}):
+        known = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+        yield known | {
+            "seq": int(row["seq"]),
+            **{name: _utc(row[name]) for name in ("scored_at", "ts")},
+            "decision": DECISIONS[int(row["decision"])],
+        }
+
+
 def _utc(at: float) -> str:
-    moment = dt.datetime.fromtimestamp(float(at), dt.UTC)
-    return f"{moment:%Y-%m-%d %H:%M:%S}"
+    return f"{dt.datetime.fromtimestamp(at, dt.UTC):%Y-%m-%d %H:%M:%S}"

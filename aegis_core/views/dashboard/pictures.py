@@ -93,13 +93,18 @@ def points(window: Columns, x: str, y: str, z: str = "") -> list[dict[str, Any]]
     return traces
 
 
+def trace(kind: str, name: str, hover: str, **look: object) -> dict[str, Any]:
+    """A trace of plotly.js; where `hover` is "", the pointer passes over it."""
+    told = {"hovertemplate": f"{hover}<extra>{name}</extra>"} if hover else {"hoverinfo": "skip"}
+    return {"type": kind, "name": name, **told, **look}
+
+
 def line(
     name: str, hover: str, x: Mapping[str, object], y: Numbers, **look: object
 ) -> dict[str, Any]:
-    """The trace of a line over a packed `x`; where `hover` is "", the pointer passes over it."""
-    told = {"hovertemplate": f"{hover}<extra>{name}</extra>"} if hover else {"hoverinfo": "skip"}
+    """The trace of a line over a packed `x`."""
     ends = {"x": x, "y": packed(np.asarray(y))}
-    return {"type": "scatter", "mode": "lines", "name": name, "line": look, **ends, **told}
+    return trace("scatter", name, hover, mode="lines", line=look, **ends)
 
 
 def scatter_figure(window: Columns, x: str, y: str, z: str = "") -> dict[str, Any]:
@@ -111,21 +116,11 @@ def scatter_figure(window: Columns, x: str, y: str, z: str = "") -> dict[str, An
         Decision, points(window, x, y, z), _SHOWN_AS, strict=True
     ):
         why = "" if decision == Decision.APPROVE else "<br>%{text}"
-        traces.append(
-            {
-                "type": "scatter3d" if z else "scattergl",
-                "mode": "markers",
-                "name": name,
-                "marker": {
-                    "size": size / 2 if z else size,
-                    "symbol": symbol,
-                    # Translucent points add up to white in space.
-                    "color": f"--aegis-{decision.label}" + ("" if z else "-fill"),
-                },
-                "hovertemplate": f"{hover}{why}<extra>{name}</extra>",
-                **columns,
-            }
-        )
+        # Translucent points add up to white in space.
+        colour = f"--aegis-{decision.label}" + ("" if z else "-fill")
+        marker = {"size": size / 2 if z else size, "symbol": symbol, "color": colour}
+        kind = "scatter3d" if z else "scattergl"
+        traces.append(trace(kind, name, hover + why, mode="markers", marker=marker, **columns))
     named = {
         f"{a}axis": {"title": {"text": AXES[c].title}, **AXES[c].layout} for a, c in axes.items()
     }
@@ -141,15 +136,13 @@ def bars_figure(counts: Counts, first: float, last: float) -> dict[str, Any]:
     starts, stacked = counts.bars(first, last)
     width_ms = counts.width_s * 1_000.0
     traces = [
-        {
-            "type": "bar",
-            "name": decision.label,
-            "x0": starts[0] * 1_000 + width_ms / 2,
-            "dx": width_ms,
-            "y": packed(count),
-            "marker": {"color": f"--aegis-{decision.label}-fill", "line": {"width": 0}},
-            "hovertemplate": f"%{{y:,}}<extra>{decision.label}</extra>",
-        }
+        trace(
+            *("bar", decision.label, "%{y:,}"),
+            x0=starts[0] * 1_000 + width_ms / 2,
+            dx=width_ms,
+            y=packed(count),
+            marker={"color": f"--aegis-{decision.label}-fill", "line": {"width": 0}},
+        )
         for decision, count in zip(Decision, stacked, strict=True)
     ]
     return {
@@ -181,19 +174,17 @@ def reasons_figure(counts: Counts) -> dict[str, Any]:
     names = [factors[i] or "no reason" for i in order]
     share = [f"{n[:, i].sum() / total:.0%}" for i in order]
     traces = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": decision.label,
-            "x": packed(count[order]),
-            "y": names,
-            "text": share if decision == Decision.BLOCK else None,
-            "textposition": "outside",
-            "cliponaxis": False,
-            "textfont": {"color": "--aegis-muted", "size": 11},
-            "marker": {"color": f"--aegis-{decision.label}-fill"},
-            "hovertemplate": f"%{{x:,}} of %{{y}}<extra>{decision.label}</extra>",
-        }
+        trace(
+            *("bar", decision.label, "%{x:,} of %{y}"),
+            orientation="h",
+            x=packed(count[order]),
+            y=names,
+            text=share if decision == Decision.BLOCK else None,
+            textposition="outside",
+            cliponaxis=False,
+            textfont={"color": "--aegis-muted", "size": 11},
+            marker={"color": f"--aegis-{decision.label}-fill"},
+        )
         for decision, count in zip((Decision.REVIEW, Decision.BLOCK), n, strict=True)
     ]
     return {
@@ -210,14 +201,9 @@ def reasons_figure(counts: Counts) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Budget:
-    """Alerts of today against what the budget allows.
+    """Alerts since midnight UTC, and the budget's share of the verdicts since then.
 
-    Attributes
-    ----------
-    used, allowed
-        Alerts since midnight UTC, and the budget's share of the verdicts since then.
-    forecast, allowed_by_midnight
-        The same at the coming midnight, if the rest of the day goes on as the last hour.
+    Both also for the coming midnight, if the rest of the day goes on as the last hour.
     """
 
     used: int
@@ -230,16 +216,13 @@ def budget(today: Counts, share: float, now: dt.datetime) -> Budget:
     """How much of the alert budget is used; `today` counts since midnight."""
     at = seconds(now)
     midnight = at // DAY_S * DAY_S
-    hour = today.since((at - 3_600) // today.width_s * today.width_s)
-    length = max(60.0, at - max(midnight, (at - 3_600) // today.width_s * today.width_s))
+    first = (at - 3_600) // today.width_s * today.width_s
+    hour = today.only(today.start >= first)
     # Where all came within the last minutes, the hour before did not have them either.
-    left = (midnight + DAY_S - at) / length
+    left = (midnight + DAY_S - at) / max(60.0, at - max(midnight, first))
     used, n = today.total(1, 2), today.total()
     return Budget(
-        used,
-        share * n,
-        used + left * hour.total(1, 2),
-        share * (n + left * hour.total()),
+        used, share * n, used + left * hour.total(1, 2), share * (n + left * hour.total())
     )
 
 
@@ -346,19 +329,12 @@ def drift_figure(risk: Floats) -> dict[str, Any]:
     """Scores now, by where they would stand among those of training."""
     share, _ = drift(risk)
     width = 100 / RISK_BINS
+    now = {"width": width * 0.86, "marker": {"color": "--aegis-approve-fill"}}
     look = {"color": "--aegis-review-fill", "width": 2, "dash": "dash"}
     middles = packed((np.arange(RISK_BINS) + 0.5) * width)
     return {
         "traces": [
-            {
-                "type": "bar",
-                "name": "now",
-                "x": middles,
-                "y": packed(100 * share),
-                "width": width * 0.86,
-                "marker": {"color": "--aegis-approve-fill"},
-                "hovertemplate": "%{y:.1f} %<extra>now</extra>",
-            },
+            trace("bar", "now", "%{y:.1f} %", x=middles, y=packed(100 * share), **now),
             line("in training", "%{y:.1f} %", packed(np.array([0, 100])), [width, width], **look),
         ],
         "layout": {

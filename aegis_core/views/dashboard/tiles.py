@@ -69,12 +69,15 @@ def trends(snapshot: Snapshot, counts: Counts | None = None) -> dict[str, list[f
         starts, stacked = of.bars(float(of.start.min()), float(of.start.max()))
         total = stacked.sum(axis=0)
         flagged = stacked[1:].sum(axis=0) / np.maximum(total, 1)
+        lost = of.only(of.decision == BLOCK)
+        place = ((lost.start - starts[0]) // of.width_s).astype(int)
+        money: Floats = np.bincount(place, lost.amount, len(starts)).astype(np.float64)
         out = {
             "transactions": _points(total),
             "fraud_rate": _points(flagged),
             "blocked": _points(stacked[BLOCK]),
             "review": _points(stacked[REVIEW]),
-            "protected": _points(_money_by_bar(of, starts)),
+            "protected": _points(money),
         }
     if len(snapshot.stats.get("at", ())):
         stats = snapshot.stats
@@ -107,13 +110,11 @@ def latency(snapshot: Snapshot) -> float | None:
 
 def amounts(counts: Counts, decision: int) -> tuple[str, str]:
     """The sum of amounts in the currency with most verdicts, and a note on the others."""
-    rows = counts.decision == decision
-    names, place = np.unique(counts.currency[rows].astype(str), return_inverse=True)
+    rows = counts.only(counts.decision == decision)
+    names, place = np.unique(rows.currency.astype(str), return_inverse=True)
     if not len(names):
         return "0", ""
-    n, money = np.zeros(len(names)), np.zeros(len(names))
-    np.add.at(n, place, counts.n[rows])
-    np.add.at(money, place, counts.amount[rows])
+    n, money = (np.bincount(place, weights) for weights in (rows.n, rows.amount))
     top = int(n.argmax())
     others = len(names) - 1
     note = f"blocked; {others} more currenc{'y' if others == 1 else 'ies'}" if others else ""
@@ -163,14 +164,6 @@ def _when(filters: Filters) -> str:
         return f"{first:%d %b %H:%M} – {last:%d %b %H:%M}"
     words = {"today": "today (UTC)", "all": "ever"}
     return words.get(filters.period, f"last {PERIODS[filters.period][0]}")
-
-
-def _money_by_bar(counts: Counts, starts: Floats) -> Floats:
-    out = np.zeros(len(starts))
-    blocked = counts.decision == BLOCK
-    place = ((counts.start[blocked] - starts[0]) // counts.width_s).astype(int)
-    np.add.at(out, place, counts.amount[blocked])
-    return out
 
 
 def _points(values: Floats) -> list[float]:

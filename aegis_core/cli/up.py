@@ -54,14 +54,10 @@ def first_light(
 
     Parameters
     ----------
-    transactions : int
-        How many to generate in an empty database.
-    port : int
-        Of the dashboard, on the loopback interface; 0 takes any free one.
-    api_port : int
-        Of the service; where it is taken, any free one.
-    rate : float
-        Simulated transactions a second; 0 simulates none.
+    transactions : How many to generate in an empty database.
+    port : Of the dashboard, on the loopback interface; 0 takes any free one.
+    api_port : Of the service; where it is taken, any free one.
+    rate : Simulated transactions a second; 0 simulates none.
 
     Raises
     ------

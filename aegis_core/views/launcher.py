@@ -30,7 +30,6 @@ import sys
 import tempfile
 import threading
 import time
-import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,7 +98,6 @@ def serve(
     port: int = 8866,
     *,
     for_s: float | None = None,
-    open_browser: bool = False,
     visitors: int = 20,
     page: Page = Page(),
 ) -> None:
@@ -110,12 +108,9 @@ def serve(
 
     Parameters
     ----------
-    port
-        0 takes any free one.
-    visitors
-        How many pages may be open at a time; each has a kernel of its own, about 125 MB.
-    page
-        What is served. One with a token prints it as part of its address.
+    port : 0 takes any free one.
+    visitors : How many pages may be open at a time; each has a kernel of its own, about 125 MB.
+    page : What is served. One with a token prints it as part of its address.
 
     Raises
     ------
@@ -150,8 +145,6 @@ def serve(
             if page.token:
                 address += f"/?token={page.token}"
             print(f"{page.name}: {address}  (Ctrl-C ends it)", flush=True)
-            if open_browser:
-                webbrowser.open(address)
             ended = server.wait(for_s)
             raise ServerFailed(f"The dashboard's server ended by itself (exit code {ended}).")
         except subprocess.TimeoutExpired:

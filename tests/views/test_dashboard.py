@@ -402,7 +402,7 @@ def test_whatever_is_asked_for_filters_are_filters(asked: object) -> None:
     ).chosen().items()} == {k: str(v) for k, v in made.chosen().items()}  # fmt: skip
     first, end = made.from_to(NOON)
     assert end is None or first < end
-    assert "'" not in made.condition()[0] + made.rolled_condition()[0]
+    assert "'" not in made.condition()[0] + made.condition(rolled=True)[0]
 
 
 @pytest.mark.parametrize(

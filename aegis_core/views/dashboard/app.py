@@ -51,12 +51,9 @@ class Board:
 
     Parameters
     ----------
-    feed
-        Where the numbers come from.
-    interval_s
-        Time between two readings, in seconds.
-    on_left
-        Called when the visitor is gone; in Voilà it ends the kernel.
+    feed : Where the numbers come from.
+    interval_s : Time between two readings, in seconds.
+    on_left : Called when the visitor is gone; in Voilà it ends the kernel.
     """
 
     def __init__(
@@ -407,23 +404,20 @@ def show(store: Store, *, live: bool = True) -> ipywidgets.Widget | None:
 
         report(store)
         return None
-    # Voilà sets this for its kernels; only there does a kernel belong to one page.
-    in_voila = "VOILA_BASE_URL" in os.environ
-    if in_voila:
-        _keep_tracebacks_from_the_page()
-    board = Board(Feed(store), on_left=_end_this_kernel if in_voila else lambda: None)
+    board = Board(Feed(store), on_left=for_one_page())
     board.refresh()
     return board.widget
 
 
-def _end_this_kernel() -> None:
-    os._exit(0)
+def for_one_page() -> Callable[[], None]:
+    """What a page calls when its visitor is gone: in Voilà its kernel, which is its own, ends.
 
-
-def _keep_tracebacks_from_the_page() -> None:
-    """Voilà forwards a traceback to the browser even when told not to show any."""
+    There the kernel also keeps tracebacks to itself: Voilà forwards them even when told not to.
+    """
+    if "VOILA_BASE_URL" not in os.environ:  # Voilà sets this for its kernels
+        return lambda: None
     from IPython import get_ipython
 
-    shell = get_ipython()
-    if shell is not None:
+    if (shell := get_ipython()) is not None:
         shell.showtraceback = shell._showtraceback = lambda *_, **__: None
+    return lambda: os._exit(0)

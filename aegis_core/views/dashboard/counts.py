@@ -27,14 +27,10 @@ class Counts:
 
     Attributes
     ----------
-    start
-        Beginning of the bar in seconds since 1970, of shape (n,), as all columns.
-    decision
-        0, 1 or 2, as `schema.Decision`.
-    n, amount
-        Number of verdicts and sum of their amounts.
-    width_s
-        Length of a bar in seconds.
+    start : Beginning of the bar in seconds since 1970, of shape (n,), as all columns.
+    decision : 0, 1 or 2, as `schema.Decision`.
+    n, amount : Number of verdicts and sum of their amounts.
+    width_s : Length of a bar in seconds.
     """
 
     start: Floats

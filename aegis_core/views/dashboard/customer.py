@@ -26,12 +26,16 @@ FEWEST_FOR_A_BAND: Final = 5
 """Payments below which there is no usual band."""
 
 _HISTORY: Final = """
-    SELECT t.seq, t.transaction_id, epoch_ms(t.ts) AS ms, t.amount, t.lat, t.lon, t.merchant_id,
-      coalesce(v.decision, 'approve') AS decision, s.answer
+    SELECT t.seq, epoch_ms(t.ts) AS ms, t.amount, t.lat, t.lon, t.merchant_id,
+      coalesce(v.decision, 'approve') AS decision,
+      CASE WHEN t.transaction_id = $this THEN 'this'
+        WHEN list_contains($case, t.transaction_id) THEN 'case'
+        WHEN s.answer = 'fraud' AND NOT list_contains($open, t.transaction_id) THEN 'fraud'
+        WHEN v.decision != 'approve' THEN 'alert' ELSE 'paid' END AS kind
     FROM transactions t LEFT JOIN verdicts v USING (seq)
       LEFT JOIN (SELECT transaction_id, arg_max(answer, answered_at) AS answer
         FROM ({standing}) GROUP BY 1) s ON s.transaction_id = t.transaction_id
-    WHERE t.customer_id = ? ORDER BY t.seq DESC LIMIT ?
+    WHERE t.customer_id = $customer ORDER BY t.seq DESC LIMIT $most
 """
 _EARLIER: Final = """
     SELECT epoch_ms(t.ts) AS ms, t.transaction_id, t.amount, t.currency, t.merchant_id, v.decision,
@@ -43,6 +47,9 @@ _EARLIER: Final = """
       AND NOT list_contains(?, t.transaction_id)
     ORDER BY t.seq DESC, s.answered_at DESC LIMIT ?
 """
+_TOLD: Final = (
+    *("transaction_id", "currency", "merchant_id", "why", "decision", "open", "amount", "risk"),
+)
 _VERDICT: Final = "SELECT * FROM verdicts WHERE seq = ?"
 
 
@@ -72,19 +79,18 @@ def page(
     if chosen is None:
         waiting = [row for row in case if row["open"]] or case
         chosen = max(waiting, key=lambda row: row["risk"])
-    paid = source.rows(_HISTORY.format(standing=standing), [customer, MOST_HISTORY])[::-1]
+    ids = [row["transaction_id"] for row in case]
+    asked = {"customer": customer, "this": chosen["transaction_id"], "case": ids, "open": open_}
+    paid = source.rows(_HISTORY.format(standing=standing), asked | {"most": MOST_HISTORY})[::-1]
     (verdict,) = source.rows(_VERDICT, [chosen["seq"]])
     earlier = source.rows(_EARLIER.format(standing=standing), [customer, open_, MOST_SHOWN])
-    ids = {row["transaction_id"] for row in case}
     first = min(row["seq"] for row in case)
     before = [row for row in paid if row["seq"] < first and row["decision"] != "block"]
+    usual = np.quantile([row["amount"] for row in before] or [0.0], [0.05, 0.5, 0.95]).tolist()
+    band = dict(zip(("low", "usual", "high"), usual, strict=True))
+    hours = np.array([row["ms"] // 3_600_000 % 24 for row in before], np.int64)
     told: list[dict[str, Any]] = [
-        {
-            **{name: row[name] for name in ("transaction_id", "currency", "merchant_id", "why")},
-            **{name: row[name] for name in ("decision", "open", "amount", "risk")},
-            "ms": _ms(row["ts"]),
-            "audit": row["inclusion"] < 1,
-        }
+        {name: row[name] for name in _TOLD} | {"ms": _ms(row["ts"]), "audit": row["inclusion"] < 1}
         for row in sorted(case, key=lambda row: (not row["open"], -row["risk"]))[:MOST_SHOWN]
     ]
     return {
@@ -97,10 +103,10 @@ def page(
         "amount": chosen["amount"],
         "currency": chosen["currency"],
         "verdict": _verdict(verdict),
-        "history": _history(paid, ids, chosen["transaction_id"], set(open_)),
+        "history": {name: [row[name] for row in paid] for name in ("ms", "amount", "kind")},
         "n_before": len(before),
-        "band": _band(before),
-        "hours": _hours(before),
+        "band": band if len(before) >= FEWEST_FOR_A_BAND else None,
+        "hours": np.bincount(hours, minlength=24).tolist(),
         "places": _places(before, paid, chosen["seq"], verdict["distance_km"]),
         "merchants": _merchants(before, chosen["merchant_id"]),
         "earlier": [{name: _plain(value) for name, value in row.items()} for row in earlier],
@@ -128,40 +134,6 @@ def _verdict(row: dict[str, Any]) -> dict[str, Any]:
         "parts": parts,
         "reasons": [dict(reason) for reason in row["reasons"] or []],
     }
-
-
-def _history(
-    paid: list[dict[str, Any]], ids: set[str], this: str, asked: set[str]
-) -> dict[str, Any]:
-    """Columns of the customer's payments by arrival; `kind` says how each is marked."""
-
-    def kind(row: dict[str, Any]) -> str:
-        if row["transaction_id"] == this:
-            return "this"
-        if row["transaction_id"] in ids:
-            return "case"
-        if row["answer"] == "fraud" and row["transaction_id"] not in asked:
-            return "fraud"
-        return "alert" if row["decision"] != "approve" else "paid"
-
-    return {
-        "ms": [row["ms"] for row in paid],
-        "amount": [row["amount"] for row in paid],
-        "kind": [kind(row) for row in paid],
-    }
-
-
-def _band(before: list[dict[str, Any]]) -> dict[str, float] | None:
-    if len(before) < FEWEST_FOR_A_BAND:
-        return None
-    ends = np.quantile([row["amount"] for row in before], [0.05, 0.5, 0.95])
-    return dict(zip(("low", "usual", "high"), ends.tolist(), strict=True))
-
-
-def _hours(before: list[dict[str, Any]]) -> list[int]:
-    at = np.array([row["ms"] // 3_600_000 % 24 for row in before], np.int64)
-    counts: list[int] = np.bincount(at, minlength=24).tolist()
-    return counts
 
 
 def _places(

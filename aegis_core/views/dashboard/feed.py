@@ -54,36 +54,24 @@ class Snapshot:
 
     Attributes
     ----------
-    newest
-        `seq` of the newest verdict, whatever the filters; -1 without any.
+    newest : `seq` of the newest verdict, whatever the filters; -1 without any.
     uncounted
         Verdicts that are not in the rollups; not 0 where something else than Aegis wrote them.
-    as_of, since
-        When it was read, and the first minute of the period.
-    until
-        Where a period in the past ends; None: it goes on.
-    service
-        Whether a service owns the database; None: none was ever seen.
-    counts
-        Verdicts of the period that pass the filters.
-    window
-        Columns of the newest `WINDOW` of them, oldest first: `seq`, `scored_at` and `ts` (seconds
-        since 1970, UTC), `hour` in [0, 24), `amount`, `travel` (nats), `distance` (km from the
-        last place), `risk` in [0, 100], `score`, `decision` (as `schema.Decision`), `lat`, `lon`
-        and texts.
-    n_new
-        How many at the end of it were not there in the snapshot before; -1: all is new.
-    today
-        Verdicts since midnight UTC, in bars of ten minutes, whatever the filters.
-    stats
-        Columns of `service_stats`, of the last quarter of an hour.
-    facts
-        The champion, how it was made, the last proof: see `_FACTS`.
-    earlier
-        Champions that judged in the period before the one of now, the newest first: `version`,
-        `until` (seconds since 1970), `run_id`, `data_hash`, `report_path`.
-    travels
-        For impossible travels of the window, where they began and ended.
+    as_of, since : When it was read, and the first minute of the period.
+    until : Where a period in the past ends; None: it goes on.
+    service : Whether a service owns the database; None: none was ever seen.
+    counts : Verdicts of the period that pass the filters.
+    window : Columns of the newest `WINDOW` of them, oldest first: `seq`, `scored_at` and `ts`
+        (seconds since 1970, UTC), `hour` in [0, 24), `amount`, `travel` (nats), `distance` (km from
+        the last place), `risk` in [0, 100], `score`, `decision` (as `schema.Decision`), `lat`,
+        `lon` and texts.
+    n_new : How many at the end of it were not there in the snapshot before; -1: all is new.
+    today : Verdicts since midnight UTC, in bars of ten minutes, whatever the filters.
+    stats : Columns of `service_stats`, of the last quarter of an hour.
+    facts : The champion, how it was made, the last proof: see `_FACTS`.
+    earlier : Champions that judged in the period before the one of now, the newest first:
+        `version`, `until` (seconds since 1970), `run_id`, `data_hash`, `report_path`.
+    travels : For impossible travels of the window, where they began and ended.
     """
 
     as_of: dt.datetime
@@ -158,7 +146,7 @@ class Feed:
             self._slowly = began
         made = replace(made, service=self._service())
         if anew:
-            made = self._read_anew(session, made, filters, newest)
+            made = self._read_anew(session, made, filters)
             self._recounted = began
         elif newest > self._seen and (until is None or until > last.as_of):
             made = self._read_on(session, made, filters, newest)
@@ -203,69 +191,47 @@ class Feed:
 
     # ---- the period from its beginning, and what came since
 
-    def _read_anew(
-        self, session: Session, made: Snapshot, filters: Filters, newest: int
-    ) -> Snapshot:
+    def _read_anew(self, session: Session, made: Snapshot, filters: Filters) -> Snapshot:
         span = [made.since, made.until or _NEVER]
-        condition, params = filters.rolled_condition()
+        condition, params = filters.condition(rolled=True)
         inside = session.numpy(_INSIDE.format(condition), [*span, *params])
         if not int(inside["n"][0]):
             empty = nothing(width_of(0.0, 0.0, filters.bars))
-            return replace(made, counts=empty, window=self._window(session, filters, 0, -1, span))
+            return replace(made, counts=empty, window=_window(session, filters, 0, -1, span))
         low, high = int(inside["low"][0]), int(inside["high"][0])
         first = max(seconds(made.since), float(inside["minute"][0]))
         end = seconds(made.until or made.as_of)
         width_s = width_of(first, end, filters.bars)
         if filters.by_row:
             low = max(low, high - SEARCHED + 1)
-            counts = self._searched(session, filters, low, high, span, width_s)
+            rows = _passing(session, _COUNTED, filters, low, high, span, width_s)
         else:
             rows = session.numpy(_ROLLED.format(condition, width_s), [*span, *params])
-            counts = counted(rows, width_s)
         low = max(low, high - (WINDOW if filters.all_rows else SEARCHED) + 1)
-        window = self._window(session, filters, low, high, span)
-        return replace(made, counts=counts, window=window, n_new=-1)
+        window = _window(session, filters, low, high, span)
+        return replace(made, counts=counted(rows, width_s), window=window, n_new=-1)
 
     def _read_on(self, session: Session, made: Snapshot, filters: Filters, newest: int) -> Snapshot:
         span: list[object] = [made.since, made.until or _NEVER]
         counts, low = made.counts, max(self._seen, newest - SEARCHED) + 1
         if filters.by_row:
-            new = self._searched(session, filters, low, newest, span, counts.width_s)
-            counts = counts.joined(new)
+            new = _passing(session, _COUNTED, filters, low, newest, span, counts.width_s)
+            counts = counts.joined(counted(new, counts.width_s))
         else:
             again = counts.start.max() if len(counts.start) else seconds(made.since)
-            condition, params = filters.rolled_condition()
+            condition, params = filters.condition(rolled=True)
             from_ = _FIRST + dt.timedelta(seconds=float(again))
             rows = session.numpy(
                 _ROLLED.format(condition, counts.width_s), [from_, span[1], *params]
             )
             counts = counts.only(counts.start < again).joined(counted(rows, counts.width_s))
-        new_rows = self._window(session, filters, low, newest, span)
+        new_rows = _window(session, filters, low, newest, span)
         n_new = len(new_rows["seq"])
         window = {
             name: np.concatenate([values, new_rows[name]])[-WINDOW:]
             for name, values in made.window.items()
         }
         return replace(made, counts=counts, window=window, n_new=n_new)
-
-    def _searched(
-        self, session: Session, filters: Filters, low: int, high: int, span: list[Any], width_s: int
-    ) -> Counts:
-        condition, params = filters.condition()
-        given = [low, high, low, high, *span, *params]
-        return counted(session.numpy(_COUNTED.format(condition, width_s), given), width_s)
-
-    def _window(
-        self, session: Session, filters: Filters, low: int, high: int, span: list[Any]
-    ) -> dict[str, Any]:
-        condition, params = filters.condition()
-        given = [low, high, low, high, *span, *params]
-        found = session.numpy(_WINDOW.format(condition), given)
-        columns = {
-            name: values[::-1] if values.dtype == object else values[::-1].astype(np.float64)
-            for name, values in found.items()
-        }
-        return {**columns, "hour": columns["ts"] % 86_400 / 3_600}
 
     # ---- what changes slowly
 
@@ -311,6 +277,26 @@ class Feed:
             for travel in dicts({name: window[name][places] for name in names})
             if (origin := self._from.get(int(travel["seq"])))
         ]
+
+
+def _passing(
+    session: Session, sql: str, filters: Filters, low: int, high: int, span: list[Any], *more: int
+) -> Columns:
+    """What `sql` gives of the verdicts from `low` to `high` that pass."""
+    condition, params = filters.condition()
+    given = [low, high, low, high, *span, *params]
+    return session.numpy(sql.format(condition, *more), given)
+
+
+def _window(
+    session: Session, filters: Filters, low: int, high: int, span: list[Any]
+) -> dict[str, Any]:
+    found = _passing(session, _WINDOW, filters, low, high, span)
+    columns = {
+        name: values[::-1] if values.dtype == object else values[::-1].astype(np.float64)
+        for name, values in found.items()
+    }
+    return {**columns, "hour": columns["ts"] % 86_400 / 3_600}
 
 
 def _budget(parameters: object) -> float | None:

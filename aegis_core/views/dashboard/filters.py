@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from aegis_core.schema import LONGEST_TEXT, TOLD_FACTORS, Decision
@@ -22,7 +22,25 @@ PERIODS: Final = {
     "all": ("All", None),
 }
 """Periods to choose from: their names and lengths in seconds; a day begins at midnight UTC."""
-AXES: Final = ("hour", "amount", "distance", "travel", "risk", "score")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A column of the window that the scatter can show, and how."""
+
+    title: str
+    format: str
+    layout: Mapping[str, object] = field(default_factory=dict)
+
+
+AXES: Final = {
+    "hour": Axis("hour of day (UTC)", ".1f", {"range": [0, 24], "dtick": 3}),
+    "amount": Axis("amount", ",.2f", {"type": "log"}),
+    "distance": Axis("distance from the last place (km)", ",.0f", {"rangemode": "tozero"}),
+    "travel": Axis("travel evidence (nats)", ".2f", {"rangemode": "tozero"}),
+    "risk": Axis("risk (percentile of ordinary traffic)", ".2f"),
+    "score": Axis("anomaly score", ".3f"),
+}
 BARS: Final = {"auto": 0, "minute": 60, "hour": 3_600, "day": 86_400}
 _LAST_TIME: Final = 253_402_300_799.0
 _ROLLED: Final = {
@@ -46,17 +64,12 @@ class Filters:
 
     Attributes
     ----------
-    period
-        A key of `PERIODS`, or "between" for `start` to `end`, in seconds since 1970. Periods count
-        by the time of the verdict.
-    factor
-        Of the first reason, one of `REASONS`.
-    min_amount, max_amount
-        In the transaction's currency; `max_amount` 0 means no limit.
-    x, y, z
-        Axes of the scatter; `z` "" draws it flat.
-    bars
-        Width of a bar over time, a key of `BARS`.
+    period : A key of `PERIODS`, or "between" for `start` to `end`, in seconds since 1970. Periods
+        count by the time of the verdict.
+    factor : Of the first reason, one of `REASONS`.
+    min_amount, max_amount : In the transaction's currency; `max_amount` 0 means no limit.
+    x, y, z : Axes of the scatter; `z` "" draws it flat.
+    bars : Width of a bar over time, a key of `BARS`.
     """
 
     period: str = "today"
@@ -88,8 +101,8 @@ class Filters:
             "decision": ("", *DECISIONS),
             "factor": ("", *REASONS),
             "bars": tuple(BARS),
-            "x": AXES,
-            "y": AXES,
+            "x": tuple(AXES),
+            "y": tuple(AXES),
             "z": ("", *AXES),
         }
         values: dict[str, Any] = {}
@@ -145,25 +158,17 @@ class Filters:
         """Whether every verdict of the period passes."""
         return not (self.by_row or self.decision or self.factor or self.category)
 
-    def condition(self) -> tuple[str, list[object]]:
+    def condition(self, *, rolled: bool = False) -> tuple[str, list[object]]:
         """The SQL condition on `v` (verdicts) and `t` (transactions), with its parameters.
 
-        >>> Filters(decision="block").condition()
-        ('v.decision = ?', ['block'])
-        >>> Filters().condition()
-        ('true', [])
-        """
-        return self._condition(_BY_ROW)
+        Where `rolled`, the one on `rollups`, as far as these know.
 
-    def rolled_condition(self) -> tuple[str, list[object]]:
-        """The same on `rollups`, as far as these know.
-
-        >>> Filters(category="food").rolled_condition()
+        >>> Filters(decision="block").condition(), Filters().condition()
+        (('v.decision = ?', ['block']), ('true', []))
+        >>> Filters(category="food").condition(rolled=True)
         ('left(category, 200) = ?', ['food'])
         """
-        return self._condition(_ROLLED)
-
-    def _condition(self, known: Mapping[str, str]) -> tuple[str, list[object]]:
+        known = _ROLLED if rolled else _BY_ROW
         chosen = [name for name in known if getattr(self, name)]
         sql = " AND ".join(known[name] for name in chosen) or "true"
         return sql, [getattr(self, name) for name in chosen]

@@ -12,14 +12,7 @@ function clock(epochMs) {
 
 export default {
   initialize({ model }) {
-    const beat = () => model.send({ beat: true, visible: !document.hidden });
-    beat();
-    const timer = setInterval(beat, model.get("beat_s") * 1000);
-    document.addEventListener("visibilitychange", beat);
-    return () => {
-      clearInterval(timer);
-      document.removeEventListener("visibilitychange", beat);
-    };
+    return beating(model, { beat: true });
   },
 
   render({ model, el }) {
@@ -39,8 +32,6 @@ export default {
     reload.type = "button";
     reload.hidden = true;
     reload.onclick = () => location.reload();
-    const theme = element("button", "aegis-button");
-    theme.type = "button";
     const pause = element("button", "aegis-button", "❚❚ Pause");
     pause.type = "button";
     let paused = false;
@@ -50,27 +41,11 @@ export default {
       model.send({ pause: paused, visible: !document.hidden });
     };
     const right = element("div", "aegis-right");
-    right.append(badge, reload, pause, theme);
+    right.append(badge, reload, pause, themeButton());
 
     const origin = element("p", "aegis-origin");
     const notice = element("div", "aegis-notice");
     el.append(brand, right, origin, notice);
-
-    function setTheme(wanted) {
-      document.body.dataset.aegis = wanted;
-      const other = wanted === "dark" ? "light" : "dark";
-      theme.textContent = other === "dark" ? "☾ Dark" : "☀ Light";
-      theme.setAttribute("aria-label", `Switch to the ${other} theme`);
-      theme.onclick = () => {
-        try {
-          localStorage.setItem("aegis-theme", other);
-        } catch {
-          // storage may be switched off: the choice lasts until the page is left
-        }
-        setTheme(other);
-      };
-      window.dispatchEvent(new Event("aegis-theme"));
-    }
 
     let heardAt = Date.now();
 
@@ -138,7 +113,6 @@ export default {
     model.on("change:origin", showOrigin);
     model.on("change:proof", showOrigin);
     model.on("change:notice", showNotice);
-    setTheme(startingTheme());
     showStatus();
     showOrigin();
     showNotice();

@@ -117,11 +117,10 @@ def lineage(snapshot: Snapshot) -> list[tuple[str, str]]:
 
 def before(snapshot: Snapshot) -> list[list[tuple[str, str]]]:
     """The same of each champion that judged earlier in the period, the newest first."""
-    told = []
-    for champion in snapshot.earlier:
-        line = [("Champion", str(champion["version"])), ("until", utc(champion["until"]))]
-        told.append(line + _made_by(champion))
-    return told
+    return [
+        [("Champion", str(model["version"])), ("until", utc(model["until"])), *_made_by(model)]
+        for model in snapshot.earlier
+    ]
 
 
 def running(snapshot: Snapshot) -> list[tuple[str, str]]:
@@ -157,7 +156,7 @@ def _where(
         more = len(selected) - MOST_TOLD
         return f"seq IN ({told}{f', … and {more:,} more' if more > 0 else ''})"
     by_row = by_row or filters.by_row
-    sql, params = filters.condition() if by_row else filters.rolled_condition()
+    sql, params = filters.condition(rolled=not by_row)
     for value in params:
         shown = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else f"{value:.17g}"
         sql = sql.replace("?", shown.replace("?", "\0"), 1)

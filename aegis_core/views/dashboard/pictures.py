@@ -10,7 +10,7 @@ import datetime as dt
 import html
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from aegis_core.schema import Decision
 from aegis_core.views.dashboard.counts import Counts
 from aegis_core.views.dashboard.feed import seconds
+from aegis_core.views.dashboard.filters import AXES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,25 +30,6 @@ if TYPE_CHECKING:
 LONGEST_HOVER: Final = 240
 DAY_S: Final = 86_400.0
 RISK_BINS: Final = 20
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A column of the window that the scatter can show, and how."""
-
-    title: str
-    format: str
-    layout: Mapping[str, object] = field(default_factory=dict)
-
-
-AXES: Final = {
-    "hour": Axis("hour of day (UTC)", ".1f", {"range": [0, 24], "dtick": 3}),
-    "amount": Axis("amount", ",.2f", {"type": "log"}),
-    "distance": Axis("distance from the last place (km)", ",.0f", {"rangemode": "tozero"}),
-    "travel": Axis("travel evidence (nats)", ".2f", {"rangemode": "tozero"}),
-    "risk": Axis("risk (percentile of ordinary traffic)", ".2f"),
-    "score": Axis("anomaly score", ".3f"),
-}
 
 
 def packed(values: npt.NDArray[Any], kind: str = "f4") -> dict[str, object]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -75,12 +74,9 @@ class Review:
 
     Parameters
     ----------
-    analyst
-        Who works here; "" means that the page asks.
-    interval_s
-        Time between two readings of the queue, in seconds.
-    on_left
-        Called when the analyst is gone; in Voilà it ends the kernel.
+    analyst : Who works here; "" means that the page asks.
+    interval_s : Time between two readings of the queue, in seconds.
+    on_left : Called when the analyst is gone; in Voilà it ends the kernel.
     """
 
     def __init__(
@@ -122,23 +118,20 @@ class Review:
         self._show(self._read())
 
     def _done(self, content: Mapping[str, Any]) -> _Changes:
-        action = content.get("do")
         try:
-            if action == "name":
+            if content.get("do") == "name":
                 told = self._name(content)
             elif self.desk is None:
                 raise InputError("Say who answers.")
-            elif not isinstance(action, str) or action not in self._ACTIONS:
-                raise InputError("The page asked for something that there is not.")
             else:
-                told = getattr(self, f"_{action}")(self.desk, content)
-            changes = {"told": told}
+                told = self._did(self.desk, content)
         except AegisError as e:
-            changes = {"told": {"text": str(e), "tone": "wrong"}}
+            told = {"text": str(e), "tone": "wrong"}
         except Exception as e:
-            changes = {"told": _unexpected(e)}
+            told = _unexpected(e)
         # The outcome comes last: who reads it finds the page as it says.
-        return self._read(count=action in ("answer", "undo", "name")) | changes
+        count = content.get("do") in ("answer", "undo", "name")
+        return self._read(count=count) | {"told": told}
 
     def _name(self, content: Mapping[str, Any]) -> dict[str, Any]:
         if self.fixed:
@@ -146,81 +139,70 @@ class Review:
         self.desk = Desk(self.store, self.settings, _text(content, "name", 200))
         return {"text": f"You answer as {self.desk.analyst}. N brings the next case."}
 
-    def _next(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
-        after = self._case_id or self._last_case
-        self._look_at(desk.claim(order=self._order, after=after))
-        if not self._case_id:
-            return {"text": "No open case is free."}
-        return {"text": "The next case is yours for ten minutes.", "focus": "case"}
+    def _did(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what a page may ask for, and nothing else; what to tell of it."""
+        match content.get("do"):
+            case "next":
+                self._look_at(desk.claim(order=self._order, after=self._case_id or self._last_case))
+                if not self._case_id:
+                    return {"text": "No open case is free."}
+                return {"text": "The next case is yours for ten minutes.", "focus": "case"}
+            case "open":
+                self._look_at(desk.claim(_text(content, "case_id", 200)))
+                return {"text": "The case is yours for ten minutes.", "focus": "case"}
+            case "pick":
+                self._this = _text(content, "transaction_id", 200)
+                return {"text": ""}
+            case "answer" | "snooze" if not self._case_id:
+                raise InputError("Claim a case first: N brings the next one.")
+            case "answer":
+                return self._answered(desk, content)
+            case "undo":
+                until, case_id, made = self._undoable
+                if not made or time.monotonic() > until:
+                    raise InputError(
+                        "There is nothing to take back; an answer can be for ten seconds."
+                    )
+                n = len(desk.undo(made))
+                self._undoable = (0.0, "", [])
+                self._look_at(desk.claim(case_id))
+                return {"text": f"Taken back: {n} answer{'s' if n > 1 else ''}.", "focus": "case"}
+            case "release":
+                desk.release()
+                self._look_at("")
+                return {"text": "Released; others can take it.", "focus": "queue"}
+            case "snooze":
+                end, why = _text(content, "until", 40), _text(content, "why", 200)
+                customer = cases.inside(self.store, self._case_id)[0]["customer_id"]
+                desk.snooze(customer, end, why)
+                self._look_at("")
+                return {"text": f"The customer is snoozed until {end}.", "focus": "queue"}
+            case "sort":
+                if (order := _text(content, "order", 20)) not in cases.ORDERS:
+                    raise InputError("The queue is sorted by risk or by age.")
+                self._order = order
+                return {"text": ""}
+            case "what_if":
+                self._tried = desk.what_if()
+                return {"text": ""}
+            case "propose":
+                budget, note = content.get("budget"), _text(content, "note", 2_000, empty=True)
+                if isinstance(budget, bool) or not isinstance(budget, int | float):
+                    raise InputError("A budget is a share in (0, 1).")
+                made_ = desk.propose(float(budget), note)
+                told = f"Proposed as {made_}: a budget of {budget:.2%}. Nothing else changed."
+                return {"text": told}
+        raise InputError("The page asked for something that there is not.")
 
-    def _open(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
-        self._look_at(desk.claim(_text(content, "case_id", 200)))
-        return {"text": "The case is yours for ten minutes.", "focus": "case"}
-
-    def _pick(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
-        self._this = _text(content, "transaction_id", 200)
-        return {"text": ""}
-
-    def _answer(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._case_id:
-            raise InputError("Claim a case first: N brings the next one.")
+    def _answered(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
         answer, only = _text(content, "answer", 20), bool(content.get("one"))
         note, these = _text(content, "note", 2_000, empty=True), [self._this] if only else []
         made = desk.answer(self._case_id, answer, note=note, only=these)
         self._undoable = (time.monotonic() + UNDO_S, self._case_id, made)
         self._publish_at = time.monotonic() + UNDO_S + 0.5
         n = f"{len(made)} transactions" if len(made) > 1 else "1 transaction"
-        return {
-            "text": f"{answer.capitalize()}: {n}. U takes it back.",
-            "undo_s": UNDO_S,
-            "focus": "case",
-        }
-
-    def _undo(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
-        until, case_id, made = self._undoable
-        if not made or time.monotonic() > until:
-            raise InputError("There is nothing to take back; an answer can be for ten seconds.")
-        n = len(desk.undo(made))
-        self._undoable = (0.0, "", [])
-        self._look_at(desk.claim(case_id))
-        return {"text": f"Taken back: {n} answer{'s' if n > 1 else ''}.", "focus": "case"}
-
-    def _release(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
-        desk.release()
-        self._look_at("")
-        return {"text": "Released; others can take it.", "focus": "queue"}
-
-    def _snooze(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._case_id:
-            raise InputError("Claim a case first: N brings the next one.")
-        until = _text(content, "until", 40)
-        customer = cases.inside(self.store, self._case_id)[0]["customer_id"]
-        desk.snooze(customer, until, _text(content, "why", 200))
-        self._look_at("")
-        return {"text": f"The customer is snoozed until {until}.", "focus": "queue"}
-
-    def _sort(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
-        order = _text(content, "order", 20)
-        if order not in cases.ORDERS:
-            raise InputError("The queue is sorted by risk or by age.")
-        self._order = order
-        return {"text": ""}
-
-    def _what_if(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
-        self._tried = desk.what_if()
-        return {"text": ""}
-
-    def _propose(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
-        budget = content.get("budget")
-        if isinstance(budget, bool) or not isinstance(budget, int | float):
-            raise InputError("A budget is a share in (0, 1).")
-        made = desk.propose(float(budget), _text(content, "note", 2_000, empty=True))
-        return {"text": f"Proposed as {made}: a budget of {budget:.2%}. Nothing else changed."}
-
-    _ACTIONS: Final = (
-        *("next", "open", "pick", "answer", "undo"),
-        *("release", "snooze", "sort", "what_if", "propose"),
-    )
+        told = f"{answer.capitalize()}: {n}. U takes it back."
+        return {"text": told, "undo_s": UNDO_S, "focus": "case"}
 
     # ---- what is shown
 
@@ -384,14 +366,10 @@ def show(
 
         record_data(store, run_id, queue(store, now=moment))
         return None
-    from aegis_core.views.dashboard.app import _end_this_kernel, _keep_tracebacks_from_the_page
+    from aegis_core.views.dashboard.app import for_one_page
 
-    in_voila = "VOILA_BASE_URL" in os.environ
-    if in_voila:
-        _keep_tracebacks_from_the_page()
     who = analyst or settings.analyst
-    on_left = _end_this_kernel if in_voila else lambda: None
-    review = Review(store, settings, named(who) if who else "", on_left=on_left)
+    review = Review(store, settings, named(who) if who else "", on_left=for_one_page())
     review.refresh()
     return review.page
 

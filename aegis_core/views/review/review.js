@@ -57,14 +57,7 @@ function panel(title, className, note) {
 
 export default {
   initialize({ model }) {
-    const beat = () => model.send({ do: "beat", visible: !document.hidden });
-    beat();
-    const timer = setInterval(beat, model.get("beat_s") * 1000);
-    document.addEventListener("visibilitychange", beat);
-    return () => {
-      clearInterval(timer);
-      document.removeEventListener("visibilitychange", beat);
-    };
+    return beating(model, { do: "beat" });
   },
 
   render({ model, el }) {
@@ -91,9 +84,8 @@ export default {
       stored("aegis-keys", state.keys ? "on" : "off");
       showKeys();
     });
-    const theme = button("", "", () => setTheme(document.body.dataset.aegis === "dark" ? "light" : "dark"));
     const right = element("div", "ar-right");
-    right.append(badge, reload, keysButton, theme);
+    right.append(badge, reload, keysButton, themeButton());
     head.append(name, right);
 
     const told = element("p", "ar-told");
@@ -135,15 +127,6 @@ export default {
     const body = element("div", "ar-body");
     body.append(queue, caseView);
     el.append(head, told, asking, tiles, body, whatIf, help);
-
-    function setTheme(wanted) {
-      document.body.dataset.aegis = wanted;
-      stored("aegis-theme", wanted);
-      const other = wanted === "dark" ? "light" : "dark";
-      theme.textContent = other === "dark" ? "☾ Dark" : "☀ Light";
-      theme.setAttribute("aria-label", `Switch to the ${other} theme`);
-      window.dispatchEvent(new Event("aegis-theme"));
-    }
 
     function showKeys() {
       keysButton.textContent = state.keys ? "⌨ Keys on" : "⌨ Keys off";
@@ -575,7 +558,6 @@ export default {
       queue: () => { showQueue(); showNumbers(); }, case: () => { showCase(); showQueue(); },
     };
     for (const [trait, act] of Object.entries(shown)) model.on(`change:${trait}`, act);
-    setTheme(startingTheme());
     showKeys();
     for (const act of Object.values(shown)) act();
     return () => {

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -41,14 +40,6 @@ app.add_typer(runs.schedule_app, name="schedule")
 app.add_typer(care.audit_app, name="audit")
 
 TABLE_ROWS = 100
-
-
-class Format(StrEnum):
-    """How `aegis query` writes its result."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,7 +145,9 @@ def import_(
 )
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement that reads.")],
-    form: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
+    form: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="How to write it.")
+    ] = "table",
     limit: Annotated[
         int | None,
         typer.Option(min=0, help=f"At most so many rows; 0 all. A table has {TABLE_ROWS}."),
@@ -162,11 +155,10 @@ def query(
     db: Database = None,
 ) -> None:
     """Ask the database anything in SQL; nothing can be changed this way."""
-    most = (TABLE_ROWS if form is Format.table else 0) if limit is None else limit
+    most = (TABLE_ROWS if form == "table" else 0) if limit is None else limit
     with opened(db)[0].reading() as session:
         names, rows = session.stream(sql)
-        write = {Format.table: write_table, Format.csv: write_csv, Format.json: write_json}[form]
-        write(names, rows, most)
+        {"table": write_table, "csv": write_csv, "json": write_json}[form](names, rows, most)
 
 
 @app.command(epilog=example("aegis status", "aegis status --json --db fraud.duckdb"))

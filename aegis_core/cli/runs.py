@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -35,14 +34,6 @@ notify_app = typer.Typer(
     help="Tell people of alerts, failed runs, drift and a service that is down.",
     epilog=example("aegis notify test", "aegis notify run", "aegis notify list"),
 )
-
-
-class Overlap(StrEnum):
-    """What to do when the same notebook is already running."""
-
-    fail = "fail"
-    skip = "skip"
-    wait = "wait"
 
 
 @app.command(
@@ -78,8 +69,9 @@ def run(
         float, typer.Option(min=0, help="Seconds before the first retry; then doubled.")
     ] = 30.0,
     on_overlap: Annotated[
-        Overlap, typer.Option(help="When the same notebook is already running.")
-    ] = Overlap.fail,
+        Literal["fail", "skip", "wait"],
+        typer.Option(help="When the same notebook is already running."),
+    ] = "fail",
     db: Database = None,
 ) -> None:
     """Run a notebook through papermill; its report goes under reports/ of the home.
@@ -108,7 +100,7 @@ def run(
         timeout_s=timeout,
         retries=retries,
         backoff_s=backoff,
-        on_overlap=on_overlap.value,
+        on_overlap=on_overlap,
     )
     if result.status == "skipped":
         print(f"{name}: skipped. {result.told}")

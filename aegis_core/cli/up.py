@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.process
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 
 from aegis_core.config import Settings
 from aegis_core.errors import AegisError, NotReady, RunFailed
@@ -109,53 +109,50 @@ def _service(settings: Settings, port: int) -> Iterator[str]:
         port = free_port(port)
     except OSError:
         port = free_port(0)
-    with _Kept("service", _serve, settings, port) as kept:
-        if not answers(kept.process.is_alive, port, "/v1/health", READY_WITHIN_S):
+    with _kept("service", _serve, settings, port) as started:
+        if not answers(started[-1].is_alive, port, "/v1/health", READY_WITHIN_S):
             raise RunFailed("The service did not get ready; see above.")
         yield f"http://127.0.0.1:{port}"
 
 
-class _Kept:
-    """A process that is started again where it dies, inside of a `with` block.
+@contextlib.contextmanager
+def _kept(name: str, work: Callable[..., None], *args: object) -> Iterator[list[BaseProcess]]:
+    """A process that is started again where it dies, while the block runs; the last is the newest.
 
     One that ends by itself, done or for a reason that it told, is left in peace.
     """
+    started: list[BaseProcess] = []
+    over = threading.Event()
 
-    def __init__(self, name: str, work: Callable[..., None], *args: object) -> None:
-        self._name, self._work, self._args = name, work, args
-        self._ended = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _Kept:
-        self.process = self._started()
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._watcher.join()
-        self.process.terminate()
-        self.process.join()
-
-    def _started(self) -> multiprocessing.process.BaseProcess:
+    def start() -> None:
         spawn = multiprocessing.get_context("spawn")
-        process = spawn.Process(target=self._work, args=self._args, name=self._name)
-        process.start()
-        return process
+        started.append(spawn.Process(target=work, args=args, name=name))
+        started[-1].start()
 
-    def _watch(self) -> None:
+    def watch() -> None:
         ends: list[float] = []
-        while not self._ended.wait(0.1):
-            if self.process.exitcode is None:
+        while not over.wait(0.1):
+            if started[-1].exitcode is None:
                 continue
-            if self.process.exitcode in (0, TOLD):
+            if started[-1].exitcode in (0, TOLD):
                 return
             ends.append(time.monotonic())
             if len(ends) >= OFTEN and ends[-1] - ends[-OFTEN] < 60:
-                print(f"The {self._name} ends again and again; it is not started any more.")
+                print(f"The {name} ends again and again; it is not started any more.")
                 return
-            print(f"The {self._name} ended and is started again.", flush=True)
-            self.process = self._started()
+            print(f"The {name} ended and is started again.", flush=True)
+            start()
+
+    start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield started
+    finally:
+        over.set()
+        watcher.join()
+        started[-1].terminate()
+        started[-1].join()
 
 
 def _serve(settings: Settings, port: int) -> None:
@@ -178,11 +175,11 @@ def _stream(
     A stream that ends by itself is given the time to write its report.
     """
     began = time.monotonic()
-    with _Kept("stream", _simulate, settings, for_s or STREAM_S, target, rate) as kept:
+    with _kept("stream", _simulate, settings, for_s or STREAM_S, target, rate) as started:
         yield
         if for_s and time.monotonic() - began >= for_s:
-            kept.process.join(REPORT_WITHIN_S)
-        failed = kept.process.exitcode
+            started[-1].join(REPORT_WITHIN_S)
+        failed = started[-1].exitcode
     if failed:
         raise RunFailed("The dashboard was served, but the stream failed; see above.")
 

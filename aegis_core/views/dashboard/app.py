@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import ipywidgets  # type: ignore[import-untyped]
 import numpy as np
@@ -26,16 +26,13 @@ import numpy as np
 from aegis_core.errors import NotReady, StoreBusy
 from aegis_core.store import Store, connect
 from aegis_core.views.dashboard import atlas, pictures
-from aegis_core.views.dashboard.counts import Counts, counted
+from aegis_core.views.dashboard.counts import Columns, Counts, counted
 from aegis_core.views.dashboard.feed import SEARCHED, WINDOW, Feed, Snapshot, seconds
 from aegis_core.views.dashboard.filters import Filters
 from aegis_core.views.dashboard.log import COLUMNS, TABLE_ROWS, as_csv, rows
 from aegis_core.views.dashboard.origins import before, lineage, queries, running
 from aegis_core.views.dashboard.tiles import next_steps, proof, tiles, trends
 from aegis_core.views.dashboard.widgets import Chart, Controls, Head, Table, Tiles
-
-if TYPE_CHECKING:
-    from aegis_core.views.dashboard.counts import Columns
 
 _TRENDS_EVERY: Final = 5
 """Ticks between two drawings of the spark lines."""
@@ -110,7 +107,10 @@ class Board:
             self.selected = frozenset()
         self.filters = filters
         self.controls.chosen = self.axes.chosen = filters.chosen()
-        self._soon()
+        if self._loop is not None and not self._loop.done():
+            self._asked.set()
+        else:
+            self.refresh()
 
     def refresh(self) -> None:
         """Read once and show it; a database that is busy or missing is shown, not raised."""
@@ -135,10 +135,8 @@ class Board:
             self._status("stale", f"the database cannot be read ({type(read).__name__})")
         else:
             self._snapshot = read
-            if read.service is False:
-                self._status("stale", "the service ended")
-            else:
-                self._status("live", "")
+            ended = read.service is False
+            self._status("stale" if ended else "live", "the service ended" if ended else "")
             self._notice(read)
             try:
                 self._draw(read)
@@ -201,11 +199,10 @@ class Board:
     def _draw_scatter(self, snapshot: Snapshot) -> None:
         window, before = snapshot.window, self._drawn
         axes = self.filters.x, self.filters.y, self.filters.z
-        note = f"{len(window['seq']):,} newest"
         if self.selected:
             self.scatter.note = f"{len(self.selected):,} selected"
             return
-        self.scatter.note = note
+        self.scatter.note = f"{len(window['seq']):,} newest"
         same = bool(before) and self._drawn_with[:2] == (self.filters, self.selected)
         if same and window is before:
             return
@@ -310,7 +307,7 @@ class Board:
         given = content["selected"] if isinstance(content["selected"], list) else []
         numbers = [n for n in given[:WINDOW] if isinstance(n, int | float) and abs(n) < 2**53]
         self.selected = frozenset(int(n) for n in numbers)
-        self._again()
+        self._draw(self._snapshot)
 
     def _brushed(self, content: Mapping[str, Any], _: object) -> None:
         match content.get("range"):
@@ -328,17 +325,6 @@ class Board:
         window = self._snapshot.window
         for place in np.flatnonzero(window["seq"] == content["row"])[:1]:
             self.choose(replace(self.filters, customer=str(window["customer_id"][place])))
-
-    def _again(self) -> None:
-        """Show the last snapshot another way."""
-        if self._snapshot is not None:
-            self._draw(self._snapshot)
-
-    def _soon(self) -> None:
-        if self._loop is not None and not self._loop.done():
-            self._asked.set()
-        else:
-            self.refresh()
 
     async def _run(self) -> None:
         while time.monotonic() - self._heard_at < self.silent_s:

@@ -9,14 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
-from aegis_core.views.dashboard.pictures import line, packed, plain, trace
-
-if TYPE_CHECKING:
-    from aegis_core.views.dashboard.counts import Floats
+from aegis_core.views.dashboard.counts import Floats
+from aegis_core.views.dashboard.pictures import figure, line, packed, plain, trace
 
 OUTLINES: Final = Path(__file__).parent / "outlines.json"
 _STEPS: Final = 24
@@ -85,17 +83,15 @@ def map_figure(travels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         )
     left, right, low, high = _view(travels)
     hidden = {"showgrid": False, "zeroline": False, "showticklabels": False, "showline": False}
-    return {
-        "traces": traces,
-        "layout": {
-            "showlegend": False,
-            "dragmode": "pan",
-            "margin": {"l": 4, "r": 4, "t": 4, "b": 4},
-            "xaxis": {**hidden, "range": [left, right]},
-            "yaxis": {**hidden, "range": [low, high], "scaleanchor": "x", "scaleratio": 1.3},
-            "uirevision": f"{left:.0f} {right:.0f} {low:.0f} {high:.0f}",
-        },
-    }
+    return figure(
+        traces,
+        showlegend=False,
+        dragmode="pan",
+        margin={"l": 4, "r": 4, "t": 4, "b": 4},
+        xaxis={**hidden, "range": [left, right]},
+        yaxis={**hidden, "range": [low, high], "scaleanchor": "x", "scaleratio": 1.3},
+        uirevision=f"{left:.0f} {right:.0f} {low:.0f} {high:.0f}",
+    )
 
 
 def _view(travels: Sequence[Mapping[str, Any]]) -> tuple[float, float, float, float]:

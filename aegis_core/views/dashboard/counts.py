@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from aegis_core.views.dashboard.filters import BARS, DECISIONS
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float64]
-    Columns = Mapping[str, npt.NDArray[Any]]
-
+Floats = npt.NDArray[np.float64]
+Columns = Mapping[str, npt.NDArray[Any]]
 MOST_BARS: Final = 96
 WIDTHS_S: Final = (60, 300, 600, 1800, 3600, 10800, 21600, 43200, 86400, 604800, 2592000)
 _NONE: Final = np.empty(0)

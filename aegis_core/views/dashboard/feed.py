@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -23,13 +23,8 @@ from aegis_core.schema import COLUMNS, LONGEST_TEXT, TEXT
 from aegis_core.store import Store, rollups
 from aegis_core.store.endpoint import find
 from aegis_core.store.session import Session
-from aegis_core.views.dashboard.counts import Counts, counted, nothing, width_of
+from aegis_core.views.dashboard.counts import Columns, Counts, counted, nothing, width_of
 from aegis_core.views.dashboard.filters import Filters
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Columns = Mapping[str, npt.NDArray[Any]]
 
 WINDOW: Final = 5_000
 """Verdicts in the scatter, the map and the log."""
@@ -65,7 +60,6 @@ class Snapshot:
         (seconds since 1970, UTC), `hour` in [0, 24), `amount`, `travel` (nats), `distance` (km from
         the last place), `risk` in [0, 100], `score`, `decision` (as `schema.Decision`), `lat`,
         `lon` and texts.
-    n_new : How many at the end of it were not there in the snapshot before; -1: all is new.
     today : Verdicts since midnight UTC, in bars of ten minutes, whatever the filters.
     stats : Columns of `service_stats`, of the last quarter of an hour.
     facts : The champion, how it was made, the last proof: see `_FACTS`.
@@ -85,7 +79,6 @@ class Snapshot:
     rate_per_s: float = 0.0
     counts: Counts = field(default_factory=nothing)
     window: Columns = field(default_factory=dict)
-    n_new: int = -1
     today: Counts = field(default_factory=nothing)
     stats: Columns = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -150,8 +143,6 @@ class Feed:
             self._recounted = began
         elif newest > self._seen and (until is None or until > last.as_of):
             made = self._read_on(session, made, filters, newest)
-        else:
-            made = replace(made, n_new=0)
         counts = made.counts
         made = replace(
             made,
@@ -209,7 +200,7 @@ class Feed:
             rows = session.numpy(_ROLLED.format(condition, width_s), [*span, *params])
         low = max(low, high - (WINDOW if filters.all_rows else SEARCHED) + 1)
         window = _window(session, filters, low, high, span)
-        return replace(made, counts=counted(rows, width_s), window=window, n_new=-1)
+        return replace(made, counts=counted(rows, width_s), window=window)
 
     def _read_on(self, session: Session, made: Snapshot, filters: Filters, newest: int) -> Snapshot:
         span: list[object] = [made.since, made.until or _NEVER]
@@ -226,12 +217,11 @@ class Feed:
             )
             counts = counts.only(counts.start < again).joined(counted(rows, counts.width_s))
         new_rows = _window(session, filters, low, newest, span)
-        n_new = len(new_rows["seq"])
         window = {
             name: np.concatenate([values, new_rows[name]])[-WINDOW:]
             for name, values in made.window.items()
         }
-        return replace(made, counts=counts, window=window, n_new=n_new)
+        return replace(made, counts=counts, window=window)
 
     # ---- what changes slowly
 
@@ -258,7 +248,7 @@ class Feed:
     def _travels(self, session: Session, made: Snapshot) -> list[dict[str, Any]]:
         """Where the newest impossible travels of the window began, and where they ended."""
         window = made.window
-        if made.n_new == 0 or not window:
+        if not window or window is self._last.window:
             return made.travels if window else []
         impossible = (
             (window["decision"] > 0) & (window["factor"] == "travel") & ~np.isnan(window["lat"])

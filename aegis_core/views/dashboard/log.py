@@ -7,15 +7,13 @@ import datetime as dt
 import io
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from aegis_core.views.dashboard.counts import Columns
+import numpy as np
 
 from aegis_core.schema import COLUMNS as TRANSACTION
 from aegis_core.schema import NUMBER
+from aegis_core.views.dashboard.counts import Columns
 from aegis_core.views.dashboard.feed import dicts
 from aegis_core.views.dashboard.filters import DECISIONS
 

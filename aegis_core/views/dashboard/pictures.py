@@ -11,22 +11,17 @@ import html
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from aegis_core.schema import Decision
-from aegis_core.views.dashboard.counts import Counts
+from aegis_core.views.dashboard.counts import Columns, Counts, Floats
 from aegis_core.views.dashboard.feed import seconds
 from aegis_core.views.dashboard.filters import AXES
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from aegis_core.views.dashboard.counts import Columns, Floats
-
-    Numbers = npt.NDArray[Any] | Sequence[float]
-
+Numbers = npt.NDArray[Any] | Sequence[float]
 LONGEST_HOVER: Final = 240
 DAY_S: Final = 86_400.0
 RISK_BINS: Final = 20
@@ -89,6 +84,11 @@ def line(
     return trace("scatter", name, hover, mode="lines", line=look, **ends)
 
 
+def figure(traces: Sequence[Mapping[str, Any]], **layout: object) -> dict[str, Any]:
+    """A picture as `Chart` takes it."""
+    return {"traces": traces, "layout": layout}
+
+
 def scatter_figure(window: Columns, x: str, y: str, z: str = "") -> dict[str, Any]:
     """Normal and anomalous transactions over two columns of the window, or three."""
     axes = {"x": x, "y": y} | ({"z": z} if z else {})
@@ -127,22 +127,20 @@ def bars_figure(counts: Counts, first: float, last: float) -> dict[str, Any]:
         )
         for decision, count in zip(Decision, stacked, strict=True)
     ]
-    return {
-        "traces": traces,
-        "layout": {
-            "barmode": "stack",
-            "bargap": 0.12,
-            "hovermode": "x unified",
-            "dragmode": "select",
-            "selectdirection": "h",
-            "xaxis": {
-                "type": "date",
-                "nticks": 8,
-                "range": [starts[0] * 1_000, starts[-1] * 1_000 + width_ms],
-            },
-            "yaxis": {"title": {"text": f"per {spoken(counts.width_s)}"}, "rangemode": "tozero"},
+    return figure(
+        traces,
+        barmode="stack",
+        bargap=0.12,
+        hovermode="x unified",
+        dragmode="select",
+        selectdirection="h",
+        xaxis={
+            "type": "date",
+            "nticks": 8,
+            "range": [starts[0] * 1_000, starts[-1] * 1_000 + width_ms],
         },
-    }
+        yaxis={"title": {"text": f"per {spoken(counts.width_s)}"}, "rangemode": "tozero"},
+    )
 
 
 def reasons_figure(counts: Counts) -> dict[str, Any]:
@@ -169,16 +167,14 @@ def reasons_figure(counts: Counts) -> dict[str, Any]:
         )
         for decision, count in zip((Decision.REVIEW, Decision.BLOCK), n, strict=True)
     ]
-    return {
-        "traces": traces,
-        "layout": {
-            "barmode": "stack",
-            "bargap": 0.35,
-            "margin": {"l": 70, "r": 44, "t": 4, "b": 26},
-            "xaxis": {"rangemode": "tozero", "nticks": 4},
-            "yaxis": {"ticksuffix": " "},
-        },
-    }
+    return figure(
+        traces,
+        barmode="stack",
+        bargap=0.35,
+        margin={"l": 70, "r": 44, "t": 4, "b": 26},
+        xaxis={"rangemode": "tozero", "nticks": 4},
+        yaxis={"ticksuffix": " "},
+    )
 
 
 @dataclass(frozen=True)
@@ -230,19 +226,17 @@ def budget_figure(today: Counts, share: float, now: dt.datetime) -> dict[str, An
         | line(name, "%{y:,.1f}", packed(x, "f8"), y, color=colour, dash=dash, width=2)
         for name, colour, dash, x, y in lines
     ]
-    return {
-        "traces": traces,
-        "layout": {
-            "hovermode": "x unified",
-            "xaxis": {
-                "type": "date",
-                "range": [begin * 1_000, (midnight + DAY_S) * 1_000],
-                "nticks": 5,
-                "tickformat": "%H:%M",
-            },
-            "yaxis": {"rangemode": "tozero", "nticks": 5},
+    return figure(
+        traces,
+        hovermode="x unified",
+        xaxis={
+            "type": "date",
+            "range": [begin * 1_000, (midnight + DAY_S) * 1_000],
+            "nticks": 5,
+            "tickformat": "%H:%M",
         },
-    }
+        yaxis={"rangemode": "tozero", "nticks": 5},
+    )
 
 
 def spoken(seconds: int) -> str:
@@ -274,15 +268,13 @@ def latency_figure(stats: Columns) -> dict[str, Any]:
         for name, colour, axis, values, hover in lines
     ]
     upright: dict[str, object] = {"rangemode": "tozero"}
-    return {
-        "traces": traces,
-        "layout": {
-            "hovermode": "x unified",
-            "xaxis": {"type": "date", "nticks": 5, "tickformat": "%H:%M", "anchor": "y2"},
-            "yaxis": upright | {"domain": [0.5, 1], "nticks": 4, "title": {"text": "ms"}},
-            "yaxis2": upright | {"domain": [0, 0.4], "nticks": 3, "title": {"text": "per second"}},
-        },
-    }
+    return figure(
+        traces,
+        hovermode="x unified",
+        xaxis={"type": "date", "nticks": 5, "tickformat": "%H:%M", "anchor": "y2"},
+        yaxis=upright | {"domain": [0.5, 1], "nticks": 4, "title": {"text": "ms"}},
+        yaxis2=upright | {"domain": [0, 0.4], "nticks": 3, "title": {"text": "per second"}},
+    )
 
 
 def drift(risk: Floats) -> tuple[Floats, float]:
@@ -314,17 +306,15 @@ def drift_figure(risk: Floats) -> dict[str, Any]:
     now = {"width": width * 0.86, "marker": {"color": "--aegis-approve-fill"}}
     look = {"color": "--aegis-review-fill", "width": 2, "dash": "dash"}
     middles = packed((np.arange(RISK_BINS) + 0.5) * width)
-    return {
-        "traces": [
+    return figure(
+        [
             trace("bar", "now", "%{y:.1f} %", x=middles, y=packed(100 * share), **now),
             line("in training", "%{y:.1f} %", packed(np.array([0, 100])), [width, width], **look),
         ],
-        "layout": {
-            "hovermode": "x unified",
-            "xaxis": {"title": {"text": "percentile of the score in training"}, "range": [0, 100]},
-            "yaxis": {"rangemode": "tozero", "ticksuffix": " %", "nticks": 5},
-        },
-    }
+        hovermode="x unified",
+        xaxis={"title": {"text": "percentile of the score in training"}, "range": [0, 100]},
+        yaxis={"rangemode": "tozero", "ticksuffix": " %", "nticks": 5},
+    )
 
 
 def unpacked(given: Any, colours: Mapping[str, str]) -> Any:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
-from aegis_core.views.dashboard.counts import Counts
+from aegis_core.views.dashboard.counts import Counts, Floats
 from aegis_core.views.dashboard.feed import RATE_OVER_S, Snapshot, seconds
 from aegis_core.views.dashboard.filters import PERIODS, Filters
 from aegis_core.views.dashboard.origins import utc
-
-if TYPE_CHECKING:
-    from aegis_core.views.dashboard.counts import Floats
 
 TREND: Final = 48
 """Points of a spark line."""

@@ -52,12 +52,7 @@ Database = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 Who = Annotated[
-    str,
-    typer.Option(
-        default_factory=_login,
-        show_default=False,
-        help="Who does this; else the user of this machine.",
-    ),
+    str, typer.Option(default_factory=_login, show_default="your user name", help="Who does this.")
 ]
 Seconds = Annotated[float | None, typer.Option("--for", min=0, help="End after so many seconds.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any free one.")]

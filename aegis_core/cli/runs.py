@@ -23,15 +23,14 @@ from aegis_core.cli.output import cell_text, write_document, write_table
 schedule_app = typer.Typer(
     no_args_is_help=True,
     callback=of_the_group,
-    short_help="Run notebooks when they are due.",
     help="Run notebooks when they are due, by the tables \\[schedule.NAME] of aegis.toml.",
     epilog=example("aegis schedule list", "aegis schedule run", "aegis schedule now nightly"),
 )
 notify_app = typer.Typer(
     no_args_is_help=True,
     callback=of_the_group,
-    short_help="Mail, SMS, chat and webhooks for alerts, failed runs and drift.",
-    help="Tell people of alerts, failed runs, drift and a service that is down.",
+    help="Tell people of alerts, failed runs, drift and a service that is down: mail, SMS, chat, "
+    "webhooks.",
     epilog=example("aegis notify test", "aegis notify run", "aegis notify list"),
 )
 

@@ -17,7 +17,6 @@ from aegis_core import config
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreBusy
 from aegis_core.review import cases
-from aegis_core.review.answers import STANDING
 from aegis_core.store import Store
 from aegis_core.views.dashboard.customer import page as customer_page
 from aegis_core.views.review import page
@@ -166,7 +165,7 @@ def test_the_page_tells_the_customers_history_and_the_whole_score(
     assert sorted(shown["history"]["kind"]) == ["case", *["paid"] * 8, "this"]
     assert shown["merchants"]["n_this"] == 8
     assert shown["places"]["usual"] == [{"lat": 52.5, "lon": 13.4, "n": 8}]
-    hostile = customer_page(store, cases.inside(store, HOSTILE), "", STANDING)
+    hostile = customer_page(store, cases.inside(store, HOSTILE), "")
     assert hostile["customer_id"] == HOSTILE
     assert hostile["band"] is None
 
@@ -178,7 +177,7 @@ def test_who_gives_a_second_opinion_is_not_shown_the_first(store: Store) -> None
     inside = cases.inside(store, "t0", analyst="ben")
     asked = {row["transaction_id"] for row in inside if row["open"]}
     assert asked
-    shown = customer_page(store, inside, "", STANDING)
+    shown = customer_page(store, inside, "")
     assert {e["transaction_id"] for e in shown["earlier"]}.isdisjoint(asked)
     assert "fraud" not in shown["history"]["kind"]
     assert "anna" not in json.dumps(shown["transactions"])

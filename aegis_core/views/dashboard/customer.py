@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from aegis_core.review.answers import STANDING
 from aegis_core.schema import FACTORS, TOLD_FACTORS
 from aegis_core.store import Store
 from aegis_core.store.session import Session
@@ -25,7 +26,7 @@ MOST_MERCHANTS: Final = 8
 FEWEST_FOR_A_BAND: Final = 5
 """Payments below which there is no usual band."""
 
-_HISTORY: Final = """
+_HISTORY: Final = f"""
     SELECT t.seq, epoch_ms(t.ts) AS ms, t.amount, t.lat, t.lon, t.merchant_id,
       coalesce(v.decision, 'approve') AS decision,
       CASE WHEN t.transaction_id = $this THEN 'this'
@@ -34,15 +35,15 @@ _HISTORY: Final = """
         WHEN v.decision != 'approve' THEN 'alert' ELSE 'paid' END AS kind
     FROM transactions t LEFT JOIN verdicts v USING (seq)
       LEFT JOIN (SELECT transaction_id, arg_max(answer, answered_at) AS answer
-        FROM ({standing}) GROUP BY 1) s ON s.transaction_id = t.transaction_id
+        FROM ({STANDING}) GROUP BY 1) s ON s.transaction_id = t.transaction_id
     WHERE t.customer_id = $customer ORDER BY t.seq DESC LIMIT $most
 """
-_EARLIER: Final = """
+_EARLIER: Final = f"""
     SELECT epoch_ms(t.ts) AS ms, t.transaction_id, t.amount, t.currency, t.merchant_id, v.decision,
       v.risk, v.reasons[1].text AS why, s.answer, s.analyst, s.note,
       epoch_ms(s.answered_at) AS answered_ms
     FROM transactions t LEFT JOIN verdicts v USING (seq)
-      LEFT JOIN ({standing}) s ON s.transaction_id = t.transaction_id
+      LEFT JOIN ({STANDING}) s ON s.transaction_id = t.transaction_id
     WHERE t.customer_id = ? AND (v.decision != 'approve' OR s.answer IS NOT NULL)
       AND NOT list_contains(?, t.transaction_id)
     ORDER BY t.seq DESC, s.answered_at DESC LIMIT ?
@@ -53,16 +54,13 @@ _TOLD: Final = (
 _VERDICT: Final = "SELECT * FROM verdicts WHERE seq = ?"
 
 
-def page(
-    source: Store | Session, case: list[dict[str, Any]], this: str, standing: str
-) -> dict[str, Any]:
+def page(source: Store | Session, case: list[dict[str, Any]], this: str) -> dict[str, Any]:
     """What the page needs to know of a case, in values that JSON has.
 
     Parameters
     ----------
     case : rows of `cases.inside`.
     this : the transaction that is looked at, of the case; any other means the riskiest open one.
-    standing : the query of answers that stand, `reviews.STANDING`.
 
     Returns
     -------
@@ -81,16 +79,17 @@ def page(
         chosen = max(waiting, key=lambda row: row["risk"])
     ids = [row["transaction_id"] for row in case]
     asked = {"customer": customer, "this": chosen["transaction_id"], "case": ids, "open": open_}
-    paid = source.rows(_HISTORY.format(standing=standing), asked | {"most": MOST_HISTORY})[::-1]
+    paid = source.rows(_HISTORY, asked | {"most": MOST_HISTORY})[::-1]
     (verdict,) = source.rows(_VERDICT, [chosen["seq"]])
-    earlier = source.rows(_EARLIER.format(standing=standing), [customer, open_, MOST_SHOWN])
+    earlier = source.rows(_EARLIER, [customer, open_, MOST_SHOWN])
     first = min(row["seq"] for row in case)
     before = [row for row in paid if row["seq"] < first and row["decision"] != "block"]
     usual = np.quantile([row["amount"] for row in before] or [0.0], [0.05, 0.5, 0.95]).tolist()
     band = dict(zip(("low", "usual", "high"), usual, strict=True))
     hours = np.array([row["ms"] // 3_600_000 % 24 for row in before], np.int64)
     told: list[dict[str, Any]] = [
-        {name: row[name] for name in _TOLD} | {"ms": _ms(row["ts"]), "audit": row["inclusion"] < 1}
+        {name: row[name] for name in _TOLD}
+        | {"ms": epoch_ms(row["ts"]), "audit": row["inclusion"] < 1}
         for row in sorted(case, key=lambda row: (not row["open"], -row["risk"]))[:MOST_SHOWN]
     ]
     return {
@@ -99,7 +98,7 @@ def page(
         "n_open": len(open_),
         "transactions": told,
         "this": chosen["transaction_id"],
-        "ms": _ms(chosen["ts"]),
+        "ms": epoch_ms(chosen["ts"]),
         "amount": chosen["amount"],
         "currency": chosen["currency"],
         "verdict": _verdict(verdict),
@@ -113,8 +112,9 @@ def page(
     }
 
 
-def _ms(moment: dt.datetime) -> int:
-    return round(moment.replace(tzinfo=dt.UTC).timestamp() * 1_000)
+def epoch_ms(moment: dt.datetime | None) -> int | None:
+    """Milliseconds since 1970 of a time in UTC; None of none."""
+    return None if moment is None else round(moment.replace(tzinfo=dt.UTC).timestamp() * 1_000)
 
 
 def _plain(value: Any) -> Any:

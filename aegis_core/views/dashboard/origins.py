@@ -49,14 +49,15 @@ def queries(
     newest = f"ORDER BY seq DESC LIMIT {WINDOW}"
     window = f"The newest {WINDOW:,} that pass." if not selected else "What was chosen."
     counted = f"Of the newest {SEARCHED:,} of the period." if filters.by_row else ""
+    of = f"FROM {table}\nWHERE {where}"
+    measured = "The service measures it from a request's arrival to its answer."
     sql = {
-        "transactions": f"SELECT {n} FROM {table}\nWHERE {where}",
-        "fraud_rate": f"SELECT {n} FILTER (decision <> 'approve') / {n} FROM {table}\n"
-        f"WHERE {where}",
-        "blocked": f"SELECT {n} FROM {table}\nWHERE decision = 'block' AND {where}",
-        "review": f"SELECT {n} FROM {table}\nWHERE decision = 'review' AND {where}",
-        "protected": f"SELECT currency, sum(amount) FROM {table}\n"
-        f"WHERE decision = 'block' AND {where}\nGROUP BY currency ORDER BY {n} DESC",
+        "transactions": f"SELECT {n} {of}",
+        "fraud_rate": f"SELECT {n} FILTER (decision <> 'approve') / {n} {of}",
+        "blocked": f"SELECT {n} {of} AND decision = 'block'",
+        "review": f"SELECT {n} {of} AND decision = 'review'",
+        "protected": f"SELECT currency, sum(amount) {of} AND decision = 'block'\n"
+        f"GROUP BY currency ORDER BY {n} DESC",
         "rate": f"SELECT count(*) / {RATE_OVER_S:.0f} FROM verdicts\n"
         f"WHERE scored_at > now() - INTERVAL {RATE_OVER_S:.0f} SECOND",
         "latency": "SELECT p99_ms FROM service_stats\n"
@@ -65,9 +66,9 @@ def queries(
         "  distance_km AS distance, evidence.travel AS travel, risk, score\n"
         f"FROM {_ROWS}\nWHERE {every_row}\n{newest}",
         "bars": f"SELECT epoch_ms({time}) // {bar_ms} * {bar_ms} AS bar_ms, decision, {n} AS n\n"
-        f"FROM {table}\nWHERE {where}\nGROUP BY ALL ORDER BY ALL",
-        "reasons": f"SELECT {factor} AS factor, decision, {n} AS n FROM {table}\n"
-        f"WHERE decision <> 'approve' AND {where}\nGROUP BY ALL ORDER BY n DESC",
+        f"{of}\nGROUP BY ALL ORDER BY ALL",
+        "reasons": f"SELECT {factor} AS factor, decision, {n} AS n {of} AND decision <> 'approve'\n"
+        "GROUP BY ALL ORDER BY n DESC",
         "budget": "SELECT epoch_ms(minute) // 600000 * 600000 AS bar_ms,\n"
         f"  sum(n) FILTER (decision <> 'approve') AS alerts, {share:g} * sum(n) AS budget\n"
         f"FROM rollups WHERE minute >= '{snapshot.as_of:%Y-%m-%d}'\nGROUP BY ALL ORDER BY ALL",
@@ -87,13 +88,13 @@ def queries(
         f"WHERE {of_rows}\n{newest}",
     }
     notes = dict.fromkeys(_COUNTS, counted) | {
-        "latency": "The service measures it from a request's arrival to its answer.",
+        "latency": measured,
         "scatter": f"The newest {WINDOW:,} that pass; what was not chosen is pale.",
         "budget": "All verdicts since midnight UTC, whatever the filters; the share is the "
         "champion's. The forecast goes on as the last hour.",
         "map": f"{window} A line begins where the customer's last payment before was that was not "
         "blocked.",
-        "stats": "The service measures it from a request's arrival to its answer.",
+        "stats": measured,
         "drift": "Risk is a percentile of the scores of training: without drift all bars have one "
         "height. Scores that tie with the lowest of training are spread over the lowest bars.",
         "log": window,

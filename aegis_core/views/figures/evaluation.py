@@ -139,17 +139,10 @@ def stacked_days(days: pd.DataFrame) -> go.Figure:
         pattern_shape_sequence=["", "/"],
         labels={"day": "day (UTC)", "value": "transactions a day"},
     )
-    drawn.add_scatter(
-        x=days["day"],
-        y=days["frauds"],
-        mode="markers",
-        name="frauds there were",
-        marker={
-            "color": COLOURS["forest"],
-            "symbol": "line-ew-open",
-            "size": min(24, 2 + 340 / len(days)),
-        },
-    )
+    size = min(24, 2 + 340 / len(days))
+    stroke = {"color": COLOURS["forest"], "symbol": "line-ew-open", "size": size}
+    name = "frauds there were"
+    drawn.add_scatter(x=days["day"], y=days["frauds"], name=name, mode="markers", marker=stroke)
     drawn.update_traces(hovertemplate="%{x|%a %Y-%m-%d}: %{y:,}")
     return in_house(drawn, xaxis_type="date", yaxis_rangemode="tozero")
 

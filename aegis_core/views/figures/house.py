@@ -99,12 +99,6 @@ def by_detector(frame: pd.DataFrame) -> dict[str, Any]:
 
 def nothing(sentence: str) -> go.Figure:
     """A sentence in the place of a figure that cannot be drawn."""
-    return figure(
-        [],
-        {
-            "height": 120,
-            "xaxis": {"visible": False},
-            "yaxis": {"visible": False},
-            "annotations": [{"text": sentence, "showarrow": False, "font": {"size": 15}}],
-        },
-    )
+    drawn = in_house(go.Figure(), height=120)
+    drawn.update_xaxes(visible=False).update_yaxes(visible=False)
+    return drawn.add_annotation(text=sentence, showarrow=False, font_size=15)

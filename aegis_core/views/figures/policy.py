@@ -236,29 +236,17 @@ def what_if(frame: pd.DataFrame, budget: float | None = None) -> go.Figure:
     start = 0 if budget is None else int(np.abs(np.subtract(levels, budget)).argmin())
     columns = ["right", "wrong", "frauds"]
     days = {b: rows.sort_values("day") for b, rows in frame.groupby("budget")}
-    shown = days[levels[start]]
-    steps = [
-        {
-            "label": f"{100 * b:.3g} %",
-            "method": "update",
-            "args": [
-                {
-                    "x": [[str(day) for day in days[b]["day"]]] * 3,
-                    "y": [days[b][column].tolist() for column in columns],
-                },
-                {"title.text": _with(b, days[b])},
-            ],
-        }
-        for b in levels
-    ]
+    steps = []
+    for b in levels:
+        x = [days[b]["day"].astype(str).tolist()] * 3
+        y = [days[b][column].tolist() for column in columns]
+        change = [{"x": x, "y": y}, {"title.text": _with(b, days[b])}]
+        steps.append({"label": f"{100 * b:.3g} %", "method": "update", "args": change})
     slider = {"active": start, "steps": steps, "pad": {"t": 56}}
     slider["currentvalue"] = {"prefix": "alert budget: "}
-    return stacked_days(shown).update_layout(
-        title=_with(levels[start], shown),
-        legend_traceorder="normal",
-        sliders=[slider],
-        height=540,
-    )
+    drawn = stacked_days(days[levels[start]])
+    drawn.update_layout(title=_with(levels[start], days[levels[start]]), sliders=[slider])
+    return drawn.update_layout(legend_traceorder="normal", height=540)
 
 
 def _with(budget: float, days: pd.DataFrame) -> str:

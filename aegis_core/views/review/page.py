@@ -28,12 +28,12 @@ import traitlets
 from aegis_core.config import NOTEBOOK_FOLDER, Settings
 from aegis_core.errors import AegisError, InputError
 from aegis_core.review import cases
-from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, named
+from aegis_core.review.answers import NEWEST, UNDO_S, named
 from aegis_core.serving.client import Desk
 from aegis_core.store import Store
 from aegis_core.views import launcher
 from aegis_core.views.dashboard.assets import ASSETS
-from aegis_core.views.dashboard.customer import page
+from aegis_core.views.dashboard.customer import epoch_ms, page
 from aegis_core.views.dashboard.widgets import modules
 
 NOTEBOOK: Final = NOTEBOOK_FOLDER / "05_review.ipynb"
@@ -125,10 +125,8 @@ class Review:
                 raise InputError("Say who answers.")
             else:
                 told = self._did(self.desk, content)
-        except AegisError as e:
-            told = {"text": str(e), "tone": "wrong"}
         except Exception as e:
-            told = _unexpected(e)
+            told = _wrong(e)
         # The outcome comes last: who reads it finds the page as it says.
         count = content.get("do") in ("answer", "undo", "name")
         return self._read(count=count) | {"told": told}
@@ -219,10 +217,8 @@ class Review:
             return {"status": status | {"state": "asking"}}
         try:
             return self._everything(self.desk, status, count)
-        except AegisError as e:
-            return {"status": status | {"state": "stale", "text": str(e)}}
         except Exception as e:
-            return {"status": status | {"state": "stale", "text": _unexpected(e)["text"]}}
+            return {"status": status | {"state": "stale", "text": _wrong(e)["text"]}}
 
     def _everything(self, desk: Desk, status: dict[str, Any], count: bool) -> _Changes:
         if self._publish_at is not None and time.monotonic() >= self._publish_at:
@@ -253,10 +249,10 @@ class Review:
         except InputError:  # all of it was answered
             return {"case_id": self._case_id, "done": True}
         with self.store.reading() as session:
-            told = page(session, inside, self._this, STANDING)
+            told = page(session, inside, self._this)
             (newest,) = session.rows(f"SELECT ({NEWEST}) AS ts")
         self._this = told["this"]
-        told |= {"case_id": self._case_id, "done": not told["n_open"], "until": _epoch_ms(until)}
+        told |= {"case_id": self._case_id, "done": not told["n_open"], "until": epoch_ms(until)}
         later = newest["ts"] + dt.timedelta(days=SNOOZE_DAYS)
         return told | {"snooze_until": f"{later:%Y-%m-%d}"}
 
@@ -306,8 +302,9 @@ class Review:
             return  # the claim ends by itself
 
 
-def _unexpected(e: Exception) -> dict[str, Any]:
-    return {"text": f"This did not work ({type(e).__name__}).", "tone": "wrong"}
+def _wrong(e: Exception) -> dict[str, Any]:
+    text = str(e) if isinstance(e, AegisError) else f"This did not work ({type(e).__name__})."
+    return {"text": text, "tone": "wrong"}
 
 
 def _text(content: Mapping[str, Any], name: str, most: int, *, empty: bool = False) -> str:
@@ -327,11 +324,7 @@ def _text(content: Mapping[str, Any], name: str, most: int, *, empty: bool = Fal
 def _said(case: dict[str, Any]) -> dict[str, Any]:
     """A case of the queue in values that JSON has."""
     times = ("first_ts", "last_ts", "oldest", "until")
-    return {k: _epoch_ms(v) if k in times else v for k, v in case.items()}
-
-
-def _epoch_ms(moment: dt.datetime | None) -> int | None:
-    return None if moment is None else round(moment.replace(tzinfo=dt.UTC).timestamp() * 1_000)
+    return {k: epoch_ms(v) if k in times else v for k, v in case.items()}
 
 
 def show(

@@ -61,10 +61,8 @@ class Board:
         silent_s: float = 90.0,
         on_left: Callable[[], None] = lambda: None,
     ) -> None:
-        self.feed = feed
-        self.interval_s = interval_s
-        self.silent_s = silent_s
-        self.on_left = on_left
+        self.feed, self.on_left = feed, on_left
+        self.interval_s, self.silent_s = interval_s, silent_s
         self.filters = Filters()
         self.selected: frozenset[int] = frozenset()
         self._heard_at = time.monotonic()
@@ -264,19 +262,19 @@ class Board:
 
     # ---- what a page says
 
-    def _guarded(self, handler: Callable[[Mapping[str, Any], Any], None]) -> Callable[..., None]:
+    def _guarded(self, handler: Callable[[Mapping[str, Any]], None]) -> Callable[..., None]:
         """`handler`, told of mappings only; what goes wrong in it stays here."""
 
-        def heard(_: object, content: object, buffers: object) -> None:
+        def heard(_: object, content: object, __: object) -> None:
             try:
                 if isinstance(content, Mapping):
-                    handler(content, buffers)
+                    handler(content)
             except Exception as e:  # it would be printed into the visitor's page
                 self._status("stale", f"the page sent what cannot be ({type(e).__name__})")
 
         return heard
 
-    def _heard(self, content: Mapping[str, Any], _: object) -> None:
+    def _heard(self, content: Mapping[str, Any]) -> None:
         if "beat" not in content and "pause" not in content:
             return
         came_back = not self._visible and bool(content.get("visible"))
@@ -290,7 +288,7 @@ class Board:
         elif came_back:
             self._asked.set()
 
-    def _chosen(self, content: Mapping[str, Any], _: object) -> None:
+    def _chosen(self, content: Mapping[str, Any]) -> None:
         if "choose" in content:
             self.choose(Filters.parse(content["choose"]))
         elif isinstance(content.get("change"), Mapping):
@@ -301,7 +299,7 @@ class Board:
             told = as_csv(window, self._places(window)[::-1])
             self.controls.send({"file": name}, buffers=[told])
 
-    def _pointed(self, content: Mapping[str, Any], _: object) -> None:
+    def _pointed(self, content: Mapping[str, Any]) -> None:
         if "selected" not in content or self._snapshot is None:
             return
         given = content["selected"] if isinstance(content["selected"], list) else []
@@ -309,7 +307,7 @@ class Board:
         self.selected = frozenset(int(n) for n in numbers)
         self._draw(self._snapshot)
 
-    def _brushed(self, content: Mapping[str, Any], _: object) -> None:
+    def _brushed(self, content: Mapping[str, Any]) -> None:
         match content.get("range"):
             case [int() | float() as first, int() | float() as last] if first < last:
                 asked = self.filters.chosen() | {
@@ -319,7 +317,7 @@ class Board:
                 }
                 self.choose(Filters.parse(asked))
 
-    def _opened(self, content: Mapping[str, Any], _: object) -> None:
+    def _opened(self, content: Mapping[str, Any]) -> None:
         if self._snapshot is None or not isinstance(content.get("row"), int):
             return
         window = self._snapshot.window

@@ -139,12 +139,13 @@ class Chart(Panel):
     def show(self, figure: Mapping[str, Any]) -> None:
         """Let the page show `figure`; of one that differs only in columns, these are sent."""
         before, self._shown = self._shown, figure
-        if not before or _frame(before) != _frame(figure):
+        data, look = _parted(figure)
+        if not before or _parted(before)[1] != look:
             self._all()
             return
         changed = [
-            {name: value for name, value in _columns(trace).items() if value != old.get(name)}
-            for trace, old in zip(figure["traces"], before["traces"], strict=True)
+            {name: value for name, value in columns.items() if value != old.get(name)}
+            for columns, old in zip(data, before["traces"], strict=True)
         ]
         if any(changed):
             self._tell("columns", changed)
@@ -191,19 +192,15 @@ class Chart(Panel):
             super()._answer(widget, content, buffers)
 
 
-def _columns(trace: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a trace changes with the data: packed columns, and texts."""
-    return {k: v for k, v in trace.items() if k == "text" or _is_packed(v)}
-
-
-def _is_packed(value: object) -> bool:
-    return isinstance(value, Mapping) and "column" in value
-
-
-def _frame(figure: Mapping[str, Any]) -> object:
-    """A figure without its data."""
-    traces = [
-        {k: None if k == "text" or _is_packed(v) else v for k, v in trace.items()}
+def _parted(figure: Mapping[str, Any]) -> tuple[list[dict[str, Any]], object]:
+    """What of each trace changes with the data, packed columns and texts, and all the rest."""
+    data = [
+        {
+            k: v
+            for k, v in trace.items()
+            if k == "text" or (isinstance(v, Mapping) and "column" in v)
+        }
         for trace in figure["traces"]
     ]
-    return traces, figure["layout"]
+    looks = [trace | dict.fromkeys(of) for trace, of in zip(figure["traces"], data, strict=True)]
+    return data, (looks, figure["layout"])

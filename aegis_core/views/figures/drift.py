@@ -26,7 +26,8 @@ def drift_effects(days: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
     if known.empty:
         return nothing(_NO_REFERENCE)
     lines = (len(known) + 1) // 2
-    names = [_label(row.measure, row.part) for row in known.itertuples()]
+    words = known["measure"].str.replace("_", " ")
+    names = words.where(known["part"] == "", known["part"] + " evidence").tolist()
     drawn = make_subplots(
         lines, 2, subplot_titles=names, shared_xaxes="all", vertical_spacing=0.35 / lines
     )
@@ -132,7 +133,3 @@ def drift_movers(movers: pd.DataFrame, label: str) -> go.Figure:
     drawn.update_yaxes(autorange="reversed", type="category")
     drawn.update_annotations(font={"size": 13})
     return in_house(drawn, title=f"Who moved: {plain(label)}", height=440, margin_l=120)
-
-
-def _label(measure: object, part: object) -> str:
-    return f"{part} evidence" if part else str(measure).replace("_", " ")

@@ -227,7 +227,7 @@ def differences(
     ahead, open_, behind = f"{challenger} ahead", "open", f"{champion} ahead"
     bounds = zip(frame["low"], frame["high"], strict=True)
     frame = frame.assign(
-        fold=[_fold(fold) for fold in frame["fold"]],
+        fold=["all folds" if f == "all" else f"fold {f}" for f in frame["fold"]],
         who=np.select([above, below], [ahead, behind], open_),
         interval=[f"{a:+.3f} to {b:+.3f}" if a <= b else "no interval" for a, b in bounds],
         more=frame["high"] - frame["difference"],
@@ -259,7 +259,3 @@ def differences(
     drawn.update_yaxes(type="category")
     drawn.add_vline(0, line={"color": COLOURS["forest"], "width": 1})
     return in_house(drawn, showlegend=True, height=200 + 36 * len(frame), margin_l=80)
-
-
-def _fold(fold: object) -> str:
-    return "all folds" if fold == "all" else f"fold {fold}"

@@ -80,8 +80,8 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
     drawn.for_each_trace(lambda trace: trace.update(legendgroup=trace.name))
     drawn.update_yaxes(rangemode="tozero")
     drawn.update_yaxes(title="transactions a day", col=1)
-    drawn.update_layout(title="Forecast, and what came")
-    return in_house(drawn, margin_t=120, margin_b=64, legend_y=1.1, height=440)
+    room = {"margin_t": 120, "margin_b": 64, "legend_y": 1.1}
+    return in_house(drawn, title="Forecast, and what came", height=440, **room)
 
 
 def reliability(frame: pd.DataFrame) -> go.Figure:

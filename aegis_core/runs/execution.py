@@ -91,17 +91,13 @@ def run_notebook(
 
     Raises
     ------
-    InputError
-        No such notebook or parameter, or a value of the wrong type.
-    NotReady
-        There is no database yet and the notebook does not make one.
-    RunBusy
-        The same notebook is running on the same database.
+    InputError : No such notebook or parameter, or a value of the wrong type.
+    NotReady : There is no database yet and the notebook does not make one.
+    RunBusy : The same notebook is running on the same database.
     RunFailed
         A cell raised, the kernel died, time ran out or the report could not be written; ledger and
         report say which. `RunRefused`, after the first attempt, where another would fail as well.
-    KeyboardInterrupt
-        Ctrl-C or SIGTERM; the ledger says `interrupted`.
+    KeyboardInterrupt : Ctrl-C or SIGTERM; the ledger says `interrupted`.
     """
     values = check_parameters(name, parameters)
     lasts = timeout_s is None or 0 < timeout_s < float("inf")

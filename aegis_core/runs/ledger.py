@@ -216,8 +216,7 @@ def alone(db: Path, name: str, wait_s: float | None = 0.0) -> Iterator[None]:
 
     Parameters
     ----------
-    wait_s
-        How long to wait while another process holds it, in seconds; None: for ever.
+    wait_s : How long to wait while another process holds it, in seconds; None: for ever.
 
     Raises
     ------
@@ -252,8 +251,7 @@ class Progress:
 
     Parameters
     ----------
-    redactor
-        Masks secrets in the outputs of each cell, before they are written anywhere.
+    redactor : Masks secrets in the outputs of each cell, before they are written anywhere.
 
     Attributes
     ----------

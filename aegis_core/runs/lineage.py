@@ -150,8 +150,7 @@ def chain(store: Store, what: str) -> dict[str, Any]:
 
     Raises
     ------
-    InputError
-        There is no such thing.
+    InputError : There is no such thing.
     """
     with store.reading() as session:
         if rows := session.rows("SELECT * FROM runs WHERE run_id = ?", [what]):

@@ -55,8 +55,7 @@ def parameters_of(name: str) -> dict[str, dict[str, str]]:
 
     Raises
     ------
-    InputError
-        There is no such notebook.
+    InputError : There is no such notebook.
     """
     if name not in NOTEBOOKS:
         known = ", ".join(NOTEBOOKS)
@@ -167,19 +166,15 @@ def execute(
 
     Parameters
     ----------
-    watch
-        Told of the kernel and of each cell. What it changes in a cell that ended is what the
+    watch : Told of the kernel and of each cell. What it changes in a cell that ended is what the
         executed notebook holds: nothing is written while a cell runs.
-    deadline
-        On the monotonic clock, in seconds; None: no limit.
-    bar
-        Name of a progress bar on the standard error; None: no bar.
+    deadline : On the monotonic clock, in seconds; None: no limit.
+    bar : Name of a progress bar on the standard error; None: no bar.
 
     Raises
     ------
-    Exception
-        Whatever papermill raises when a cell does, the kernel dies or time runs out; `explain`
-        tells it.
+    Exception : Whatever papermill raises when a cell does, the kernel dies or time runs out;
+        `explain` tells it.
     """
     import papermill
 

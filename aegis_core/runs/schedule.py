@@ -68,8 +68,7 @@ class Trigger:
 
     Raises
     ------
-    InputError
-        The expression or the time zone cannot be read.
+    InputError : The expression or the time zone cannot be read.
     """
 
     def __init__(self, cron: str, timezone: str = "UTC") -> None:
@@ -119,8 +118,7 @@ def check(settings: Settings) -> dict[str, Trigger]:
 
     Raises
     ------
-    InputError
-        An entry cannot be run; the message names it.
+    InputError : An entry cannot be run; the message names it.
     """
     found = {}
     for name, entry in settings.schedule.items():
@@ -189,10 +187,8 @@ def start(settings: Settings, name: str, at: datetime | None = None) -> str:
 
     Raises
     ------
-    InputError
-        There is no such entry.
-    AegisError
-        As `runs.run_notebook` and `verify.verify`; numbers that differ are a `RunFailed`.
+    InputError : There is no such entry.
+    AegisError : As `runs.run_notebook` and `verify.verify`; numbers that differ are a `RunFailed`.
     """
     check(settings)
     if name not in settings.schedule:
@@ -231,8 +227,7 @@ def serve(settings: Settings, *, for_s: float | None = None) -> None:
 
     Raises
     ------
-    InputError
-        The schedule is empty or cannot be used.
+    InputError : The schedule is empty or cannot be used.
     """
     triggers = check(settings)
     if not triggers:

@@ -105,14 +105,11 @@ def verify(
 
     Raises
     ------
-    InputError
-        There is no such run, or it is not done.
+    InputError : There is no such run, or it is not done.
     NotVerifiable
         The data or the model of then are not there any more, or the run used what lies outside.
-    RunBusy
-        Another verification goes on.
-    RunFailed
-        The notebook fails now.
+    RunBusy : Another verification goes on.
+    RunFailed : The notebook fails now.
     KeyboardInterrupt
         Ctrl-C or SIGTERM; the ledger says `interrupted` and the scratch database is gone.
     """

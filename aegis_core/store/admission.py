@@ -38,8 +38,7 @@ def check(statements: Any, names: Names) -> None:
 
     Raises
     ------
-    InputError
-        It does.
+    InputError : It does.
     """
     own = {
         str(entry["key"]).lower()

@@ -141,13 +141,11 @@ class Attached:
 
     Parameters
     ----------
-    endpoint
-        Where the owner answers.
+    endpoint : Where the owner answers.
 
     Attributes
     ----------
-    answers
-        False once the owner did not answer.
+    answers : False once the owner did not answer.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -178,8 +176,7 @@ class Attached:
 
         Raises
         ------
-        StoreBusy
-            The owner is gone.
+        StoreBusy : The owner is gone.
         """
         connection, name = self._connection(writable)
         session = AttachedSession(connection, name, writable=writable)

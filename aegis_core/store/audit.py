@@ -59,8 +59,7 @@ class Head:
 
         Raises
         ------
-        InputError
-            The text is none.
+        InputError : The text is none.
         """
         number, _, digest = text.strip().partition(":")
         if not number.isdecimal() or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
@@ -125,8 +124,7 @@ def record(
 
     Raises
     ------
-    InputError
-        Nobody says who, or `details` is not what JSON can say.
+    InputError : Nobody says who, or `details` is not what JSON can say.
     """
     if not who.strip():
         raise InputError("Say who does this.")
@@ -255,8 +253,7 @@ def lost_heads(database: Path) -> list[Head]:
 
     Raises
     ------
-    StoreError
-        The file is there and cannot be read.
+    StoreError : The file is there and cannot be read.
     """
     path, found = lost_file(database), []
     try:
@@ -303,10 +300,8 @@ def alone(database: Path, wait_s: float) -> Iterator[None]:
 
     Raises
     ------
-    StoreBusy
-        Another held it for `wait_s` seconds.
-    StoreError
-        The folder of the database cannot be written.
+    StoreBusy : Another held it for `wait_s` seconds.
+    StoreError : The folder of the database cannot be written.
     """
     path = database.with_name(f".{database.name}.audit.lock")
     with contextlib.ExitStack() as held:

@@ -114,10 +114,8 @@ def backup(
 
     Raises
     ------
-    InputError
-        The file is there, and `force` is not given; or it belongs to the database.
-    StoreError
-        The disk is full; there is no file then, or the one that was there.
+    InputError : The file is there, and `force` is not given; or it belongs to the database.
+    StoreError : The disk is full; there is no file then, or the one that was there.
     """
     apart(file.expanduser(), store.path, settings.models)
     final = free(file, force=force)
@@ -180,14 +178,10 @@ def restore(
 
     Raises
     ------
-    FileUnreadable
-        It is no backup, or a damaged one.
-    InputError
-        A database is there, without `force`.
-    StoreBusy
-        A service runs, or another process holds the database.
-    StoreError
-        The audit in it is broken, or the disk is full.
+    FileUnreadable : It is no backup, or a damaged one.
+    InputError : A database is there, without `force`.
+    StoreBusy : A service runs, or another process holds the database.
+    StoreError : The audit in it is broken, or the disk is full.
     """
     here = connect(to or settings.db)
     final = here.path
@@ -407,8 +401,7 @@ def _settled(here: Store) -> bool:
 
     Raises
     ------
-    StoreBusy
-        Somebody is.
+    StoreBusy : Somebody is.
     """
     try:
         with here.writing():

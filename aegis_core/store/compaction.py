@@ -45,12 +45,9 @@ def compact(
 
     Raises
     ------
-    NotReady
-        There is no database.
-    StoreBusy
-        A service runs, or another process holds the file.
-    StoreError
-        There is no room for a second copy; the database is as it was.
+    NotReady : There is no database.
+    StoreBusy : A service runs, or another process holds the file.
+    StoreError : There is no room for a second copy; the database is as it was.
     """
     if store.owned_by_any:
         raise StoreBusy(f"A service owns {store.path}; end it first, then compact.")
@@ -78,10 +75,8 @@ def _written_anew(path: Path, wait_s: float, tell: Callable[[float], object]) ->
 
     Raises
     ------
-    StoreBusy
-        Another process held the file for `wait_s`.
-    StoreError
-        The disk is full; the database is as it was.
+    StoreBusy : Another process held the file for `wait_s`.
+    StoreError : The disk is full; the database is as it was.
     """
     log = path.with_name(path.name + ".wal")
     deadline = time.monotonic() + wait_s

@@ -66,8 +66,7 @@ def opened(path: Path, *, read_only: bool, wait_s: float) -> Connection:
 
     Raises
     ------
-    StoreBusy
-        Another process held the file for `wait_s`.
+    StoreBusy : Another process held the file for `wait_s`.
     FileUnreadable, StoreVersion, StoreError
         The file is no DuckDB database, one of another version, or cannot be used.
     """
@@ -122,8 +121,7 @@ def with_values(sql: str, params: Sequence[object] | Mapping[str, object] | None
 
     Raises
     ------
-    InputError
-        The values are not those that the text asks for.
+    InputError : The values are not those that the text asks for.
     """
     if not params:
         return sql
@@ -156,8 +154,7 @@ def only_reads(connection: Connection, sql: str) -> None:
 
     Raises
     ------
-    InputError
-        A statement is of another kind than a query, or the text is no SQL.
+    InputError : A statement is of another kind than a query, or the text is no SQL.
     """
     with translated():
         kinds = {statement.type for statement in connection.extract_statements(sql)}
@@ -251,8 +248,7 @@ def literal(value: object) -> str:
 
     Raises
     ------
-    InputError
-        SQL has no literal for this type.
+    InputError : SQL has no literal for this type.
     """
     if value is None:
         return "NULL"

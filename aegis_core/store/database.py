@@ -65,10 +65,8 @@ class Store:
 
     Parameters
     ----------
-    path
-        The file, also by a link to it. It need not exist until something is read.
-    wait_s
-        How long an opening waits while others hold the file, in seconds.
+    path : The file, also by a link to it. It need not exist until something is read.
+    wait_s : How long an opening waits while others hold the file, in seconds.
     """
 
     def __init__(self, path: Path | str, *, wait_s: float = 30.0) -> None:
@@ -96,12 +94,9 @@ class Store:
 
         Raises
         ------
-        NotReady
-            There is no database, or nothing was ever written to it.
-        StoreBusy
-            Another process held the file for `wait_s`.
-        FileUnreadable, StoreVersion
-            The file is no DuckDB database, or one of another version.
+        NotReady : There is no database, or nothing was ever written to it.
+        StoreBusy : Another process held the file for `wait_s`.
+        FileUnreadable, StoreVersion : The file is no DuckDB database, or one of another version.
         """
         if self._session is not None:
             yield self._session
@@ -142,17 +137,15 @@ class Store:
 
         Parameters
         ----------
-        checkpoint
-            Whether the file alone holds everything afterwards. False leaves the last half
-            megabyte or so, as safely, in the `.wal` file beside it, and suits many small blocks:
-            50 rows onto 1.75 million took 40 ms instead of 190 ms.
+        checkpoint : Whether the file alone holds everything afterwards. False leaves the last half
+            megabyte or so, as safely, in the `.wal` file beside it, and suits many small blocks: 50
+            rows onto 1.75 million took 40 ms instead of 190 ms.
 
         Raises
         ------
         StoreError
             Called inside a `reading()` block of the same store, or the file cannot be written.
-        StoreBusy
-            Another process held the file for `wait_s`.
+        StoreBusy : Another process held the file for `wait_s`.
         """
         if self._session is not None:
             if not self._session.writable:
@@ -198,8 +191,7 @@ class Store:
 
         Raises
         ------
-        StoreBusy
-            Another one went on for `wait_s`, or what `writing` raises.
+        StoreBusy : Another one went on for `wait_s`, or what `writing` raises.
         """
         if self._session is not None:
             with self.writing() as session:
@@ -235,20 +227,16 @@ class Store:
 
         Parameters
         ----------
-        wait_s
-            How long to wait while others hold the file, in seconds.
-        limits
-            Given, other processes attach through DuckDB's own client-server protocol, on the
+        wait_s : How long to wait while others hold the file, in seconds.
+        limits : Given, other processes attach through DuckDB's own client-server protocol, on the
             loopback interface: `connect` finds the addresses in a file beside the database, and
-            another file beside it may be handed to those who shall only read. The block gets
-            them too.
-        rest
-            The address at which this process answers over REST, for that file.
+            another file beside it may be handed to those who shall only read. The block gets them
+            too.
+        rest : The address at which this process answers over REST, for that file.
 
         Raises
         ------
-        StoreBusy
-            Another process held the file for `wait_s`, or owns it.
+        StoreBusy : Another process held the file for `wait_s`, or owns it.
         """
         with self._in_turn():
             if self._held is not None:
@@ -298,8 +286,7 @@ class Store:
 
         Raises
         ------
-        StoreBusy
-            There is one, in a service or a notebook: its memory would not know of them.
+        StoreBusy : There is one, in a service or a notebook: its memory would not know of them.
         """
         if self._held.scores if self._held is not None else self.owned_by_any:
             raise StoreBusy(
@@ -337,15 +324,12 @@ class Store:
 
         Parameters
         ----------
-        where
-            An SQL condition on the columns of `transactions`, such as `"ts < ?"`.
-        columns
-            The columns wanted; None means all.
+        where : An SQL condition on the columns of `transactions`, such as `"ts < ?"`.
+        columns : The columns wanted; None means all.
 
         Raises
         ------
-        ColumnError
-            A column is not one of `schema.TRANSACTION_COLUMNS`.
+        ColumnError : A column is not one of `schema.TRANSACTION_COLUMNS`.
         """
         wanted = list(columns) if columns is not None else list(TRANSACTION_COLUMNS)
         if unknown := [name for name in wanted if name not in TRANSACTION_COLUMNS]:

@@ -21,14 +21,10 @@ class Endpoint:
 
     Attributes
     ----------
-    pid, started
-        The process, and what tells it from a later one of the same number.
-    schema_version
-        The version of the tables.
-    writers, readers
-        Addresses for DuckDB's ATTACH, such as `quack:127.0.0.1:40123`.
-    rest
-        Where the owner answers over REST, such as `http://127.0.0.1:8000`; "" if it does not.
+    pid, started : The process, and what tells it from a later one of the same number.
+    schema_version : The version of the tables.
+    writers, readers : Addresses for DuckDB's ATTACH, such as `quack:127.0.0.1:40123`.
+    rest : Where the owner answers over REST, such as `http://127.0.0.1:8000`; "" if it does not.
     """
 
     pid: int
@@ -55,8 +51,7 @@ def publish(database: Path, endpoint: Endpoint) -> None:
 
     Raises
     ------
-    StoreError
-        The folder does not take them.
+    StoreError : The folder does not take them.
     """
     attach = f"ATTACH '{endpoint.readers}' AS aegis (TOKEN '{endpoint.readers_token}')"
     for_readers = {

@@ -68,8 +68,7 @@ def export(
     ------
     InputError
         The folder is there, and `force` is not given; or it holds anything but an earlier export.
-    StoreError
-        The disk is full; the folder is not there then, or is the one that was.
+    StoreError : The disk is full; the folder is not there then, or is the one that was.
     """
     apart(folder.expanduser(), store.path, settings.models)
     final = free(folder, force=force)
@@ -100,8 +99,7 @@ def _nothing_else(folder: Path) -> None:
 
     Raises
     ------
-    InputError
-        Something else is there.
+    InputError : Something else is there.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name another folder to export to.")

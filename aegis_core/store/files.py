@@ -35,8 +35,7 @@ def scratch(final: Path, doing: str) -> Iterator[Path]:
 
     Raises
     ------
-    StoreError
-        The disk is full or does not let write; `final` is as it was.
+    StoreError : The disk is full or does not let write; `final` is as it was.
     """
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -90,8 +89,7 @@ def apart(target: Path, database: Path, models: Path) -> None:
 
     Raises
     ------
-    InputError
-        `target` is one of them, holds one, or is there already inside of one.
+    InputError : `target` is one of them, holds one, or is there already inside of one.
     """
     beside = [database.with_name(database.name + e) for e in (*BESIDE, *_OF_A_SERVICE)]
     for needed in (database, models, *beside):
@@ -115,8 +113,7 @@ def free(path: Path, *, force: bool, option: str = "--force replaces it") -> Pat
 
     Raises
     ------
-    InputError
-        Something is there, and `force` is not given.
+    InputError : Something is there, and `force` is not given.
     """
     path = path.expanduser().absolute()
     if path.exists() and not force:

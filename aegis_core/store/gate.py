@@ -74,19 +74,14 @@ class Limits:
 
     Attributes
     ----------
-    longest_s
-        How long a reader's query may run, in seconds.
-    rows
-        How many rows an answer may have that is more than a plain look at one table.
-    at_once
-        How many such queries run at the same time; others wait for their turn.
+    longest_s : How long a reader's query may run, in seconds.
+    rows : How many rows an answer may have that is more than a plain look at one table.
+    at_once : How many such queries run at the same time; others wait for their turn.
     idle_s
         After how long without a statement a writer's open transaction is rolled back, in seconds.
-    threads
-        How many threads a query may use; one leaves the others to those who write.
-    memory, disk
-        What all queries and writings together may use in memory, and on disk beyond it, in
-        DuckDB's words, such as `"2GB"`; None leaves DuckDB's own limits.
+    threads : How many threads a query may use; one leaves the others to those who write.
+    memory, disk : What all queries and writings together may use in memory, and on disk beyond it,
+        in DuckDB's words, such as `"2GB"`; None leaves DuckDB's own limits.
     """
 
     longest_s: float = 60.0
@@ -125,8 +120,7 @@ class Gate:
 
     Parameters
     ----------
-    root
-        A connection to the open database; its settings must not be locked yet. It stays the
+    root : A connection to the open database; its settings must not be locked yet. It stays the
         caller's.
     """
 

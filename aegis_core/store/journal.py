@@ -76,8 +76,7 @@ class Journal:
 
         Raises
         ------
-        StoreError
-            The disk does not take it. It is kept, and goes before the next one.
+        StoreError : The disk does not take it. It is kept, and goes before the next one.
         """
         number = self.written + len(self._unwritten) + 1
         line = orjson.dumps({"number": number, "tables": group}, _listed, _OPTIONS)
@@ -90,8 +89,7 @@ class Journal:
 
         Raises
         ------
-        StoreError
-            It still does not.
+        StoreError : It still does not.
         """
         if not self._unwritten:
             return
@@ -181,8 +179,7 @@ def read(folder: Path, after: int) -> Iterator[tuple[int, Group]]:
 
     Raises
     ------
-    StoreError
-        A group is missing or damaged in the middle, or the journal is of another history.
+    StoreError : A group is missing or damaged in the middle, or the journal is of another history.
     """
     last = after
     for path in sorted(folder.glob("*.log")):

@@ -26,10 +26,8 @@ class Held:
 
     Parameters
     ----------
-    connection
-        The first one; it belongs to this object from now on.
-    limits
-        What those who attach may use; None lets nobody attach.
+    connection : The first one; it belongs to this object from now on.
+    limits : What those who attach may use; None lets nobody attach.
     """
 
     def __init__(self, connection: Connection, limits: Limits | None = None) -> None:

@@ -39,13 +39,10 @@ class Session:
 
     Parameters
     ----------
-    writable
-        Whether it may change the database.
-    owned
-        Whether the connection is one of many to a database that its owner holds open: its
+    writable : Whether it may change the database.
+    owned : Whether the connection is one of many to a database that its owner holds open: its
         settings are locked, and only this class keeps a reading from writing.
-    scores
-        Whether an engine of that owner may have taken more than the tables hold.
+    scores : Whether an engine of that owner may have taken more than the tables hold.
     """
 
     def __init__(
@@ -66,10 +63,8 @@ class Session:
 
         Raises
         ------
-        InputError
-            The statement is wrong, or writes in a reading.
-        StoreError
-            A constraint, the disk or the memory does not allow it.
+        InputError : The statement is wrong, or writes in a reading.
+        StoreError : A constraint, the disk or the memory does not allow it.
         """
         with translated():
             return self._ran(sql, params)
@@ -129,10 +124,8 @@ class Session:
 
         Raises
         ------
-        ColumnError
-            `rows` has a column that the table does not have.
-        StoreError
-            A row breaks a constraint, such as a missing amount.
+        ColumnError : `rows` has a column that the table does not have.
+        StoreError : A row breaks a constraint, such as a missing amount.
         """
         import pyarrow as pa
 
@@ -170,8 +163,7 @@ class Session:
 
         Raises
         ------
-        ColumnError
-            There is no such table.
+        ColumnError : There is no such table.
         """
         found = self.execute(
             "SELECT column_name FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index",

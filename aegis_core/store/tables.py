@@ -43,10 +43,8 @@ def version(session: Session, tables: frozenset[str], path: Path) -> int:
 
     Raises
     ------
-    NotReady
-        Nothing was ever written to it.
-    StoreError, StoreVersion
-        Aegis did not make it, or a later one did.
+    NotReady : Nothing was ever written to it.
+    StoreError, StoreVersion : Aegis did not make it, or a later one did.
     """
     if not tables:
         raise NotReady(
@@ -74,8 +72,7 @@ def look(session: Session, path: Path) -> Found:
 
     Raises
     ------
-    StoreError
-        The copy cannot be written; nothing was changed.
+    StoreError : The copy cannot be written; nothing was changed.
     """
     tables = names(session)
     if not tables:
@@ -127,8 +124,7 @@ def copy_into(
 
     Raises
     ------
-    StoreError
-        The file cannot be written, or holds other rows afterwards.
+    StoreError : The file cannot be written, or holds other rows afterwards.
     """
     ((here,),) = session.execute("SELECT current_database()").fetchall()
     session.execute(f"ATTACH {literal(str(path))} AS aegis_copy")

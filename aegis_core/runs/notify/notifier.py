@@ -43,8 +43,7 @@ class Notifier:
 
     Raises
     ------
-    InputError
-        There is no rule, or an address cannot be used.
+    InputError : There is no rule, or an address cannot be used.
     """
 
     def __init__(
@@ -73,8 +72,7 @@ class Notifier:
 
         Raises
         ------
-        StoreError
-            The database cannot be used now. Nothing is lost; the next tick goes on.
+        StoreError : The database cannot be used now. Nothing is lost; the next tick goes on.
         """
         self._asked = time.monotonic()
         try:
@@ -164,12 +162,9 @@ def run(
 
     Raises
     ------
-    InputError
-        There is no rule, or an address cannot be used.
-    NotReady
-        There is no database yet.
-    RunBusy
-        Another notifier runs on this database.
+    InputError : There is no rule, or an address cannot be used.
+    NotReady : There is no database yet.
+    RunBusy : Another notifier runs on this database.
     """
     notifier = Notifier(store, settings)
     store.rows("SELECT 1")  # no database: said before anything starts
@@ -253,8 +248,7 @@ def chosen(settings: Settings, name: str = "") -> Sequence[NotifyRule]:
 
     Raises
     ------
-    InputError
-        There is none.
+    InputError : There is none.
     """
     if not settings.notify:
         raise InputError(

@@ -37,8 +37,7 @@ def check(reference: str) -> None:
 
     Raises
     ------
-    InputError
-        It is none, or its variable is not set.
+    InputError : It is none, or its variable is not set.
     """
     _service(secret(reference), SEND_WITHIN_S, address_of(reference))
 

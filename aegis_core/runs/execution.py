@@ -36,8 +36,12 @@ ON_OVERLAP: Final = ("fail", "skip", "wait")
 """What to do when the same notebook is already running."""
 LONGEST_BACKOFF_S: Final = 3600.0
 """The pause before a retry doubles up to this."""
-_FIGURES: Final = 3
-_LAST: Final = ("auc_roc",)  # flatters where fraud is rare, so it is no headline
+_HEADLINES: Final = """
+    SELECT name, avg(value) AS mean
+    FROM (SELECT *, rowid AS place FROM metrics WHERE run_id = ? QUALIFY slice LIKE 'forest/%'
+      OR NOT bool_or(slice LIKE 'forest/%') OVER ())
+    WHERE value IS NOT NULL GROUP BY name ORDER BY name = 'auc_roc', min(place) LIMIT 3
+"""  # auc_roc flatters where fraud is rare, so it comes last
 
 
 @dataclass(frozen=True)
@@ -118,16 +122,15 @@ def run_notebook(
     with ended_in_order(), contextlib.ExitStack() as stack:
         try:
             stack.enter_context(ledger.alone(settings.db, name, wait_s))
-        except RunBusy as e:
-            status = "skipped" if on_overlap == "skip" else "failed"
+        except (RunBusy, KeyboardInterrupt) as e:
+            busy, skips = isinstance(e, RunBusy), on_overlap == "skip"
             if claim:
-                _end_claim(store, claim, status, str(e))
-            if on_overlap == "skip":
+                status = ("skipped" if skips else "failed") if busy else "interrupted"
+                error = str(e) if busy else "Stopped while it waited."
+                ended = replace(claim, status=status, ended_at=ledger.now(), error=error)
+                ledger.update(store, ended)
+            if busy and skips:
                 return work.skipped(claim.run_id if claim else "", str(e))
-            raise
-        except KeyboardInterrupt:
-            if claim:
-                _end_claim(store, claim, "interrupted", "Stopped while it waited.")
             raise
         ledger.close_killed(store, settings.reports, name)
         return _attempts(work, claim, due, retries, backoff_s)
@@ -211,14 +214,7 @@ def headlines(store: Store, run_id: str) -> dict[str, float]:
 
     Where a figure was measured for several detectors, it is the forest's.
     """
-    rows = store.rows("SELECT name, slice, value FROM metrics WHERE run_id = ?", [run_id])
-    ours = [row for row in rows if row["slice"].startswith("forest/")] or rows
-    found: dict[str, list[float]] = {}
-    for row in sorted(ours, key=lambda row: row["name"] in _LAST):
-        if row["value"] is not None:
-            found.setdefault(row["name"], []).append(row["value"])
-    first = list(found.items())[:_FIGURES]
-    return {name: sum(values) / len(values) for name, values in first}
+    return {row["name"]: row["mean"] for row in store.rows(_HEADLINES, [run_id])}
 
 
 @dataclass(frozen=True)
@@ -253,7 +249,7 @@ def _attempts(
         ledger.insert(work.store, row)
     while True:
         try:
-            return _run(work, row)
+            return _Attempt(work, row).run()
         except RunFailed as e:
             if row.attempt > retries or isinstance(e, RunRefused):
                 raise
@@ -262,81 +258,73 @@ def _attempts(
         ledger.insert(work.store, row)
 
 
-def _run(work: _Work, row: Row) -> RunResult:
+class _Attempt:
     """One attempt, whose row is in the ledger already."""
-    began, notebook = time.monotonic(), NOTEBOOKS[work.name]
-    declared = inspect(notebook)
-    folder = work.settings.reports / row.run_id
-    executed, report = folder / notebook.name, folder / "report.html"
-    ending = _Ending(work, row, folder, executed, report, began)
-    progress = ledger.Progress(work.store, row.run_id, work.redactor)
-    own = {"db": str(work.settings.db), "run_id": row.run_id}
-    try:
-        folder.mkdir(parents=True)
-        shutil.copyfile(notebook, executed)  # there to be read, however early the run ends
-        ledger.keep(folder, row)
-        reports.write_index(folder.parent)
-        with progress:
-            notebooks.execute(
-                notebook,
-                executed,
-                work.given | {k: v for k, v in own.items() if k in declared},
-                work.settings,
-                watch=progress,
-                deadline=None if work.timeout_s is None else began + work.timeout_s,
-                bar=work.name if work.progress else None,
+
+    def __init__(self, work: _Work, row: Row) -> None:
+        self.work, self.row, self.began = work, row, time.monotonic()
+        self.notebook = NOTEBOOKS[work.name]
+        self.declared = inspect(self.notebook)
+        self.folder = work.settings.reports / row.run_id
+        self.executed, self.report = self.folder / self.notebook.name, self.folder / "report.html"
+        self.progress = notebooks.Progress(work.store, row.run_id, work.redactor)
+
+    def run(self) -> RunResult:
+        """Execute the notebook and close the run, however it ends."""
+        work = self.work
+        own = {"db": str(work.settings.db), "run_id": self.row.run_id}
+        try:
+            self.folder.mkdir(parents=True)
+            shutil.copyfile(self.notebook, self.executed)  # to be read, however early it ends
+            ledger.keep(self.folder, self.row)
+            reports.write_index(self.folder.parent)
+            with self.progress:
+                notebooks.execute(
+                    self.notebook,
+                    self.executed,
+                    work.given | {k: v for k, v in own.items() if k in self.declared},
+                    work.settings,
+                    watch=self.progress,
+                    deadline=None if work.timeout_s is None else self.began + work.timeout_s,
+                    bar=work.name if work.progress else None,
+                )
+        except KeyboardInterrupt:
+            self._close("interrupted", "Stopped from outside.")
+            raise
+        except Exception as e:  # whatever ends a run belongs in the ledger
+            failure = notebooks.explain(e, work.timeout_s)
+            last = self._close("failed", work.redactor.text(failure.error))
+            kind, where = RunRefused if failure.final else RunFailed, failure.where
+        else:
+            last, kind, where = self._close("done"), RunFailed, ""
+        if last.status == "interrupted":
+            raise KeyboardInterrupt
+        if last.status != "done":
+            raise kind(
+                f"{work.name} failed{where}: {last.error} Executed notebook: {self.executed}"
             )
-    except KeyboardInterrupt:
-        ending.close(progress, "interrupted", "Stopped from outside.")
-        raise
-    except Exception as e:  # whatever ends a run belongs in the ledger
-        failure = notebooks.explain(e, work.timeout_s)
-        last = ending.close(progress, "failed", work.redactor.text(failure.error))
-        kind = RunRefused if failure.final else RunFailed
-        raise kind(
-            f"{work.name} failed{failure.where}: {last.error} Executed notebook: {executed}"
-        ) from None
-    last = ending.close(progress, "done")
-    if last.status == "interrupted":
-        raise KeyboardInterrupt
-    if last.status != "done":
-        raise RunFailed(f"{work.name} failed: {last.error} Executed notebook: {executed}")
-    return RunResult(row.run_id, "done", executed, report, last.seconds or 0.0)
+        return RunResult(self.row.run_id, "done", self.executed, self.report, last.seconds or 0.0)
 
-
-@dataclass(frozen=True)
-class _Ending:
-    """How a run is closed: secrets masked, report written, ledger told, in this order."""
-
-    work: _Work
-    row: Row
-    folder: Path
-    executed: Path
-    report: Path
-    began: float
-
-    def close(self, progress: ledger.Progress, status: str, error: str | None = None) -> Row:
+    def _close(self, status: str, error: str | None = None) -> Row:
         """The run's last row; it says `failed` where the end itself went wrong."""
-        work, store = self.work, self.work.store
+        work, store, run_id = self.work, self.work.store, self.row.run_id
         row = replace(
             self.row,
             status=status,
             error=error,
             ended_at=ledger.now(),
             seconds=round(time.monotonic() - self.began, 3),
-            cells_done=progress.n_done,
-            peak_memory_mb=progress.peak_memory_mb,
-            **ledger.noted(store, self.row.run_id),
+            cells_done=self.progress.n_done,
+            peak_memory_mb=self.progress.peak_memory_mb,
+            **ledger.noted(store, run_id),
         )
         if row.data_hash is None:
             row = replace(row, **lineage.seen(store).columns())
-        figures = headlines(store, row.run_id)
+        figures = headlines(store, run_id)
         try:
             row = self._written(row)
             ledger.keep(self.folder, row, figures)
-            keeps = (work.settings.keep_runs, work.settings.keep_days)
-            reports.clear(self.folder.parent, *keeps, spared=row.run_id)
-            reports.write_index(self.folder.parent)
+            reports.renew(work.settings, run_id)
         except KeyboardInterrupt:
             row = replace(row, status="interrupted", error="Stopped while the report was written.")
         except Exception as e:  # a full disk, or an output that no page can show
@@ -356,32 +344,23 @@ class _Ending:
                 text = path.read_text("utf-8", errors="replace")
                 if (masked := redactor.text(text)) != text:
                     reports.write_whole(path, masked)
-        declared = inspect(NOTEBOOKS[self.work.name])
-        asked = [(k, v, declared[k]["help"]) for k, v in self.work.given.items()]
-        page = ""
+        asked = [(k, v, self.declared[k]["help"]) for k, v in self.work.given.items()]
+        row = replace(row, report_path=str(self.report))
         for _ in range(2):  # once more where the page itself showed what the notebook hid
-            row = self._with_secrets(replace(row, report_path=str(self.report)))
-            known = len(redactor.found)
-            page = redactor.text(reports.render(self.executed, asdict(row), asked))
+            known, told = len(redactor.found), self._with_secrets(row)
+            page = redactor.text(reports.render(self.executed, asdict(told), asked))
             if len(redactor.found) == known:
                 break
         reports.write_whole(self.report, page)
-        return row
+        return told
 
     def _with_secrets(self, row: Row) -> Row:
-        if not self.work.redactor.found or (row.error or "").startswith("An output held"):
+        if not self.work.redactor.found:
             return row
         names = ", ".join(sorted(self.work.redactor.found))
         why = f"An output held the value of {names}; it was masked. Do not print secrets."
-        return replace(
-            row,
-            status="failed" if row.status == "done" else row.status,
-            error=f"{why} {row.error}" if row.error else why,
-        )
-
-
-def _end_claim(store: Store, claim: Row, status: str, error: str) -> None:
-    ledger.update(store, replace(claim, status=status, ended_at=ledger.now(), error=error))
+        status = "failed" if row.status == "done" else row.status
+        return replace(row, status=status, error=f"{why} {row.error}" if row.error else why)
 
 
 def _secrets_of_the_house(settings: Settings) -> dict[str, str]:

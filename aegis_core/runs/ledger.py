@@ -11,26 +11,22 @@ import hashlib
 import json
 import os
 import secrets
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
 from aegis_core.config import Settings
-from aegis_core.errors import RunBusy, StoreError
+from aegis_core.errors import RunBusy
 from aegis_core.machine import locked, try_lock, utc_now
 from aegis_core.runs import lineage, notebooks, reports
-from aegis_core.runs.redaction import Redactor
-from aegis_core.store import Store, connect
+from aegis_core.store import Store
 
 KILLED: Final = "Killed."
 """The error of a run that was killed, once another one finds its row."""
-_TOLD_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
 _ASKED_EVERY_S: Final = 0.2
 _GLANCE_S: Final = 0.1  # somebody may hold a lock for a moment, to see whether it is free
 
@@ -246,83 +242,6 @@ def alone(db: Path, name: str, wait_s: float | None = 0.0) -> Iterator[None]:
         yield
 
 
-class Progress:
-    """Tells the ledger, at most once a second, how far a notebook is, and watches its memory.
-
-    Parameters
-    ----------
-    redactor : Masks secrets in the outputs of each cell, before they are written anywhere.
-
-    Attributes
-    ----------
-    done : code cells that ended well.
-    heading : of the section that is being executed.
-    peak_memory_mb : the most memory that the kernel had resident; None before it started.
-    """
-
-    def __init__(self, store: Store, run_id: str, redactor: Redactor) -> None:
-        self.store = connect(store.path, wait_s=0.2)
-        self.run_id, self.redactor = run_id, redactor
-        self.n_done = 0
-        self.heading: str | None = None
-        self.peak_memory_mb: float | None = None
-        self._pid: int | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._tell, daemon=True, name="progress")
-
-    def __enter__(self) -> Progress:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def started(self, pid: int) -> None:
-        """The kernel is a process of this number."""
-        self._pid = pid
-
-    def ended(self, cell: dict[str, Any]) -> None:
-        """A cell ended; nothing of it is on the disk yet."""
-        self._look()
-        self.redactor.clean(cell.get("outputs", []))
-
-    def done(self, cell: Mapping[str, Any]) -> None:
-        """A cell ended well."""
-        injected = "injected-parameters" in cell["metadata"].get("tags", [])
-        self.n_done += cell["cell_type"] == "code" and not injected
-        if cell["cell_type"] == "markdown":
-            self.heading = next(
-                (
-                    line.lstrip("# ").strip()[:200]
-                    for line in reversed(cell["source"].splitlines())
-                    if line.startswith("#")
-                ),
-                self.heading,
-            )
-
-    def _look(self) -> None:
-        if self._pid is not None and (found := _peak_mb(self._pid)) is not None:
-            self.peak_memory_mb = max(found, self.peak_memory_mb or 0.0)
-
-    def _tell(self) -> None:
-        told: tuple[object, ...] = (0, None, None)
-        while not self._over.wait(_TOLD_EVERY_S):
-            self._look()
-            state = (self.n_done, self.heading, self.peak_memory_mb)
-            if state == told:
-                continue
-            with contextlib.suppress(StoreError), self.store.writing() as session:  # next time
-                session.execute(
-                    "UPDATE runs SET cells_done = ?, heading = ?, peak_memory_mb = ? "
-                    "WHERE run_id = ? AND status = 'running'",
-                    [*state, self.run_id],
-                )
-                told = state
-
-
 def now() -> str:
     """The time, UTC, as the ledger has it."""
     return utc_now().isoformat()
@@ -336,13 +255,3 @@ def _named(pid: int | None) -> str:
 def _lock_of(db: Path, name: str) -> Path:
     whole = db.resolve()  # one lock, also for who comes through a link
     return whole.with_name(f".{whole.name}.{name}.lock")
-
-
-def _peak_mb(pid: int) -> float | None:
-    """The most memory that a process had resident so far, in MB, or else what it has now."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        status = Path(f"/proc/{pid}/status").read_text("utf-8")
-        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-    with contextlib.suppress(psutil.Error):
-        return float(psutil.Process(pid).memory_info().rss) / 2**20
-    return None

@@ -10,14 +10,27 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, Protocol
+from types import TracebackType
+from typing import IO, Any, Final, NamedTuple
+
+import psutil  # type: ignore[import-untyped]
 
 from aegis_core import errors
 from aegis_core.config import NOTEBOOK_FOLDER, Settings
-from aegis_core.errors import AegisError, InputError, NotReady, StoreVersion, did_you_mean
+from aegis_core.errors import (
+    AegisError,
+    InputError,
+    NotReady,
+    StoreError,
+    StoreVersion,
+    did_you_mean,
+)
+from aegis_core.runs.redaction import Redactor
+from aegis_core.store import Store, connect
 
 NOTEBOOKS: Final = {
     "start": NOTEBOOK_FOLDER / "00_start.ipynb",
@@ -34,6 +47,7 @@ NOTEBOOKS: Final = {
 OWN: Final = ("db", "run_id")
 """Parameters of every notebook that the runner fills in."""
 
+_TOLD_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
 _ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _TRUTH: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -126,17 +140,81 @@ def _as_type(key: str, value: object, kind: str) -> object:
         raise wrong from None
 
 
-class Watch(Protocol):
-    """What an execution tells as it goes on."""
+class Progress:
+    """Tells the ledger, at most once a second, how far a notebook is, and watches its memory.
+
+    Parameters
+    ----------
+    redactor : Masks secrets in the outputs of each cell, before they are written anywhere.
+
+    Attributes
+    ----------
+    done : code cells that ended well.
+    heading : of the section that is being executed.
+    peak_memory_mb : the most memory that the kernel had resident; None before it started.
+    """
+
+    def __init__(self, store: Store, run_id: str, redactor: Redactor) -> None:
+        self.store = connect(store.path, wait_s=0.2)
+        self.run_id, self.redactor = run_id, redactor
+        self.n_done = 0
+        self.heading: str | None = None
+        self.peak_memory_mb: float | None = None
+        self._pid: int | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True, name="progress")
+
+    def __enter__(self) -> Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
 
     def started(self, pid: int) -> None:
         """The kernel is a process of this number."""
+        self._pid = pid
 
     def ended(self, cell: dict[str, Any]) -> None:
-        """A cell ended, well or badly; its outputs were not written to the disk yet."""
+        """A cell ended; nothing of it is on the disk yet."""
+        self._look()
+        self.redactor.clean(cell.get("outputs", []))
 
     def done(self, cell: Mapping[str, Any]) -> None:
         """A cell ended well."""
+        injected = "injected-parameters" in cell["metadata"].get("tags", [])
+        self.n_done += cell["cell_type"] == "code" and not injected
+        if cell["cell_type"] == "markdown":
+            self.heading = next(
+                (
+                    line.lstrip("# ").strip()[:200]
+                    for line in reversed(cell["source"].splitlines())
+                    if line.startswith("#")
+                ),
+                self.heading,
+            )
+
+    def _look(self) -> None:
+        if self._pid is not None and (found := _peak_mb(self._pid)) is not None:
+            self.peak_memory_mb = max(found, self.peak_memory_mb or 0.0)
+
+    def _tell(self) -> None:
+        told: tuple[object, ...] = (0, None, None)
+        while not self._over.wait(_TOLD_EVERY_S):
+            self._look()
+            state = (self.n_done, self.heading, self.peak_memory_mb)
+            if state == told:
+                continue
+            with contextlib.suppress(StoreError), self.store.writing() as session:  # next time
+                session.execute(
+                    "UPDATE runs SET cells_done = ?, heading = ?, peak_memory_mb = ? "
+                    "WHERE run_id = ? AND status = 'running'",
+                    [*state, self.run_id],
+                )
+                told = state
 
 
 def n_code_cells(notebook: Path) -> int:
@@ -158,7 +236,7 @@ def execute(
     parameters: Mapping[str, object],
     settings: Settings,
     *,
-    watch: Watch,
+    watch: Progress,
     deadline: float | None = None,
     bar: str | None = None,
 ) -> None:
@@ -233,7 +311,7 @@ def _engine() -> str:
 
     class Client(PapermillNotebookClient):  # type: ignore[misc]
         start_options: dict[str, object]
-        watch: Watch
+        watch: Progress
 
         def create_kernel_manager(self) -> Any:
             manager = super().create_kernel_manager()
@@ -253,7 +331,7 @@ def _engine() -> str:
             nb_man: Any,
             kernel_name: str,
             *,
-            watch: Watch,
+            watch: Progress,
             start_options: dict[str, object],
             deadline: float | None,
             start_timeout: int,
@@ -318,3 +396,13 @@ def _braced(path: Path) -> str:
     'a{{b}}/c.ipynb'
     """
     return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _peak_mb(pid: int) -> float | None:
+    """The most memory that a process had resident so far, in MB, or else what it has now."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path(f"/proc/{pid}/status").read_text("utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    with contextlib.suppress(psutil.Error):
+        return float(psutil.Process(pid).memory_info().rss) / 2**20
+    return None

@@ -19,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from aegis_core.config import Settings
 from aegis_core.machine import utc_now, written_whole
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
@@ -153,6 +154,12 @@ def clear(reports: Path, keep_runs: int, keep_days: float, spared: str = "") -> 
             if not (reports / run["folder"]).exists():
                 gone.append(run["folder"])
     return gone
+
+
+def renew(settings: Settings, run_id: str) -> None:
+    """Clear away what the settings do not keep, but not a run just closed; write the list anew."""
+    clear(settings.reports, settings.keep_runs, settings.keep_days, spared=run_id)
+    write_index(settings.reports)
 
 
 def _noted(reports: Path) -> list[dict[str, Any]]:

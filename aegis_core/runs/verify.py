@@ -24,6 +24,7 @@ from aegis_core.errors import InputError, NotVerifiable, RunFailed, did_you_mean
 from aegis_core.runs import execution, ledger, lineage, notebooks, reports
 from aegis_core.runs.ledger import Row
 from aegis_core.store import Store, connect
+from aegis_core.store.files import checksums
 
 _BATCH: Final = 500_000
 _TOLD: Final = 5
@@ -35,6 +36,20 @@ _PASSING: Final = (  # says how long something took, and when
     re.compile(r"\b\d{8}-\d{6}-\w+(?:-\w+)?"),
     re.compile(r"at 0x[0-9a-f]+"),
 )
+_LEFT: Final = (  # what a run left in tables, by where it stands
+    "SELECT 'metric ' || name || ' ' || slice AS place, value FROM metrics WHERE run_id = ?",
+    "SELECT 'scores of ' || detector AS place, count(*) || ':' || "
+    "sum(hash(transaction_id, score)::HUGEINT) AS told FROM evaluation_scores WHERE run_id = ? "
+    "GROUP BY detector",
+    "SELECT 'drift ' || measure || ' ' || part AS place, * EXCLUDE (measure, part, day, found_at, "
+    "run_id) FROM drift WHERE run_id = ?",
+)
+_ARRIVED: Final = """
+    SELECT count(*) || ':'
+      || sum(hash(t.transaction_id, ts, amount, score, risk, decision)::HUGEINT)
+      AS "transactions and verdicts that arrived"
+    FROM transactions t LEFT JOIN verdicts USING (seq) WHERE seq > ? AND seq <= ?
+"""
 _NUMBER: Final = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?")
 
 
@@ -124,9 +139,9 @@ def verify(
         try:
             found = _repeated(store, run, row, settings, progress, timeout_s)
             last = replace(row, status="done", cells_done=row.cells_total)
-            if found.differences:
-                told = "; ".join(map(str, found.differences[:_TOLD]))
-                more = f"{len(found.differences):,} of {found.compared:,} numbers differ: {told}."
+            if differ := found.differences:
+                told = "; ".join(map(str, differ[:_TOLD]))
+                more = f"{len(differ):,} of {found.compared:,} numbers differ: {told}."
                 last = replace(last, status="failed", error=more)
             return found
         except Exception as e:
@@ -144,9 +159,7 @@ def verify(
             ledger.update(store, last)
             folder.mkdir(parents=True, exist_ok=True)
             ledger.keep(folder, last)
-            keeps = (settings.keep_runs, settings.keep_days)
-            reports.clear(settings.reports, *keeps, spared=row.run_id)
-            reports.write_index(settings.reports)
+            reports.renew(settings, row.run_id)
 
 
 def _run_of(store: Store, what: str) -> dict[str, Any]:
@@ -264,26 +277,22 @@ def _rebuild(store: Store, run: dict[str, Any], scratch: Store) -> None:
         for start in range(0, last + 1, _BATCH):
             part = {"a": start, "b": min(start + _BATCH - 1, last)}
             for table in ("transactions", "verdicts", "shadow_scores"):
-                rows = old.arrow(
-                    f"SELECT * FROM {table} WHERE seq BETWEEN $a AND $b ORDER BY seq", part
-                )
+                rows = old.arrow(f"FROM {table} WHERE seq BETWEEN $a AND $b ORDER BY seq", part)
                 new.append(table, rows)
-        for table in ("carried", "remains"):  # a later forgetting changes the hash of the data
-            new.append(table, old.arrow(f"SELECT * FROM {table} ORDER BY rowid"))
-        labels = old.arrow("SELECT * FROM labels ORDER BY rowid LIMIT ?", [run["n_labels"]])
-        new.append("labels", labels)
-        for table, time, until in (
-            ("reviews", "answered_at", seen),
-            ("taught", "taught_at", seen),  # or they would be labels once more
-            ("lists", "added_at", seen),
-            ("claims", "claimed_at", seen),
-            ("models", "created_at", began),
-            ("promotions", "promoted_at", began),
+        for table, chosen, values in (
+            ("carried", "ORDER BY rowid", []),  # a later forgetting changes the hash of the data
+            ("remains", "ORDER BY rowid", []),
+            ("labels", "ORDER BY rowid LIMIT ?", [run["n_labels"]]),
+            ("reviews", "WHERE answered_at <= ? ORDER BY rowid", [seen]),
+            ("taught", "WHERE taught_at <= ? ORDER BY rowid", [seen]),  # or labels once more
+            ("lists", "WHERE added_at <= ? ORDER BY rowid", [seen]),
+            ("claims", "WHERE claimed_at <= ? ORDER BY rowid", [seen]),
+            ("models", "WHERE created_at <= ? ORDER BY rowid", [began]),
+            ("promotions", "WHERE promoted_at <= ? ORDER BY rowid", [began]),
+            ("meta", "WHERE key != 'schema_version'", []),
         ):
-            chosen = f"SELECT * FROM {table} WHERE {time} <= ? ORDER BY rowid"
-            new.append(table, old.arrow(chosen, [until]))
+            new.append(table, old.arrow(f"FROM {table} {chosen}", values))
         new.execute("UPDATE claims SET released_at = NULL WHERE released_at > ?", [seen])
-        new.append("meta", old.arrow("SELECT * FROM meta WHERE key != 'schema_version'"))
         new.execute(
             """
             UPDATE models SET
@@ -302,38 +311,18 @@ def _stored(
     store: Store, run: dict[str, Any], last_seq: int, settings: Settings
 ) -> dict[str, object]:
     """What a run left in the database and in the folder of models, by where it stands."""
-    run_id = [run["run_id"]]
-    of = "count(*) || ':' || sum(hash({})::HUGEINT)"
-    with store.reading() as session:
-        metrics = session.rows("SELECT name, slice, value FROM metrics WHERE run_id = ?", run_id)
-        scores = session.rows(
-            f"SELECT detector, {of.format('transaction_id, score')} AS told "
-            "FROM evaluation_scores WHERE run_id = ? GROUP BY detector",
-            run_id,
-        )
-        drift = session.rows(
-            "SELECT * EXCLUDE (day, found_at, run_id) FROM drift WHERE run_id = ?", run_id
-        )
-        models = session.rows("SELECT * FROM models WHERE run_id = ?", run_id)
-        span = [run["last_seq"], last_seq]
-        arrived = session.rows(
-            f"SELECT {of.format('t.transaction_id, ts, amount, score, risk, decision')} AS told "
-            "FROM transactions t LEFT JOIN verdicts USING (seq) WHERE seq > ? AND seq <= ?",
-            span,
-        )
     found: dict[str, object] = {"data hash": run["data_hash"]}
-    found |= {f"metric {m['name']} {m['slice']}": m["value"] for m in metrics}
-    found |= {f"scores of {s['detector']}": s["told"] for s in scores}
-    for row in drift:
-        measure, part = row.pop("measure"), row.pop("part")
-        found |= {f"drift {measure} {part} {key}": value for key, value in row.items()}
-    found["transactions and verdicts that arrived"] = arrived[0]["told"]
+    with store.reading() as session:
+        for row in (row for sql in _LEFT for row in session.rows(sql, [run["run_id"]])):
+            place, several = row.pop("place"), len(row) > 1
+            found |= {f"{place} {key}" if several else place: v for key, v in row.items()}
+        found |= session.rows(_ARRIVED, [run["last_seq"], last_seq])[0]
+        models = session.rows("SELECT * FROM models WHERE run_id = ?", [run["run_id"]])
     for i, model in enumerate(models):
         for key in ("detector", "n_train", "trained_from", "trained_to", "data_hash", "parameters"):
             found[f"model {i} {key}"] = model[key]
-        for path in sorted((settings.home / model["path"]).rglob("*")):
-            if path.is_file():
-                found[f"model {i} {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        sums = checksums(settings.home / model["path"])
+        found |= {f"model {i} {name}": digest for name, digest in sums.items()}
     return found
 
 
@@ -347,7 +336,8 @@ def printed(executed: Path, db: str = "") -> dict[str, object]:
     for number, cell in enumerate(cell for cell in cells if cell["cell_type"] == "code"):
         if "injected-parameters" in cell["metadata"].get("tags", []):
             continue
-        name, place = f"cell {cell.get('id', number)}", itertools.count(1)
+        name = f"cell {cell.get('id', number)}"
+        places, figures = itertools.count(1), itertools.count(1)
         for output in cell["outputs"]:
             if output.get("name") == "stderr":
                 continue
@@ -356,11 +346,9 @@ def printed(executed: Path, db: str = "") -> dict[str, object]:
             text = "".join(texts).replace(db, "") if db else "".join(texts)
             for passing in _PASSING:
                 text = passing.sub("", text)
-            found |= {f"{name}, number {next(place)}": v for v in _NUMBER.findall(text)}
-            for path, value in _leaves(data.get(_FIGURE, {}), ""):
-                key = f"{name}, figure{path}"
-                again = 1 + sum(other.startswith(key) for other in found)
-                found[key if key not in found else f"{key} {again}"] = value
+            found |= {f"{name}, number {next(places)}": v for v in _NUMBER.findall(text)}
+            if _FIGURE in data:
+                found |= _leaves(data[_FIGURE], f"{name}, figure {next(figures)}")
     return found
 
 

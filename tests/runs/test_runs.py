@@ -103,7 +103,7 @@ def notebook(settings: config.Settings) -> Iterator[Path]:
         yield path
 
 
-Quick = list[Callable[[notebooks.Watch], None]]
+Quick = list[Callable[[notebooks.Progress], None]]
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Quick:
     """Runs execute no kernel: they call what is in this list, one after another, or nothing."""
     steps: Quick = []
 
-    def execute(*_: object, watch: notebooks.Watch, **__: object) -> None:
+    def execute(*_: object, watch: notebooks.Progress, **__: object) -> None:
         if steps:
             steps.pop(0)(watch)
 
@@ -568,7 +568,7 @@ def test_progress_is_in_the_ledger_while_a_notebook_runs(
 ) -> None:
     seen: list[dict[str, Any]] = []
 
-    def slow(watch: notebooks.Watch) -> None:
+    def slow(watch: notebooks.Progress) -> None:
         watch.started(os.getpid())
         watch.done({"cell_type": "markdown", "metadata": {}, "source": "# How?\nSo.\n## And then?"})
         watch.done({"cell_type": "code", "metadata": {}, "source": "1"})
@@ -646,7 +646,7 @@ def test_the_report_of_the_run_that_ends_is_there_to_be_read(
 ) -> None:
     settings = config.load(home=tmp_path, **keeps)
 
-    def long(_: notebooks.Watch) -> None:
+    def long(_: notebooks.Progress) -> None:
         other = settings.reports / "20990101-000000-train-0000"  # began later and ended before
         other.mkdir()
         facts: dict[str, object] = {"run_id": other.name, "notebook": "train", "cells_done": 1}

@@ -214,10 +214,10 @@ def test_durations_and_names_of_runs_are_no_numbers_to_compare(tmp_path: Path) -
         ("cell a, number 3", "-1e-3"),
     ]
     assert [key for key in verify.printed(path) if key.startswith("cell b")] == [
-        "cell b, figure.data[0].y.bdata",
-        "cell b, figure.data[0].x[0]",
-        "cell b, figure.data[0].x[1]",
-        "cell b, figure.layout.width",
+        "cell b, figure 1.data[0].y.bdata",
+        "cell b, figure 1.data[0].x[0]",
+        "cell b, figure 1.data[0].x[1]",
+        "cell b, figure 1.layout.width",
     ]
 
 

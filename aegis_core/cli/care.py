@@ -128,7 +128,8 @@ def _audit(context: typer.Context, db: Database = None) -> None:
         return
     from aegis_core.store import audit
 
-    print(audit.head(opened(db)[0]) or "The audit is empty.")
+    with opened(db)[0].reading() as session:
+        print(audit.head(session) or "The audit is empty.")
 
 
 @audit_app.command("list", epilog=example("aegis audit list", "aegis audit list --since 7d"))
@@ -141,11 +142,12 @@ def list_(
     """List what was changed, by whom."""
     from aegis_core.store import audit
 
-    store, _ = opened(db)
+    with opened(db)[0].reading() as session:
+        entries = audit.entries(session, _moment(since))
     names = ["seq", "recorded_at", "who", "action", "subject", "details"]
     rows = [
         (e.seq, f"{e.recorded_at:%Y-%m-%d %H:%M:%S}", e.who, e.action, e.subject, e.details)
-        for e in audit.entries(store, _moment(since))
+        for e in entries
     ]
     write_table(names, rows, 0)
 

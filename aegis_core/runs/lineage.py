@@ -178,30 +178,31 @@ def _named_run(session: Session, run_id: str | None) -> dict[str, Any]:
 
 
 def _of_run(session: Session, row: dict[str, Any]) -> dict[str, Any]:
-    run = {**row, "parameters": _read(row["parameters"]), "settings": _read(row["settings"])}
+    run = row | {key: json.loads(row[key] or "{}") for key in ("parameters", "settings")}
     run_id, last_seq = row["run_id"], row["last_seq"]
     first = session.rows(_FIRST_SEEN, [row["data_hash"]])
     data = {key: row[key] for key in ("data_hash", "last_seq", "n_labels", "seen_at")} | {
         "sources": [] if last_seq is None else session.rows(_SOURCES, [last_seq]),
         "first_seen_by": first[0] if first else None,
     }
-    metrics = session.rows(
-        "SELECT name, slice, value FROM metrics WHERE run_id = ? ORDER BY name, slice", [run_id]
-    )
-    made = session.rows("SELECT version, run_id FROM models WHERE run_id = ?", [run_id])
-    used = session.rows(
-        "SELECT version, run_id FROM models WHERE version = ? AND run_id IS DISTINCT FROM ?",
-        [row["model_version"], run_id],
-    )
-    verified = session.rows(
-        "SELECT run_id, status, started_at, error FROM runs WHERE notebook = 'verify' "
-        "AND parameters = ? ORDER BY started_at",
-        [json.dumps({"run": run_id})],
-    )
+    rows = session.rows
     return {
-        "run": run, "data": data, "metrics": metrics, "made": made, "used": used,
-        "verified": verified,
-    }  # fmt: skip
+        "run": run,
+        "data": data,
+        "metrics": rows(
+            "SELECT name, slice, value FROM metrics WHERE run_id = ? ORDER BY name, slice", [run_id]
+        ),
+        "made": rows("SELECT version, run_id FROM models WHERE run_id = ?", [run_id]),
+        "used": rows(
+            "SELECT version, run_id FROM models WHERE version = ? AND run_id IS DISTINCT FROM ?",
+            [row["model_version"], run_id],
+        ),
+        "verified": rows(
+            "SELECT run_id, status, started_at, error FROM runs WHERE notebook = 'verify' "
+            "AND parameters = ? ORDER BY started_at",
+            [json.dumps({"run": run_id})],
+        ),
+    }
 
 
 def told(found: dict[str, Any]) -> Iterator[str]:
@@ -216,10 +217,9 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     if run is None:
         yield "run       none: it was not made by a run, so nothing more is known of it"
         return
-    yield (
-        f"run       {run['run_id']}, {run['status']}, {run['started_at']:%Y-%m-%d %H:%M:%S} UTC"
-        + (f", {run['seconds']:.1f} s" if run["seconds"] is not None else "")
-    )
+    took = "" if run["seconds"] is None else f", {run['seconds']:.1f} s"
+    began = f"{run['started_at']:%Y-%m-%d %H:%M:%S} UTC"
+    yield f"run       {run['run_id']}, {run['status']}, {began}{took}"
     if run["retry_of"]:
         yield f"  attempt {run['attempt']}, after {run['retry_of']} had failed"
     if run["entry"]:
@@ -228,9 +228,8 @@ def told(found: dict[str, Any]) -> Iterator[str]:
         yield f"  error   {run['error']}"
     yield f"notebook  {run['notebook']}, hash {run['notebook_hash'] or 'not recorded'}"
     report = run["report_path"]
-    yield f"  report  {report or 'none'}" + (
-        ", cleared away since" if report and not Path(report).exists() else ""
-    )
+    cleared = ", cleared away since" if report and not Path(report).exists() else ""
+    yield f"  report  {report or 'none'}{cleared}"
     yield "  given   " + (", ".join(f"{k}={v}" for k, v in run["parameters"].items()) or "nothing")
     yield f"code      {run['code_version']}, packages {run['lock_hash'] or 'not recorded'}"
     yield f"  seed    {'not recorded' if run['seed'] is None else run['seed']}"
@@ -255,12 +254,5 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     if first and first["run_id"] != run["run_id"]:
         yield f"  first   seen like this by {first['run_id']}"
     for check in found["verified"]:
-        yield (
-            f"verified  {check['started_at']:%Y-%m-%d %H:%M} UTC: "
-            + (check["error"] or "every number came out the same")
-        )
-
-
-def _read(text: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(text) if text else {}
-    return found
+        came = check["error"] or "every number came out the same"
+        yield f"verified  {check['started_at']:%Y-%m-%d %H:%M} UTC: {came}"

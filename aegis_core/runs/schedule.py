@@ -7,6 +7,7 @@ once, however often it was.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -158,27 +159,19 @@ def listed(settings: Settings, now: datetime | None = None) -> list[dict[str, An
         `entry`, `runs` (what), `cron`, `timezone`, `next`, `local` (the same in the entry's time
         zone), and `last`, `status`, `run_id` and `error` of the last run, None before the first.
     """
-    now = now or datetime.now(UTC)
-    last = _last_runs(settings)
-    rows = []
+    last, rows = _last_runs(settings), []
     for name, trigger in check(settings).items():
-        entry = settings.schedule[name]
-        due = next(trigger.after(now), None)
-        ran = last.get(name, {})
-        rows.append(
-            {
-                "entry": name,
-                "runs": entry.notebook or f"verify {entry.verify}",
-                "cron": entry.cron,
-                "timezone": entry.timezone,
-                "next": due,
-                "local": due and due.astimezone(trigger.timezone),
-                "last": ran.get("started_at"),
-                "status": ran.get("status"),
-                "run_id": ran.get("run_id"),
-                "error": ran.get("error"),
-            }
-        )
+        entry, ran = settings.schedule[name], last.get(name, {})
+        due = next(trigger.after(now or datetime.now(UTC)), None)
+        row = {
+            "entry": name,
+            "runs": entry.notebook or f"verify {entry.verify}",
+            "cron": entry.cron,
+            "timezone": entry.timezone,
+            "next": due,
+            "local": due and due.astimezone(trigger.timezone),
+        }
+        rows.append(row | {key: ran.get(key) for key in ("last", "status", "run_id", "error")})
     return rows
 
 
@@ -197,8 +190,7 @@ def start(settings: Settings, name: str, at: datetime | None = None) -> str:
             f"The schedule has no entry {name!r}; it has {known}."
             + did_you_mean(name, settings.schedule)
         )
-    entry = settings.schedule[name]
-    due = Due(name, (at or datetime.now(UTC)).replace(tzinfo=None))
+    entry, due = settings.schedule[name], Due(name, (at or datetime.now(UTC)).replace(tzinfo=None))
     if entry.verify:
         found = verify(entry.verify, settings, progress=False, timeout_s=entry.timeout, due=due)
         told = "\n".join(found.lines())
@@ -236,9 +228,9 @@ def serve(settings: Settings, *, for_s: float | None = None) -> None:
             '[schedule.nightly]\ncron = "30 2 * * *"\nnotebook = "evaluate"'
         )
     service = Service(settings, triggers)
-    for name, trigger in triggers.items():
-        due = next(trigger.after(datetime.now(UTC)), None)
-        print(f"{name}: next {due:%Y-%m-%d %H:%M} UTC" if due else f"{name}: never", flush=True)
+    for name, trigger in triggers.items():  # each is due some day, as `check` saw
+        due = next(trigger.after(datetime.now(UTC)))
+        print(f"{name}: next {due:%Y-%m-%d %H:%M} UTC", flush=True)
     stops: queue.SimpleQueue[int] = queue.SimpleQueue()  # a signal may put while this thread gets
     with stop_signals(lambda number, _: stops.put(number)):
         try:
@@ -292,12 +284,11 @@ class Service:
     ) -> None:
         self.settings, self.triggers, self.clock, self.starter = settings, triggers, clock, starter
         self.over = over or threading.Event()
-        self._done = {
-            name: since(settings, name, entry, clock()) for name, entry in settings.schedule.items()
-        }
-        last = _last_runs(settings)
-        for name in self._done.keys() & last.keys():
-            self._done[name] = max(self._done[name], last[name]["due_at"].replace(tzinfo=UTC))
+        last, self._done = _last_runs(settings), {}
+        for name, entry in settings.schedule.items():
+            seen = since(settings, name, entry, clock())
+            ran = last[name]["due_at"].replace(tzinfo=UTC) if name in last else seen
+            self._done[name] = max(seen, ran)
         self._threads: list[threading.Thread] = []
         self._running: set[BaseProcess] = set()
         self._lock, self._slots = threading.Lock(), threading.Semaphore(_AT_ONCE)
@@ -377,18 +368,15 @@ def since(settings: Settings, name: str, entry: Entry, now: datetime) -> datetim
     It is kept in the database, so that a scheduler that starts again knows what it missed.
     """
     key, told = f"schedule:{name}", f"{entry.cron} {entry.timezone}"
-    try:
-        store = connect(settings.db)
+    store = connect(settings.db)
+    with contextlib.suppress(NotReady):  # no database yet, so nothing was missed
         kept = store.rows("SELECT value FROM meta WHERE key = ?", [key])
         seen, _, of = kept[0]["value"].partition(" ") if kept else ("", "", "")
         if of == told:
             return datetime.fromisoformat(seen)
+        value = f"{now.isoformat()} {told}"
         with store.writing() as session:
-            session.execute(
-                "INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, f"{now.isoformat()} {told}"]
-            )
-    except NotReady:  # no database yet, so nothing was missed
-        return now
+            session.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
     return now
 
 
@@ -400,7 +388,7 @@ def _last_runs(settings: Settings) -> dict[str, dict[str, Any]]:
     """The last run of each entry, by the time at which it was due."""
     try:
         rows = connect(settings.db).rows(
-            "SELECT entry, run_id, status, started_at, due_at, error FROM runs "
+            "SELECT entry, run_id, status, started_at AS last, due_at, error FROM runs "
             "WHERE entry IS NOT NULL QUALIFY row_number() OVER "
             "(PARTITION BY entry ORDER BY due_at DESC, started_at DESC) = 1"
         )

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
 from aegis_core.errors import InputError, StoreBusy, StoreError
 from aegis_core.machine import locked, utc_now, written_whole
@@ -30,14 +30,6 @@ GENESIS: Final = "0" * 64
 """What the first row has for the hash of the row before."""
 _CHUNK: Final = 10_000
 _COLUMNS: Final = "seq, recorded_at, who, action, subject, details, before, hash"
-
-
-class Asked(Protocol):
-    """What a session or a store can be asked."""
-
-    def rows(self, sql: str, params: Any = None) -> list[dict[str, Any]]:
-        """The result as one dictionary a row."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -146,33 +138,33 @@ def record(
     return entry
 
 
-def head(source: Asked) -> Head | None:
+def head(session: Session) -> Head | None:
     """Number and hash of the last row; None where there is none."""
-    found = source.rows("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
+    found = session.rows("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
     return Head(**found[0]) if found else None
 
 
-def holds(source: Asked, noted: Head) -> bool:
+def holds(session: Session, noted: Head) -> bool:
     """Whether the chain has the row that a head stands for."""
-    found = source.rows("SELECT seq FROM audit WHERE seq = ? AND hash = ?", [noted.seq, noted.hash])
-    return bool(found)
+    sought = [noted.seq, noted.hash]
+    return bool(session.rows("SELECT seq FROM audit WHERE seq = ? AND hash = ?", sought))
 
 
-def entries(source: Asked, since: datetime | None = None) -> list[Entry]:
+def entries(session: Session, since: datetime | None = None) -> list[Entry]:
     """Rows in their order, from a time (UTC) on."""
-    rows = source.rows(
+    rows = session.rows(
         f"SELECT {_COLUMNS} FROM audit WHERE recorded_at >= ? ORDER BY seq",
         [since or datetime(1970, 1, 1)],
     )
     return [Entry(**row) for row in rows]
 
 
-def verify(source: Asked, noted: Sequence[Head] = ()) -> Verified:
+def verify(session: Session, noted: Sequence[Head] = ()) -> Verified:
     """Look at the whole chain, and whether it still holds every head that was noted.
 
     Parameters
     ----------
-    source : a session in which all statements see one state, where others may write meanwhile.
+    session : one in which all statements see one state, where others may write meanwhile.
     noted : read before that state began. Of two that contradict each other one cannot be held.
 
     Returns
@@ -180,7 +172,7 @@ def verify(source: Asked, noted: Sequence[Head] = ()) -> Verified:
     Verified
         With the first row at which something is wrong, in words.
     """
-    columns = source.rows(
+    columns = session.rows(
         "SELECT column_name AS name FROM duckdb_columns() WHERE table_name = 'audit' "
         "AND database_name = current_database() AND schema_name = 'main'"
     )
@@ -188,21 +180,18 @@ def verify(source: Asked, noted: Sequence[Head] = ()) -> Verified:
         lacks = f"its table lacks {', '.join(lacking)}." if columns else "its table is missing."
         return Verified(0, None, lacks)
     last, n = Head(0, GENESIS), 0
-    wanted: dict[int, set[str]] = {}
-    for h in noted:
-        wanted.setdefault(h.seq, set()).add(h.hash)
-    while chunk := source.rows(
+    while chunk := session.rows(
         f"SELECT {_COLUMNS} FROM audit WHERE seq > ? ORDER BY seq LIMIT {_CHUNK}", [last.seq]
     ):
         for row in chunk:
             entry = Entry(**row)
-            if problem := _wrong(entry, last, wanted.get(entry.seq, set())):
+            if problem := _wrong(entry, last, noted):
                 return Verified(n, last if n else None, problem)
             last, n = Head(entry.seq, entry.hash), n + 1
-    (found,) = source.rows("SELECT count(*) AS n FROM audit")
+    (found,) = session.rows("SELECT count(*) AS n FROM audit")
     if found["n"] != n:
         return Verified(n, last, f"{found['n'] - n} rows were put in beside those of the chain.")
-    first, upto = last.seq + 1, max(wanted, default=0)
+    first, upto = last.seq + 1, max((head.seq for head in noted), default=0)
     if upto >= first:
         missing = f"{_are(first, upto)} missing at its end: they were noted."
         return Verified(n, last if n else None, missing)
@@ -213,7 +202,7 @@ def _are(first: int, last: int) -> str:
     return f"row {first} is" if first == last else f"rows {first} to {last} are"
 
 
-def _wrong(entry: Entry, last: Head, noted: set[str]) -> str | None:
+def _wrong(entry: Entry, last: Head, noted: Sequence[Head]) -> str | None:
     if entry.seq != last.seq + 1:
         return f"{_are(last.seq + 1, entry.seq - 1)} missing; the next one is row {entry}."
     if entry.hash != entry.content_hash:
@@ -223,7 +212,7 @@ def _wrong(entry: Entry, last: Head, noted: set[str]) -> str | None:
             f"row {entry} was written after another row {last.seq} than the one that is there: "
             f"row {last.seq} was put in or written anew."
         )
-    if noted - {entry.hash}:
+    if any(head.seq == entry.seq and head.hash != entry.hash for head in noted):
         return f"row {entry} is not the one that was noted: it, or what was before, was replaced."
     return None
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import random
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +40,6 @@ _READING_STATEMENTS = frozenset(
     }
 )
 _LONGEST_PAUSE_S = 0.05
-_BETWEEN_TELLS_S = 0.1
 _SIGNS_OF_ANOTHER = (
     "Could not set lock",
     "being used by another process",
@@ -191,42 +189,6 @@ def translated() -> Iterator[None]:
         told = " ".join(line for line in lines if line and line != "^" and line[:5] != "LINE ")
         kind = InputError if isinstance(e, _USER_MISTAKES) else StoreError
         raise kind(told) from e
-
-
-def rolled_back(connection: Connection) -> bool:
-    """Roll back; whether DuckDB could: out of memory it cannot, and the connection is lost."""
-    try:
-        connection.rollback()
-    except duckdb.Error:
-        return False
-    return True
-
-
-def watched(
-    connection: Connection, statement: Callable[[], object], tell: Callable[[float], object]
-) -> None:
-    """Run a statement in another thread and `tell` this one the share done, in [0, 1]."""
-    failed: list[Exception] = []
-
-    def work() -> None:
-        try:
-            statement()
-        except Exception as e:
-            failed.append(e)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(_BETWEEN_TELLS_S)
-            tell(max(0.0, connection.query_progress()) / 100)
-    except BaseException:
-        connection.interrupt()
-        worker.join()
-        raise
-    if failed:
-        raise failed[0]
-    tell(1.0)
 
 
 def quoted(name: str) -> str:

@@ -58,11 +58,11 @@ _OWNERS_ALONE = re.compile(
 _NICE = 10
 # What queries hold; pages of the file that are kept give way. At the limit itself DuckDB refuses
 # memory to whoever asks, also to a commit, so readers' queries end well before.
-_USED = (
-    "SELECT coalesce(sum(memory_usage_bytes + temporary_storage_bytes), 0)::BIGINT "
-    "FROM duckdb_memory() WHERE tag NOT IN ('BASE_TABLE', 'METADATA')"
-)
-_READERS_SHARE = 0.5
+_FULL = """
+SELECT coalesce(sum(memory_usage_bytes + temporary_storage_bytes), 0)
+  > 0.5 * parse_formatted_bytes(current_setting('memory_limit'))
+FROM duckdb_memory() WHERE tag NOT IN ('BASE_TABLE', 'METADATA')
+"""
 _ANSWER_KEPT_S = 60.0
 _BETWEEN_LOOKS_S = 0.05
 _GOODBYE = b"\x01\x00\x0b\x02\x00\x20%s\x03\x00" + b"\xff" * 9 + b"\x01" + b"\xff" * 4
@@ -122,12 +122,16 @@ class Gate:
     ----------
     root : A connection to the open database; its settings must not be locked yet. It stays the
         caller's.
+
+    Attributes
+    ----------
+    addresses, tokens : of the two listeners, by whether it is the writers'.
     """
 
     def __init__(self, root: Connection, limits: Limits) -> None:
         self._root = root
         self._limits = limits
-        self._tokens = {True: secrets.token_hex(32), False: secrets.token_hex(32)}
+        self.tokens = {True: secrets.token_hex(32), False: secrets.token_hex(32)}
         self._callers: dict[str, Caller] = {}
         self._lock = threading.Lock()
         self._turns = threading.BoundedSemaphore(limits.at_once)
@@ -150,11 +154,6 @@ class Gate:
         self._watch = threading.Thread(target=self._watching, name="aegis-gate", daemon=True)
         self._watch.start()
 
-    @property
-    def tokens(self) -> dict[bool, str]:
-        """The tokens of the listeners, by whether it is the writers'."""
-        return self._tokens
-
     def close(self) -> None:
         """Stop listening, ending what still runs."""
         self._closing.set()
@@ -169,7 +168,7 @@ class Gate:
     def _listening(self, writes: bool) -> str:
         for attempt in itertools.count():
             address = f"quack:{LOOPBACK}:{free_port(0)}"
-            token = literal(self._tokens[writes])
+            token = literal(self.tokens[writes])
             try:
                 with translated():
                     self._root.execute(f"FROM quack_serve('{address}', token := {token})")
@@ -187,7 +186,7 @@ class Gate:
         if not hmac.compare_digest(token.encode(), listener.encode()):
             return None
         with self._lock:
-            self._callers[caller] = Caller(writes=listener == self._tokens[True])
+            self._callers[caller] = Caller(writes=listener == self.tokens[True])
         return "known"
 
     def _admits(self, caller: str, sql: str) -> str | None:
@@ -280,10 +279,8 @@ class Gate:
 
     def _checked(self, connection: Connection, sql: str) -> tuple[str, bool]:
         """The statement as it was understood, and whether it only looks at one table."""
-        tree_text = connection.execute(
-            f"SELECT json_serialize_sql({literal(sql)}::VARCHAR)"
-        ).fetchall()[0][0]
-        tree = json.loads(tree_text)
+        told = connection.execute(f"SELECT json_serialize_sql({literal(sql)}::VARCHAR)").fetchall()
+        tree = json.loads(told[0][0])
         if tree["error"]:
             if tree.get("error_type") != "parser":
                 raise _NoSelect
@@ -292,7 +289,7 @@ class Gate:
             raise InputError("One SELECT at a time, please." if tree["statements"] else "Empty.")
         names = self._names(connection)
         check(tree["statements"], names)
-        text = connection.execute(f"SELECT json_deserialize_sql({literal(tree_text)})").fetchall()
+        text = connection.execute(f"SELECT json_deserialize_sql({literal(told[0][0])})").fetchall()
         return text[0][0].rstrip("; \n"), is_plain(tree["statements"][0]["node"], names)
 
     def _names(self, connection: Connection) -> Names:
@@ -302,25 +299,19 @@ class Gate:
             "SELECT lower(view_name), if(internal, 'system', 'view') FROM duckdb_views() "
             "WHERE internal OR database_name = current_database()"
         ).fetchall()
-        return Names(
-            *(
-                frozenset(name for name, its in found if its == kind)
-                for kind in ("table", "view", "system")
-            )
-        )
+        kinds = ("table", "view", "system")
+        return Names(*(frozenset(name for name, its in found if its == kind) for kind in kinds))
 
     # --- what the owner looks after --------------------------------------------------------
 
     def _watching(self) -> None:
         looked_at = 0.0
         memory = self._root.cursor()
-        limit = memory.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
-        room = in_bytes(limit) * _READERS_SHARE
         while not self._closing.wait(_BETWEEN_LOOKS_S):
             now = time.monotonic()
             with self._lock:
                 queries = list(self._running.items())
-            full = bool(queries) and self._is_full(memory, room)
+            full = bool(queries) and _is_full(memory)
             with self._lock:
                 for connection, running in queries:
                     if full:
@@ -332,14 +323,6 @@ class Gate:
             if now - looked_at > 1:
                 looked_at = now
                 self._look_after_callers(now)
-
-    def _is_full(self, memory: Connection, room: float) -> bool:
-        try:
-            with translated():
-                used: int = memory.execute(_USED).fetchall()[0][0]
-        except AegisError:  # not even enough to look
-            return True
-        return used > room
 
     def _look_after_callers(self, now: float) -> None:
         connection = self._root.cursor()
@@ -372,15 +355,12 @@ class Gate:
             sender.close()
 
 
-def in_bytes(told: str) -> float:
-    """A size as DuckDB tells it.
-
-    >>> in_bytes("1.5 GiB"), in_bytes("12 bytes")
-    (1610612736.0, 12.0)
-    """
-    number, unit = told.split()
-    factor: float = 1024.0 ** ("bytes", "KiB", "MiB", "GiB", "TiB").index(unit)
-    return float(number) * factor
+def _is_full(memory: Connection) -> bool:
+    try:
+        with translated():
+            return bool(memory.execute(_FULL).fetchall()[0][0])
+    except AegisError:  # not even enough to look
+        return True
 
 
 def yield_to_writers() -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from aegis_core.errors import ColumnError, InputError, did_you_mean
+from aegis_core.errors import ColumnError, InputError, StoreError, did_you_mean
 from aegis_core.schema import TABLES
 from aegis_core.store.connection import (
     Connection,
     literal,
     only_reads,
     quoted,
-    rolled_back,
     translated,
-    watched,
     with_values,
     without_decimals,
     without_mask,
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 Params = Sequence[object] | Mapping[str, object] | None
 
 PROGRESS_WITHOUT_BAR = "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
-
-
+_BETWEEN_TELLS_S = 0.1
 _FEW_ROWS = 32
 
 
@@ -77,7 +75,8 @@ class Session:
             yield
             self.execute("COMMIT")
         except BaseException:
-            rolled_back(self._connection)
+            with suppress(StoreError, InputError), translated():
+                self._connection.rollback()  # out of memory it cannot, and the connection is lost
             raise
 
     def query(self, sql: str, params: Params = None) -> pd.DataFrame:
@@ -156,7 +155,27 @@ class Session:
         """
         if not self._owned:
             self.execute(PROGRESS_WITHOUT_BAR)
-        watched(self._connection, lambda: self.execute(sql, params), tell)
+        failed: list[Exception] = []
+
+        def work() -> None:
+            try:
+                self.execute(sql, params)
+            except Exception as e:
+                failed.append(e)
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        try:
+            while worker.is_alive():
+                worker.join(_BETWEEN_TELLS_S)
+                tell(max(0.0, self._connection.query_progress()) / 100)
+        except BaseException:
+            self._connection.interrupt()
+            worker.join()
+            raise
+        if failed:
+            raise failed[0]
+        tell(1.0)
 
     def columns(self, table: str) -> list[str]:
         """Names of a table's columns, in order.

@@ -803,7 +803,7 @@ def test_a_process_killed_while_it_sends_sends_it_again(tmp_path: Path, hook: Ho
     world.later()
     world.verdicts()
     hook.wait_s = 30
-    with notifying(tmp_path, rules, hook), pytest.raises(RunBusy, match="Another notifier"):
+    with notifying(tmp_path, rules, hook), pytest.raises(RunBusy, match="notify is already"):
         notify.run(world.store, world.settings, for_s=0)
     assert world.statuses() == ["sending"]
     hook.wait_s = 0

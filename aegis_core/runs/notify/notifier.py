@@ -15,8 +15,9 @@ from types import FrameType
 from typing import Any, Final
 
 from aegis_core.config import NotifyRule, Settings
-from aegis_core.errors import AegisError, InputError, NotReady, RunBusy, StoreError, did_you_mean
-from aegis_core.machine import locked, stop_signals, utc_now
+from aegis_core.errors import AegisError, InputError, NotReady, StoreError, did_you_mean
+from aegis_core.machine import stop_signals, utc_now
+from aegis_core.runs import ledger
 from aegis_core.runs.notify import outbox
 from aegis_core.runs.notify.events import Event, look, plain, service_event, service_state
 from aegis_core.runs.notify.sending import address_of, check, send
@@ -30,6 +31,13 @@ PATIENCE: Final = 2
 """So many looks in a row must find the service down before it is told."""
 STUCK_S: Final = 60.0
 """A database whose owner does not answer for so long counts as a service that is down."""
+_COUNTED: Final = """
+    SELECT rule, target, count(*) FILTER (status IN ('waiting', 'sending')) AS waiting,
+      count(DISTINCT message_id) FILTER (status = 'sent') AS sent,
+      count(*) FILTER (status IN ('failed', 'unknown')) AS failed,
+      max(sent_at) AS last_sent, arg_max(error, tried_at) AS last_error
+    FROM notifications GROUP BY ALL
+"""
 Send = Callable[[str, str, str], str | None]
 
 
@@ -59,9 +67,8 @@ class Notifier:
         self._down: dict[str, int] = {}
         self._asked: float | None = None  # since when the database owes an answer
         self._stuck: dict[str, list[tuple[NotifyRule, str, Event, str | None, datetime]]] = {}
-        for rule in self.rules:
-            for reference in rule.to:
-                check(reference.get_secret_value())
+        for _, reference in _addresses(self.rules):
+            check(reference)
 
     def recover(self) -> None:
         """Take up what an earlier notifier left; once, before the first `tick`."""
@@ -99,9 +106,9 @@ class Notifier:
                 continue
             event = service_event(self.store, rule, "down", f"{now:%Y-%m-%d %H:%M:%S}")
             kept = self._stuck[rule.name] = []
-            for to in rule.to:
-                error = self.sender(to.get_secret_value(), event.title, event.text)
-                kept.append((rule, address_of(to.get_secret_value()), event, error, now))
+            for _, reference in _addresses([rule]):
+                error = self.sender(reference, event.title, event.text)
+                kept.append((rule, address_of(reference), event, error, now))
 
     def collect(self, rule: NotifyRule) -> None:
         """Put what is new for a rule into the outbox."""
@@ -118,7 +125,7 @@ class Notifier:
     def deliver(self, rule: NotifyRule) -> int:
         """Send at most one message to each address of a rule; how many arrived."""
         arrived = 0
-        for reference in dict.fromkeys(to.get_secret_value() for to in rule.to):
+        for _, reference in dict.fromkeys(_addresses([rule])):
             rows = outbox.next_message(self.store, rule, address_of(reference), self.clock())
             if rows:
                 number = outbox.claim(self.store, rows, self.clock())
@@ -169,7 +176,7 @@ def run(
     notifier = Notifier(store, settings)
     store.rows("SELECT 1")  # no database: said before anything starts
     ends = None if for_s is None else time.monotonic() + for_s
-    with _alone(store), _until_told() as told:
+    with ledger.alone(store.path, "notify"), _until_told() as told:
         threading.Thread(target=_watch, args=[notifier, told], daemon=True).start()
         names = ", ".join(rule.name for rule in notifier.rules)
         print(f"Notifying of {store.path} by the rules {names}; Ctrl-C ends it.", flush=True)
@@ -182,10 +189,7 @@ def run(
                 if sent := notifier.tick():
                     print(f"{utc_now():%Y-%m-%d %H:%M:%S} {sent} sent", flush=True)
                 complained = ""
-            except (
-                StoreError,
-                NotReady,
-            ) as e:  # another holds it, or the service just ended: the next will do
+            except (StoreError, NotReady) as e:  # held, or the service just ended: the next will do
                 recovered = False  # what went out may not have come into the log
                 if str(e) != complained:
                     print(f"{utc_now():%Y-%m-%d %H:%M:%S} {e}", flush=True)
@@ -202,44 +206,32 @@ def try_out(
 
     It is sent at once, in quiet hours too, and kept in the log if there is a database.
     """
-    title = "Aegis: a test"
     text = "This is a test of notification. Nothing happened; no answer is needed."
     found = []
-    for rule in chosen(settings, name):
-        for to in rule.to:
-            reference = to.get_secret_value()
-            target = address_of(reference)
-            try:
-                error = sender(reference, title, f"{text}\n\nAegis, rule {rule.name}.")
-            except InputError as e:
-                error = str(e)
-            found.append((rule.name, target, error))
-            if store.path.exists():
-                event = Event("test", f"{utc_now()}", "test", title, text)
-                outbox.log(store, rule, target, event, error, utc_now())
+    for rule, reference in _addresses(chosen(settings, name)):
+        event = Event("test", f"{utc_now()}", "test", "Aegis: a test", text)
+        try:
+            error = sender(reference, event.title, f"{text}\n\nAegis, rule {rule.name}.")
+        except InputError as e:
+            error = str(e)
+        found.append((rule.name, address_of(reference), error))
+        if store.path.exists():
+            outbox.log(store, rule, address_of(reference), event, error, utc_now())
     return found
 
 
 def listed(store: Store, settings: Settings) -> tuple[list[str], list[tuple[Any, ...]]]:
     """The rules and what became of their messages: names of columns, and a row an address."""
     counts: dict[tuple[str, str], dict[str, Any]] = {}
-    with contextlib.suppress(AegisError), store.reading() as session:  # no database: no messages
-        for row in session.rows(
-            "SELECT rule, target, count(*) FILTER (status IN ('waiting', 'sending')) AS waiting, "
-            "count(DISTINCT message_id) FILTER (status = 'sent') AS sent, "
-            "count(*) FILTER (status IN ('failed', 'unknown')) AS failed, "
-            "max(sent_at) AS last_sent, arg_max(error, tried_at) AS last_error "
-            "FROM notifications GROUP BY ALL"
-        ):
-            counts[row["rule"], row["target"]] = row
+    with contextlib.suppress(AegisError):  # no database: no messages
+        counts = {(row["rule"], row["target"]): row for row in store.rows(_COUNTED)}
     names = ["waiting", "sent", "failed", "last_sent", "last_error"]
     rows = []
-    for rule in settings.notify:
-        for to in rule.to:
-            target = address_of(to.get_secret_value())
-            row = counts.get((rule.name, target), {})
-            shown = (row.get(name) for name in names)
-            rows.append((rule.name, ", ".join(rule.what), target, *shown))
+    for rule, reference in _addresses(settings.notify):
+        target = address_of(reference)
+        row = counts.get((rule.name, target), {})
+        shown = (row.get(name) for name in names)
+        rows.append((rule.name, ", ".join(rule.what), target, *shown))
     return ["rule", "what", "to", *names], rows
 
 
@@ -263,16 +255,9 @@ def chosen(settings: Settings, name: str = "") -> Sequence[NotifyRule]:
     return [rule for rule in settings.notify if name in ("", rule.name)]
 
 
-@contextlib.contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Hold the notifier's lock of a database; the system lets go when the process ends."""
-    path = store.path.with_name(f".{store.path.name}.notify.lock")
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(locked(path))
-        except BlockingIOError:
-            raise RunBusy(f"Another notifier runs on {store.path}. End it first.") from None
-        yield
+def _addresses(rules: Sequence[NotifyRule]) -> list[tuple[NotifyRule, str]]:
+    """Each rule with each of its addresses, which may be secret."""
+    return [(rule, to.get_secret_value()) for rule in rules for to in rule.to]
 
 
 @contextlib.contextmanager

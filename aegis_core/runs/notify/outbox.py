@@ -14,6 +14,7 @@ have been sent; `dropped` has no rule any more.
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -33,18 +34,11 @@ FIRST_PAUSE_S: Final = 30.0
 LONGEST_PAUSE_S: Final = 3600.0
 TOLD_IN_FULL: Final = 25
 """Events of a digest that are told in full; the others are counted."""
+Rows = Sequence[Mapping[str, Any]]
+"""Rows of the table that go out as one message."""
 _HOUR: Final = timedelta(hours=1)
 _TOO_FAR: Final = timedelta(days=8)
 """No row is due so much later: then the clock was turned back."""
-_ROWS: Final = pa.schema(
-    {
-        **dict.fromkeys(("notification_id", "rule", "target", "what", "event"), pa.string()),
-        **dict.fromkeys(("dedupe_key", "title", "text", "status"), pa.string()),
-        **{"attempts": pa.int32(), "message_id": pa.string()},
-        **dict.fromkeys(("created_at", "due_at", "tried_at", "sent_at"), pa.timestamp("us")),
-        "error": pa.string(),
-    }
-)
 
 
 def is_quiet(rule: NotifyRule, now: datetime) -> bool:
@@ -108,37 +102,29 @@ def keep(
                     known.add(key)
                 rows.append(_row(rule, target, event, status, now, len(rows)))
         if rows:
-            session.append("notifications", pa.Table.from_pylist(rows, _ROWS))
+            session.append("notifications", pa.Table.from_pylist(rows))
         for what, position in after.items():
             session.execute(
                 "DELETE FROM notify_cursors WHERE rule = ? AND what = ?", [rule.name, what]
             )
-            session.execute("INSERT INTO notify_cursors VALUES (?, ?, ?)",
-                            [rule.name, what, position])  # fmt: skip
+            moved = [rule.name, what, position]
+            session.execute("INSERT INTO notify_cursors VALUES (?, ?, ?)", moved)
 
 
 def recover(store: Store, rules: Sequence[NotifyRule]) -> None:
     """Take care of what a notifier left behind that was killed, and of rules that are gone."""
     with store.reading() as session:
-        left = session.rows(
-            "SELECT notification_id, rule, status FROM notifications "
-            "WHERE status IN ('waiting', 'sending')"
-        )
-    by_name = {rule.name: rule for rule in rules}
-    fates: dict[tuple[str, str], list[str]] = {}
-    for row in left:
-        rule = by_name.get(row["rule"])
-        if rule is None:
-            fate = ("dropped", "The rule is gone from aegis.toml.")
-        elif row["status"] == "waiting":
-            continue
-        elif rule.at_most_once:
-            fate = ("unknown", "It may have been sent before the notifier ended; not sent again.")
-        else:
-            fate = ("waiting", "It may have been sent before the notifier ended; sent again.")
-        fates.setdefault(fate, []).append(row["notification_id"])
-    for (status, error), ids in fates.items():
-        _update(store, ids, status=status, error=error)
+        left = session.rows("SELECT * FROM notifications WHERE status IN ('waiting', 'sending')")
+    once = {rule.name: rule.at_most_once for rule in rules}
+    gone = [row for row in left if row["rule"] not in once]
+    sending = [row for row in left if row["rule"] in once and row["status"] == "sending"]
+    unsure = "It may have been sent before the notifier ended;"
+    for rows, status, error in (
+        (gone, "dropped", "The rule is gone from aegis.toml."),
+        ([row for row in sending if once[row["rule"]]], "unknown", f"{unsure} not sent again."),
+        ([row for row in sending if not once[row["rule"]]], "waiting", f"{unsure} sent again."),
+    ):
+        _update(store, rows, status=status, error=error)
 
 
 def next_message(
@@ -170,45 +156,35 @@ def next_message(
     return message if due and (again or sent < rule.per_hour) else []
 
 
-def claim(store: Store, rows: Sequence[Mapping[str, Any]], now: datetime) -> str:
+def claim(store: Store, rows: Rows, now: datetime) -> str:
     """Commit that a message is about to be sent; its number."""
     number: str = rows[0]["message_id"] or uuid.uuid4().hex[:12]
-    _update(
-        store, [row["notification_id"] for row in rows],
-        status="sending", message_id=number, tried_at=now, attempts=rows[0]["attempts"] + 1,
-    )  # fmt: skip
+    attempts = rows[0]["attempts"] + 1
+    _update(store, rows, status="sending", message_id=number, tried_at=now, attempts=attempts)
     return number
 
 
-def settle(
-    store: Store, rows: Sequence[Mapping[str, Any]], error: str | None, now: datetime
-) -> None:  # fmt: skip
+def settle(store: Store, rows: Rows, error: str | None, now: datetime) -> None:
     """Commit what became of a message."""
-    ids = [row["notification_id"] for row in rows]
     attempts = rows[0]["attempts"] + 1
     if error is None:
-        _update(store, ids, status="sent", sent_at=now, error=None)
+        _update(store, rows, status="sent", sent_at=now, error=None)
     elif attempts >= MAX_ATTEMPTS:
-        _update(store, ids, status="failed", error=error)
+        _update(store, rows, status="failed", error=error)
     else:
         due = now + timedelta(seconds=pause_s(attempts))
-        _update(store, ids, status="waiting", due_at=due, error=error)
+        _update(store, rows, status="waiting", due_at=due, error=error)
 
 
-def composed(
-    rows: Sequence[Mapping[str, Any]], rule: NotifyRule, number: str
-) -> tuple[str, str]:  # fmt: skip
+def composed(rows: Rows, rule: NotifyRule, number: str) -> tuple[str, str]:
     """Title and text of a message; the same rows and number give the same."""
     foot = f"Aegis, rule {rule.name}, message {number}."
     if len(rows) == 1:
         return rows[0]["title"], f"{rows[0]['text']}\n\n{foot}"
     names = {"verdict": "alert", "run": "failed run", "drift": "drift alarm"}
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["what"]] = counts.get(row["what"], 0) + 1
     told = [
         f"{n} {names.get(what, what)}{'s' * (n > 1 and what in names)}"
-        for what, n in counts.items()
+        for what, n in Counter(row["what"] for row in rows).items()
     ]
     parts = [f"{row['title'].removeprefix('Aegis: ')}\n{row['text']}" for row in rows]
     if len(parts) > TOLD_IN_FULL:
@@ -221,13 +197,11 @@ def log(
     store: Store, rule: NotifyRule, target: str, event: Event, error: str | None, now: datetime
 ) -> None:
     """Keep what was sent past the outbox in the delivery log."""
-    row = {
-        **_row(rule, target, event, "failed" if error else "sent", now),
-        **{"attempts": 1, "tried_at": now, "error": error, "message_id": uuid.uuid4().hex[:12]},
-        "sent_at": None if error else now,
-    }
+    row = _row(rule, target, event, "failed" if error else "sent", now)
+    row |= {"attempts": 1, "tried_at": now, "message_id": uuid.uuid4().hex[:12]}
+    row |= {"error": error} if error else {"sent_at": now}
     with store.writing(checkpoint=False) as session:
-        session.append("notifications", pa.Table.from_pylist([row], _ROWS))
+        session.append("notifications", pa.Table.from_pylist([row]))
 
 
 def _row(
@@ -249,11 +223,13 @@ def _row(
     }
 
 
-def _update(store: Store, ids: Sequence[str], **values: object) -> None:
+def _update(store: Store, rows: Rows, **values: object) -> None:
+    if not rows:
+        return
     changes = ", ".join(f"{name} = ?" for name in values)
-    marks = ", ".join("?" * len(ids))
+    ids = [row["notification_id"] for row in rows]
     with store.writing(checkpoint=False) as session:
         session.execute(
-            f"UPDATE notifications SET {changes} WHERE notification_id IN ({marks})",
-            [*values.values(), *ids],
+            f"UPDATE notifications SET {changes} WHERE list_contains(?, notification_id)",
+            [*values.values(), ids],
         )

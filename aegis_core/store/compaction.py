@@ -12,7 +12,7 @@ from typing import Final
 
 from aegis_core.errors import NotReady, StoreBusy, StoreError
 from aegis_core.store import audit
-from aegis_core.store.connection import empty, literal, opened, translated
+from aegis_core.store.connection import Connection, empty, literal, opened, translated
 from aegis_core.store.database import Store
 from aegis_core.store.files import scratch
 from aegis_core.store.journal import synced
@@ -39,6 +39,9 @@ def compact(
 ) -> Compacted:
     """Give back the space of what was deleted: the database is written anew and takes its place.
 
+    Nobody can write meanwhile, and readers go on. At every moment, whatever dies, one whole
+    database is at its path.
+
     Parameters
     ----------
     tell : called with the share done, in [0, 1].
@@ -49,35 +52,34 @@ def compact(
     StoreBusy : A service runs, or another process holds the file.
     StoreError : There is no room for a second copy; the database is as it was.
     """
+    path = store.path
     if store.owned_by_any:
-        raise StoreBusy(f"A service owns {store.path}; end it first, then compact.")
-    if not store.path.exists():
-        raise NotReady(f"There is no database at {store.path}.")
+        raise StoreBusy(f"A service owns {path}; end it first, then compact.")
+    if not path.exists():
+        raise NotReady(f"There is no database at {path}.")
     with store.writing():
         pass  # of this version, and whole
 
-    done = Compacted(*_written_anew(store.path, store.wait_s, tell))
+    connection = _alone_with(path, store.wait_s)
+    with contextlib.closing(connection), scratch(path, "The compacted database") as folder:
+        new, was = folder / path.name, path.stat()
+        with translated():
+            connection.execute("USE source")
+        copy_into(Session(connection, writable=True), new, tell)
+        synced(new)
+        done = Compacted(was.st_size, new.stat().st_size)
+        os.chmod(new, was.st_mode & 0o777)
+        if (new.stat().st_uid, new.stat().st_gid) != (was.st_uid, was.st_gid):
+            os.chown(new, was.st_uid, was.st_gid)  # the service's file stays the service's
+        new.replace(path)
+        time.sleep(_LET_GO_S)
     with store.changing() as session:
-        audit.record(session, who, "compact", store.path.name, vars(done))
+        audit.record(session, who, "compact", path.name, vars(done))
     return done
 
 
-def _written_anew(path: Path, wait_s: float, tell: Callable[[float], object]) -> tuple[int, int]:
-    """Write the database at `path` anew without what was deleted; bytes before and after.
-
-    Nobody can write meanwhile, and readers go on. At every moment, whatever dies, one whole
-    database is at `path`.
-
-    Parameters
-    ----------
-    wait_s : how long to wait while others hold the file, in seconds.
-    tell : called with the share done, in [0, 1].
-
-    Raises
-    ------
-    StoreBusy : Another process held the file for `wait_s`.
-    StoreError : The disk is full; the database is as it was.
-    """
+def _alone_with(path: Path, wait_s: float) -> Connection:
+    """A connection that has the whole database at `path`, as `source`, and keeps writers away."""
     log = path.with_name(path.name + ".wal")
     deadline = time.monotonic() + wait_s
     while True:
@@ -90,23 +92,10 @@ def _written_anew(path: Path, wait_s: float, tell: Callable[[float], object]) ->
             with translated():
                 connection.execute(f"ATTACH {literal(str(path))} AS source (READ_ONLY)")
             if not log.exists():
-                break
+                return connection
         except StoreError as e:
             if time.monotonic() > deadline:
                 raise StoreBusy(f"{path} was in use for {wait_s:g} s: {e}") from e
         connection.close()  # somebody wrote in between
         if time.monotonic() > deadline:
             raise StoreBusy(f"Others wrote to {path} for {wait_s:g} s.")
-    with contextlib.closing(connection), scratch(path, "The compacted database") as folder:
-        new, was = folder / path.name, path.stat()
-        with translated():
-            connection.execute("USE source")
-        copy_into(Session(connection, writable=True), new, tell)
-        synced(new)
-        after = new.stat().st_size
-        os.chmod(new, was.st_mode & 0o777)
-        if (new.stat().st_uid, new.stat().st_gid) != (was.st_uid, was.st_gid):
-            os.chown(new, was.st_uid, was.st_gid)  # the service's file stays the service's
-        new.replace(path)
-        time.sleep(_LET_GO_S)
-    return was.st_size, after

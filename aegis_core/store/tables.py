@@ -112,9 +112,9 @@ def bring_up_to_date(session: Session, found: Found) -> None:
 
 
 def copy_into(
-    session: Session, path: Path, tell: Callable[[float], object] | None = None
-) -> dict[str, int]:
-    """Copy the whole database that is open into a new file; rows of each table.
+    session: Session, path: Path, tell: Callable[[float], object] = lambda share: None
+) -> None:
+    """Copy the whole database that is open into a new file.
 
     Everything that DuckDB knows of goes along, and every table keeps the order of its rows.
 
@@ -129,12 +129,7 @@ def copy_into(
     ((here,),) = session.execute("SELECT current_database()").fetchall()
     session.execute(f"ATTACH {literal(str(path))} AS aegis_copy")
     try:
-        copying = f"COPY FROM DATABASE {quoted(here)} TO aegis_copy"
-        if tell is None:
-            session.execute(copying)
-        else:
-            session.watched(copying, None, tell)
-        counted = {}
+        session.watched(f"COPY FROM DATABASE {quoted(here)} TO aegis_copy", None, tell)
         for name in sorted(names(session)):
             source, copy = (
                 session.execute(f"SELECT count(*) FROM {of}.{quoted(name)}").fetchall()[0][0]
@@ -142,12 +137,10 @@ def copy_into(
             )
             if source != copy:
                 raise StoreError(f"The copy of {name} has {copy:,} rows instead of {source:,}.")
-            counted[name] = int(copy)
         session.execute("CHECKPOINT aegis_copy")
     finally:
         with contextlib.suppress(StoreError, InputError):
             session.execute("DETACH aegis_copy")
-    return counted
 
 
 def hashed(

@@ -21,6 +21,7 @@ from aegis_core.errors import InputError, did_you_mean
 from aegis_core.machine import utc_now
 from aegis_core.store import Store
 from aegis_core.store.session import Session
+from aegis_core.store.tables import hashed
 
 _DISTRIBUTION: Final = "aegis-fraud"
 _LATEST: Final = """
@@ -73,7 +74,7 @@ def seen(
     last = there["last_seq"] if last_seq is None else -1 if last_seq != last_seq else int(last_seq)
     first = int(there["n_labels"]) if n_labels is None else n_labels
     now = utc_now()
-    return Seen(Store.hashed(source, "seq <= ?", [last], n_labels=first), last, first, now)
+    return Seen(hashed(source, "seq <= ?", [last], n_labels=first), last, first, now)
 
 
 def code_version() -> str:

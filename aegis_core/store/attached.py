@@ -46,7 +46,7 @@ class AttachedSession(Session):
     """One block on a connection of the owner's."""
 
     def __init__(self, connection: Connection, name: str, *, writable: bool) -> None:
-        super().__init__(connection, writable=writable)
+        super().__init__(connection, writable=writable, owned=True, scores=True)
         self._name = name
         self._failed = False
 
@@ -64,9 +64,6 @@ class AttachedSession(Session):
             with suppress(AegisError):
                 self.execute("ROLLBACK")
             raise
-
-    def with_one_thread(self) -> None:
-        """The owner limits what a reading may use."""
 
     def watched(self, sql: str, params: Params, tell: Callable[[float], object]) -> None:
         """Run a statement; how far it is, the owner does not say until it is done."""
@@ -92,10 +89,6 @@ class AttachedSession(Session):
         finally:
             with suppress(AegisError):
                 self.execute(f"DROP TABLE IF EXISTS temp.{quoted(name)}")
-
-    def last_seq(self) -> int | None:
-        """Unknown: more may have arrived than the tables hold."""
-        return None
 
     def _insert(self, table: str, names: Sequence[str], rows: pa.Table) -> None:
         columns = ", ".join(map(quoted, names))

@@ -242,10 +242,7 @@ def restore(
 def _copied(
     session: Session, path: Path, tell: Callable[[float], object]
 ) -> tuple[dict[str, int], list[str]]:
-    """Copy every table and view of a state into a new file, in the order of the rows.
-
-    Returns the number of rows of each table, and the views that do not work any more.
-    """
+    """Copy a state into a new file, in order; rows of each table, and views that do not work."""
     here = "database_name = current_database() AND NOT internal AND NOT temporary"
     there = session.rows(
         "SELECT schema_name || '.' || table_name AS path, table_name, sql FROM duckdb_tables() "
@@ -259,32 +256,26 @@ def _copied(
         "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = "
         "current_database() AND (data_type LIKE 'DECIMAL%' OR data_type LIKE '%HUGEINT')"
     )
-    sizes = {
-        name: session.rows(
-            f"SELECT count(*) AS n, coalesce(max(rowid), -1) AS last FROM {quoted(name)}"
-        )[0]
-        for name in tables
-    }
-    total, done = max(1, sum(s["last"] + 1 for s in sizes.values())), 0
+    asked = "SELECT count(*) AS n, coalesce(max(rowid) + 1, 0) AS places FROM "
+    sizes = {name: session.rows(asked + quoted(name))[0] for name in tables}
+    total, done = max(1, sum(size["places"] for size in sizes.values())), 0
     copy = connect(path)
     with copy.writing() as into:
         for name, sql in tables.items():
             into.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
             into.execute(sql)  # as it is there, with columns that somebody added
-            as_text = ", ".join(
-                "{0}::VARCHAR AS {0}".format(quoted(column["column_name"]))
-                for column in exact
-                if column["table_name"] == name
-            )
+            texts = [quoted(c["column_name"]) for c in exact if c["table_name"] == name]
+            as_text = ", ".join(f"{column}::VARCHAR AS {column}" for column in texts)
             columns = f"* REPLACE ({as_text})" if as_text else "*"
-            for start in range(0, sizes[name]["last"] + 1, CHUNK_ROWS):
+            for start in range(0, sizes[name]["places"], CHUNK_ROWS):
+                end = min(start + CHUNK_ROWS, sizes[name]["places"])
                 part = session.arrow(
                     f"SELECT {columns} FROM {quoted(name)} WHERE rowid >= {start} "
-                    f"AND rowid < {start + CHUNK_ROWS} ORDER BY rowid"
+                    f"AND rowid < {end} ORDER BY rowid"
                 )
                 if part.num_rows:
                     into.append(name, part)
-                done += min(CHUNK_ROWS, sizes[name]["last"] + 1 - start)
+                done += end - start
                 tell(done / total)
     return {name: size["n"] for name, size in sizes.items()}, _look_like(copy, views)
 
@@ -329,7 +320,11 @@ def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
         raise FileUnreadable(f"{file} is no backup, or is cut short: {e}.") from None
     if missing:
         raise FileUnreadable(f"{file} is damaged: it lacks {sorted(missing)[0]}.")
-    told, found = manifest["rows"], _counted(folder / DATABASE)
+    with contextlib.closing(opened(folder / DATABASE, read_only=True, wait_s=0)) as connection:
+        session = Session(connection, writable=False)  # of whatever version it is
+        count = "SELECT count(*) AS n FROM "
+        found = {name: session.rows(count + quoted(name))[0]["n"] for name in names(session)}
+    told = manifest["rows"]
     for name in sorted(told.keys() | found.keys()):
         if told.get(name) != found.get(name):
             raise FileUnreadable(
@@ -337,14 +332,6 @@ def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
                 f"{told.get(name, 'no')}."
             )
     return manifest
-
-
-def _counted(database: Path) -> dict[str, int]:
-    """The number of rows of each table, of whatever version the database is."""
-    with contextlib.closing(opened(database, read_only=True, wait_s=0)) as connection:
-        session = Session(connection, writable=False)
-        count = "SELECT count(*) AS n FROM "
-        return {name: session.rows(count + quoted(name))[0]["n"] for name in names(session)}
 
 
 def _manifest(file: Path, tar: tarfile.TarFile) -> dict[str, Any]:
@@ -372,14 +359,10 @@ def _manifest(file: Path, tar: tarfile.TarFile) -> dict[str, Any]:
 
 def _is_ours(name: str, versions: list[str]) -> bool:
     """Whether a member may be unpacked: the database, or a file of a model, and nowhere else."""
-    parts = name.split("/")
-    return name == DATABASE or (
-        len(parts) >= 3
-        and parts[0] == "models"
-        and parts[1] in versions
-        and not {"", ".", ".."} & set(parts)
-        and "\\" not in name
-    )
+    first, *inside = name.split("/")
+    in_a_model = first == "models" and len(inside) > 1 and inside[0] in versions
+    plain = "\\" not in name and not {"", ".", ".."} & set(inside)
+    return name == DATABASE or (in_a_model and plain)
 
 
 def _placed(unpacked: Path, wanted: Path, now: str, undoing: contextlib.ExitStack) -> Path:
@@ -397,16 +380,11 @@ def _placed(unpacked: Path, wanted: Path, now: str, undoing: contextlib.ExitStac
 
 
 def _settled(here: Store) -> bool:
-    """Whether the database can be used, with all that belongs to it inside and nobody at work.
-
-    Raises
-    ------
-    StoreBusy : Somebody is.
-    """
+    """Whether the database can be used, with all that belongs to it inside and nobody at work."""
     try:
         with here.writing():
             return True
-    except StoreBusy:
+    except StoreBusy:  # somebody is
         raise
     except (StoreError, InputError):
         return False

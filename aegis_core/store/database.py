@@ -60,6 +60,10 @@ def connect(path: Path | str | None = None, *, wait_s: float = 30.0) -> Store:
     return Store(config.load().db, wait_s=wait_s)
 
 
+class _OfAThread(threading.local):
+    session: Session | None = None  # of the block that the thread is in
+
+
 class Store:
     """A DuckDB file that processes and threads share by taking turns.
 
@@ -73,15 +77,9 @@ class Store:
         self.path = Path(os.path.realpath(Path(path).expanduser()))  # one name for locks and logs
         self.wait_s = wait_s
         self._turn = threading.RLock()
-        self._of_this_thread = threading.local()
+        self._here = _OfAThread()
         self._held: Held | None = None
         self._attached: Attached | None = None
-
-    @property
-    def _session(self) -> Session | None:
-        """The session of the block that this thread is in."""
-        session: Session | None = getattr(self._of_this_thread, "session", None)
-        return session
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
@@ -98,8 +96,8 @@ class Store:
         StoreBusy : Another process held the file for `wait_s`.
         FileUnreadable, StoreVersion : The file is no DuckDB database, or one of another version.
         """
-        if self._session is not None:
-            yield self._session
+        if self._here.session is not None:
+            yield self._here.session
             return
         if self._held is not None:
             with (
@@ -147,10 +145,10 @@ class Store:
             Called inside a `reading()` block of the same store, or the file cannot be written.
         StoreBusy : Another process held the file for `wait_s`.
         """
-        if self._session is not None:
-            if not self._session.writable:
+        if self._here.session is not None:
+            if not self._here.session.writable:
                 raise StoreError("writing() inside a reading() block; end that block first.")
-            yield self._session
+            yield self._here.session
             return
         if self._held is not None:
             self._held.settle()
@@ -172,15 +170,11 @@ class Store:
                 return
             self._make_folder()
             with self._opened(read_only=False) as session:
-                found = tables.look(session, self.path)
                 if not checkpoint:
                     session.execute("PRAGMA disable_checkpoint_on_shutdown")
                     session.execute(f"SET checkpoint_threshold = '{_LONGEST_WAL}'")
-                with session.transaction():
-                    tables.bring_up_to_date(session, found)
-                    journal.recover(session, self.path)
+                with self._up_to_date(session):
                     yield session
-                journal.remove(self.path)  # while nobody else can have begun a new one
 
     @contextmanager
     def changing(self, *, checkpoint: bool = True) -> Iterator[Session]:
@@ -193,7 +187,7 @@ class Store:
         ------
         StoreBusy : Another one went on for `wait_s`, or what `writing` raises.
         """
-        if self._session is not None:
+        if self._here.session is not None:
             with self.writing() as session:
                 yield session
             return
@@ -209,8 +203,8 @@ class Store:
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
         """A reading of which all statements see one state, also through an owner."""
-        of_an_owner = self._session is None and self._held is None and self._owner() is not None
-        with self.writing() if of_an_owner else self.reading() as session:
+        mine = self._here.session is not None or self._held is not None
+        with self.reading() if mine or self._owner() is None else self.writing() as session:
             yield session
 
     @contextmanager
@@ -244,20 +238,27 @@ class Store:
             self._make_folder()
             connection = opened(self.path, read_only=False, wait_s=wait_s)
             try:
-                session = Session(connection, writable=True)
-                found = tables.look(session, self.path)
-                with session.transaction():
-                    tables.bring_up_to_date(session, found)
-                    journal.recover(session, self.path)
-                journal.remove(self.path)
+                with self._up_to_date(Session(connection, writable=True)):
+                    pass
                 held = Held(connection, limits)
             except BaseException:
                 connection.close()
                 raise
             self._held = held
-        endpoint = None
+        endpoint: Endpoint | None = None
         try:
-            endpoint = self._published(held, rest)
+            if (gate := held.gate) is not None:
+                endpoint = Endpoint(
+                    pid=os.getpid(),
+                    started=started(os.getpid()),
+                    schema_version=SCHEMA_VERSION,
+                    writers=gate.addresses[True],
+                    writers_token=gate.tokens[True],
+                    readers=gate.addresses[False],
+                    readers_token=gate.tokens[False],
+                    rest=rest,
+                )
+                publish(self.path, endpoint)
             yield endpoint
         finally:
             if endpoint is not None:
@@ -349,26 +350,7 @@ class Store:
         any of these rows does. Stable for one version of DuckDB.
         """
         with self.reading() as session:
-            return self.hashed(session, where, params)
-
-    hashed = staticmethod(tables.hashed)
-
-    def _published(self, held: Held, rest: str) -> Endpoint | None:
-        gate = held.gate
-        if gate is None:
-            return None
-        endpoint = Endpoint(
-            pid=os.getpid(),
-            started=started(os.getpid()),
-            schema_version=SCHEMA_VERSION,
-            writers=gate.addresses[True],
-            writers_token=gate.tokens[True],
-            readers=gate.addresses[False],
-            readers_token=gate.tokens[False],
-            rest=rest,
-        )
-        publish(self.path, endpoint)
-        return endpoint
+            return tables.hashed(session, where, params)
 
     def _owner(self) -> Attached | None:
         """Connections to the process that owns the file; None if none does."""
@@ -410,12 +392,22 @@ class Store:
             connection.close()
 
     @contextmanager
+    def _up_to_date(self, session: Session) -> Iterator[None]:
+        """A transaction that first brings in what an older version or a killed owner left."""
+        found = tables.look(session, self.path)
+        with session.transaction():
+            tables.bring_up_to_date(session, found)
+            journal.recover(session, self.path)
+            yield
+        journal.remove(self.path)  # while nobody else can have begun a new one
+
+    @contextmanager
     def _as_session(self, session: Session) -> Iterator[Session]:
-        self._of_this_thread.session = session
+        self._here.session = session
         try:
             yield session
         finally:
-            self._of_this_thread.session = None
+            self._here.session = None
 
     def _make_folder(self) -> None:
         try:

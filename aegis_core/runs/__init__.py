@@ -7,14 +7,7 @@ compares every number, `notify` tells people.
 
 import lazy_loader
 
-_NAMES = {
-    "execution": [
-        "record",
-        "record_data",
-        "record_proof",
-        "run_notebook",
-    ],
-}
+_NAMES = {"execution": ["record", "record_data", "record_proof", "run_notebook"]}
 _handed_on, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)
 
 

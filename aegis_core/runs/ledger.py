@@ -153,17 +153,12 @@ def close_killed(store: Store, folder: Path, mine: str) -> None:
     mine : the notebook whose lock the caller holds.
     """
     ended = {"status": "interrupted", "ended_at": now(), "error": KILLED}
+    asked = "SELECT run_id, notebook, status, pid FROM runs WHERE status IN ('waiting', 'running')"
     with store.writing() as session:
-        dead = [
-            row["run_id"]
-            for row in session.rows(
-                "SELECT run_id, notebook, status, pid FROM runs "
-                "WHERE status IN ('waiting', 'running')"
-            )
-            if is_over(
-                row, None if row["notebook"] == mine else holder(store.path, row["notebook"])
-            )
-        ]
+        rows = session.rows(asked)
+        held = {row["notebook"]: holder(store.path, row["notebook"]) for row in rows}
+        held[mine] = None
+        dead = [row["run_id"] for row in rows if is_over(row, held[row["notebook"]])]
         for run_id in dead:
             session.execute(
                 "UPDATE runs SET status = $status, ended_at = $ended_at, error = $error, "

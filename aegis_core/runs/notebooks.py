@@ -13,11 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
+from pydantic import TypeAdapter
 
 from aegis_core import errors
 from aegis_core.config import NOTEBOOK_FOLDER, Settings
@@ -49,15 +51,14 @@ OWN: Final = ("db", "run_id")
 
 _TOLD_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
 _ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_TRUTH: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_KINDS: Final[dict[str, TypeAdapter[Any]]] = {
+    kind.__name__: TypeAdapter(kind) for kind in (bool, int, float, str)
+}
 
 
 def _names(*kinds: type[AegisError]) -> frozenset[str]:
-    return frozenset(
-        name
-        for name, value in vars(errors).items()
-        if isinstance(value, type) and issubclass(value, kinds)
-    )
+    found = vars(errors).items()
+    return frozenset(k for k, v in found if isinstance(v, type) and issubclass(v, kinds))
 
 
 _EXPECTED: Final = _names(AegisError)
@@ -123,20 +124,12 @@ def _as_type(key: str, value: object, kind: str) -> object:
     aegis_core.errors.InputError: The parameter n must be int, not 'many'.
     """
     wrong = InputError(f"The parameter {key} must be {kind}, not {value!r}.")
+    if isinstance(value, bool) and kind != "bool":
+        raise wrong
     try:
-        if kind == "bool":
-            return value if isinstance(value, bool) else _TRUTH[str(value).lower()]
-        if kind == "str" and isinstance(value, str):
-            return value
-        if kind not in ("int", "float") or isinstance(value, bool):
-            raise wrong
-        number = float(value)  # type: ignore[arg-type]
-        if kind == "float":
-            return number
-        if number != int(number):
-            raise wrong
-        return int(value) if isinstance(value, int | str) and str(value).isdigit() else int(number)
-    except (KeyError, ValueError, TypeError, OverflowError):
+        given = Decimal(str(value)) if kind == "int" else value  # such as 1e3
+        return _KINDS[kind].validate_python(given)
+    except (KeyError, ValueError, ArithmeticError):
         raise wrong from None
 
 
@@ -188,14 +181,9 @@ class Progress:
         injected = "injected-parameters" in cell["metadata"].get("tags", [])
         self.n_done += cell["cell_type"] == "code" and not injected
         if cell["cell_type"] == "markdown":
-            self.heading = next(
-                (
-                    line.lstrip("# ").strip()[:200]
-                    for line in reversed(cell["source"].splitlines())
-                    if line.startswith("#")
-                ),
-                self.heading,
-            )
+            lines = cell["source"].splitlines()
+            headings = [line.lstrip("# ").strip()[:200] for line in lines if line.startswith("#")]
+            self.heading = headings[-1] if headings else self.heading
 
     def _look(self) -> None:
         if self._pid is not None and (found := _peak_mb(self._pid)) is not None:
@@ -291,9 +279,8 @@ def explain(e: Exception, timeout_s: float | None) -> Failure:
     if isinstance(e, CellTimeoutError):
         return Failure("", f"It took longer than the {timeout_s:g} s it was given.")
     if isinstance(e, DeadKernelError):
-        return Failure(
-            "", "The Python process died; the machine may be out of memory (see kernel.log)."
-        )
+        why = "The Python process died; the machine may be out of memory (see kernel.log)."
+        return Failure("", why)
     return Failure("", _sentence(f"{type(e).__name__}: {_ANSI.sub('', str(e)).strip()}"))
 
 
@@ -365,12 +352,8 @@ def _environment(settings: Settings) -> dict[str, str]:
 
     Tables of `aegis.toml` are not among them; whoever needs one reads it there.
     """
-    plain = (str, int, float, Path)
-    fixed = {
-        f"AEGIS_{k.upper()}": str(v)
-        for k, v in settings.model_dump().items()
-        if isinstance(v, plain)
-    }
+    plain, values = (str, int, float, Path), settings.model_dump().items()
+    fixed = {f"AEGIS_{k.upper()}": str(v) for k, v in values if isinstance(v, plain)}
     if token := settings.token.get_secret_value():
         fixed["AEGIS_TOKEN"] = token
     # figures as JSON only: the report brings plotly.js once

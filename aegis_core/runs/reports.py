@@ -113,16 +113,9 @@ def write_index(reports: Path) -> Path:
 
     runs = [_readable(run) for run in _noted(reports)]
     loader = jinja2.FileSystemLoader(TEMPLATES)
-    page = (
-        jinja2.Environment(loader=loader, autoescape=True)
-        .get_template("index.html.j2")
-        .render(
-            runs=runs,
-            latest=_latest(runs),
-            csp=_policy("'none'"),
-            style=(TEMPLATES / "style.css").read_text("utf-8"),
-        )
-    )
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("index.html.j2")
+    style = (TEMPLATES / "style.css").read_text("utf-8")
+    page = template.render(runs=runs, latest=_latest(runs), csp=_policy("'none'"), style=style)
     write_whole(reports / "index.html", page)
     return reports / "index.html"
 
@@ -179,16 +172,11 @@ def _latest(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(run["notebook"] for run in runs):
         of_it = [run for run in runs if run["notebook"] == name]
         done = [run for run in of_it if run["status"] == "done"][:_SPARK_RUNS]
-        figures = [
-            {
-                "name": figure.replace("_", " "),
-                "value": _figure_text(value),
-                "spark": _spark(
-                    [run["figures"][figure] for run in reversed(done) if figure in run["figures"]]
-                ),
-            }
-            for figure, value in (done[0]["figures"] if done else {}).items()
-        ]
+        figures = []
+        for figure, value in (done[0]["figures"] if done else {}).items():
+            past = [run["figures"][figure] for run in done[::-1] if figure in run["figures"]]
+            told = {"name": figure.replace("_", " "), "value": _figure_text(value)}
+            figures.append(told | {"spark": _spark(past)})
         found.append({"run": of_it[0], "done": done[0] if done else None, "figures": figures})
     return found
 
@@ -278,18 +266,15 @@ def _readable(run: Mapping[str, Any]) -> dict[str, Any]:
     ended, seconds = run.get("ended_at"), run.get("seconds")
     if seconds is None and ended is not None:
         seconds = (datetime.fromisoformat(ended) - started).total_seconds()
-    memory = run.get("peak_memory_mb")
+    memory, figures = run.get("peak_memory_mb"), run.get("figures", {})
     return {
         **run,
         "started": f"{started:%Y-%m-%d %H:%M} UTC",
         "took": "" if seconds is None else duration(seconds),
         "memory": "" if memory is None else f"{memory:,.0f} MB",
         "parameters": json.loads(run["parameters"]),
-        "figures": run.get("figures", {}),
-        "shown": {
-            name.replace("_", " "): _figure_text(value)
-            for name, value in run.get("figures", {}).items()
-        },
+        "figures": figures,
+        "shown": {name.replace("_", " "): _figure_text(value) for name, value in figures.items()},
         "origin": [(label, run[key]) for key, label in _ORIGIN if run.get(key) is not None],
     }
 

@@ -159,12 +159,7 @@ def backup(
 
 
 def restore(
-    file: Path,
-    settings: Settings,
-    *,
-    to: Path | None = None,
-    who: str,
-    force: bool = False,
+    file: Path, settings: Settings, *, to: Path | None = None, who: str, force: bool = False
 ) -> Restored:
     """Put a backup in place of the database, or at `to`; what was there is kept aside.
 

@@ -316,10 +316,7 @@ class Store:
             return session.rows(sql, params)
 
     def transactions(
-        self,
-        where: str = "true",
-        params: Params = None,
-        columns: Sequence[str] | None = None,
+        self, where: str = "true", params: Params = None, columns: Sequence[str] | None = None
     ) -> pd.DataFrame:
         """Transactions in order of arrival.
 
@@ -339,8 +336,7 @@ class Store:
                 + did_you_mean(unknown[0], TRANSACTION_COLUMNS)
             )
         return self.query(
-            f"SELECT {', '.join(wanted)} FROM transactions WHERE {where} ORDER BY seq",
-            params,
+            f"SELECT {', '.join(wanted)} FROM transactions WHERE {where} ORDER BY seq", params
         )
 
     def data_hash(self, where: str = "true", params: Params = None) -> str:

@@ -44,12 +44,7 @@ class Session:
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        *,
-        writable: bool,
-        owned: bool = False,
-        scores: bool = False,
+        self, connection: Connection, *, writable: bool, owned: bool = False, scores: bool = False
     ) -> None:
         self._connection = connection
         self.writable = writable

@@ -2,7 +2,5 @@
 
 import lazy_loader
 
-_NAMES = {
-    "notifier": ["Notifier", "listed", "run", "try_out"],
-}
+_NAMES = {"notifier": ["Notifier", "listed", "run", "try_out"]}
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

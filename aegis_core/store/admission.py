@@ -34,12 +34,7 @@ class Names:
 
 
 def check(statements: Any, names: Names) -> None:
-    """Refuse a parse tree that names or calls what is not for readers.
-
-    Raises
-    ------
-    InputError : It does.
-    """
+    """Refuse, by an `InputError`, a parse tree that names or calls what is not for readers."""
     own = {
         str(entry["key"]).lower()
         for node in _nodes(statements)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from aegis_core.errors import AegisError, InputError, StoreBusy, StoreError
 from aegis_core.store.connection import (
+    READ_ONLY,
     Connection,
     empty,
     literal,
@@ -114,9 +115,7 @@ class AttachedSession(Session):
             self._failed = True
             told = str(e).removeprefix("Invalid Input Error: ")
             if told == "Authorization failed":
-                raise InputError(
-                    "A query cannot change the database; it is opened for reading only."
-                ) from e
+                raise InputError(READ_ONLY) from e
             if "Invalid connection id" in told:
                 raise StoreError(
                     "The owner of the database gave this block up because nothing was asked for "
@@ -210,11 +209,9 @@ class Attached:
             name = f"aegis_{self._made}"
             connection = self._root.cursor()
         found = self.endpoint
-        address, token = (
-            (found.writers, found.writers_token)
-            if writable
-            else (found.readers, found.readers_token)
-        )
+        address, token = found.readers, found.readers_token
+        if writable:
+            address, token = found.writers, found.writers_token
         with translated():
             connection.execute(f"ATTACH {literal(address)} AS {name} (TOKEN {literal(token)})")
         return connection, name

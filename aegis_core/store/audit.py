@@ -44,14 +44,10 @@ class Head:
 
     @classmethod
     def read(cls, text: str) -> Head:
-        """A head as `str` wrote it.
+        """A head as `str` wrote it; `InputError` where the text is none.
 
         >>> Head.read(str(Head(7, "0" * 64))).seq
         7
-
-        Raises
-        ------
-        InputError : The text is none.
         """
         number, _, digest = text.strip().partition(":")
         if not number.isdecimal() or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
@@ -238,12 +234,7 @@ def lost_file(database: Path) -> Path:
 
 
 def lost_heads(database: Path) -> list[Head]:
-    """The heads in `lost_file`; what is none there is left out.
-
-    Raises
-    ------
-    StoreError : The file is there and cannot be read.
-    """
+    """The heads in `lost_file`, what is none left out; `StoreError` where it cannot be read."""
     path, found = lost_file(database), []
     try:
         lines = path.read_text("utf-8", "replace").splitlines()
@@ -260,11 +251,8 @@ def lost_heads(database: Path) -> list[Head]:
 def keep_head(database: Path, noted: Head | None, lost: Head | None = None) -> None:
     """Note the head beside the database, readable by this user only; called after the commit.
 
-    Where that fails the change itself is done, so it is logged: the next one notes it again.
-
-    Parameters
-    ----------
-    lost : the head that was kept until now, if the chain does not hold it; it is kept as well.
+    Where that fails the change itself is done, so it is logged: the next one notes it again. `lost`
+    is the head that was kept until now, if the chain does not hold it; it is kept as well.
     """
     if noted is None:
         return
@@ -285,13 +273,7 @@ def _put(path: Path, heads: Sequence[Head]) -> None:
 
 @contextlib.contextmanager
 def alone(database: Path, wait_s: float) -> Iterator[None]:
-    """Hold the turn of those who add rows, of all processes and threads.
-
-    Raises
-    ------
-    StoreBusy : Another held it for `wait_s` seconds.
-    StoreError : The folder of the database cannot be written.
-    """
+    """Hold the turn of those who add rows; `StoreBusy` where another held it for `wait_s`."""
     path = database.with_name(f".{database.name}.audit.lock")
     with contextlib.ExitStack() as held:
         try:

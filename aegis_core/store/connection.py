@@ -27,18 +27,13 @@ if TYPE_CHECKING:
 
 Connection: TypeAlias = duckdb.DuckDBPyConnection
 
-_READ_ONLY: dict[str, Any] = {
+_SHUT_IN: dict[str, Any] = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
 }
-_READING_STATEMENTS = frozenset(
-    {
-        duckdb.StatementType.SELECT,
-        duckdb.StatementType.EXPLAIN,
-        duckdb.StatementType.PREPARE,
-        duckdb.StatementType.EXECUTE,
-    }
-)
+_Kind = duckdb.StatementType
+_READING_STATEMENTS = {_Kind.SELECT, _Kind.EXPLAIN, _Kind.PREPARE, _Kind.EXECUTE}
+READ_ONLY = "A query cannot change the database; it is opened for reading only."
 _LONGEST_PAUSE_S = 0.05
 _SIGNS_OF_ANOTHER = (
     "Could not set lock",
@@ -46,17 +41,7 @@ _SIGNS_OF_ANOTHER = (
     "different configuration",
     "Unique file handle conflict",
 )
-_USER_MISTAKES = (
-    duckdb.ParserException,
-    duckdb.BinderException,
-    duckdb.CatalogException,
-    duckdb.ConversionException,
-    duckdb.InvalidInputException,
-    duckdb.InvalidTypeException,
-    duckdb.OutOfRangeException,
-    duckdb.PermissionException,
-    duckdb.SyntaxException,
-)
+_USER_MISTAKES = (duckdb.ProgrammingError, duckdb.DataError, duckdb.PermissionException)
 
 
 def opened(path: Path, *, read_only: bool, wait_s: float) -> Connection:
@@ -70,9 +55,8 @@ def opened(path: Path, *, read_only: bool, wait_s: float) -> Connection:
     """
     # A writer's configuration is unlike any other's, so that two stores in one process take
     # turns as two processes do.
-    settings: dict[str, Any] = {"custom_user_agent": f"aegis {uuid4().hex}"}
-    if read_only:
-        settings = _READ_ONLY
+    own: dict[str, Any] = {"custom_user_agent": f"aegis {uuid4().hex}"}
+    settings = _SHUT_IN if read_only else own
     deadline = time.monotonic() + wait_s
     pause_s = 0.002
     while True:
@@ -148,16 +132,11 @@ def with_values(sql: str, params: Sequence[object] | Mapping[str, object] | None
 
 
 def only_reads(connection: Connection, sql: str) -> None:
-    """Refuse what could leave a read-only transaction: the owner's connections could write.
-
-    Raises
-    ------
-    InputError : A statement is of another kind than a query, or the text is no SQL.
-    """
+    """Refuse what could leave a read-only transaction: the owner's connections could write."""
     with translated():
         kinds = {statement.type for statement in connection.extract_statements(sql)}
     if not kinds <= _READING_STATEMENTS:
-        raise InputError("A query cannot change the database; it is opened for reading only.")
+        raise InputError(READ_ONLY)
 
 
 def _unusable(path: Path, e: duckdb.Error) -> Exception:
@@ -182,9 +161,7 @@ def translated() -> Iterator[None]:
         yield
     except duckdb.Error as e:
         if "read-only mode" in str(e):
-            raise InputError(
-                "A query cannot change the database; it is opened for reading only."
-            ) from e
+            raise InputError(READ_ONLY) from e
         lines = [line.strip() for line in str(e).splitlines()]
         told = " ".join(line for line in lines if line and line != "^" and line[:5] != "LINE ")
         kind = InputError if isinstance(e, _USER_MISTAKES) else StoreError

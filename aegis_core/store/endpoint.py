@@ -39,20 +39,12 @@ class Endpoint:
 
 def files_of(database: Path) -> tuple[Path, Path]:
     """The owner's file, which opens everything, and the one that may be handed to readers."""
-    database = Path(os.path.realpath(database))
-    return (
-        database.with_name(database.name + ".endpoint"),
-        database.with_name(database.name + ".readers"),
-    )
+    whole = os.path.realpath(database)
+    return Path(f"{whole}.endpoint"), Path(f"{whole}.readers")
 
 
 def publish(database: Path, endpoint: Endpoint) -> None:
-    """Write both files, each at once and readable by this user only.
-
-    Raises
-    ------
-    StoreError : The folder does not take them.
-    """
+    """Write both files, each at once and readable by this user only; else a `StoreError`."""
     attach = f"ATTACH '{endpoint.readers}' AS aegis (TOKEN '{endpoint.readers_token}')"
     for_readers = {
         "address": endpoint.readers,

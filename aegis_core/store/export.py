@@ -9,7 +9,6 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aegis_core.config import Settings
@@ -95,12 +94,7 @@ def export(
 
 
 def _nothing_else(folder: Path) -> None:
-    """Refuse to replace what no export has written.
-
-    Raises
-    ------
-    InputError : Something else is there.
-    """
+    """Refuse to replace what no export has written."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name another folder to export to.")
     for path in folder.rglob("*"):
@@ -125,13 +119,12 @@ def _write(session: Session, table: str, day: date, folder: Path) -> int:
         f"{sql.format(columns='t.*')} WHERE {moment} >= ? AND {moment} < ? ORDER BY {order} "
         f"LIMIT {CHUNK_ROWS} OFFSET "
     )
-    where = folder / f"day={day}"
+    where, n = folder / f"day={day}", 0
     where.mkdir(parents=True)
-    n, part = 0, 0
-    while True:
-        rows: pa.Table = session.arrow(f"{asked}{n}", [day, day + timedelta(days=1)])
-        if rows.num_rows or not n:
-            pq.write_table(rows, where / f"part-{part}.parquet", compression="zstd")
-        n, part = n + int(rows.num_rows), part + 1
-        if rows.num_rows < CHUNK_ROWS:
-            return n
+    while rows := session.arrow(f"{asked}{n}", [day, day + timedelta(days=1)]):
+        file = where / f"part-{n // CHUNK_ROWS}.parquet"
+        pq.write_table(rows, file, compression="zstd")
+        n += len(rows)
+        if len(rows) < CHUNK_ROWS:
+            break
+    return n

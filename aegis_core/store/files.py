@@ -109,12 +109,7 @@ def _holds(outer: Path, inner: Path) -> bool:
 
 
 def free(path: Path, *, force: bool, option: str = "--force replaces it") -> Path:
-    """`path`, absolute, where nothing stands in its way.
-
-    Raises
-    ------
-    InputError : Something is there, and `force` is not given.
-    """
+    """`path`, absolute; `InputError` where something is there and `force` is not given."""
     path = path.expanduser().absolute()
     if path.exists() and not force:
         raise InputError(f"{path} is there already; {option}.")

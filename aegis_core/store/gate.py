@@ -224,31 +224,24 @@ class Gate:
             return f"SELECT error({literal(str(e))})"
 
     def _for_reader(self, known: Caller, sql: str) -> str:
-        connection = self._root.cursor()
-        try:
-            with translated():
-                self._forget(connection, known)
-                checked, plain = self._checked(connection, sql)
-                if plain:
-                    return checked
-                # Everybody can list the columns of answers, so they do not have their names there.
-                described = connection.execute(f"DESCRIBE FROM ({checked})").fetchall()
-                names = {f"c{i}": name for i, (name, *_) in enumerate(described)}
-                table = f"aegis_answers.main.a{next(self._numbers)}"
-                with self._turn(connection):
-                    found = connection.execute(
-                        f"CREATE TABLE {table} ({', '.join(names)}) AS "
-                        f"FROM ({checked}) LIMIT {self._limits.rows + 1}"
-                    ).fetchone()
-                known.answer = table
-                if found and found[0] > self._limits.rows:
-                    raise InputError(
-                        f"The answer has more than {self._limits.rows:,} rows; add a LIMIT."
-                    )
-                shown = ", ".join(f"{c} AS {quoted(name)}" for c, name in names.items())
-                return f"SELECT {shown} FROM {table}"
-        finally:
-            connection.close()
+        most = self._limits.rows
+        with contextlib.closing(self._root.cursor()) as connection, translated():
+            self._forget(connection, known)
+            checked, plain = self._checked(connection, sql)
+            if plain:
+                return checked
+            # Everybody can list the columns of answers, so they do not have their names there.
+            described = connection.execute(f"DESCRIBE FROM ({checked})").fetchall()
+            names = {f"c{i}": name for i, (name, *_) in enumerate(described)}
+            table = f"aegis_answers.main.a{next(self._numbers)}"
+            made = f"CREATE TABLE {table} ({', '.join(names)}) AS FROM ({checked}) LIMIT {most + 1}"
+            with self._turn(connection):
+                found = connection.execute(made).fetchone()
+            known.answer = table
+            if found and found[0] > most:
+                raise InputError(f"The answer has more than {most:,} rows; add a LIMIT.")
+            shown = ", ".join(f"{c} AS {quoted(name)}" for c, name in names.items())
+            return f"SELECT {shown} FROM {table}"
 
     @contextlib.contextmanager
     def _turn(self, connection: Connection) -> Iterator[None]:
@@ -325,34 +318,28 @@ class Gate:
                 self._look_after_callers(now)
 
     def _look_after_callers(self, now: float) -> None:
-        connection = self._root.cursor()
-        try:
+        with contextlib.closing(self._root.cursor()) as connection:
             found = connection.execute("SELECT connection_id FROM quack_active_connections()")
             active = {caller for (caller,) in found.fetchall()}
             with self._lock:
                 callers = dict(self._callers)
             for caller, known in callers.items():
                 idle_s = now - known.last_at
-                if idle_s > _ANSWER_KEPT_S:
+                gone = caller not in active and idle_s > 5
+                if gone or idle_s > _ANSWER_KEPT_S:
                     self._forget(connection, known)
-                if caller not in active and idle_s > 5:
-                    self._forget(connection, known)
+                if gone:
                     with self._lock:
                         self._callers.pop(caller, None)
                 elif idle_s > (self._limits.idle_s if known.in_transaction else 3600):
                     self._part(caller, known)
-        finally:
-            connection.close()
 
     def _part(self, caller: str, known: Caller) -> None:
         """Say goodbye in a caller's name, which rolls its transaction back."""
         address = self.addresses[known.writes].removeprefix("quack:")
-        sender = http.client.HTTPConnection(address, timeout=5)
-        try:
+        with contextlib.closing(http.client.HTTPConnection(address, timeout=5)) as sender:
             sender.request("POST", "/quack", _GOODBYE % caller.encode())
             sender.getresponse().read()
-        finally:
-            sender.close()
 
 
 def _is_full(memory: Connection) -> bool:

@@ -72,26 +72,17 @@ def run_notebook(
 
     Parameters
     ----------
-    name : str
-        One of `NOTEBOOKS`.
-    parameters : mapping
-        Values for the notebook's own parameters. Strings are read as the parameter's type; a
-        secret is given as `env:NAME`, never as its value.
-    settings : Settings
-        Hold in the kernel as well, whatever the caller's environment says.
-    progress : bool
-        Show papermill's progress bar on the standard error.
-    timeout_s : float, optional
-        An attempt fails when it takes longer; None: no limit. Waiting for the same notebook to end
-        is limited by as much.
-    retries : int
-        How many further attempts follow a failed one; each has its own row in the ledger.
-    backoff_s : float
-        Seconds before the first retry; the pause doubles with each.
-    on_overlap : str
-        Of `ON_OVERLAP`.
-    due : Due, optional
-        What a schedule started. However many schedulers try, it runs once.
+    name : one of `NOTEBOOKS`.
+    parameters : values for the notebook's own parameters. Strings are read as the parameter's type;
+        a secret is given as `env:NAME`, never as its value.
+    settings : hold in the kernel as well, whatever the caller's environment says.
+    progress : whether papermill's progress bar is shown on the standard error.
+    timeout_s : an attempt fails when it takes longer; None: no limit. Waiting for the same notebook
+        to end is limited by as much.
+    retries : how many further attempts follow a failed one, each with its own row in the ledger.
+    backoff_s : seconds before the first retry; the pause doubles with each.
+    on_overlap : of `ON_OVERLAP`.
+    due : what a schedule started. However many schedulers try, it runs once.
 
     Raises
     ------
@@ -364,11 +355,7 @@ class _Attempt:
 
 
 def _secrets_of_the_house(settings: Settings) -> dict[str, str]:
-    """What no output may show either, since a kernel has the environment of its caller.
-
-    The tokens of the service and of the review page, and the addresses of `[[notify]]` that are
-    kept in variables.
-    """
+    """What no output may show either, since a kernel has the environment of its caller."""
     found = {
         "AEGIS_TOKEN": settings.token.get_secret_value(),
         "AEGIS_REVIEW_TOKEN": settings.review_token.get_secret_value(),

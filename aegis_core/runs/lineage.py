@@ -139,9 +139,8 @@ def chain(store: Store, what: str) -> dict[str, Any]:
 
     Parameters
     ----------
-    what : str
-        The id of a run, the version of a model, or the name of a metric, which means its values of
-        the last run that has it; `name:slice` means one of them.
+    what : the id of a run, the version of a model, or the name of a metric, which means its values
+        of the last run that has it; `name:slice` means one of them.
 
     Returns
     -------

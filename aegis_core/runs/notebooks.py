@@ -66,12 +66,7 @@ _FINAL: Final = _names(InputError, NotReady, StoreVersion)
 
 
 def parameters_of(name: str) -> dict[str, dict[str, str]]:
-    """The parameters of a notebook that a caller may give; see `inspect`.
-
-    Raises
-    ------
-    InputError : There is no such notebook.
-    """
+    """What a caller may give to a notebook, as `inspect`; `InputError` where there is none."""
     if name not in NOTEBOOKS:
         known = ", ".join(NOTEBOOKS)
         raise InputError(f"No notebook {name!r}; there are {known}.{did_you_mean(name, NOTEBOOKS)}")

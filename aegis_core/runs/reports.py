@@ -60,12 +60,8 @@ def render(
 
     Parameters
     ----------
-    executed : Path
-        The executed notebook.
-    run : mapping
-        The run's row of the ledger.
-    parameters : sequence of (name, value, help)
-        What the run was asked for.
+    run : its row of the ledger.
+    parameters : what it was asked for: name, value and help of each.
     """
     import nbformat
     from nbconvert import HTMLExporter

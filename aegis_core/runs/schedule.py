@@ -115,12 +115,7 @@ class Trigger:
 
 
 def check(settings: Settings) -> dict[str, Trigger]:
-    """The trigger of each entry.
-
-    Raises
-    ------
-    InputError : An entry cannot be run; the message names it.
-    """
+    """The trigger of each entry; `InputError` names one that cannot be run."""
     found = {}
     for name, entry in settings.schedule.items():
         notebook = entry.notebook or entry.verify

@@ -111,12 +111,9 @@ def verify(
 
     Parameters
     ----------
-    what : str
-        The id of a run that is done, or a notebook's name for its last one.
-    timeout_s : float, optional
-        The execution fails when it takes longer; None: no limit.
-    due : ledger.Due, optional
-        What a schedule started; it takes place once, and waits while another one goes on.
+    what : the id of a run that is done, or a notebook's name for its last one.
+    timeout_s : the execution fails when it takes longer; None: no limit.
+    due : what a schedule started; it takes place once, and waits while another one goes on.
 
     Raises
     ------

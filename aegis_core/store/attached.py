@@ -164,12 +164,7 @@ class Attached:
 
     @contextmanager
     def session(self, *, writable: bool) -> Iterator[Session]:
-        """A block on one connection of the owner's, in a transaction if it is writable.
-
-        Raises
-        ------
-        StoreBusy : The owner is gone.
-        """
+        """A block on a connection of the owner's, a transaction if writable; or `StoreBusy`."""
         connection, name = self._connection(writable)
         session = AttachedSession(connection, name, writable=writable)
         whole = False

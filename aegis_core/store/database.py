@@ -283,12 +283,7 @@ class Store:
         return self._held is not None or self._owner() is not None
 
     def require_no_service(self) -> None:
-        """Refuse to write transactions beside an engine that owns the database.
-
-        Raises
-        ------
-        StoreBusy : There is one, in a service or a notebook: its memory would not know of them.
-        """
+        """`StoreBusy` where an engine owns the database, which would not know of new rows."""
         if self._held.scores if self._held is not None else self.owned_by_any:
             raise StoreBusy(
                 f"A service or a live stream owns {self.path} and alone writes transactions. Send "

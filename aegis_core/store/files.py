@@ -85,12 +85,7 @@ def _clear(left: Path) -> None:
 
 
 def apart(target: Path, database: Path, models: Path) -> None:
-    """Refuse to write where the database, what belongs to it or its models are.
-
-    Raises
-    ------
-    InputError : `target` is one of them, holds one, or is there already inside of one.
-    """
+    """Refuse, by an `InputError`, to write where the database or what belongs to it is."""
     beside = [database.with_name(database.name + e) for e in (*BESIDE, *_OF_A_SERVICE)]
     for needed in (database, models, *beside):
         if _holds(target, needed) or (target.exists() and _holds(needed, target)):

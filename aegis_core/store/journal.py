@@ -74,9 +74,7 @@ class Journal:
     def append(self, group: Group) -> int:
         """Force a group to the disk; its number.
 
-        Raises
-        ------
-        StoreError : The disk does not take it. It is kept, and goes before the next one.
+        One that the disk does not take, a `StoreError`, is kept and goes before the next one.
         """
         number = self.written + len(self._unwritten) + 1
         line = orjson.dumps({"number": number, "tables": group}, _listed, _OPTIONS)
@@ -85,12 +83,7 @@ class Journal:
         return number
 
     def flush(self) -> None:
-        """Force to the disk what it did not take before.
-
-        Raises
-        ------
-        StoreError : It still does not.
-        """
+        """Force to the disk what it did not take before; `StoreError` where it still does not."""
         if not self._unwritten:
             return
         try:

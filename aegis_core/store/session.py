@@ -173,12 +173,7 @@ class Session:
         tell(1.0)
 
     def columns(self, table: str) -> list[str]:
-        """Names of a table's columns, in order.
-
-        Raises
-        ------
-        ColumnError : There is no such table.
-        """
+        """Names of a table's columns, in order; `ColumnError` where there is no such table."""
         found = self.execute(
             "SELECT column_name FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index",
             [table],

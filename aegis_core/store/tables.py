@@ -70,9 +70,7 @@ def version(session: Session, tables: frozenset[str], path: Path) -> int:
 def look(session: Session, path: Path) -> Found:
     """What is there, before a transaction begins; of an older version a copy is kept first.
 
-    Raises
-    ------
-    StoreError : The copy cannot be written; nothing was changed.
+    `StoreError` where the copy cannot be written; nothing was changed then.
     """
     tables = names(session)
     if not tables:

@@ -77,9 +77,7 @@ class Notifier:
     def tick(self) -> int:
         """Look once, send what is due; the number of messages that went out.
 
-        Raises
-        ------
-        StoreError : The database cannot be used now. Nothing is lost; the next tick goes on.
+        Nothing is lost by a `StoreError`; the next tick goes on.
         """
         self._asked = time.monotonic()
         try:
@@ -236,12 +234,7 @@ def listed(store: Store, settings: Settings) -> tuple[list[str], list[tuple[Any,
 
 
 def chosen(settings: Settings, name: str = "") -> Sequence[NotifyRule]:
-    """The rules of the settings, or the one of that name.
-
-    Raises
-    ------
-    InputError : There is none.
-    """
+    """The rules of the settings, or the one of that name; `InputError` where there is none."""
     if not settings.notify:
         raise InputError(
             'There is no rule. Write one into aegis.toml: [[notify]], name = "mail", '

@@ -33,12 +33,7 @@ def address_of(reference: str) -> str:
 
 
 def check(reference: str) -> None:
-    """Refuse an address that Apprise cannot use.
-
-    Raises
-    ------
-    InputError : It is none, or its variable is not set.
-    """
+    """`InputError` where Apprise cannot use an address, or its variable is not set."""
     _service(secret(reference), SEND_WITHIN_S, address_of(reference))
 
 

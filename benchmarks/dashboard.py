@@ -70,7 +70,7 @@ def fill(store: Store, rows: int) -> None:
             session.execute(TRANSACTIONS.format(first=first, last=last))
             session.execute(VERDICTS.format(first=first, last=last, scored=scored))
     with store.writing() as session:
-        rollups.rebuild(session)
+        rollups.add(session, 0, rows - 1)
         session.execute(
             "INSERT INTO models (version, detector, path, promoted_at, created_at, parameters) "
             "VALUES ('v1', 'forest', '', now(), now(), '{\"alert_budget\": 0.007}')"

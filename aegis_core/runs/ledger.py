@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,10 +155,7 @@ def close_killed(store: Store, folder: Path, mine: str) -> None:
     ended = {"status": "interrupted", "ended_at": now(), "error": KILLED}
     asked = "SELECT run_id, notebook, status, pid FROM runs WHERE status IN ('waiting', 'running')"
     with store.writing() as session:
-        rows = session.rows(asked)
-        held = {row["notebook"]: holder(store.path, row["notebook"]) for row in rows}
-        held[mine] = None
-        dead = [row["run_id"] for row in rows if is_over(row, held[row["notebook"]])]
+        dead = over(session.rows(asked), store.path, mine)
         for run_id in dead:
             session.execute(
                 "UPDATE runs SET status = $status, ended_at = $ended_at, error = $error, "
@@ -172,12 +169,17 @@ def close_killed(store: Store, folder: Path, mine: str) -> None:
             reports.write_whole(path, json.dumps(facts, indent=1))
 
 
-def is_over(row: Mapping[str, Any], held: str | None) -> bool:
-    """Whether nothing more comes of a run that is not done, given the `holder` of its notebook.
+def over(rows: Sequence[Mapping[str, Any]], db: Path, mine: str = "") -> set[str]:
+    """Ids of those runs, of rows that are not done, of which nothing more comes.
 
     A killed one cannot say so: its row goes on saying that it waits or runs. One that failed may be
-    tried again as long as its own process holds the lock.
+    tried again as long as its own process holds the lock. Of `mine` the caller holds it.
     """
+    held = {name: holder(db, name) for name in {row["notebook"] for row in rows} - {mine}}
+    return {row["run_id"] for row in rows if _is_over(row, held.get(row["notebook"]))}
+
+
+def _is_over(row: Mapping[str, Any], held: str | None) -> bool:
     if row["status"] == "waiting":
         return not (row["pid"] and psutil.pid_exists(row["pid"]))
     if row["status"] == "running":

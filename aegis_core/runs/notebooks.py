@@ -69,7 +69,9 @@ def parameters_of(name: str) -> dict[str, dict[str, str]]:
     """What a caller may give to a notebook, as `inspect`; `InputError` where there is none."""
     if name not in NOTEBOOKS:
         known = ", ".join(NOTEBOOKS)
-        raise InputError(f"No notebook {name!r}; there are {known}.{did_you_mean(name, NOTEBOOKS)}")
+        raise InputError(
+            f"There is no notebook {name!r}; there are {known}." + did_you_mean(name, NOTEBOOKS)
+        )
     return {k: v for k, v in inspect(NOTEBOOKS[name]).items() if k not in OWN}
 
 

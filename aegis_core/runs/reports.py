@@ -190,9 +190,8 @@ def _spark(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     step, span = (_SPARK_SIZE[0] - 6) / (len(values) - 1), (high - low) or 1.0
     tall = _SPARK_SIZE[1] - 6
-    points = [(3 + i * step, 3 + tall * (high - v) / span) for i, v in enumerate(values)]
-    if high == low:
-        points = [(x, 3 + tall / 2) for x, _ in points]
+    top = 3 if high > low else 3 + tall / 2
+    points = [(3 + i * step, top + tall * (high - v) / span) for i, v in enumerate(values)]
     told = f"{len(values)} runs, from {values[0]:.4g} to {values[-1]:.4g}; {low:.4g} to {high:.4g}"
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     x, y = points[-1]

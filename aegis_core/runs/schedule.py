@@ -30,7 +30,7 @@ from aegis_core.errors import AegisError, InputError, NotReady, RunFailed, Store
 from aegis_core.machine import stop_signals
 from aegis_core.runs.execution import LONGEST_BACKOFF_S, run_notebook
 from aegis_core.runs.ledger import Due
-from aegis_core.runs.notebooks import NOTEBOOKS, check_parameters
+from aegis_core.runs.notebooks import check_parameters
 from aegis_core.runs.redaction import secrets_of
 from aegis_core.runs.verify import verify
 from aegis_core.store import connect
@@ -118,7 +118,6 @@ def check(settings: Settings) -> dict[str, Trigger]:
     """The trigger of each entry; `InputError` names one that cannot be run."""
     found = {}
     for name, entry in settings.schedule.items():
-        notebook = entry.notebook or entry.verify
         try:
             if bool(entry.notebook) == bool(entry.verify):
                 raise InputError("Give either `notebook` or `verify`.")
@@ -128,12 +127,7 @@ def check(settings: Settings) -> dict[str, Trigger]:
                     f"Take out {', '.join(idle)}: a verification repeats a run once, with the "
                     "parameters that it had, and waits for another one to end."
                 )
-            if notebook not in NOTEBOOKS:
-                raise InputError(
-                    f"There is no notebook {notebook!r}; there are {', '.join(NOTEBOOKS)}."
-                    + did_you_mean(notebook, NOTEBOOKS)
-                )
-            secrets_of(check_parameters(notebook, entry.parameters))
+            secrets_of(check_parameters(entry.notebook or entry.verify, entry.parameters))
             trigger = found[name] = Trigger(entry.cron, entry.timezone)
             if next(trigger.after(datetime.now(UTC)), None) is None:
                 raise InputError(

@@ -27,6 +27,7 @@ from aegis_core.store import Store, connect
 from aegis_core.store.files import checksums
 
 _BATCH: Final = 500_000
+_AS_THEN: Final = ("data_hash", "last_seq", "n_labels", "seed", "model_version")
 _TOLD: Final = 5
 _LONG_LIST: Final = 20
 _FIGURE: Final = "application/vnd.plotly.v1+json"
@@ -127,7 +128,9 @@ def verify(
     """
     store = connect(settings.db)
     run = _run_of(store, what)
-    row, began = _row(run, settings, due), time.monotonic()
+    began, notebook = time.monotonic(), notebooks.NOTEBOOKS[run["notebook"]]
+    row = ledger.begun("verify", notebook, {"run": run["run_id"]}, settings, due)
+    row = replace(row, **{key: run[key] for key in _AS_THEN})
     with execution.ended_in_order(), ledger.alone(settings.db, "verify", None if due else 0.0):
         ledger.close_killed(store, settings.reports, "verify")
         if not ledger.insert(store, row):
@@ -179,13 +182,6 @@ def _run_of(store: Store, what: str) -> dict[str, Any]:
     if run["notebook"] not in notebooks.NOTEBOOKS:
         raise NotVerifiable(f"The notebook {run['notebook']} is not there any more.")
     return run
-
-
-def _row(run: dict[str, Any], settings: Settings, due: ledger.Due | None) -> Row:
-    notebook = notebooks.NOTEBOOKS[run["notebook"]]
-    row = ledger.begun("verify", notebook, {"run": run["run_id"]}, settings, due)
-    same = ("data_hash", "last_seq", "n_labels", "seed", "model_version")
-    return replace(row, **{key: run[key] for key in same})
 
 
 def _repeated(

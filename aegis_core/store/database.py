@@ -385,9 +385,7 @@ class Store:
     @contextmanager
     def _up_to_date(self, session: Session) -> Iterator[None]:
         """A transaction that first brings in what an older version or a killed owner left."""
-        found = tables.look(session, self.path)
-        with session.transaction():
-            tables.bring_up_to_date(session, found)
+        with tables.up_to_date(session, self.path):
             journal.recover(session, self.path)
             yield
         journal.remove(self.path)  # while nobody else can have begun a new one

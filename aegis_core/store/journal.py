@@ -14,6 +14,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -124,7 +125,7 @@ class Journal:
         with self._lock:
             self.reached = number
             self._groups = [pair for pair in self._groups if pair[0] > number]
-            spent = [p for first, p in self._segments[:-1] if self._last_of(first) <= number]
+            spent = [p for (_, p), (after, _) in pairwise(self._segments) if after <= number + 1]
             self._segments = [pair for pair in self._segments if pair[1] not in spent]
         for path in spent:
             path.unlink(missing_ok=True)
@@ -140,10 +141,6 @@ class Journal:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
-
-    def _last_of(self, first: int) -> int:
-        """The last number of the segment that begins with `first`, which is not the newest."""
-        return min(f for f, _ in self._segments if f > first) - 1
 
     def _open(self) -> int:
         if self._file is None:

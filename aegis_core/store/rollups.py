@@ -33,13 +33,6 @@ def add(session: Session, first_seq: int, last_seq: int) -> None:
     session.execute(_ADD.format(int(first_seq), int(last_seq)))
 
 
-def rebuild(session: Session) -> int:
-    """Count all verdicts anew; how many there are."""
-    session.execute("DELETE FROM rollups")
-    session.execute(f"INSERT INTO rollups {ROLLED_UP} GROUP BY ALL")
-    return _one(session, "SELECT coalesce(sum(n), 0)::BIGINT AS n FROM rollups")
-
-
 def missing(session: Session) -> int:
     """How many verdicts the rollups do not count; 0 says that they are whole."""
     counted = _one(session, "SELECT coalesce(sum(n), 0)::BIGINT AS n FROM rollups")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aegis_core.errors import InputError, NotReady, StoreError, StoreVersion
@@ -18,15 +17,6 @@ from aegis_core.store import audit
 from aegis_core.store.connection import literal, quoted
 from aegis_core.store.files import moment, scratch
 from aegis_core.store.session import Params, Session
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a database holds: its tables, their version, and the copy that was kept of it."""
-
-    tables: frozenset[str]
-    version: int
-    kept: Path | None = None
 
 
 def names(session: Session) -> frozenset[str]:
@@ -67,18 +57,34 @@ def version(session: Session, tables: frozenset[str], path: Path) -> int:
     return known[found[0]]
 
 
-def look(session: Session, path: Path) -> Found:
-    """What is there, before a transaction begins; of an older version a copy is kept first.
+@contextlib.contextmanager
+def up_to_date(session: Session, path: Path) -> Iterator[None]:
+    """A transaction that first makes what is missing and migrates what is older, keeping a copy.
 
     `StoreError` where the copy cannot be written; nothing was changed then.
     """
     tables = names(session)
-    if not tables:
-        return Found(tables, SCHEMA_VERSION)
-    found = version(session, tables, path)
-    if found == SCHEMA_VERSION:
-        return Found(tables, found)
-    kept = path.with_name(f"{path.stem}.v{found}-{moment()}{path.suffix}")
+    older = version(session, tables, path) if tables else SCHEMA_VERSION
+    kept = _copy_kept(session, path, older) if older < SCHEMA_VERSION else None
+    with session.transaction():
+        if not tables:
+            session.execute("CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR)")
+            session.execute("INSERT INTO meta VALUES ('schema_version', ?)", [str(SCHEMA_VERSION)])
+        for name, body in TABLES.items():
+            if name not in tables:
+                session.execute(f"CREATE TABLE {name} ({body})")
+        for statement in (s for at in range(older, SCHEMA_VERSION) for s in MIGRATIONS[at]):
+            session.execute(statement)
+        if kept:
+            now = str(SCHEMA_VERSION)
+            session.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", [now])
+            change = {"from": older, "to": SCHEMA_VERSION, "kept": kept.name}
+            audit.record(session, "aegis", "migrate", "schema", change)
+        yield
+
+
+def _copy_kept(session: Session, path: Path, older: int) -> Path:
+    kept = path.with_name(f"{path.stem}.v{older}-{moment()}{path.suffix}")
     try:
         with scratch(path, "The copy of it") as folder:
             copy_into(session, folder / kept.name)
@@ -88,25 +94,7 @@ def look(session: Session, path: Path) -> Found:
             f"{path} is of an older version, and no copy of it could be kept before bringing it "
             f"up to date: {e} Make room for a second one; nothing was changed."
         ) from e
-    return Found(tables, found, kept)
-
-
-def bring_up_to_date(session: Session, found: Found) -> None:
-    """Make what is missing and migrate what is older, in the transaction that has begun."""
-    if not found.tables:
-        session.execute("CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR)")
-        session.execute("INSERT INTO meta VALUES ('schema_version', ?)", [str(SCHEMA_VERSION)])
-    for name, body in TABLES.items():
-        if name not in found.tables:
-            session.execute(f"CREATE TABLE {name} ({body})")
-    for older in range(found.version, SCHEMA_VERSION):
-        for statement in MIGRATIONS[older]:
-            session.execute(statement)
-        session.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", [str(older + 1)])
-    if found.version < SCHEMA_VERSION:
-        kept = found.kept and found.kept.name
-        change = {"from": found.version, "to": SCHEMA_VERSION, "kept": kept}
-        audit.record(session, "aegis", "migrate", "schema", change)
+    return kept
 
 
 def copy_into(

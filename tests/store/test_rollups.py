@@ -65,8 +65,6 @@ def test_what_is_added_commit_by_commit_equals_the_full_query(
     with store.writing() as session:
         assert kept(session) == truth(session)
         assert rollups.missing(session) == 0
-        assert rollups.rebuild(session) == sum(sizes)
-        assert kept(session) == truth(session)
 
 
 def test_a_failed_commit_counts_nothing(store: Store) -> None:
@@ -103,5 +101,5 @@ def test_what_is_not_counted_is_noticed(store: Store) -> None:
         write(session, 0, 30)
         rollups.add(session, 0, 19)
         assert rollups.missing(session) == 10
-        assert rollups.rebuild(session) == 30
+        rollups.add(session, 20, 29)
         assert rollups.missing(session) == 0

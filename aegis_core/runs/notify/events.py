@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aegis_core.config import NotifyRule, Settings
-from aegis_core.runs.ledger import KILLED, holder, is_over
+from aegis_core.runs.ledger import KILLED, over
 from aegis_core.runs.notebooks import NOTEBOOKS
 from aegis_core.store import Store
 from aegis_core.store.endpoint import files_of, find
@@ -167,14 +167,10 @@ def _ended_badly(store: Store, rule: NotifyRule) -> list[dict[str, Any]]:
     Whoever ends in order brings the ledger up to date before it lets go of the lock, so that the
     ledger is asked once more after the lock.
     """
-    with store.reading() as session:
-        rows = session.rows(_RUNS, [rule.name])
-    held = {name: holder(store.path, name) for name in {row["notebook"] for row in rows}}
-    over = {row["run_id"] for row in rows if is_over(row, held[row["notebook"]])}
-    if not over:
+    ended = over(store.rows(_RUNS, [rule.name]), store.path)
+    if not ended:
         return []
-    with store.reading() as session:
-        rows = [row for row in session.rows(_RUNS, [rule.name]) if row["run_id"] in over]
+    rows = [row for row in store.rows(_RUNS, [rule.name]) if row["run_id"] in ended]
     for row in rows:
         if row["status"] in ("waiting", "running") or row["error"] == KILLED:
             row |= {"status": "killed", "error": KILLED, "ended_at": None}

@@ -364,16 +364,13 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, object]]:
 
 def _notes(run: dict[str, Any]) -> list[str]:
     """What has changed since a run, and may be why numbers differ."""
-    now = {
-        "code": (run["code_version"], lineage.code_version()),
-        "packages": (run["lock_hash"], lineage.lock_hash()),
-        "notebook": (
-            run["notebook_hash"],
-            notebooks.content_hash(notebooks.NOTEBOOKS[run["notebook"]]),
-        ),
-    }
+    notebook = notebooks.content_hash(notebooks.NOTEBOOKS[run["notebook"]])
     return [
         f"The {what} changed since: {old or 'not recorded'} then, {new or 'not known'} now."
-        for what, (old, new) in now.items()
+        for what, old, new in (
+            ("code", run["code_version"], lineage.code_version()),
+            ("packages", run["lock_hash"], lineage.lock_hash()),
+            ("notebook", run["notebook_hash"], notebook),
+        )
         if old != new
     ]

@@ -125,10 +125,11 @@ def backup(
             head = audit.head(session)
             registered = session.rows("SELECT version, path FROM models ORDER BY version")
         found = {m["version"]: settings.home / m["path"] for m in registered}
-        members = {DATABASE: folder / DATABASE}
-        for version, where in found.items():
-            for name in files.checksums(where):
-                members[f"models/{version}/{name}"] = where / name
+        members = {DATABASE: folder / DATABASE} | {
+            f"models/{version}/{name}": where / name
+            for version, where in found.items()
+            for name in files.checksums(where)
+        }
         present = tuple(v for v in found if found[v].is_dir())
         manifest = {
             "format": FORMAT,

@@ -37,6 +37,7 @@ Group = Mapping[str, Columns]
 SEGMENT_BYTES: Final = 32 * 2**20
 """A file of the journal is followed by the next one beyond this size."""
 _REACHED: Final = "journal"
+_LINE: Final = b"%08x %s\n"
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -79,7 +80,7 @@ class Journal:
         """
         number = self.written + len(self._unwritten) + 1
         line = orjson.dumps({"number": number, "tables": group}, _listed, _OPTIONS)
-        self._unwritten.append((number, group, b"%08x %s\n" % (zlib.crc32(line), line)))
+        self._unwritten.append((number, group, _LINE % (zlib.crc32(line), line)))
         self.flush()
         return number
 
@@ -238,14 +239,10 @@ def recover(session: Session, database: Path) -> int:
     """Bring in what a killed process left; how many groups. Remove the journal after the commit."""
     if not is_left(database):
         return 0
-    folder = folder_of(database)
-    groups, last = [], reached(session)
-    for number, group in read(folder, last):
-        groups.append(group)
-        last = number
-    if groups:
-        bring_in(session, groups, last)
-    return len(groups)
+    found = list(read(folder_of(database), reached(session)))
+    if found:
+        bring_in(session, [group for _, group in found], found[-1][0])
+    return len(found)
 
 
 def as_table(parts: Sequence[Columns], schema: pa.Schema) -> pa.Table:
@@ -291,14 +288,10 @@ def _listed(value: object) -> object:
 
 
 def _checked(line: bytes) -> dict[str, Any] | None:
-    if line[-1:] != b"\n" or line[8:9] != b" ":
+    told = line[9:-1]
+    if line != _LINE % (zlib.crc32(told), told):
         return None
-    try:
-        if int(line[:8], 16) != zlib.crc32(line[9:-1]):
-            return None
-    except ValueError:
-        return None
-    group: dict[str, Any] = orjson.loads(line[9:-1])
+    group: dict[str, Any] = orjson.loads(told)
     return group
 
 

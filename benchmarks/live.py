@@ -197,7 +197,8 @@ class Bench:
 
     def _usual(self) -> Server:
         folder = self.folder / "usual"
-        usual_stack.prepare(folder, self.home.store().transactions("source = 'synthetic'"))
+        sql = "FROM transactions WHERE source = 'synthetic' ORDER BY seq"
+        usual_stack.prepare(folder, self.home.store().query(sql))
         return servers.start(
             "usual stack",
             [sys.executable, str(HERE / "usual_stack.py"), str(folder), "--port", "{port}"],

@@ -10,20 +10,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aegis_core.errors import (
-    ColumnError,
-    NotReady,
-    StoreBusy,
-    StoreError,
-    StoreVersion,
-    did_you_mean,
-)
-from aegis_core.schema import SCHEMA_VERSION, TRANSACTION_COLUMNS
+from aegis_core.errors import NotReady, StoreBusy, StoreError, StoreVersion
+from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.store import audit, journal, tables
 from aegis_core.store.attached import Attached
 from aegis_core.store.connection import opened
@@ -309,30 +302,6 @@ class Store:
         """One read-only query as one dictionary a row."""
         with self.reading() as session:
             return session.rows(sql, params)
-
-    def transactions(
-        self, where: str = "true", params: Params = None, columns: Sequence[str] | None = None
-    ) -> pd.DataFrame:
-        """Transactions in order of arrival.
-
-        Parameters
-        ----------
-        where : An SQL condition on the columns of `transactions`, such as `"ts < ?"`.
-        columns : The columns wanted; None means all.
-
-        Raises
-        ------
-        ColumnError : A column is not one of `schema.TRANSACTION_COLUMNS`.
-        """
-        wanted = list(columns) if columns is not None else list(TRANSACTION_COLUMNS)
-        if unknown := [name for name in wanted if name not in TRANSACTION_COLUMNS]:
-            raise ColumnError(
-                f"transactions has no column {unknown}; it has {list(TRANSACTION_COLUMNS)}."
-                + did_you_mean(unknown[0], TRANSACTION_COLUMNS)
-            )
-        return self.query(
-            f"SELECT {', '.join(wanted)} FROM transactions WHERE {where} ORDER BY seq", params
-        )
 
     def data_hash(self, where: str = "true", params: Params = None) -> str:
         """A short hash of the transactions that `where` selects and of their labels.

@@ -378,7 +378,7 @@ def test_the_history_is_written_once(tmp_path: Path) -> None:
     before = database.data_hash()
     assert synthetic.write_history(database, SMALL, progress=False) == 0
     assert database.data_hash() == before
-    rows = database.transactions(columns=["seq", "ts"])
+    rows = database.query("SELECT seq, ts FROM transactions ORDER BY seq")
     assert rows["seq"].tolist() == list(range(4_000))
     assert rows["ts"].is_monotonic_increasing
     assert database.rows("SELECT count(*) AS n FROM labels") == [{"n": 4_000}]

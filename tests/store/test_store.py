@@ -29,7 +29,7 @@ from aegis_core.errors import (
     StoreError,
     StoreVersion,
 )
-from aegis_core.schema import SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
+from aegis_core.schema import SCHEMA_VERSION, TABLES
 from aegis_core.store import Store, audit, compaction, connect
 from aegis_core.store.connection import literal
 from aegis_core.store.endpoint import find
@@ -531,17 +531,6 @@ with connect(sys.argv[1]).reading() as session:
     session.arrow("SELECT 1")
 print("pandas" in sys.modules)"""
     assert output(python(code, str(filled.path))) == "False"
-
-
-def test_transactions_come_in_order_of_arrival(store: Store) -> None:
-    with store.writing() as session:
-        session.append("transactions", rows(6).take([3, 0, 5, 1, 4, 2]))
-    assert store.transactions()["seq"].tolist() == [0, 1, 2, 3, 4, 5]
-    assert list(store.transactions().columns) == list(TRANSACTION_COLUMNS)
-    some = store.transactions("customer_id = ?", ["c1"], columns=["amount", "seq"])
-    assert some.to_numpy().tolist() == [[2.0, 1.0], [5.0, 4.0]]
-    with pytest.raises(ColumnError, match="Did you mean amount"):
-        store.transactions(columns=["amout"])
 
 
 # --- writing rows ----------------------------------------------------------------------------

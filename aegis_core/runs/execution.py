@@ -153,11 +153,12 @@ def record(
         return "Nothing was kept: this is not a run. `aegis run` keeps what it finds."
     columns = {} if data is None else data.columns()
     columns |= {} if model is None else {"model_version": model}
-    tables: dict[str, pd.DataFrame | pa.Table | None] = {
+    given: dict[str, pd.DataFrame | pa.Table | None] = {
         "metrics": None if metrics is None else _rows(metrics, run_id),
         "evaluation_scores": None if scores is None else scores.assign(run_id=run_id),
         "drift": None if drift is None else drift.assign(run_id=run_id),
     }
+    tables = {table: rows for table, rows in given.items() if rows is not None}
     with store.writing() as session:
         if columns:
             session.execute(
@@ -166,12 +167,9 @@ def record(
                 columns | {"run_id": run_id},
             )
         for table, rows in tables.items():
-            if rows is not None:
-                session.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
-                session.append(table, rows)
-    kept = [
-        f"{len(rows):,} rows in the table {t}" for t, rows in tables.items() if rows is not None
-    ]
+            session.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
+            session.append(table, rows)
+    kept = [f"{len(rows):,} rows in the table {table}" for table, rows in tables.items()]
     return f"{' and '.join(kept) or 'Data and model in the table runs'}, with run_id {run_id}."
 
 
@@ -194,10 +192,9 @@ def record_proof(store: Store, checked: int, different: int) -> None:
     Where nothing was checked nothing is noted.
     """
     if checked:
+        proof = [ledger.now(), checked, different]
         with store.writing() as session:
-            session.execute(
-                "INSERT INTO proofs VALUES (?, ?, ?)", [ledger.now(), checked, different]
-            )
+            session.execute("INSERT INTO proofs VALUES (?, ?, ?)", proof)
 
 
 def headlines(store: Store, run_id: str) -> dict[str, float]:
@@ -269,7 +266,7 @@ class _Attempt:
             shutil.copyfile(self.notebook, self.executed)  # to be read, however early it ends
             ledger.keep(self.folder, self.row)
             reports.write_index(self.folder.parent)
-            with self.progress:
+            with self.progress.told():
                 notebooks.execute(
                     self.notebook,
                     self.executed,

@@ -145,12 +145,9 @@ def keep(folder: Path, row: Row, figures: Mapping[str, float] | None = None) -> 
 
 
 def close_killed(store: Store, folder: Path, mine: str) -> None:
-    """Mark as interrupted what counts as running and is not.
+    """Mark as interrupted, also in the `folder` of reports, what counts as running and is not.
 
-    Parameters
-    ----------
-    folder : of the reports.
-    mine : the notebook whose lock the caller holds.
+    The lock of the notebook `mine` is the caller's.
     """
     ended = {"status": "interrupted", "ended_at": now(), "error": KILLED}
     asked = "SELECT run_id, notebook, status, pid FROM runs WHERE status IN ('waiting', 'running')"
@@ -207,14 +204,8 @@ def holder(db: Path, name: str) -> str | None:
 def alone(db: Path, name: str, wait_s: float | None = 0.0) -> Iterator[None]:
     """Hold the lock of a notebook on a database; the system lets go when the process ends.
 
-    Parameters
-    ----------
-    wait_s : How long to wait while another process holds it, in seconds; None: for ever.
-
-    Raises
-    ------
-    RunBusy
-        Another process holds it, or another user's file is in its place; the message says who.
+    `RunBusy` tells who held it for `wait_s` seconds (None: wait for ever), or that another user's
+    file is in its place.
     """
     db.parent.mkdir(parents=True, exist_ok=True)
     path = _lock_of(db, name)

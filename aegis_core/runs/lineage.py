@@ -135,7 +135,7 @@ def numbers_of(settings: Settings) -> dict[str, float]:
 
 
 def chain(store: Store, what: str) -> dict[str, Any]:
-    """Where a metric, a model or a run comes from.
+    """Where a metric, a model or a run comes from; `InputError` where there is no such thing.
 
     Parameters
     ----------
@@ -147,10 +147,6 @@ def chain(store: Store, what: str) -> dict[str, Any]:
     dict
         With `metric` (values by slice) or `model` (its row of the register) where one was asked
         for, and `run`, `data`, `metrics`, `made` and `used` (models) and `verified`.
-
-    Raises
-    ------
-    InputError : There is no such thing.
     """
     with store.reading() as session:
         if rows := session.rows("SELECT * FROM runs WHERE run_id = ?", [what]):

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Final, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
@@ -152,17 +151,17 @@ class Progress:
         self.peak_memory_mb: float | None = None
         self._pid: int | None = None
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._tell, daemon=True, name="progress")
 
-    def __enter__(self) -> Progress:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Tell the ledger for the length of the block."""
+        thread = threading.Thread(target=self._tell, daemon=True, name="progress")
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
 
     def started(self, pid: int) -> None:
         """The kernel is a process of this number."""

@@ -84,9 +84,7 @@ class Trigger:
             if len(fields) != 5:
                 raise ValueError(f"it has {len(fields)} fields, and five are needed")
             if "*" not in (fields[2][0], fields[4][0]):
-                raise ValueError(
-                    "give a day of the month or a weekday; for both, write two entries"
-                )
+                raise ValueError("give a day of the month or a weekday; for both, two entries")
             for field, longest in zip(fields, _LONGEST_STEPS, strict=True):
                 if any(int(step) > longest for step in re.findall(r"/(\d+)", field)):
                     raise ValueError(f"a step of {field!r} is longer than {longest}")
@@ -204,11 +202,7 @@ def serve(settings: Settings, *, for_s: float | None = None) -> None:
     """Start the entries when they are due, until Ctrl-C, SIGTERM or the end of `for_s` seconds.
 
     Each run is a process of its own. At the end, those that still run are told to end, and the
-    ledger says so.
-
-    Raises
-    ------
-    InputError : The schedule is empty or cannot be used.
+    ledger says so. `InputError` where the schedule is empty or cannot be used.
     """
     triggers = check(settings)
     if not triggers:

@@ -109,10 +109,7 @@ def record(
     The name of the account that runs this process is added to `details`, as `login`: `who` is
     what somebody said. Two rows of one number cannot both be committed, so the chain cannot fork:
     inside of `Store.changing()` others wait, elsewhere the later transaction fails as a whole.
-
-    Raises
-    ------
-    InputError : Nobody says who, or `details` is not what JSON can say.
+    `InputError` where nobody says who, or `details` is not what JSON can say.
     """
     if not who.strip():
         raise InputError("Say who does this.")

@@ -106,11 +106,8 @@ def backup(
     """Write a backup of one state of the database, with the models of its register.
 
     A service may run and go on scoring: the copy is what was committed when it began. Without
-    one, nobody can write while the database is copied.
-
-    Parameters
-    ----------
-    tell : called with the share of the rows done, in [0, 1].
+    one, nobody can write while the database is copied. `tell` is called with the share of the rows
+    done, in [0, 1].
 
     Raises
     ------
@@ -166,11 +163,8 @@ def restore(
 
     Nothing is touched before every checksum and the audit in the backup were found right. A folder
     of a model is never replaced, as another database may use it: where it has other files than
-    that of the backup, the restored database gets its own beside it.
-
-    Parameters
-    ----------
-    settings : say where the database and the models go.
+    that of the backup, the restored database gets its own beside it. The settings say where both
+    go.
 
     Raises
     ------

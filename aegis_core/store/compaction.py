@@ -40,11 +40,7 @@ def compact(
     """Give back the space of what was deleted: the database is written anew and takes its place.
 
     Nobody can write meanwhile, and readers go on. At every moment, whatever dies, one whole
-    database is at its path.
-
-    Parameters
-    ----------
-    tell : called with the share done, in [0, 1].
+    database is at its path. `tell` is called with the share done, in [0, 1].
 
     Raises
     ------

@@ -94,16 +94,12 @@ def empty(settings: dict[str, Any]) -> Connection:
 
 
 def with_values(sql: str, params: Sequence[object] | Mapping[str, object] | None) -> str:
-    """`sql` with a literal for each `?`, or for each `$name`.
+    """`sql` with a literal for each `?`, or for each `$name`; `InputError` if values do not fit.
 
     >>> with_values("SELECT ? AS a, '?' AS b -- ?", [1])
     "SELECT 1 AS a, '?' AS b -- ?"
     >>> with_values("SELECT $a, $b, $a", {"a": 1, "b": "x"})
     "SELECT 1, 'x', 1"
-
-    Raises
-    ------
-    InputError : The values are not those that the text asks for.
     """
     if not params:
         return sql
@@ -178,16 +174,12 @@ def quoted(name: str) -> str:
 
 
 def literal(value: object) -> str:
-    """`value` as an SQL literal, whatever it contains.
+    """`value` as an SQL literal, whatever it contains; `InputError` if SQL has none for its type.
 
     >>> literal("O'Hara"), literal(None), literal([1, 2.5])
     ("'O''Hara'", 'NULL', "[1, '2.5'::DOUBLE]")
     >>> literal({"amount": 0.5})
     "{'amount': '0.5'::DOUBLE}"
-
-    Raises
-    ------
-    InputError : SQL has no literal for this type.
     """
     if value is None:
         return "NULL"

@@ -174,11 +174,8 @@ class Store:
         """A `writing()` that the audit is told of: one such block at a time, of all processes.
 
         Inside a `writing()` of this thread it joins that block, without waiting for others. The
-        head that was kept until then is not forgotten where the audit lacks it.
-
-        Raises
-        ------
-        StoreBusy : Another one went on for `wait_s`, or what `writing` raises.
+        head that was kept until then is not forgotten where the audit lacks it. `StoreBusy` where
+        another one went on for `wait_s`, or what `writing` raises.
         """
         if self._here.session is not None:
             with self.writing() as session:

@@ -57,11 +57,7 @@ def export(
 
     `folder/transactions/day=2026-03-01/part-0.parquet`: pandas, DuckDB and Spark read a table's
     folder as one. The day of a verdict is that of its transaction, of a label that from which it is
-    known. A service may run meanwhile.
-
-    Parameters
-    ----------
-    tell : called with the share of the days done, in [0, 1].
+    known. A service may run meanwhile. `tell` is called with the share of the days done, in [0, 1].
 
     Raises
     ------

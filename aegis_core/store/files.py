@@ -29,13 +29,8 @@ _SIGNS_OF_FULL: Final = ("No space left", "quota exceeded", "File too large", "e
 def scratch(final: Path, doing: str) -> Iterator[Path]:
     """A folder of one's own beside `final` to make it in, removed at the end of the block.
 
-    Parameters
-    ----------
-    doing : such as `"The backup"`, for the sentence about a disk that is full.
-
-    Raises
-    ------
-    StoreError : The disk is full or does not let write; `final` is as it was.
+    `StoreError` where the disk is full or does not let write; `final` is as it was. Its sentence
+    begins with `doing`, such as `"The backup"`.
     """
     try:
         final.parent.mkdir(parents=True, exist_ok=True)

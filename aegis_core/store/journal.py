@@ -166,11 +166,8 @@ class Journal:
 def read(folder: Path, after: int) -> Iterator[tuple[int, Group]]:
     """The groups beyond number `after`, in their order.
 
-    A line that is cut short ends its file: its group was never answered.
-
-    Raises
-    ------
-    StoreError : A group is missing or damaged in the middle, or the journal is of another history.
+    A line that is cut short ends its file: its group was never answered. `StoreError` where a group
+    is missing or damaged in the middle, or the journal is of another history.
     """
     last = after
     for path in sorted(folder.glob("*.log")):

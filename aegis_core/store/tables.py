@@ -102,15 +102,9 @@ def copy_into(
 ) -> None:
     """Copy the whole database that is open into a new file.
 
-    Everything that DuckDB knows of goes along, and every table keeps the order of its rows.
-
-    Parameters
-    ----------
-    tell : called with the share done, in [0, 1].
-
-    Raises
-    ------
-    StoreError : The file cannot be written, or holds other rows afterwards.
+    Everything that DuckDB knows of goes along, and every table keeps the order of its rows. `tell`
+    is called with the share done, in [0, 1]. `StoreError` where the file cannot be written, or
+    holds other rows afterwards.
     """
     ((here,),) = session.execute("SELECT current_database()").fetchall()
     session.execute(f"ATTACH {literal(str(path))} AS aegis_copy")

@@ -82,11 +82,8 @@ def look(
 ) -> tuple[list[Event], dict[str, str]]:
     """What is new for a rule, and the positions to go on from.
 
-    Parameters
-    ----------
-    positions :
-        Where the last look ended, for each thing that the rule tells. What has none is looked at
-        for the first time: of verdicts nothing is told then, of runs and drift all that is there.
+    `positions` tell where the last look ended, for each thing that the rule tells. What has none is
+    looked at for the first time: of verdicts nothing is told then, of runs and drift all there is.
     """
     events: list[Event] = []
     now: dict[str, str] = {}

@@ -84,7 +84,9 @@ class Trigger:
             if len(fields) != 5:
                 raise ValueError(f"it has {len(fields)} fields, and five are needed")
             if "*" not in (fields[2][0], fields[4][0]):
-                raise ValueError("give a day of the month or a weekday; for both, two entries")
+                raise ValueError(
+                    "give a day of the month or a weekday; for both, write two entries"
+                )
             for field, longest in zip(fields, _LONGEST_STEPS, strict=True):
                 if any(int(step) > longest for step in re.findall(r"/(\d+)", field)):
                     raise ValueError(f"a step of {field!r} is longer than {longest}")

@@ -55,16 +55,10 @@ class AttachedSession(Session):
     def transaction(self) -> Iterator[None]:
         """Commit at the end of the block; roll back on an error."""
         self._failed = False
-        self.execute("BEGIN")
-        try:
+        with super().transaction():
             yield
             if self._failed:  # a commit of what failed would say nothing
                 self.execute("SELECT 1")
-            self.execute("COMMIT")
-        except BaseException:
-            with suppress(AegisError):
-                self.execute("ROLLBACK")
-            raise
 
     def watched(self, sql: str, params: Params, tell: Callable[[float], object]) -> None:
         """Run a statement; how far it is, the owner does not say until it is done."""

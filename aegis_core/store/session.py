@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from aegis_core.errors import ColumnError, InputError, StoreError, did_you_mean
+from aegis_core.errors import AegisError, ColumnError, InputError, did_you_mean
 from aegis_core.schema import TABLES
 from aegis_core.store.connection import (
     Connection,
@@ -70,8 +70,8 @@ class Session:
             yield
             self.execute("COMMIT")
         except BaseException:
-            with suppress(StoreError, InputError), translated():
-                self._connection.rollback()  # out of memory it cannot, and the connection is lost
+            with suppress(AegisError):  # out of memory it cannot, and the connection is lost
+                self.execute("ROLLBACK")
             raise
 
     def query(self, sql: str, params: Params = None) -> pd.DataFrame:

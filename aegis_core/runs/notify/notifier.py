@@ -110,8 +110,7 @@ class Notifier:
 
     def collect(self, rule: NotifyRule) -> None:
         """Put what is new for a rule into the outbox."""
-        with self.store.reading() as session:
-            before = outbox.cursors(session, rule.name)
+        before = outbox.cursors(self.store, rule.name)
         events, after = look(self.store, self.settings, rule, before)
         if "service" in rule.what:
             event, state = self._service(rule, before.get("service", "off"))

@@ -26,7 +26,6 @@ from aegis_core.config import NotifyRule
 from aegis_core.runs.notify.events import Event
 from aegis_core.runs.notify.sending import address_of
 from aegis_core.store import Store
-from aegis_core.store.session import Session
 
 MAX_ATTEMPTS: Final = 56
 """Then a message is given up: after two days."""
@@ -66,9 +65,9 @@ def pause_s(attempts: int) -> float:
     return min(FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 20), LONGEST_PAUSE_S)
 
 
-def cursors(session: Session, rule: str) -> dict[str, str]:
+def cursors(store: Store, rule: str) -> dict[str, str]:
     """Where the last look of a rule ended, by what it tells."""
-    rows = session.rows("SELECT what, position FROM notify_cursors WHERE rule = ?", [rule])
+    rows = store.rows("SELECT what, position FROM notify_cursors WHERE rule = ?", [rule])
     return {row["what"]: row["position"] for row in rows}
 
 
@@ -113,8 +112,7 @@ def keep(
 
 def recover(store: Store, rules: Sequence[NotifyRule]) -> None:
     """Take care of what a notifier left behind that was killed, and of rules that are gone."""
-    with store.reading() as session:
-        left = session.rows("SELECT * FROM notifications WHERE status IN ('waiting', 'sending')")
+    left = store.rows("SELECT * FROM notifications WHERE status IN ('waiting', 'sending')")
     once = {rule.name: rule.at_most_once for rule in rules}
     gone = [row for row in left if row["rule"] not in once]
     sending = [row for row in left if row["rule"] in once and row["status"] == "sending"]

@@ -30,7 +30,7 @@ from aegis_core.cli import app
 from aegis_core.config import NotifyRule
 from aegis_core.errors import InputError, NotReady, RunBusy, StoreBusy, StoreError
 from aegis_core.runs import ledger, notify
-from aegis_core.runs.notify import Notifier, events, outbox
+from aegis_core.runs.notify import Notifier, outbox
 from aegis_core.runs.notify.events import plain, service_state
 from aegis_core.runs.notify.outbox import is_quiet
 from aegis_core.runs.notify.sending import address_of, send, without_secrets
@@ -236,7 +236,7 @@ def test_a_run_that_ends_while_the_notifier_looks_was_not_killed(
             session.execute("UPDATE runs SET status = 'done'")
 
     world.ran("r1", "running")
-    monkeypatch.setattr(events, "holder", ends)
+    monkeypatch.setattr(ledger, "holder", ends)
     assert world.later() == 0
 
 

@@ -117,9 +117,7 @@ def export(
 @audit_app.callback(
     invoke_without_command=True,
     epilog=example(
-        "aegis audit",
-        "aegis audit list --since 2026-03-01",
-        "aegis audit verify --head 12:3f9a…",
+        "aegis audit", "aegis audit list --since 2026-03-01", "aegis audit verify --head 12:3f9a…"
     ),
 )
 def _audit(context: typer.Context, db: Database = None) -> None:

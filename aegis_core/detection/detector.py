@@ -103,8 +103,7 @@ class Detector(Calibrated):
     n_trees, max_samples :
         Of scikit-learn's IsolationForest. `max_samples` at most 4096: the flattened trees are
         complete, with depth ⌈log2 max_samples⌉.
-    seed :
-        Of the forest. The same signals and seed give the same detector.
+    seed : of the forest. The same signals and seed give the same detector.
 
     Attributes
     ----------

@@ -59,8 +59,7 @@ class Learner(Calibrated):
 
     Parameters
     ----------
-    detector :
-        Fitted, of the same training window; the learner carries it.
+    detector : fitted, of the same training window; the learner carries it.
     n_trees, seed :
         Of the ExtraTreesClassifier. The same rows, answers and seed give the same learner.
 

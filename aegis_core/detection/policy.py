@@ -40,8 +40,7 @@ class Policy:
     ----------
     review_above, block_above :
         Scores above which a transaction is reviewed and blocked; `block_above` is not lower.
-    alert_budget :
-        Share of transactions that may become alerts (reviewed or blocked), in (0, 1).
+    alert_budget : share of transactions that may become alerts (reviewed or blocked), in (0, 1).
     audit_share :
         Share of the approved transactions that are drawn for review all the same, in [0, 1].
     burst_limits :
@@ -227,8 +226,7 @@ def reasons(
         Of shape (len(SIGNALS),), see `Detector.spread`; a factor is told by its strongest signal.
     history :
         Of shape (len(HISTORY),): what was answered about merchant and customer, for a learner.
-    floor :
-        Smallest share of the strongest contribution that is still a reason.
+    floor : smallest share of the strongest contribution that is still a reason.
 
     Returns
     -------

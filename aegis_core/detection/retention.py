@@ -105,11 +105,7 @@ def plan(store: Store, age_days: float) -> Plan:
 
 
 def forget(
-    store: Store,
-    planned: Plan,
-    *,
-    who: str,
-    tell: Callable[[float], object] = lambda share: None,
+    store: Store, planned: Plan, *, who: str, tell: Callable[[float], object] = lambda share: None
 ) -> str:
     """Delete what was planned, in one transaction with the state that it leaves; what was done.
 

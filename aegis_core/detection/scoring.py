@@ -191,10 +191,8 @@ class Scorer:
 
     Parameters
     ----------
-    model, policy :
-        Both, to decide; neither, to learn profiles and signals only.
-    profiles :
-        The state to go on from; fresh if not given.
+    model, policy : both, to decide; neither, to learn profiles and signals only.
+    profiles : the state to go on from; fresh if not given.
     confirmed :
         The frauds confirmed so far and the labels still to become known. Without it the pass does
         not look at merchants; a `Learner` always has one, be it empty.
@@ -239,12 +237,9 @@ class Scorer:
         rulings :
             What lists say, of shape (n,): 0, `DENIED`, `ALLOWED` or `SNOOZED`. The first two
             decide whatever the score, the last lets pass what would have gone to review.
-        signals, explain :
-            Also return signals; contributions, facts and what would have cleared.
-        clock :
-            What labels become known by, of shape (n,); None: the times of the transactions.
-        progress :
-            Called with the number of rows done since the last call.
+        signals, explain : also return signals; contributions, facts and what would have cleared.
+        clock : what labels become known by, of shape (n,); None: the times of the transactions.
+        progress : called with the number of rows done since the last call.
         """
         n = len(frame["customer_id"])
         for given, what in ((recorded, "recorded decisions"), (rulings, "rulings")):

@@ -15,13 +15,7 @@ from aegis_core.detection.detector import MIN_TRAIN, Detector
 from aegis_core.detection.history import known_answers, label_events, labels, recorded, transactions
 from aegis_core.detection.learner import MIN_FRAUDS, Learner
 from aegis_core.detection.policy import Counter, Policy, burst_limits
-from aegis_core.detection.registry import (
-    KINDS,
-    ROLES,
-    has_champion,
-    register,
-    roles,
-)
+from aegis_core.detection.registry import KINDS, ROLES, has_champion, register, roles
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.arrays import Floats
@@ -40,10 +34,8 @@ class Training:
 
     Attributes
     ----------
-    role :
-        Of `registry.ROLES`: what the model is doing now.
-    judged :
-        First and last time of `window`.
+    role : of `registry.ROLES`: what the model is doing now.
+    judged : first and last time of `window`.
     window :
         One row for each transaction that the thresholds were taken from: `transaction_id`,
         `customer_id`, `ts`, `paid` (its amount), `score`, `risk`, `decision`, the evidence of each
@@ -178,19 +170,15 @@ def train(
 
     Parameters
     ----------
-    detector :
-        `forest`, which uses no label, or `learner`.
+    detector : `forest`, which uses no label, or `learner`.
     role :
         Of `registry.ROLES`; "" makes a forest champion unless the champion is a learner or the
         settings ask for a second person, and puts everything else in shadow.
-    train_from :
-        First day of the window; "" means `train_days` before the end.
+    train_from : first day of the window; "" means `train_days` before the end.
     alerts_per_day :
         The alert budget as a number a day, by the traffic of the window; 0 or None: as a share.
-    alert_budget, block_share, audit_share, seed :
-        None means the one of the settings.
-    progress :
-        Called with the number of transactions done since the last call.
+    alert_budget, block_share, audit_share, seed : None means the one of the settings.
+    progress : called with the number of transactions done since the last call.
 
     Raises
     ------

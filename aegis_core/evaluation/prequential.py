@@ -112,8 +112,7 @@ def evaluate(
     frame :
         All transactions in order of arrival; those before the first training window teach the
         profiles.
-    labels :
-        `transaction_id`, `is_fraud`, `scenario`, `known_at`; who has none counts as ordinary.
+    labels : `transaction_id`, `is_fraud`, `scenario`, `known_at`; who has none counts as ordinary.
     exclude_known :
         Leave out, day by day, customers already known as compromised (`known_compromised`).
     learner :

@@ -7,8 +7,5 @@ here; `checkpoint` keeps it where older transactions were forgotten.
 
 import lazy_loader
 
-_NAMES = {
-    "confirmed": ["Confirmed"],
-    "profiles": ["Profiles"],
-}
+_NAMES = {"confirmed": ["Confirmed"], "profiles": ["Profiles"]}
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

@@ -145,11 +145,7 @@ def _made_by(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _where(
-    snapshot: Snapshot,
-    filters: Filters,
-    selected: Collection[int] = (),
-    *,
-    by_row: bool = False,
+    snapshot: Snapshot, filters: Filters, selected: Collection[int] = (), *, by_row: bool = False
 ) -> str:
     """The condition as SQL, for reading; values of the visitor's are quoted."""
     if selected:

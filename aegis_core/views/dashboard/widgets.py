@@ -151,10 +151,7 @@ class Chart(Panel):
             self._tell("columns", changed)
 
     def extend(
-        self,
-        figure: Mapping[str, Any],
-        added: Sequence[Mapping[str, Any]],
-        kept: Sequence[int],
+        self, figure: Mapping[str, Any], added: Sequence[Mapping[str, Any]], kept: Sequence[int]
     ) -> None:
         """Let the page put `added` behind its traces; `figure` is what that gives.
 

@@ -11,7 +11,7 @@ _NAMES = {
     "data": ["audit_heatmap", "hours", "landscape", "payments"],
     "training": ["evidence_tails", "score_histogram"],
     "evaluation": [
-        *("bursts", "compared", "daily_alerts", "differences", "precision_recall", "recall_bars"),
+        *("bursts", "compared", "daily_alerts", "differences", "precision_recall", "recall_bars")
     ],
     "policy": ["costs", "forecasts", "reliability", "what_if"],
     "verdicts": ["cases", "contributions", "histories"],

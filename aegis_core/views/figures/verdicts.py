@@ -24,9 +24,7 @@ _NONE: Final = {
 
 
 def contributions(
-    verdicts: Sequence[Mapping[str, Any]],
-    review_above: float = np.inf,
-    block_above: float = np.inf,
+    verdicts: Sequence[Mapping[str, Any]], review_above: float = np.inf, block_above: float = np.inf
 ) -> go.Figure:
     """How the factors add up to the score of the first of `verdicts`.
 

@@ -365,7 +365,7 @@ def test_what_cannot_be_made_is_refused_with_what_to_do(
 
 def test_no_clock_stands_between_two_hours() -> None:
     """Merchants are spread around a centre; all of them must have the centre's local time."""
-    lon = np.array([city[2] for city in CITIES])
+    lon = CITIES["lon"].to_numpy()
     assert np.abs(lon / 15 % 1 - 0.5).min() * 15 > 0.3
 
 

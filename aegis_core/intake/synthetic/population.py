@@ -6,56 +6,19 @@ Clocks are nautical: a place's local time is UTC plus its longitude / 15°, roun
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from aegis_core.features.geo import haversine_km
 
-CITIES: Final = (
-    ("Paris", 48.857, 2.352, 5.0),
-    ("London", 51.507, -0.128, 4.0),
-    ("Berlin", 52.520, 13.405, 3.7),
-    ("Madrid", 40.417, -3.704, 3.3),
-    ("Rome", 41.903, 12.496, 2.8),
-    ("Barcelona", 41.387, 2.170, 2.5),
-    ("Milan", 45.464, 9.190, 2.0),
-    ("New York", 40.713, -74.006, 2.0),
-    ("Hamburg", 53.551, 9.994, 1.9),
-    ("Vienna", 48.208, 16.373, 1.9),
-    ("Warsaw", 52.230, 21.012, 1.8),
-    ("Munich", 48.137, 11.576, 1.5),
-    ("Budapest", 47.498, 19.040, 1.5),
-    ("Athens", 37.984, 23.728, 1.5),
-    ("Istanbul", 41.008, 28.978, 1.5),
-    ("Prague", 50.075, 14.438, 1.3),
-    ("Amsterdam", 52.368, 4.904, 1.2),
-    ("Brussels", 50.847, 4.352, 1.2),
-    ("Dublin", 53.350, -6.260, 1.2),
-    ("Lisbon", 38.722, -9.139, 1.2),
-    ("Lyon", 45.764, 4.836, 1.2),
-    ("Cologne", 50.938, 6.960, 1.1),
-    ("Marseille", 43.296, 5.370, 1.0),
-    ("Naples", 40.852, 14.268, 1.0),
-    ("Helsinki", 60.170, 24.938, 1.0),
-    ("Stockholm", 59.329, 18.069, 1.0),
-    ("Toronto", 43.653, -79.383, 1.0),
-    ("Sao Paulo", -23.551, -46.633, 1.0),
-    ("Tokyo", 35.677, 139.692, 1.0),
-    ("Copenhagen", 55.676, 12.568, 0.9),
-    ("Frankfurt", 50.110, 8.682, 0.8),
-    ("Dubai", 25.205, 55.271, 0.8),
-    ("Mumbai", 19.076, 72.878, 0.8),
-    ("Bangkok", 13.756, 100.502, 0.8),
-    ("Singapore", 1.352, 103.820, 0.8),
-    ("Mexico City", 19.433, -99.133, 0.8),
-    ("Seoul", 37.567, 126.978, 0.7),
-    ("Buenos Aires", -34.604, -58.382, 0.6),
-    ("Sydney", -33.869, 151.209, 0.6),
-    ("Cape Town", -33.925, 18.424, 0.4),
-)
-"""Name, latitude, longitude and weight of the cities where people live, buy and travel to."""
+CITIES: Final = pd.read_csv(
+    Path(__file__).with_name("cities.csv"), float_precision="round_trip"
+).set_index("city")
+"""Latitude, longitude and weight of the cities where people live, buy and travel to."""
 
 CATEGORIES: Final = (
     ("groceries", 0.30, 24.0, 0.55),
@@ -95,9 +58,7 @@ _SHARE, _MEDIAN, _SIGMA = (
     np.array([row[i] for row in CATEGORIES], dtype=np.float64) for i in (1, 2, 3)
 )
 _LEVEL: Final = np.log(_MEDIAN)
-CITY_LAT, CITY_LON, _CITY_WEIGHT = (
-    np.array([row[i] for row in CITIES], dtype=np.float64) for i in (1, 2, 3)
-)
+CITY_LAT, CITY_LON, _CITY_WEIGHT = CITIES.to_numpy().T
 OFFSET_H: Final = np.round(CITY_LON / 15)
 _HOURLY_CDF: Final = np.concatenate([[0.0], np.cumsum(HOURLY) / np.sum(HOURLY)])
 

@@ -28,6 +28,14 @@ _OPEN: Final = (
     "SELECT proposal_id, version, champion, files_hash, comparison, who, why, proposed_at "
     "FROM nominations WHERE outcome IS NULL ORDER BY proposed_at, proposal_id"
 )
+_RUN: Final = "(SELECT run_id FROM models WHERE version = ?)"
+_OF_MODEL: Final = (
+    "SELECT run_id, notebook, status, started_at, data_hash, code_version, report_path FROM runs "
+    f"WHERE run_id = {_RUN}",
+    f"SELECT name, slice, value FROM metrics WHERE run_id = {_RUN} ORDER BY name, slice",
+    "SELECT count(*) AS n FROM verdicts WHERE model_version = ?",
+    "SELECT seq, recorded_at, who, action FROM audit WHERE subject = ? ORDER BY seq",
+)
 
 
 @dataclass(frozen=True)
@@ -90,10 +98,12 @@ def nominate(
         load(session, version, settings)
     if version == champion:
         raise InputError(f"{version} is the champion already.")
-    proposal = Proposal(
-        uuid4().hex[:8], version, champion, files.folder_checksum(settings.home / row["path"]),
-        json.dumps(_comparison(store, version)), who.strip(), why.strip() or None, utc_now(),
-    )  # fmt: skip
+    checksum, beside = (
+        files.folder_checksum(settings.home / row["path"]),
+        _comparison(store, version),
+    )
+    said = who.strip(), why.strip() or None, utc_now()
+    proposal = Proposal(uuid4().hex[:8], version, champion, checksum, json.dumps(beside), *said)
     with store.changing() as session:
         _must_lead(session, champion)
         for other in open_proposals(session):
@@ -102,14 +112,10 @@ def nominate(
             if (other.champion, other.files_hash) == (champion, proposal.files_hash):
                 raise InputError(f"{version} is proposed already: {other.proposal_id}.")
             _close(session, other, "superseded", who.strip(), proposal.proposal_id)
-        session.append("nominations", pd.DataFrame([asdict(proposal)]))
-        audit.record(
-            session, who, "propose", version,
-            {
-                "proposal_id": proposal.proposal_id, "champion": champion, "why": proposal.why,
-                "files_hash": proposal.files_hash, "comparison": json.loads(proposal.comparison),
-            },
-        )  # fmt: skip
+        row = asdict(proposal)
+        session.append("nominations", pd.DataFrame([row]))
+        about = {name: row[name] for name in ("proposal_id", "champion", "why", "files_hash")}
+        audit.record(session, who, "propose", version, about | {"comparison": beside})
     return proposal
 
 
@@ -140,10 +146,8 @@ def approve(
                 "proposal, train again and propose that."
             )
         _close(session, proposal, "approved", who.strip(), note)
-        audit.record(
-            session, who, "approve", proposal.version,
-            {"proposal_id": proposal_id, "proposed_by": proposal.who, "note": note or None},
-        )  # fmt: skip
+        about = {"proposal_id": proposal_id, "proposed_by": proposal.who, "note": note or None}
+        audit.record(session, who, "approve", proposal.version, about)
         return promote(store, settings, proposal.version, who=who.strip())
 
 
@@ -160,10 +164,8 @@ def reject(store: Store, proposal_id: str, *, who: str, note: str = "") -> Propo
     with store.changing() as session:
         proposal = _wanted(session, proposal_id)
         _close(session, proposal, "rejected", who.strip(), note)
-        audit.record(
-            session, who, "reject", proposal.version,
-            {"proposal_id": proposal_id, "proposed_by": proposal.who, "note": note or None},
-        )  # fmt: skip
+        about = {"proposal_id": proposal_id, "proposed_by": proposal.who, "note": note or None}
+        audit.record(session, who, "reject", proposal.version, about)
     return proposal
 
 
@@ -192,33 +194,11 @@ def dossier(store: Store, settings: Settings, version: str) -> dict[str, Any]:
     with store.snapshot() as session:
         row = registered(session, version)
         parameters = json.loads(row.pop("parameters") or "{}")
-        found = load(session, version, settings)
-        run_id = row["run_id"] or ""
-        runs = session.rows(
-            "SELECT run_id, notebook, status, started_at, data_hash, code_version, report_path "
-            "FROM runs WHERE run_id = ?",
-            [run_id],
-        )
-        metrics = session.rows(
-            "SELECT name, slice, value FROM metrics WHERE run_id = ? ORDER BY name, slice", [run_id]
-        )
-        (verdicts,) = session.rows(
-            "SELECT count(*) AS n FROM verdicts WHERE model_version = ?", [version]
-        )
-        history = session.rows(
-            "SELECT seq, recorded_at, who, action FROM audit WHERE subject = ? ORDER BY seq",
-            [version],
-        )
+        policy = asdict(load(session, version, settings).policy)
+        run, metrics, (verdicts,), history = (session.rows(query, [version]) for query in _OF_MODEL)
     row["files_hash"] = files.folder_checksum(settings.home / row["path"])
-    return {
-        "model": row,
-        "parameters": parameters,
-        "policy": asdict(found.policy),
-        "run": runs[0] if runs else None,
-        "metrics": metrics,
-        "verdicts": verdicts["n"],
-        "history": history,
-    }
+    made = {"model": row, "parameters": parameters, "policy": policy, "run": next(iter(run), None)}
+    return made | {"metrics": metrics, "verdicts": verdicts["n"], "history": history}
 
 
 def _comparison(store: Store, version: str) -> dict[str, Any]:

@@ -84,13 +84,13 @@ class Model(NamedTuple):
 
 
 NO_MODEL: Final = Model(
-    np.zeros((0, 0)),
-    np.zeros(0),
-    np.zeros(0),
-    np.zeros(0),
-    np.zeros(0),
-    np.zeros(0),
-    np.zeros(0, np.float32),
+    np.zeros((N_SIGNALS, STEPS + 1)),
+    np.zeros(N_SIGNALS),
+    np.zeros(N_SIGNALS),
+    np.zeros(N_SIGNALS),
+    np.zeros(N_SIGNALS),
+    np.zeros(N_FACTORS),
+    np.zeros(1 + N_FACTORS, np.float32),
     np.zeros(1),
     np.zeros(0, np.float32),
     np.zeros(0, np.int64),
@@ -415,17 +415,12 @@ STORED: Final = (*Model._fields[:8], *Forest._fields)
 def check(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise ValueError where stored arrays have another layout than a fitted model's."""
     n_trees, n_nodes, depth = arrays["shape"].tolist()
-    signal, tree = (N_SIGNALS,), (n_trees * n_nodes,)
-    shapes = {
-        "curve": (N_SIGNALS, STEPS + 1), "density": signal, "slope": signal, "weight": signal,
-        "reach": signal, "tail": (N_FACTORS,), "floor": (1 + N_FACTORS,), "scale": (1,),
-        "feature": tree, "threshold": tree, "path": tree, "shape": (3,),
-    }  # fmt: skip
     like = {**NO_MODEL._asdict(), **_NO_FOREST._asdict()}
+    of_trees = dict.fromkeys(("feature", "threshold", "path"), (n_trees * n_nodes,))
     if set(arrays) != set(STORED):
         raise ValueError("its arrays are others")
     for name, array in arrays.items():
-        if array.shape != shapes[name] or array.dtype != like[name].dtype:
+        if array.shape != of_trees.get(name, like[name].shape) or array.dtype != like[name].dtype:
             raise ValueError(f"{name} has another layout")
     if n_nodes != 1 << depth or n_trees % PADDED or n_trees < 1:
         raise ValueError("its trees have another layout")

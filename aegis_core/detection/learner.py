@@ -139,14 +139,14 @@ class Learner(Calibrated):
 
     def features(self, signals: Floats, amount: Floats, history: Floats) -> npt.NDArray[np.float32]:
         """What the trees are grown on, of shape (n, N_FEATURES)."""
-        out = np.empty((len(amount), N_FEATURES), np.float32)
-        self._judge(signals, amount, history, out, np.empty(0))
+        rows, out = _rows(signals, amount, history), np.empty((len(amount), N_FEATURES), np.float32)
+        judge_all(self.detector.model_, self.trees_, *rows, out, np.empty(0))
         return out
 
     def score(self, signals: Floats, amount: Floats, history: Floats) -> Floats:
         """Scores of shape (n,), in (0, 1); higher is more suspicious."""
-        out = np.empty(len(amount))
-        self._judge(signals, amount, history, np.empty((0, N_FEATURES), np.float32), out)
+        rows, out = _rows(signals, amount, history), np.empty(len(amount))
+        judge_all(self.detector.model_, self.trees_, *rows, np.empty((0, 0), np.float32), out)
         return out
 
     def contributions(self, signals: Floats, amount: Floats, history: Floats) -> Floats:
@@ -154,8 +154,8 @@ class Learner(Calibrated):
 
         The columns are `TOLD_FACTORS`. A factor that says nothing gets exactly 0.
         """
-        out = np.empty((len(amount), N_TOLD))
-        attribute_all(self.detector.model_, self.trees_, *_rows(signals, amount, history), out)
+        rows, out = _rows(signals, amount, history), np.empty((len(amount), N_TOLD))
+        attribute_all(self.detector.model_, self.trees_, *rows, out)
         return out
 
     def save(self, folder: Path) -> None:
@@ -198,26 +198,13 @@ class Learner(Calibrated):
             check(self.trees_)
         return self
 
-    def _judge(
-        self,
-        signals: Floats,
-        amount: Floats,
-        history: Floats,
-        features: npt.NDArray[np.float32],
-        out: Floats,
-    ) -> None:
-        if not len(amount) == len(signals) == len(history):
-            raise ValueError("signals, amount and history must have as many rows as each other.")
-        rows = _rows(signals, amount, history)
-        judge_all(self.detector.model_, self.trees_, *rows, features, out)
-
 
 def _rows(signals: Floats, amount: Floats, history: Floats) -> tuple[Floats, Floats, Floats]:
-    return (
-        np.ascontiguousarray(signals, np.float64),
-        np.ascontiguousarray(amount, np.float64),
-        np.ascontiguousarray(history, np.float64),
-    )
+    """The three as compiled code takes them."""
+    if not len(amount) == len(signals) == len(history):
+        raise ValueError("signals, amount and history must have as many rows as each other.")
+    a, b, c = (np.ascontiguousarray(part, np.float64) for part in (signals, amount, history))
+    return a, b, c
 
 
 def thinned(answer: Answer, seed: int) -> tuple[Ints, Floats]:

@@ -164,7 +164,7 @@ def promote(
     if not who.strip():
         raise InputError("Say who promotes the model.")
     with store.changing() as session:
-        row, at = registered(session, version), _next(session)
+        row = registered(session, version)
         if row["role"] == "champion" and role == "champion":
             return f"{version} is the champion already."
         if role == "champion" and require_approval and has_champion(session):
@@ -180,12 +180,7 @@ def promote(
             session.execute(
                 "UPDATE models SET shadow_since = NULL WHERE detector = ?", [row["kind"]]
             )
-        session.execute(
-            "UPDATE models SET shadow_since = ?, promoted_at = ? WHERE version = ?",
-            [at if role == "shadow" else None, at if role == "champion" else row["promoted_at"],
-             version],
-        )  # fmt: skip
-        _log(session, version, role, who, at)
+        _give(session, version, role, who)
     if role == "none":
         return f"{version} steps down."
     place = "the champion" if role == "champion" else "in shadow"
@@ -224,14 +219,9 @@ def rollback(store: Store, settings: Settings, *, who: str) -> str:
                 past.pop()
         if len(past) < 2:
             raise InputError("There was no champion before the present one.")
-        version, at = past[-2], _next(session)
-        _must_load(session, version, settings)
-        session.execute(
-            "UPDATE models SET promoted_at = ?, shadow_since = NULL WHERE version = ?",
-            [at, version],
-        )
-        _log(session, version, "rollback", who, at)
-    return version
+        _must_load(session, past[-2], settings)
+        _give(session, past[-2], "rollback", who)
+    return past[-2]
 
 
 def audited(source: Store | Session) -> str:
@@ -248,8 +238,7 @@ def audited(source: Store | Session) -> str:
         GROUP BY v.seq, v.inclusion, v.decision ORDER BY v.seq
         """
     )
-    fraud = found["is_fraud"].to_numpy(bool)
-    weight = 1 / found["inclusion"].to_numpy(float)
+    fraud, weight = found["is_fraud"].to_numpy(bool), 1 / found["inclusion"].to_numpy(float)
     share = weighted_share(fraud, found["inclusion"])
     if share.value is None or share.low is None or share.high is None:
         return "No alert and no transaction of the audit sample was answered yet."
@@ -325,19 +314,22 @@ def _must_load(session: Session, version: str, settings: Settings) -> None:
         ) from None
 
 
-def _next(session: Session) -> datetime:
-    """The time, or just after the last promotion where the clock was turned back behind it.
+def _give(session: Session, version: str, role: str, who: str) -> None:
+    """Write what a model does from now on, or just after the last promotion if that lies ahead.
 
-    The order of these times says who is champion.
+    The order of these times says who is champion, also where the clock was turned back.
     """
     (last,) = session.rows(
         "SELECT max(promoted_at) + to_microseconds(1) AS at FROM "
         "(SELECT promoted_at FROM models UNION ALL SELECT promoted_at FROM promotions)"
     )
-    return max(utc_now(), last["at"] or datetime.min)
-
-
-def _log(session: Session, version: str, role: str, who: str, at: datetime) -> None:
+    at = max(utc_now(), last["at"] or datetime.min)
+    leads = role in ("champion", "rollback")
+    session.execute(
+        "UPDATE models SET shadow_since = ?, promoted_at = coalesce(?, promoted_at) "
+        "WHERE version = ?",
+        [at if role == "shadow" else None, at if leads else None, version],
+    )
     entry = {"version": version, "role": role, "who": who, "promoted_at": at}
     session.append("promotions", pd.DataFrame([entry]))
     audit.record(session, who, _ACTIONS.get(role, role), version, {"role": role})

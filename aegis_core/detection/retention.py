@@ -24,7 +24,6 @@ from aegis_core.store.session import Session
 LEAST_DAYS: Final = 90.0
 """Younger transactions are needed: training windows, label delays, what customers did lately."""
 BY_SEQ: Final = ("transactions", "verdicts", "shadow_scores")
-_ONE_DAY: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,8 @@ class Plan:
 
     def sentence(self) -> str:
         """The plan in words."""
-        stay = (
-            f" {self.later:,} older ones arrived later and stay until the cut passes them."
-            if self.later
-            else ""
-        )
+        later = f" {self.later:,} older ones arrived later and stay until the cut passes them."
+        stay = later if self.later else ""
         if self.nothing:
             return f"Nothing arrived before {self.cutoff:%Y-%m-%d %H:%M} UTC.{stay}"
         gone = ", ".join(f"{n:,} {table}" for table, n in self.rows.items() if n)
@@ -90,18 +86,17 @@ def plan(store: Store, age_days: float) -> Plan:
         clock = min(wall, newest["ts"] or wall)
         cutoff = clock - timedelta(days=age_days)
         (young,) = session.rows(
-            "SELECT min(seq) AS cut FROM transactions WHERE ts >= ? AND ts <= ?",
-            [cutoff, clock + _ONE_DAY],
+            "SELECT coalesce(min(seq), 0) AS cut FROM transactions WHERE ts BETWEEN ? AND ?",
+            [cutoff, clock + timedelta(days=1)],
         )
-        cut = young["cut"] or 0
-        rows = _counted(session, cut, cutoff)
-        (span,) = session.rows(
-            "SELECT min(ts) AS first, max(ts) AS last FROM transactions WHERE seq < ?", [cut]
+        times = {"cut": young["cut"], "cutoff": cutoff}
+        rows = _counted(session, **times)
+        (old,) = session.rows(
+            "SELECT min(ts) FILTER (seq < $cut) AS first, max(ts) FILTER (seq < $cut) AS last, "
+            "count(*) FILTER (seq >= $cut AND ts < $cutoff) AS later FROM transactions",
+            times,
         )
-        (later,) = session.rows(
-            "SELECT count(*) AS n FROM transactions WHERE seq >= ? AND ts < ?", [cut, cutoff]
-        )
-    return Plan(cutoff, cut, rows, span["first"], span["last"], later["n"])
+    return Plan(cutoff, young["cut"], rows, **old)
 
 
 def forget(
@@ -129,7 +124,7 @@ def forget(
             raise StoreBusy("Somebody else forgot more than this meanwhile; ask again.")
         frame = transactions(session, "t.seq < ?", [cut])
         events = label_events(session)
-    confirmed = begun.confirmed if begun.confirmed is not None else Confirmed()
+    confirmed = begun.confirmed or Confirmed()
     scorer = Scorer(profiles=begun.profiles, confirmed=confirmed)
     done = 0
 
@@ -143,27 +138,23 @@ def forget(
     with store.changing() as session:
         if checkpoint.cut(session) != begun.cut:
             raise StoreBusy("Somebody else forgot meanwhile; ask again.")
-        gone = _deleted(session, planned)
+        gone = _counted(session, cut, planned.cutoff)
+        _keep_for_labels(session, cut)
         what = store.data_hash("seq < ?", [cut])
         checkpoint.save(session, cut, scorer.profiles, confirmed)
         for table in BY_SEQ:
             session.execute(f"DELETE FROM {table} WHERE seq < {cut}")
         session.execute("DELETE FROM rejected WHERE received_at < ?", [planned.cutoff])
-        audit.record(
-            session, who, "forget", f"before {planned.cutoff:%Y-%m-%d %H:%M}",
-            {
-                "cut": cut, "rows": gone, "first": planned.first, "last": planned.last,
-                "data_hash": what,
-            },
-        )  # fmt: skip
+        about = {"cut": cut, "rows": gone, "first": planned.first, "last": planned.last}
+        subject = f"before {planned.cutoff:%Y-%m-%d %H:%M}"
+        audit.record(session, who, "forget", subject, about | {"data_hash": what})
     tell(1.0)
     told_of = ", ".join(f"{n:,} {table}" for table, n in gone.items() if n)
     return f"Deleted {told_of}. `aegis compact` gives the space back."
 
 
-def _deleted(session: Session, planned: Plan) -> dict[str, int]:
-    """Count what is about to go, and keep what labels that arrived later need to know of it."""
-    cut = planned.cut
+def _keep_for_labels(session: Session, cut: int) -> None:
+    """Keep what labels that arrived later need to know of what is about to go."""
     # without a place it counts as the newest (`label_events`) until the service gives it one
     later = f"(SELECT transaction_id FROM labels WHERE after_seq IS NULL OR after_seq >= {cut})"
     session.execute(f"DELETE FROM remains WHERE transaction_id NOT IN {later}")
@@ -171,7 +162,6 @@ def _deleted(session: Session, planned: Plan) -> dict[str, int]:
         "INSERT INTO remains SELECT transaction_id, customer_id, merchant_id, ts "
         f"FROM transactions WHERE seq < {cut} AND transaction_id IN {later}"
     )
-    return _counted(session, cut, planned.cutoff)
 
 
 def _counted(session: Session, cut: int, cutoff: datetime) -> dict[str, int]:

@@ -6,7 +6,7 @@ what every row has is arrays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,8 +18,10 @@ import pyarrow as pa
 from aegis_core.features.arrays import Floats, Ints
 from aegis_core.schema import FACTORS, TOLD_FACTORS, Decision
 
-_NATS: Final = pa.struct([(f, pa.float64()) for f in FACTORS])
-_PARTS: Final = pa.struct([(f, pa.float64()) for f in TOLD_FACTORS])
+_FACTORS_OF: Final = {"contributions": TOLD_FACTORS, "evidence": FACTORS}
+_NESTED: Final = {
+    name: pa.struct([(f, pa.float64()) for f in factors]) for name, factors in _FACTORS_OF.items()
+}
 _REASON: Final = pa.struct(
     [*((f, pa.string()) for f in ("factor", "code", "text")), ("contribution", pa.float64())]
 )
@@ -27,7 +29,7 @@ VERDICTS: Final = pa.schema(
     {
         **{"seq": pa.int64(), "transaction_id": pa.string(), "model_version": pa.string()},
         **{"score": pa.float64(), "risk": pa.float64(), "decision": pa.string()},
-        **{"reasons": pa.list_(_REASON), "contributions": _PARTS, "evidence": _NATS},
+        **{"reasons": pa.list_(_REASON), **_NESTED},
         **{"distance_km": pa.float64(), "scored_at": pa.timestamp("us"), "cleared": pa.string()},
         **{"inclusion": pa.float64(), "list_entry": pa.string()},
     }
@@ -43,12 +45,11 @@ Reasons = list[dict[str, object]]
 
 
 @dataclass(frozen=True, eq=False)
-class Verdicts(Mapping[str, Any]):
-    """What is said of n transactions, in their order; by name, the columns of `verdicts`.
+class Verdicts:
+    """What is said of n transactions, in their order.
 
-    `evidence` (n, N_FACTORS) and `contributions` (n, N_TOLD) are arrays; `verdicts["evidence"]`
-    and `verdicts["contributions"]` are dictionaries, one a row, as the other columns are one value
-    a row. `decision` is as in `schema.Decision`, by name its labels.
+    `evidence` is of shape (n, N_FACTORS), `contributions` (n, N_TOLD); `decision` is as in
+    `schema.Decision`.
 
     Parameters
     ----------
@@ -71,13 +72,8 @@ class Verdicts(Mapping[str, Any]):
     inclusion: Floats
     list_entry: Mapping[int, str]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(VERDICTS.names)
-
-    def __len__(self) -> int:
-        return len(VERDICTS.names)
-
-    def __getitem__(self, name: str) -> Any:
+    def _column(self, name: str) -> Any:
+        """A column of the table `verdicts`, one value a row; an array of its own where nested."""
         n = len(self.score)
         match name:
             case "model_version":
@@ -88,40 +84,32 @@ class Verdicts(Mapping[str, Any]):
                 return _spread(self.reasons, n, [])
             case "cleared" | "list_entry":
                 return _spread(getattr(self, name), n, None)
-            case "contributions":
-                return _structs(TOLD_FACTORS, self.contributions)
-            case "evidence":
-                return _structs(FACTORS, self.evidence)
             case "scored_at":
-                return np.full(n, np.datetime64(self.scored_at, "us"))
-            case _ if name in VERDICTS.names:
-                return getattr(self, name)
-        raise KeyError(name)
+                return np.full(n, self.scored_at)
+        return getattr(self, name)
 
     def answers(self) -> list[dict[str, Any]]:
         """What whoever sent the transactions is told, `ANSWERED`, one dictionary a row."""
-        told = (self[name] for name in ANSWERED)
+        told = map(self._column, ANSWERED)
         columns = (c.tolist() if isinstance(c, np.ndarray) else c for c in told)
         return [dict(zip(ANSWERED, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def frame(self) -> pd.DataFrame:
         """The columns as a frame; evidence and contributions become dictionaries when looked at."""
-        nested = {"contributions": (_PARTS, self.contributions), "evidence": (_NATS, self.evidence)}
-        columns = {
-            name: pd.array(_columns(*nested[name]), pd.ArrowDtype(nested[name][0]))
-            if name in nested
-            else self[name]
-            for name in self
+        nested = {
+            name: pd.array(_structs(kind, getattr(self, name)), pd.ArrowDtype(kind))
+            for name, kind in _NESTED.items()
         }
-        return pd.DataFrame(columns).astype({"cleared": "str", "list_entry": "str"})
+        columns = {name: nested.get(name, self._column(name)) for name in VERDICTS.names}
+        kinds = {"scored_at": "datetime64[us]", "cleared": "str", "list_entry": "str"}
+        return pd.DataFrame(columns).astype(kinds)
 
     def columns(self) -> dict[str, Any]:
         """The rows of the table `verdicts`, as `store.journal` takes them."""
-        nested = {"contributions": TOLD_FACTORS, "evidence": FACTORS}
-        return {name: self[name] for name in self if name not in nested and name != "scored_at"} | {
-            **{n: dict(zip(f, getattr(self, n).T, strict=True)) for n, f in nested.items()},
-            "scored_at": np.full(len(self.score), self.scored_at),
-        }
+        columns = {name: self._column(name) for name in VERDICTS.names}
+        for name, factors in _FACTORS_OF.items():
+            columns[name] = dict(zip(factors, columns[name].T, strict=True))
+        return columns
 
 
 def in_words(verdicts: Sequence[Mapping[str, Any]]) -> str:
@@ -140,7 +128,7 @@ def in_words(verdicts: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([first, *reasons, *([v["cleared"]] if v["cleared"] else [])])
 
 
-def _columns(kind: pa.StructType, table: Floats) -> pa.StructArray:
+def _structs(kind: pa.StructType, table: Floats) -> pa.StructArray:
     columns = [pa.array(column) for column in np.ascontiguousarray(table.T)]
     return pa.StructArray.from_arrays(columns, fields=list(kind))
 
@@ -150,7 +138,3 @@ def _spread(some: Mapping[int, Any], n: int, otherwise: object) -> list[Any]:
     for row, value in some.items():
         out[row] = value
     return out
-
-
-def _structs(names: Sequence[str], table: Floats) -> list[dict[str, float]]:
-    return [dict(zip(names, row, strict=True)) for row in table.tolist()]

@@ -41,9 +41,8 @@ def parity(store: Store, settings: Settings) -> Parity:
     with store.snapshot() as session:
         frame, labels = transactions(session), label_events(session)
         stored = session.query(
-            "SELECT seq, transaction_id, model_version, score, "
-            + ", ".join(f"evidence.{f} AS {f}" for f in FACTORS)
-            + " FROM verdicts ORDER BY seq"
+            "SELECT seq, transaction_id, model_version, score, evidence.* FROM verdicts "
+            "ORDER BY seq"
         )
         versions = {v: load(session, v, settings).model for v in stored.model_version.unique()}
         learns = any(isinstance(model, Learner) for model in versions.values())

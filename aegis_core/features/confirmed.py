@@ -92,11 +92,6 @@ class Recall(NamedTuple):
     folded: Ints  # (1,)
 
 
-def _no_events() -> Events:
-    nothing, flags = np.zeros(0, np.int64), np.zeros(0, np.int8)
-    return Events(nothing, nothing, nothing, nothing, flags, flags)
-
-
 @kernel
 def _fold_into(row: Floats, ts: float, change: int, first: int) -> None:
     ahead = ts - row[_CLOCK] if row[_N_ANSWERS] > 0 else 0.0
@@ -215,9 +210,10 @@ class Confirmed:
     def __init__(self) -> None:
         self.customer_codes: dict[str, int] = {}
         self.merchant_codes: dict[str, int] = {}
-        self.memory = Recall(
-            np.zeros((16, _WIDTH)), np.zeros((16, _WIDTH)), _no_events(), np.zeros(1, np.int64)
-        )
+        merchants, customers = np.zeros((2, 16, _WIDTH))
+        times, flags = np.zeros(0, np.int64), np.zeros(0, np.int8)
+        none = Events(times, times, times, times, flags, flags)
+        self.memory = Recall(merchants, customers, none, np.zeros(1, np.int64))
 
     @property
     def n_pending(self) -> int:
@@ -298,11 +294,9 @@ class Confirmed:
     def codes(self, frame: Rows) -> tuple[Ints, Ints]:
         """Customer and merchant codes of `frame`, with room made for whoever is new in it."""
         customer = encode(frame["customer_id"], self.customer_codes)
-        merchant = (
-            encode(frame["merchant_id"], self.merchant_codes)
-            if "merchant_id" in frame
-            else np.full(len(customer), -1, np.int64)
-        )
+        merchant = np.full(len(customer), -1, np.int64)
+        if "merchant_id" in frame:
+            merchant = encode(frame["merchant_id"], self.merchant_codes)
         self.memory = self.memory._replace(
             customers=grown(self.memory.customers, len(self.customer_codes)),
             merchants=grown(self.memory.merchants, len(self.merchant_codes)),

@@ -18,7 +18,7 @@ from aegis_core.features.geo import haversine_km
 from aegis_core.intake import synthetic
 from aegis_core.intake.synthetic import SyntheticConfig, generate, scenarios, stream
 from aegis_core.intake.synthetic.difficulty import audit, rule_scores
-from aegis_core.intake.synthetic.population import CITIES
+from aegis_core.intake.synthetic.population import CITY_LON
 
 SMALL = SyntheticConfig(n_transactions=4_000, n_customers=60, n_merchants=80, days=12)
 Chunks = Iterable[tuple[pa.Table, pa.Table]]
@@ -365,8 +365,7 @@ def test_what_cannot_be_made_is_refused_with_what_to_do(
 
 def test_no_clock_stands_between_two_hours() -> None:
     """Merchants are spread around a centre; all of them must have the centre's local time."""
-    lon = CITIES["lon"].to_numpy()
-    assert np.abs(lon / 15 % 1 - 0.5).min() * 15 > 0.3
+    assert np.abs(CITY_LON / 15 % 1 - 0.5).min() * 15 > 0.3
 
 
 # --- in the store -----------------------------------------------------------------------------

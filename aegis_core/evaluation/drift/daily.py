@@ -82,7 +82,7 @@ class Drift:
             return f"Nothing can be said of {day}."
         if self.alarms.empty:
             return f"{day}: no alarm. All {measured} measures lie where such days usually do."
-        names = [_measure(row).label for row in self.alarms.to_dict("records")]
+        names = (_measure(row).label for row in self.alarms.to_dict("records"))
         return f"{day}: drift in {', '.join(names)}."
 
     def told(self) -> list[str]:

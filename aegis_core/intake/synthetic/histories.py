@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
@@ -257,8 +257,8 @@ def write_history(store: Store, config: SyntheticConfig, *, progress: bool = Tru
 
 def history_config(session: Session) -> SyntheticConfig | None:
     """The configuration whose history this database holds; None when it holds other data."""
-    found = session.execute("SELECT value FROM meta WHERE key = 'synthetic'").fetchone()
-    return SyntheticConfig.from_json(found[0]) if found else None
+    found = session.rows("SELECT value FROM meta WHERE key = 'synthetic'")
+    return SyntheticConfig.from_json(found[0]["value"]) if found else None
 
 
 def _plan(config: SyntheticConfig, period: int) -> dict[str, np.ndarray]:
@@ -284,9 +284,8 @@ def _plan(config: SyntheticConfig, period: int) -> dict[str, np.ndarray]:
             f"{n} transactions are too few for these fraud rates: whole bursts and takeovers would "
             f"take {of_incidents}. Raise n_transactions or lower the rate of burst."
         )
-    return {name: rng.multinomial(total, weight) for name, total in totals.items()} | {
-        "sizes": sizes
-    }
+    plan = {name: rng.multinomial(total, weight) for name, total in totals.items()}
+    return plan | {"sizes": sizes}
 
 
 def _one_day(
@@ -317,12 +316,11 @@ def _one_day(
             elif name == "merchant":
                 a_day = config.rates["merchant"] * config.n_transactions / config.days
                 rows = scenarios.compromised(population, config.seed, day, a_day, n, rng)
+            elif name == "burst":
+                rows = scenarios.burst(purchases(population, trips, day, n, rng), sizes, rng)
             else:
                 rows = purchases(population, trips, day, n, rng)
-                if name == "burst":
-                    rows = scenarios.burst(rows, sizes, rng)
-                else:
-                    rows = scenarios.AT_PURCHASES[name](population, rows, rng)
+                rows = scenarios.AT_PURCHASES[name](population, rows, rng)
             rows.scenario = np.full(len(rows), number, dtype=np.int8)
             parts.append(rows)
     rows = Rows.joined(parts)
@@ -368,12 +366,9 @@ def _tables(
 
 
 def _words(
-    index: np.ndarray,
-    words: pa.Array | list[str] | tuple[str, ...],
-    missing: np.ndarray | None = None,
+    index: np.ndarray, words: pa.Array | Sequence[str], missing: np.ndarray | None = None
 ) -> pa.Array:
-    if not isinstance(words, pa.Array):
-        words = pa.array(words)
+    words = words if isinstance(words, pa.Array) else pa.array(words)
     return pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32), mask=missing), words)
 
 

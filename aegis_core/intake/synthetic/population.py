@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from aegis_core.features.geo import haversine_km
-
-CITIES: Final = pd.read_csv(
-    Path(__file__).with_name("cities.csv"), float_precision="round_trip"
-).set_index("city")
-"""Latitude, longitude and weight of the cities where people live, buy and travel to."""
 
 CATEGORIES: Final = (
     ("groceries", 0.30, 24.0, 0.55),
@@ -54,11 +48,12 @@ _AIRPORT_H: Final = 2.0
 _FARTHEST_TRIP_KM: Final = 12_000.0  # so that a flight with its airports fits into a day
 _FAVOURITES: Final = 8
 
-_SHARE, _MEDIAN, _SIGMA = (
-    np.array([row[i] for row in CATEGORIES], dtype=np.float64) for i in (1, 2, 3)
-)
+_SHARE, _MEDIAN, _SIGMA = np.array([row[1:] for row in CATEGORIES]).T.copy()
 _LEVEL: Final = np.log(_MEDIAN)
-CITY_LAT, CITY_LON, _CITY_WEIGHT = CITIES.to_numpy().T
+_CITIES: Final = np.loadtxt(
+    Path(__file__).with_name("cities.csv"), delimiter=",", skiprows=1, usecols=(1, 2, 3)
+)  # where people live, buy and travel to
+CITY_LAT, CITY_LON, _CITY_WEIGHT = _CITIES.T.copy()
 OFFSET_H: Final = np.round(CITY_LON / 15)
 _HOURLY_CDF: Final = np.concatenate([[0.0], np.cumsum(HOURLY) / np.sum(HOURLY)])
 
@@ -76,12 +71,8 @@ class Groups:
         """Members given by their group, in ascending order, and their weight."""
         first = np.searchsorted(group, np.arange(n_groups))
         last = np.searchsorted(group, np.arange(n_groups), side="right")
-        empty = first == last
-        return cls(
-            np.concatenate([[0.0], np.cumsum(weight)]),
-            np.where(empty, 0, first),
-            np.where(empty, len(group), last),
-        )
+        first, last = np.where(first == last, [[0], [len(group)]], [first, last])
+        return cls(np.concatenate([[0.0], np.cumsum(weight)]), first, last)
 
     def pick(self, group: np.ndarray, u: np.ndarray) -> np.ndarray:
         """A member of each given group, by weight, from uniform numbers in [0, 1)."""
@@ -145,9 +136,8 @@ class Rows:
     @staticmethod
     def joined(parts: list[Rows]) -> Rows:
         """The rows of all parts, one after the other."""
-        return Rows(
-            **{name: np.concatenate([getattr(p, name) for p in parts]) for name in vars(parts[0])}
-        )
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return Rows(*map(np.concatenate, columns))
 
 
 def rng_of(seed: int, use: str, number: int = 0) -> np.random.Generator:
@@ -157,7 +147,7 @@ def rng_of(seed: int, use: str, number: int = 0) -> np.random.Generator:
 
 def settle(n: int, m: int, seed: int) -> Population:
     """`n` customers and `m` merchants with their homes, habits and places."""
-    n_cities = len(CITIES)
+    n_cities = len(CITY_LAT)
     away_km = haversine_km(CITY_LAT[:, None], CITY_LON[:, None], CITY_LAT, CITY_LON)
 
     rng = rng_of(seed, "merchants")
@@ -216,15 +206,9 @@ def plan_trips(population: Population, seed: int, block: int) -> Trips:
     first = (rng.random(n) * (TRIP_BLOCK + 1 - n_days)).astype(np.int64)
     gap = (population.away_km[population.home, to] / _FLIGHT_KMH + _AIRPORT_H) / 24
     goes = rng.random(n) < population.wanderlust
-    leaves, returns = rng.random((2, n)) * (1 - gap)
-    return Trips(
-        first=np.where(goes, first + block * TRIP_BLOCK, -1),
-        last=np.where(goes, first + n_days - 1 + block * TRIP_BLOCK, -2),
-        to=to,
-        gap=gap,
-        leaves=leaves,
-        returns=returns,
-    )
+    first = np.where(goes, first + block * TRIP_BLOCK, -1)
+    last = np.where(goes, first + n_days - 1, -2)
+    return Trips(first, last, to, gap, *rng.random((2, n)) * (1 - gap))
 
 
 def purchases(
@@ -232,9 +216,7 @@ def purchases(
 ) -> Rows:
     """Who buys where and when on an ordinary day; amounts are still to come."""
     total = population.customers.cumulative[-1]
-    customer = (
-        np.searchsorted(population.customers.cumulative, rng.random(n) * total, side="right") - 1
-    )
+    customer = np.searchsorted(population.customers.cumulative, rng.random(n) * total, "right") - 1
     customer = np.minimum(customer, len(population.home) - 1)
     home, to = population.home[customer], trips.to[customer]
     leaving, returning = trips.first[customer] == day, trips.last[customer] == day
@@ -245,9 +227,9 @@ def purchases(
     # On a travelling day the day is squeezed around the gap in which nothing is bought.
     gap = np.where(leaving | returning, trips.gap[customer], 0.0)
     begins = np.where(leaving, trips.leaves[customer], trips.returns[customer])
-    x = x * (1 - gap)
+    x *= 1 - gap
     landed = x >= begins
-    x = x + gap * landed
+    x += gap * landed
     away |= (leaving & landed) | (returning & ~landed)
     city = np.where(away, to, home)
 
@@ -294,12 +276,9 @@ def ordinary_day(
 def amounts(population: Population, rows: Rows, rng: np.random.Generator) -> np.ndarray:
     """What these customers pay at these merchants."""
     category = population.category[rows.merchant]
-    level = (
-        _LEVEL[category]
-        + population.income[rows.customer]
-        + population.taste[rows.customer, category]
-    )
-    level = level + 0.25 * (rows.city != population.home[rows.customer])  # people spend more abroad
+    level = _LEVEL[category] + population.income[rows.customer]
+    level += population.taste[rows.customer, category]
+    level += 0.25 * (rows.city != population.home[rows.customer])  # people spend more abroad
     amount: np.ndarray = np.exp(level + _SIGMA[category] * rng.standard_normal(len(rows)))
     return amount
 

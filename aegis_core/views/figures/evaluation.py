@@ -14,7 +14,7 @@ from aegis_core.views.figures.house import COLOURS, by_detector, colour, in_hous
 def compared(table: pd.DataFrame) -> go.Figure:
     """Every detector by every figure: a point a fold, a stroke for the mean, floor and ceiling.
 
-    `table` is `Evaluation.table`: columns fold, detector, name, value, floor, ceiling.
+    `table` is `Evaluation.table`.
 
     >>> one = {"fold": [0], "detector": ["forest"], "name": ["auc_roc"], "value": [0.8]}
     >>> [t.name for t in compared(pd.DataFrame(one | {"floor": [0.5], "ceiling": [1.0]})).data]
@@ -51,7 +51,7 @@ def compared(table: pd.DataFrame) -> go.Figure:
 def precision_recall(curves: pd.DataFrame) -> go.Figure:
     """Precision at each recall: what an alert is worth the further down the list one looks.
 
-    `curves` are `Evaluation.curves`: columns detector, recall, precision.
+    `curves` are `Evaluation.curves`.
 
     >>> curve = {"detector": ["forest"] * 2, "recall": [0.5, 1.0], "precision": [0.9, 0.1]}
     >>> precision_recall(pd.DataFrame(curve)).data[0].y.tolist()
@@ -80,7 +80,7 @@ def precision_recall(curves: pd.DataFrame) -> go.Figure:
 def recall_bars(recall: pd.DataFrame) -> go.Figure:
     """How many of the frauds of each scenario were caught.
 
-    `recall` is `Evaluation.recall`: columns scenario, frauds, caught, recall.
+    `recall` is `Evaluation.recall`: columns scenario, frauds, caught, recall in [0, 1].
 
     >>> row = {"scenario": ["night"], "frauds": [4], "caught": [3], "recall": [0.75]}
     >>> recall_bars(pd.DataFrame(row)).data[0].text.tolist()
@@ -113,7 +113,7 @@ def recall_bars(recall: pd.DataFrame) -> go.Figure:
 def daily_alerts(days: pd.DataFrame) -> go.Figure:
     """Alerts of each day, right and wrong, beside the frauds that there were.
 
-    `days` are `Evaluation.alerts_per_day`: columns day, alerts, caught, frauds.
+    `days` are of `calibration.alerts_per_day`.
 
     >>> day = {"day": ["2026-01-01"], "alerts": [9], "caught": [4], "frauds": [6]}
     >>> [(trace.name, int(trace.y[0])) for trace in daily_alerts(pd.DataFrame(day)).data]
@@ -153,9 +153,8 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
     The further left a line rises, the less a burst got through. Left of the dotted line, at most
     `asked` transactions did. Where a line ends below 100 %, the rest was never noticed.
 
-    `frame` is `Evaluation.bursts`: one row a burst with let_through and seconds before the policy's
-    first alert, counter_let_through and counter_seconds before that of the exact counter alone;
-    missing if never.
+    `frame` is of `evaluation.bursts`: let_through and seconds are the policy's, those that begin
+    with counter_ the exact counter's alone.
 
     >>> told = {"let_through": [2, None], "seconds": [30, None]}
     >>> frame = pd.DataFrame(told | {"counter_let_through": [4, 5], "counter_seconds": [60, 70]})
@@ -201,18 +200,14 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
 
 
 def differences(
-    frame: pd.DataFrame,
-    challenger: str = "challenger",
-    champion: str = "champion",
-    what: str = "average precision",
+    frame: pd.DataFrame, challenger: str = "challenger", champion: str = "champion"
 ) -> go.Figure:
     """How much better a challenger is than the champion, with an interval, fold by fold.
 
     Right of the line the challenger is ahead. An interval across the line (open mark) leaves open
     who is, and so does a difference without an interval; an interval beside it does not.
 
-    `frame` is `Evaluation.differences`: columns fold (a number, or `all`), difference of the figure
-    `what` (challenger minus champion), low and high, which are missing where too few have fraud.
+    `frame` is `Evaluation.differences`.
 
     >>> row = {"fold": ["all", 0], "difference": [0.2, 0.1], "low": [0.1, -0.1], "high": [0.3, 0.3]}
     >>> [(trace.name, list(trace.y)) for trace in differences(pd.DataFrame(row)).data]
@@ -247,7 +242,7 @@ def differences(
         color_discrete_map=dict(zip(order, looks, strict=True)),
         symbol_map=dict(zip(order, ("circle", "circle-open", "x"), strict=True)),
         category_orders={"who": list(order), "fold": frame["fold"].tolist()},
-        labels={"difference": f"difference in {what}", "fold": ""},
+        labels={"difference": "difference in average precision", "fold": ""},
         title=f"{challenger.capitalize()} minus {champion}",
     )
     drawn.update_traces(

@@ -22,8 +22,7 @@ def forecasts(frame: pd.DataFrame) -> go.Figure:
     that came, a cross the same where it lies outside of the bar. Below stands how many of the
     days lay within.
 
-    `frame` is `Evaluation.forecast`: columns fold, kind (alerts or blocks), mean, low, high and
-    came (all four a day), days (of the test) and inside (days from low to high).
+    `frame` is of `calibration.forecast`.
 
     >>> row = {"fold": 0, "kind": "alerts", "mean": 30, "low": 25, "high": 35, "came": 50}
     >>> drawn = forecasts(pd.DataFrame([row | {"days": 7, "inside": 2}]))
@@ -91,9 +90,7 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
     there was more: the tail has grown heavier since the training window. Below it there was less,
     be it that fraud took the place. Where none came, an open triangle stands at the lower edge.
 
-    `frame` is `Evaluation.reliability`: columns fold, risk (a percentile, in %), promised (share of
-    traffic above that risk), came (share of the test window's ordinary transactions above it) and
-    n (these transactions).
+    `frame` is of `calibration.reliability`.
 
     >>> row = {"fold": 0, "risk": [90, 99.9], "promised": [0.1, 0.001], "came": [0.2, 0.0]}
     >>> drawn = reliability(pd.DataFrame(row | {"n": 500}))
@@ -109,9 +106,8 @@ def reliability(frame: pd.DataFrame) -> go.Figure:
     edge = least / 1.5
     height = shares["came"].where(shares["came"] > 0, edge)
     folds = frame.assign(**shares, height=height, fold="fold " + frame["fold"].astype(str))
-    ideal = pd.DataFrame(
-        {"fold": "as promised", "promised": [least, most], "height": [least, most]}
-    )
+    ends = [least, most]
+    ideal = pd.DataFrame({"fold": "as promised", "promised": ends, "height": ends})
     drawn = px.line(
         pd.concat([ideal, folds]),
         x="promised",
@@ -151,8 +147,7 @@ def costs(frame: pd.DataFrame) -> go.Figure:
     the curve is flat around it, the budget hardly matters. The dotted line is the cost without
     any alert.
 
-    `frame` is `Evaluation.budgets`: columns detector, budget, alerts_a_day, recall, and in money a
-    day amount_caught, amount_lost, review_cost and cost. A budget without alerts is not drawn.
+    `frame` is of `budgets.costs`. A budget without alerts is not drawn.
 
     >>> some = {"alerts_a_day": [1, 9], "amount_lost": [20, 10], "review_cost": [5, 45]}
     >>> frame = pd.DataFrame({"detector": "forest", "budget": [0.1, 0.9], "recall": 0.5} | some)
@@ -168,10 +163,9 @@ def costs(frame: pd.DataFrame) -> go.Figure:
         return nothing("No fraud is labelled in the test windows, so no alert saves anything.")
     is_forest = frame["detector"] == "forest"
     areas = {"forest: fraud let through": COLOURS["fraud"], "forest: reviewing": COLOURS["burst"]}
+    named = dict(zip(("amount_lost", "review_cost"), areas, strict=True))
     drawn = px.area(
-        frame[is_forest].rename(
-            columns=dict(zip(("amount_lost", "review_cost"), areas, strict=True))
-        ),
+        frame[is_forest].rename(columns=named),
         x="alerts_a_day",
         y=list(areas),
         color_discrete_map=areas,
@@ -219,8 +213,7 @@ def what_if(frame: pd.DataFrame, budget: float | None = None) -> go.Figure:
     more budget buys is mostly false alarms. The strokes, the frauds there were, stay where they
     are.
 
-    `frame` is `Evaluation.by_budget_and_day`: columns budget (share of transactions), day, right
-    and wrong (alerts), frauds. The slider begins at the level nearest to `budget`.
+    `frame` is of `budgets.by_day`. The slider begins at the level nearest to `budget`.
 
     >>> day = {"day": ["2026-01-01"] * 2, "budget": [0.001, 0.01], "right": [1, 3]}
     >>> drawn = what_if(pd.DataFrame(day | {"wrong": [0, 7], "frauds": [5, 5]}), 0.01)
@@ -234,12 +227,11 @@ def what_if(frame: pd.DataFrame, budget: float | None = None) -> go.Figure:
         return nothing("No day was tested.")
     levels = sorted(frame["budget"].unique())
     start = 0 if budget is None else int(np.abs(np.subtract(levels, budget)).argmin())
-    columns = ["right", "wrong", "frauds"]
     days = {b: rows.sort_values("day") for b, rows in frame.groupby("budget")}
     steps = []
     for b in levels:
         x = [days[b]["day"].astype(str).tolist()] * 3
-        y = [days[b][column].tolist() for column in columns]
+        y = [days[b][column].tolist() for column in ("right", "wrong", "frauds")]
         change = [{"x": x, "y": y}, {"title.text": _with(b, days[b])}]
         steps.append({"label": f"{100 * b:.3g} %", "method": "update", "args": change})
     slider = {"active": start, "steps": steps, "pad": {"t": 56}}

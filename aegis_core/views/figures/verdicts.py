@@ -65,8 +65,7 @@ def contributions(
 def cases(shown: pd.DataFrame, outcome: str) -> Styler:
     """The cases of one outcome as a table whose long reasons wrap and whose text stays text.
 
-    `shown` is `Evaluation.cases`: columns outcome and reasons, and whatever else there is to tell;
-    a column without any text is left out.
+    `shown` is of `cases.drawn`; a column without any text is left out.
 
     >>> row = {"outcome": ["missed"], "customer_id": ["<b>anna</b>"], "reasons": ["fast"]}
     >>> "&lt;b&gt;anna&lt;/b&gt;" in cases(pd.DataFrame(row), "missed").to_html()
@@ -91,9 +90,8 @@ def histories(frame: pd.DataFrame, outcome: str) -> go.Figure:
     A case far above its customer's other payments stands out by amount; one that lies among them
     had to stand out otherwise, or did not. A column of marks is a burst.
 
-    `frame` is `Evaluation.histories`: columns case, outcome, title, ts, amount, is_case and
-    is_fraud; a row a transaction of the case's customer, the case among them. Cases of one
-    `outcome` are drawn: `caught`, `false alarm` or `missed`.
+    `frame` is of `cases.histories`. Cases of one `outcome` are drawn: `caught`, `false alarm` or
+    `missed`.
 
     >>> paid = {"ts": pd.date_range("2026-01-01", periods=2), "amount": [9.0, 900.0]}
     >>> case = {"case": 0, "outcome": "caught", "title": "anna", "is_fraud": [False, True]}
@@ -105,11 +103,10 @@ def histories(frame: pd.DataFrame, outcome: str) -> go.Figure:
     cases = list(frame["case"].unique())
     if not cases:
         return nothing(_NONE.get(outcome, f"There is no case of the outcome {plain(outcome)}."))
-    begins = frame[frame["is_case"].astype(bool)].drop_duplicates("case").set_index("case")["ts"]
-    days = (frame["ts"] - frame["case"].map(begins)).dt.total_seconds() / 86_400
-    titles = frame.drop_duplicates("case").set_index("case")["title"]
-    kind = np.where(frame["is_fraud"].astype(bool), "other fraud", "other payment")
-    kind[frame["is_case"].astype(bool)] = "this case"
+    is_case, is_fraud = frame["is_case"].astype(bool), frame["is_fraud"].astype(bool)
+    first = frame[is_case].drop_duplicates("case").set_index("case")
+    days = (frame["ts"] - frame["case"].map(first["ts"])).dt.total_seconds() / 86_400
+    kind = np.select([is_case, is_fraud], ["this case", "other fraud"], "other payment")
     looks = {
         "other payment": ("normal", "circle", 5, 0.5),
         "other fraud": ("fraud", "x", 7, 0.9),
@@ -147,7 +144,7 @@ def histories(frame: pd.DataFrame, outcome: str) -> go.Figure:
         place = {"row": lines - i // 2, "col": 1 + i % 2}
         drawn.update_xaxes(title="days from the case", showticklabels=True, **place)
     drawn.update_yaxes(nticks=6)
-    titles.index = "case=" + titles.index.astype(str)
+    titles = first["title"].set_axis("case=" + first.index.astype(str))
     drawn.for_each_annotation(lambda a: a.update(text=plain(titles[a.text], 66), font_size=12))
     height = 160 + 150 * lines
     title = f"{plain(outcome).capitalize()}: what else the customer paid"

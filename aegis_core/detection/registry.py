@@ -29,9 +29,8 @@ from aegis_core.store.session import Session
 
 KINDS: Final[dict[str, type[Detector] | type[Learner]]] = {"forest": Detector, "learner": Learner}
 """Kinds of models, and the class of each."""
-ROLES: Final = ("champion", "shadow", "none")
-"""What a registered model may be doing."""
-_ACTIONS: Final = {"champion": "promote", "shadow": "shadow", "none": "retire"}
+ROLES: Final = {"champion": "promote", "shadow": "shadow", "none": "retire"}
+"""What a registered model may be doing, and what the audit calls it when it begins to."""
 
 _LISTED = """
     SELECT version, detector AS kind, path, n_train, trained_from, trained_to, created_at,
@@ -53,13 +52,8 @@ class ModelVersion:
     def judge(self, frame: Rows, scored: Scored) -> pd.DataFrame:
         """What this model says of transactions that another one took through the pass.
 
-        Parameters
-        ----------
-        scored : of `Scorer.run` with `signals`, and for a learner with answers.
-
-        Returns
-        -------
-        DataFrame with the columns of the table `shadow_scores`.
+        `scored` is of `Scorer.run` with `signals`, and for a learner with answers. The columns are
+        those of the table `shadow_scores`.
         """
         if isinstance(self.model, Learner):
             money = np.asarray(frame["amount"], float)
@@ -194,10 +188,6 @@ def rollback(store: Store, settings: Settings, *, who: str) -> str:
     it, also where `require_approval` asks for two, since it only returns to a model that was the
     champion before. The audit says who.
 
-    Parameters
-    ----------
-    settings : as of `promote`.
-
     Raises
     ------
     InputError
@@ -268,10 +258,7 @@ def register(
 ) -> str:
     """Save the files first, then the row that makes them count; the version it got.
 
-    Parameters
-    ----------
-    role : of `ROLES`.
-    row : further columns of the table `models`.
+    `role` is one of `ROLES`, `row` further columns of the table `models`.
     """
     folder = _fresh(settings.models / version)
     model.save(folder)
@@ -332,7 +319,7 @@ def _give(session: Session, version: str, role: str, who: str) -> None:
     )
     entry = {"version": version, "role": role, "who": who, "promoted_at": at}
     session.append("promotions", pd.DataFrame([entry]))
-    audit.record(session, who, _ACTIONS.get(role, role), version, {"role": role})
+    audit.record(session, who, ROLES.get(role, role), version, {"role": role})
 
 
 def _fresh(folder: Path) -> Path:

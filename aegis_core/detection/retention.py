@@ -105,10 +105,7 @@ def forget(
     """Delete what was planned, in one transaction with the state that it leaves; what was done.
 
     Labels, reviews, models, runs and the audit stay. A service may run: what it knows it keeps.
-
-    Parameters
-    ----------
-    tell : called with the share done, in [0, 1].
+    `tell` is called with the share done, in [0, 1].
 
     Raises
     ------

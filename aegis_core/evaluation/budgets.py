@@ -20,7 +20,7 @@ from aegis_core.detection.policy import NO_LIMITS, Policy
 from aegis_core.detection.registry import champion
 from aegis_core.errors import InputError
 from aegis_core.evaluation.outcome import LEARNER, Evaluation
-from aegis_core.evaluation.splits import Fold, calendar, days_tested, typed
+from aegis_core.evaluation.splits import calendar, days_tested, typed
 from aegis_core.machine import utc_now
 from aegis_core.review.answers import NEWEST, named
 from aegis_core.store import Store
@@ -183,45 +183,39 @@ def of_verdicts(store: Store, settings: Settings, *, days: float = DAYS) -> dict
     """
     model = champion(store, settings)
     found = store.query(_SCORED, [days])
-    mine = found[found.model_version == model.version].reset_index(drop=True)
-    alert = (mine.decision != "approve").to_numpy(bool)
+    mine = found[found.model_version == model.version]
     fraud, money = mine.is_fraud.to_numpy(bool), mine.amount.to_numpy(float)
-    block_above = model.policy.block_above
-    out: dict[str, Any] = {
-        "model_version": model.version,
-        "days": 0.0,
-        "transactions": len(mine),
-        "others": len(found) - len(mine),
-        "frauds": int(fraud.sum()),
-        "actual": {
-            "budget": model.policy.alert_budget,
-            "review_above": model.policy.review_above,
-            "block_above": block_above if np.isfinite(block_above) else None,
+
+    def outcome(alert: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        return {
             "alerts": int(alert.sum()),
             "caught": int((alert & fraud).sum()),
             "amount_caught": float(money[alert & fraud].sum()),
             "amount_lost": float(money[~alert & fraud].sum()),
-        },
-        "levels": [],
+        }
+
+    span = mine.ts.max() - mine.ts.min() + pd.Timedelta(microseconds=1)
+    n_days = float(span / pd.Timedelta(days=1)) if len(mine) else 0.0
+    levels = []
+    for budget in LEVELS if len(mine) else ():
+        above = Policy.from_budget(model.model, budget).review_above
+        level = outcome((mine.score > above).to_numpy() | mine.counted.to_numpy(bool))
+        a_day = {"alerts_a_day": level["alerts"] / n_days}
+        levels.append({"budget": budget, "review_above": above, **level, **a_day})
+    actual = {
+        "budget": model.policy.alert_budget,
+        "review_above": model.policy.review_above,
+        "block_above": model.policy.block_above if np.isfinite(model.policy.block_above) else None,
     }
-    if mine.empty:
-        return out
-    start, stop = mine.ts.min(), mine.ts.max() + pd.Timedelta(microseconds=1)
-    fold = Fold(0, start, start, start, stop)
-    n_days = days_tested([fold])
-    # The counter's alerts are above every threshold: it would have counted all the same.
-    scores = mine.assign(fold=0, forest=mine.score.where(~mine.counted, np.inf))
-    own = Evaluation([fold], scores, [model.model], [], model.policy.alert_budget)
-    table = costs(own, 0.0, LEVELS)
-    table["review_above"] = [
-        Policy.from_budget(model.model, budget).review_above for budget in table.budget
-    ]
-    table["alerts"] = (table.alerts_a_day * n_days).round().astype(int)
-    for money_of in ("amount_caught", "amount_lost"):
-        table[money_of] *= n_days
-    told = ["budget", "review_above", "alerts", "alerts_a_day", "caught"]
-    levels = table[[*told, "amount_caught", "amount_lost"]].to_dict("records")
-    return out | {"days": n_days, "levels": levels}
+    return {
+        "model_version": model.version,
+        "days": n_days,
+        "transactions": len(mine),
+        "others": len(found) - len(mine),
+        "frauds": int(fraud.sum()),
+        "actual": actual | outcome((mine.decision != "approve").to_numpy(bool)),
+        "levels": levels,
+    }
 
 
 def propose(store: Store, alert_budget: float, *, analyst: str, note: str = "") -> str:

@@ -29,11 +29,8 @@ def daily(fold: Fold, ts: pd.Series, decision: npt.NDArray[np.int8], trained: bo
     name = "train" if trained else "test"
     start, end = getattr(fold, f"{name}_from"), getattr(fold, f"{name}_to")
     counts = {c: daily_counts(ts, rows, start, end) for c, rows in _decided(decision).items()}
-    out = pd.DataFrame(counts)
-    out.insert(0, "day", start + np.arange(len(out)) * pd.Timedelta(days=1))
-    out.insert(0, "window", name)
-    out.insert(0, "fold", fold.number)
-    return out
+    day = start + np.arange(len(counts["alerts"])) * pd.Timedelta(days=1)
+    return pd.DataFrame({"fold": fold.number, "window": name, "day": day, **counts})
 
 
 def _decided(decision: npt.ArrayLike) -> dict[str, npt.NDArray[np.bool_]]:

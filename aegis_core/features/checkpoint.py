@@ -38,9 +38,7 @@ class Begin(NamedTuple):
 def begin(source: Store | Session, *, confirmed: bool) -> Begin:
     """The state to fold the history onto: fresh, unless its first part was forgotten.
 
-    Parameters
-    ----------
-    confirmed : whether the pass looks at labels.
+    `confirmed` says whether the pass looks at labels.
 
     Raises
     ------
@@ -54,10 +52,8 @@ def begin(source: Store | Session, *, confirmed: bool) -> Begin:
         raise NotReady("The state kept of the forgotten history is broken; restore a backup.")
     with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
         for name in ("profiles", "answers") if confirmed else ("profiles",):
-            parts = source.arrow(
-                "SELECT part, data FROM carried WHERE name = ? ORDER BY part", [name]
-            )
-            whole = b"".join(data.as_py() for data in parts.column("data"))
+            parts = source.rows("SELECT data FROM carried WHERE name = ? ORDER BY part", [name])
+            whole = b"".join(row["data"] for row in parts)
             with reading("The state kept of the forgotten history", "Restore a backup."):
                 (Path(folder) / name).write_bytes(gzip.decompress(whole))
         profiles = Profiles.load(Path(folder) / "profiles")
@@ -75,11 +71,11 @@ def save(session: Session, cut: int, profiles: Profiles, confirmed: Confirmed) -
     """Keep the state before transaction `cut`, in the place of an earlier one."""
     session.execute("DELETE FROM carried")
     with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
-        profiles.save(Path(folder) / "profiles.npz")
-        confirmed.save(Path(folder) / "answers.npz")
-        for name in ("profiles", "answers"):
+        for name, state in (("profiles", profiles), ("answers", confirmed)):
+            path = Path(folder) / f"{name}.npz"
+            state.save(path)
             # its tables have room to grow: most of it is zeros
-            whole = gzip.compress((Path(folder) / f"{name}.npz").read_bytes(), 1, mtime=0)
+            whole = gzip.compress(path.read_bytes(), 1, mtime=0)
             for part, start in enumerate(range(0, len(whole), _PART_BYTES)):
                 data = whole[start : start + _PART_BYTES]
                 row = {"cut": cut, "name": name, "part": part, "data": data}

@@ -271,10 +271,8 @@ class Confirmed:
             shifted = shifted.fillna(labels["before"].astype("boolean"))
         before = shifted.fillna(False).to_numpy(bool).astype(np.int8)
         first = shifted.isna().to_numpy(bool).astype(np.int8)
-        fresh = Events(
-            at, *self.codes(labels), labels["ts"].to_numpy("datetime64[us]").astype(np.int64),
-            fraud - before, first,
-        )  # fmt: skip
+        ts_us = labels["ts"].to_numpy("datetime64[us]").astype(np.int64)
+        fresh = Events(at, *self.codes(labels), ts_us, fraud - before, first)
         says = (fresh.change != 0) | (fresh.first != 0)
         waiting = slice(int(self.memory.folded[0]), None)
         joined = (

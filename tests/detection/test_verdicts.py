@@ -79,9 +79,10 @@ def test_the_table_is_what_arrow_makes_of_one_value_a_row(said: Said) -> None:
     expected, table = pa.table(written, schema=VERDICTS), table_of(verdicts)
     assert table.schema == VERDICTS
     table.validate(full=True)
+    framed = pa.Table.from_pandas(verdicts.frame(), VERDICTS, preserve_index=False)
     for name in VERDICTS.names:
         assert table[name].to_pylist() == expected[name].to_pylist(), name
-    assert pa.table(dict(verdicts), schema=VERDICTS).schema == VERDICTS
+        assert framed[name].to_pylist() == expected[name].to_pylist(), name
 
 
 def test_a_part_of_the_rows_is_told_as_among_all_of_them(

@@ -91,12 +91,11 @@ class Drift:
 
     def rows(self) -> pd.DataFrame:
         """The table `drift` as `runs.record` takes it; the strongest alarm also tells who moved."""
-        told = dict(zip(self.alarms.index, self.told(), strict=True))
+        told = self.told()
         if told:
-            told[self.alarms.index[0]] += " " + self.explanation()
-        rows = self.table.assign(day=self.day.date(), found_at=utc_now())
-        rows["told"] = pd.Series(told, dtype="str").reindex(rows.index)
-        return rows
+            told[0] += " " + self.explanation()
+        sentences = pd.Series(told, self.alarms.index, dtype="str")
+        return self.table.assign(day=self.day.date(), found_at=utc_now(), told=sentences)
 
     def foremost(self) -> Measure:
         """The measure of the strongest alarm, or without one of the largest effect for its limit.

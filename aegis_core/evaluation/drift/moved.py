@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from aegis_core.evaluation.drift.effects import Measure, placement
-from aegis_core.features.arrays import Floats
 
 GROUPS: Final = {"customer": "customer_id", "merchant": "merchant_id", "category": "category"}
 """What a drift may be told by, and the column of each."""
@@ -43,8 +42,11 @@ def moved(
     tables = []
     for frame, days in ((rows, 1), (usual, n_usual)):
         value = frame[measure.column].to_numpy(float) if measure.column else np.ones(len(frame))
+        place = value
+        if measure.name not in ("volume", "alert_rate"):
+            place = placement(value, usual[measure.column].to_numpy(float))
         known = frame[column].astype("str").fillna("unknown").to_numpy()
-        table = pd.DataFrame({"value": value, "place": _places(measure, value, usual)})
+        table = pd.DataFrame({"value": value, "place": place})
         weight = len(usual) / n_usual if measure.name == "volume" else len(frame) / days
         grouped = table.groupby(known, sort=True)
         middle = grouped.value.median() if measure.name == "amounts" else grouped.value.mean()
@@ -83,9 +85,3 @@ def spread_told(parts: pd.DataFrame, by: str) -> str:
         held = min(top.sum(), 1)
         return f"{WIDESPREAD} of {len(parts):,} {many} hold {held:.0%} of it, {first} most."
     return f"It is spread over {len(parts):,} {many}; {first} holds {share[0]:.0%}."
-
-
-def _places(measure: Measure, value: Floats, usual: pd.DataFrame) -> Floats:
-    if measure.name in ("volume", "alert_rate"):
-        return value
-    return placement(value, usual[measure.column].to_numpy(float))

@@ -7,7 +7,6 @@ changed. A proposal is a row of the register for those who decide; it decides no
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any, Final
 from uuid import uuid4
 
@@ -66,15 +65,13 @@ def alerted(found: Evaluation, detector: str, budget: float) -> npt.NDArray[np.b
     return out
 
 
-def costs(
-    found: Evaluation, review_cost: float = 5.0, levels: Sequence[float] | None = None
-) -> pd.DataFrame:
+def costs(found: Evaluation, review_cost: float = 5.0) -> pd.DataFrame:
     """What each alert budget would have caught and cost, all folds together.
 
     An alert saves the amount of its transaction and costs one review, `review_cost` in the units
     of the amounts, whether it blocks or not; what a fraud that was not alerted took is lost. The
-    profiles stay as the policy of the evaluation left them. `levels` are budgets, shares of the
-    transactions in (0, 1); else `BUDGETS` and the evaluation's own.
+    profiles stay as the policy of the evaluation left them. The budgets are `BUDGETS` and the
+    evaluation's own.
 
     Returns
     -------
@@ -85,9 +82,9 @@ def costs(
     scores, n_days = found.scores, days_tested(found.folds)
     fraud, money = scores.is_fraud.to_numpy(bool), scores.amount.to_numpy(float)
     rows, n_frauds = [], int(fraud.sum())
-    levels = sorted({*BUDGETS, found.alert_budget}) if levels is None else levels
+    levels = sorted({*BUDGETS, found.alert_budget}) if len(scores) else []
     for detector in ("forest", LEARNER) if found.learners else ("forest",):
-        for budget in levels if len(scores) else ():
+        for budget in levels:
             alert = alerted(found, detector, budget)
             n_alerts, n_caught = int(alert.sum()), int((alert & fraud).sum())
             share = n_caught / n_alerts if n_alerts else None

@@ -176,6 +176,10 @@ class Settings(BaseSettings):
     audit_share: float = Field(
         0.001, ge=0, le=1, description="Share of approved transactions drawn for review as well."
     )
+    storm_multiple: float = Field(
+        5.0, gt=1, allow_inf_nan=False,
+        description="An hour with more than so many times the forecast alerts is told as a storm.",
+    )  # fmt: skip
     label_delay_days: float = Field(7.0, ge=0, description="Days until a fraud is known.")
     token: SecretStr = Field(
         SecretStr(""), description="What requests to the service bring; else of a file it makes."

@@ -32,15 +32,17 @@ from aegis_core.errors import InputError, NotReady, RunBusy, StoreBusy, StoreErr
 from aegis_core.runs import ledger, notify
 from aegis_core.runs.notify import Notifier, outbox
 from aegis_core.runs.notify.events import plain, service_state
+from aegis_core.runs.notify.floods import storm
 from aegis_core.runs.notify.outbox import is_quiet
 from aegis_core.runs.notify.sending import address_of, send, without_secrets
-from aegis_core.store import Store, connect
+from aegis_core.store import Store, connect, rollups
 from aegis_core.store.endpoint import files_of
 from aegis_core.store.gate import Limits
 
 NOON = datetime(2026, 3, 2, 12)
 SECRET = "s3cr3t-t0k3n"
 TARGET = f"json://127.0.0.1:9/{SECRET}"
+STAKE = "Aegis: {}, highest risk 99.95, EUR {}.00 at stake"
 HOSTILE = "shop\r\nBcc: all@example.org\n<b>bold</b> \u202e{{ x }}"
 
 
@@ -72,22 +74,22 @@ class World:
         self.now += timedelta(**step)
         return self.notifier.tick()
 
-    def verdicts(self, n: int = 1, *, customer: str = "", risk: float = 99.95, merchant: str = "m",
-                 decision: str = "block") -> None:  # fmt: skip
+    def verdicts(self, n: int = 1, *, customer: str = "", risk: float = 99.95, merchant: str = "",
+                 decision: str = "block", amount: float = 1240) -> None:  # fmt: skip
         with self.store.writing() as session:
             for _ in range(n):
                 i, self.seq = self.seq, self.seq + 1
                 session.execute(
                     "INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount, "
-                    "currency, merchant_id, category) VALUES (?, ?, ?, ?, 1240, 'EUR', ?, 'toys')",
-                    [i, f"t{i}", customer or f"c{i}", NOON, merchant],
+                    "currency, merchant_id, category) VALUES (?, ?, ?, ?, ?, 'EUR', ?, 'toys')",
+                    [i, f"t{i}", customer or f"c{i}", NOON, amount, merchant or f"m{i}"],
                 )
                 session.execute(
                     "INSERT INTO verdicts (seq, transaction_id, model_version, score, risk, "
                     "decision, reasons, scored_at) VALUES (?, ?, 'm', 0.8, ?, ?, "
-                    "[{factor: 'amount', code: 'A', text: '18 times the usual amount', "
+                    f"[{{factor: 'amount', code: 'A{i}', text: '18 times the usual amount', "
                     "contribution: 0.2}], ?)",
-                    [i, f"t{i}", risk, decision, NOON],
+                    [i, f"t{i}", risk, decision, self.now],
                 )
 
     def ran(self, run_id: str, status: str, notebook: str = "train", error: str = "",
@@ -139,7 +141,7 @@ def test_a_high_risk_alert_is_told_with_its_reasons(world: World) -> None:
     assert world.later(seconds=5) == 1
     ((address, title, text),) = world.sent
     assert address == TARGET
-    assert title == "Aegis: blocked, EUR 1,240.00 of c0"
+    assert title == "Aegis: blocked, EUR 1,240.00 of c0, risk 99.95"
     assert "- 18 times the usual amount" in text
     assert "t0" in text
     assert world.later(seconds=5) == 0
@@ -153,7 +155,7 @@ def test_history_is_not_told_when_a_rule_is_new(tmp_path: Path) -> None:
     world.verdicts()
     world.ran("r1", "failed", "evaluate")
     assert world.later() == 1
-    assert world.sent[0][1] == "Aegis: 1 alert, 1 failed run"
+    assert world.sent[0][1] == STAKE.format("1 alert, 1 failed run", "1,240")
 
 
 def test_a_history_longer_than_one_look_is_not_told_either(
@@ -412,15 +414,117 @@ def test_a_digest_waits_and_then_tells_all_in_one(world: World) -> None:
     world.ran("r1", "failed")
     assert world.later(minutes=28) == 0
     assert world.later(minutes=2) == 1
-    assert world.sent[0][1] == "Aegis: 3 alerts, 1 failed run"
+    assert world.sent[0][1] == STAKE.format("3 alerts, 1 failed run", "3,720")
     assert len({row["message_id"] for row in world.rows()}) == 1
 
 
 def test_a_long_digest_tells_the_first_and_counts_the_others(world: World) -> None:
     world.verdicts(outbox.TOLD_IN_FULL + 7)
+    world.verdicts(risk=99.99, amount=990_000)
+    world.ran("r1", "failed")
     assert world.later() == 1
-    assert "and 7 more" in world.sent[0][2]
-    assert set(world.statuses()) == {"sent"}
+    ((_, title, text),) = world.sent
+    assert title.startswith("Aegis: 33 alerts, 1 failed run, highest risk 99.99, EUR 1,029,680.00 ")
+    first, second = text.split("\n\n")[:2]
+    assert "train failed" in first
+    assert "EUR 990,000.00" in second
+    assert "and 9 more" in text
+    told = {row["event"]: row["status"] for row in world.rows()}
+    assert list(told.values()).count("sent") == outbox.TOLD_IN_FULL
+    assert {
+        name for name, status in told.items() if status == "sent" and f"{name}\n" not in text
+    } == {"r1"}
+    assert list(told.values()).count("counted") == 9
+
+
+def test_of_many_alerts_in_several_looks_the_worst_is_told_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis_core.runs.notify.events.MOST", 10)
+    world.answer = "no"
+    for amount in (1, 2, 3):
+        world.verdicts(30, amount=amount)
+        world.later(seconds=1)
+    world.answer = None
+    world.verdicts(risk=99.999, amount=10**6)
+    for _ in range(20):
+        world.later(minutes=5)
+    (told,) = [row for row in world.rows() if row["text"].startswith("Blocked: EUR 1,000,000")]
+    assert told["status"] == "sent"
+
+
+def test_a_campaign_is_told_as_one_by_its_worst(world: World) -> None:
+    world.verdicts(6, merchant="shop")
+    world.verdicts(risk=99.99, merchant="shop", amount=5_000)
+    world.verdicts(2)
+    assert world.later() == 1
+    ((_, _, text),) = world.sent
+    campaign, *single, _ = text.split("\n\n")
+    assert campaign.startswith(
+        "7 alerts at shop within 1 min, of 7 customers: highest risk 99.99, EUR 12,440.00 at stake."
+    )
+    assert "Transaction t6" in campaign
+    assert len(single) == 2
+    assert sorted(world.statuses()) == ["counted"] * 6 + ["sent"] * 3
+
+
+@given(dedupe_hours=24, digest_minutes=30)
+@pytest.mark.parametrize("more", [{"amount": 9_000}, {"risk": 99.99, "amount": 1}])
+def test_a_worse_alert_after_one_that_waits_was_told_or_only_counted_is_told(
+    world: World, more: dict[str, Any]
+) -> None:
+    world.verdicts(customer="anna", decision="review")
+    world.later(minutes=1)
+    world.verdicts(customer="anna", decision="review", **more)
+    assert world.later(minutes=30) == 1
+    assert "Transaction t1" in world.sent[-1][2]
+    world.verdicts(customer="anna", amount=1, risk=99.9)
+    assert world.later(minutes=31) + world.later(minutes=31) == 1, "it is the first to be blocked"
+    world.verdicts(customer="anna", amount=1, risk=99.9)
+    assert world.later(minutes=31) + world.later(minutes=31) == 0
+    with world.store.writing() as session:
+        session.execute("UPDATE notifications SET status = 'counted'")
+    world.verdicts(customer="anna", amount=1, risk=99.9)
+    assert world.later(minutes=31) + world.later(minutes=31) == 1
+
+
+def test_a_storm_is_told_once_with_what_its_alerts_share(world: World) -> None:
+    with world.store.writing() as session:
+        session.execute(
+            "INSERT INTO models BY NAME SELECT 'm' AS version, now()::TIMESTAMP AS promoted_at, "
+            "'{\"alert_budget\": 0.01}' AS parameters, 'x' AS detector, '' AS path, promoted_at AS created_at"
+        )
+        session.execute(
+            "INSERT INTO rollups SELECT TIMESTAMP '2026-03-02 08:00' + to_minutes(i), 'approve', "
+            "'', '', '', 100, 0, 0, 0 FROM range(120) t(i)"
+        )
+    usual = 0.01 * 100  # alerts a minute
+
+    def flood(n: int) -> None:
+        low = world.seq
+        world.verdicts(n, merchant="shop")
+        with world.store.writing() as session:
+            rollups.add(session, low, world.seq - 1)
+
+    flood(19)
+    world.later()
+    assert not any("storm" in title for _, title, _ in world.sent), "too few"
+    flood(40)
+    assert world.later(seconds=5) == 1
+    assert world.sent[-1][1].startswith("Aegis: storm, 40 alerts, highest risk ")
+    assert (
+        "Storm: 59 alerts within the hour, where 1 were forecast; 100% at merchant shop, 100% for "
+        "amount first, 100% in category toys." in world.sent[-1][2].split("\n\n")[0]
+    )
+    flood(5)
+    world.later(seconds=5)
+    assert sum(row["what"] == "storm" for row in world.rows()) == 1
+    world.later(hours=2)
+    flood(30)
+    world.later(seconds=5)
+    assert [row["status"] for row in world.rows() if row["what"] == "storm"] == ["sent", "sent"]
+    with world.store.reading() as session:
+        assert storm(session, 30 / usual + 1, world.now) is None
 
 
 @given(per_hour=2)
@@ -431,7 +535,7 @@ def test_the_hour_has_its_most_and_nothing_is_lost(world: World) -> None:
     assert len(world.sent) == 2
     assert world.later(minutes=40) == 0
     assert world.later(minutes=20) == 1
-    assert world.sent[-1][1] == "Aegis: 3 alerts"
+    assert world.sent[-1][1] == STAKE.format("3 alerts", "3,720")
     assert set(world.statuses()) == {"sent"}
 
 
@@ -444,7 +548,7 @@ def test_quiet_hours_hold_everything_back_until_they_end(world: World) -> None:
         world.verdicts()
         assert world.later(hours=hours) == 0
     assert world.later(hours=0.2) == 1  # 07:05 in Berlin
-    assert world.sent[-1][1] == "Aegis: 3 alerts"
+    assert world.sent[-1][1] == STAKE.format("3 alerts", "3,720")
 
 
 @pytest.mark.parametrize(
@@ -494,7 +598,7 @@ def test_what_failed_is_tried_again_later_and_later_as_it_was(world: World) -> N
     assert world.later(seconds=59) == 0
     assert world.later(seconds=2) == 1
     assert world.later(seconds=1) == 1
-    assert [title[-2:] for _, title, _ in world.sent] == ["c0", "c1"]
+    assert [title.split()[-3] for _, title, _ in world.sent] == ["c0,", "c1,"]
     assert first["message_id"] in world.sent[0][2]
     assert world.rows()[0]["error"] is None
 
@@ -622,6 +726,33 @@ def test_no_secret_reaches_the_log_the_list_or_an_error(
     assert SECRET not in str(wrong.value)
 
 
+MAIL = "mailto://me:secret@example.org?to="
+
+
+@pytest.mark.parametrize(
+    ("to", "lost"),
+    [
+        ("a@example.org;b@example.org", "b@example.org"),
+        ("a@example.org,bob", "bob"),
+        ("bob", "bob"),
+        ("a@example.org&cc=bob@,c@example.org", "bob@"),
+        ("a@example.org&bcc=carl", "carl"),
+    ],
+)
+def test_a_recipient_that_would_be_left_out_is_refused_by_name(
+    tmp_path: Path, to: str, lost: str
+) -> None:
+    settings = config.load(
+        home=tmp_path, notify=[{"name": "a", "what": ["run"], "to": [MAIL + to]}]
+    )
+    with pytest.raises(InputError, match=f"leave out '{lost}'.*comma between two"):
+        Notifier(connect(settings.db), settings)
+    ((_, _, error),) = notify.try_out(connect(settings.db), settings)
+    assert error is not None
+    assert f"'{lost}'" in error
+    assert "secret" not in error
+
+
 @pytest.mark.parametrize(
     ("url", "told"),
     [
@@ -675,6 +806,14 @@ class Mails:
         sender = "from=aegis@example.org&to=risk@example.org&mode=insecure"
         self.address = f"mailto://127.0.0.1:{self.port}?{sender}"
 
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address.startswith("gone"):
+            return "550 nobody of this name"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         content = envelope.content
         assert isinstance(content, bytes)
@@ -693,6 +832,27 @@ def mails() -> Iterator[Mails]:
         yield kept
     finally:
         server.stop()
+
+
+def test_of_two_recipients_one_that_is_refused_does_not_make_the_other_read_it_twice(
+    tmp_path: Path, mails: Mails
+) -> None:
+    to = mails.address.replace("to=risk@example.org", "to=gone@example.org,risk@example.org")
+    rule = {"name": "a", "what": ["verdict"], "to": [f"{to}&cc=copy@example.org"]}
+    world = World(tmp_path, [rule])
+    world.later()
+    world.verdicts()
+    world.notifier.sender = send
+    assert world.later() == 2
+    assert [world.later(minutes=5) for _ in range(3)] == [0, 0, 0]
+    assert sorted(mails.envelopes) == [["copy@example.org"], ["risk@example.org"]]
+    assert sorted(world.statuses()) == ["sent", "sent", "waiting"]
+    (refused,) = [row for row in world.rows() if row["status"] == "waiting"]
+    assert refused["attempts"] == 4
+    assert refused["target"].startswith(f"{address_of(rule['to'][0])} g…@example.org ")
+    tried = notify.try_out(world.store, world.settings)
+    assert [error is None for _, _, error in tried].count(True) == 2
+    assert len(notify.listed(world.store, world.settings)[1]) == 3
 
 
 class Hook:
@@ -749,7 +909,7 @@ def test_a_webhook_gets_json_and_a_refusal_is_tried_again(tmp_path: Path, hook: 
     assert world.later(minutes=1) == 1
     first, second = hook.bodies
     assert first == second
-    assert second["title"] == "Aegis: blocked, EUR 1,240.00 of c0"
+    assert second["title"] == "Aegis: blocked, EUR 1,240.00 of c0, risk 99.95"
     assert "<b>bold</b> {{ x }}" in second["message"]
 
 
@@ -775,7 +935,7 @@ def test_a_mail_server_that_hangs_is_left_and_tried_again(tmp_path: Path) -> Non
         assert world.later(minutes=1) == 1
     finally:
         server.stop()
-    assert kept.received[0]["Subject"] == "Aegis: blocked, EUR 1,240.00 of c0"
+    assert kept.received[0]["Subject"] == "Aegis: blocked, EUR 1,240.00 of c0, risk 99.95"
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from aegis_core.store import Store
 from aegis_core.store.endpoint import files_of, find
 from aegis_core.store.session import Session
 
-MOST: Final = 500
+MOST: Final = 5_000
 """Events that a look brings at most; the next brings the others. The first one has no limit: what
 it finds is old, and what it left would be told as new."""
 HEALTH_S: Final = 5.0
@@ -57,6 +57,9 @@ class Event:
     ----------
     event : what it is; the same event is never told twice by a rule.
     dedupe_key : what it is about; told once in `dedupe_hours`.
+    bad
+        How bad an alert is: risk × amount, risk, whether it was blocked. One that is worse in any
+        of these than what was told of its customer is told as well.
     """
 
     what: str
@@ -64,6 +67,7 @@ class Event:
     dedupe_key: str
     title: str
     text: str
+    bad: tuple[float, float, bool] = (0.0, 0.0, False)
 
 
 def plain(value: object, most: int = 80) -> str:
@@ -149,13 +153,14 @@ def _verdict(row: Mapping[str, Any]) -> Event:
     kind = f" ({plain(row['category'])})" if row["category"] else ""
     lines = [
         f"{done}: {paid} of customer {customer} at {place}{kind}, "
-        f"{row['ts']:%Y-%m-%d %H:%M:%S} UTC, risk {row['risk']:.2f}.",
+        f"{row['ts']:%Y-%m-%d %H:%M:%S} UTC, risk {row['risk']:.6g}.",
         *(f"- {plain(reason['text'], 300)}" for reason in row["reasons"] or []),
         *([plain(row["cleared"], 300)] if row["cleared"] else []),
         f"Transaction {plain(row['transaction_id'], 200)}",
     ]
-    title = f"Aegis: {done.lower()}, {paid} of {customer}"
-    return Event("verdict", row["transaction_id"], row["customer_id"], title, "\n".join(lines))
+    title = f"Aegis: {done.lower()}, {paid} of {customer}, risk {row['risk']:.6g}"
+    bad = (row["risk"] * row["amount"], row["risk"], row["decision"] == "block")
+    return Event("verdict", row["transaction_id"], row["customer_id"], title, "\n".join(lines), bad)
 
 
 def _ended_badly(store: Store, rule: NotifyRule) -> list[dict[str, Any]]:

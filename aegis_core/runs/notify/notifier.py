@@ -20,7 +20,8 @@ from aegis_core.machine import stop_signals, utc_now
 from aegis_core.runs import ledger
 from aegis_core.runs.notify import outbox
 from aegis_core.runs.notify.events import Event, look, plain, service_event, service_state
-from aegis_core.runs.notify.sending import address_of, check, send
+from aegis_core.runs.notify.floods import storm
+from aegis_core.runs.notify.sending import address_of, recipients, send
 from aegis_core.store import Store
 
 __all__ = ["Event", "Notifier", "listed", "plain", "run", "try_out"]
@@ -38,7 +39,8 @@ _COUNTED: Final = """
       max(sent_at) AS last_sent, arg_max(error, tried_at) AS last_error
     FROM notifications GROUP BY ALL
 """
-Send = Callable[[str, str, str], str | None]
+Send = Callable[..., str | None]
+"""Given address, title, text and the mark of one recipient if there are several."""
 
 
 class Notifier:
@@ -47,7 +49,9 @@ class Notifier:
     Parameters
     ----------
     clock : the time (UTC, naive).
-    sender : given address, title and text, sends; None, or why it failed.
+    sender
+        Given address, title and text, and of several recipients the mark of one, sends; None, or
+        why it failed.
 
     Raises
     ------
@@ -67,8 +71,7 @@ class Notifier:
         self._down: dict[str, int] = {}
         self._asked: float | None = None  # since when the database owes an answer
         self._stuck: dict[str, list[tuple[NotifyRule, str, Event, str | None, datetime]]] = {}
-        for _, reference in _addresses(self.rules):
-            check(reference)
+        self._targets = {rule.name: _targets(rule) for rule in self.rules}
 
     def recover(self) -> None:
         """Take up what an earlier notifier left; once, before the first `tick`."""
@@ -104,9 +107,9 @@ class Notifier:
                 continue
             event = service_event(self.store, rule, "down", f"{now:%Y-%m-%d %H:%M:%S}")
             kept = self._stuck[rule.name] = []
-            for _, reference in _addresses([rule]):
-                error = self.sender(reference, event.title, event.text)
-                kept.append((rule, address_of(reference), event, error, now))
+            for target, to in self._targets[rule.name].items():
+                error = self._sent(to, event.title, event.text)
+                kept.append((rule, target, event, error, now))
 
     def collect(self, rule: NotifyRule) -> None:
         """Put what is new for a rule into the outbox."""
@@ -117,22 +120,43 @@ class Notifier:
             before = {"service": "off", **before}
             after["service"] = state
             events += [event] if event else []
-        outbox.keep(self.store, rule, events, before, after, self.clock())
+        if "verdict" in rule.what:
+            weather, after["storm"] = self._storm(before.get("storm", ""))
+            before = {"storm": "", **before}
+            events += [weather] if weather else []
+        targets = self._targets[rule.name]
+        outbox.keep(self.store, rule, targets, events, before, after, self.clock())
 
     def deliver(self, rule: NotifyRule) -> int:
         """Send at most one message to each address of a rule; how many arrived."""
         arrived = 0
-        for _, reference in dict.fromkeys(_addresses([rule])):
-            rows = outbox.next_message(self.store, rule, address_of(reference), self.clock())
+        for target, to in self._targets[rule.name].items():
+            rows = outbox.next_message(self.store, rule, target, self.clock())
             if rows:
                 number = outbox.claim(self.store, rows, self.clock())
-                title, text = outbox.composed(rows, rule, number)
+                title, text, told = outbox.composed(rows, rule, number)
                 self._asked = None  # now it is the address that owes an answer
-                error = self.sender(reference, title, text)
+                error = self._sent(to, title, text)
                 self._asked = time.monotonic()
-                outbox.settle(self.store, rows, error, self.clock())
+                outbox.settle(self.store, rows, told, error, self.clock())
                 arrived += error is None
         return arrived
+
+    def _sent(self, to: tuple[str, ...], title: str, text: str) -> str | None:
+        """Send to a recipient; None, or why it failed."""
+        reference, *only = to
+        return self.sender(reference, title, text, *only)
+
+    def _storm(self, before: str) -> tuple[Event | None, str]:
+        """What to tell of a storm that began, and since when there is one; "" for none."""
+        now = self.clock()
+        with self.store.reading() as session:
+            found = storm(session, self.settings.storm_multiple, now)
+        if found is None or before:
+            return None, before if found else ""
+        since = f"{now:%Y-%m-%d %H:%M:%S}"
+        title = f"Aegis: storm, {found.n:,} alerts where {found.forecast:,.0f} were forecast"
+        return Event("storm", since, since, title, found.told()), since
 
     def _answered(self, rule: NotifyRule) -> None:
         """Keep what `watch` sent, and tell that the service is back."""
@@ -142,7 +166,8 @@ class Notifier:
         if sent:
             now = self.clock()
             event = service_event(self.store, rule, "up", f"{now:%Y-%m-%d %H:%M:%S}")
-            outbox.keep(self.store, rule, [event], {"service": "up"}, {"service": "up"}, now)
+            state = {"service": "up"}
+            outbox.keep(self.store, rule, self._targets[rule.name], [event], state, state, now)
 
     def _service(self, rule: NotifyRule, before: str) -> tuple[Event | None, str]:
         """What to tell of the service, and the state that was told last."""
@@ -207,13 +232,18 @@ def try_out(
     found = []
     for rule, reference in _addresses(chosen(settings, name)):
         event = Event("test", f"{utc_now()}", "test", "Aegis: a test", text)
+        told = f"{text}\n\nAegis, rule {rule.name}."
         try:
-            error = sender(reference, event.title, f"{text}\n\nAegis, rule {rule.name}.")
+            errors = {
+                target: sender(reference, event.title, told, *([only] if only else []))
+                for target, only in recipients(reference).items()
+            }
         except InputError as e:
-            error = str(e)
-        found.append((rule.name, address_of(reference), error))
-        if store.path.exists():
-            outbox.log(store, rule, address_of(reference), event, error, utc_now())
+            errors = {address_of(reference): str(e)}
+        for target, error in errors.items():
+            found.append((rule.name, target, error))
+            if store.path.exists():
+                outbox.log(store, rule, target, event, error, utc_now())
     return found
 
 
@@ -225,10 +255,14 @@ def listed(store: Store, settings: Settings) -> tuple[list[str], list[tuple[Any,
     names = ["waiting", "sent", "failed", "last_sent", "last_error"]
     rows = []
     for rule, reference in _addresses(settings.notify):
-        target = address_of(reference)
-        row = counts.get((rule.name, target), {})
-        shown = (row.get(name) for name in names)
-        rows.append((rule.name, ", ".join(rule.what), target, *shown))
+        try:
+            targets = [*recipients(reference)]
+        except InputError:  # `test` says what is wrong with it
+            targets = [address_of(reference)]
+        for target in targets:
+            row = counts.get((rule.name, target), {})
+            shown = (row.get(name) for name in names)
+            rows.append((rule.name, ", ".join(rule.what), target, *shown))
     return ["rule", "what", "to", *names], rows
 
 
@@ -250,6 +284,18 @@ def chosen(settings: Settings, name: str = "") -> Sequence[NotifyRule]:
 def _addresses(rules: Sequence[NotifyRule]) -> list[tuple[NotifyRule, str]]:
     """Each rule with each of its addresses, which may be secret."""
     return [(rule, to.get_secret_value()) for rule in rules for to in rule.to]
+
+
+def _targets(rule: NotifyRule) -> dict[str, tuple[str, ...]]:
+    """The recipients of a rule, each told for itself: what the log calls it, and what `send` takes.
+
+    `InputError` where an address cannot be used.
+    """
+    return {
+        target: (reference, only) if only else (reference,)
+        for _, reference in _addresses([rule])
+        for target, only in recipients(reference).items()
+    }
 
 
 @contextlib.contextmanager

@@ -7,15 +7,16 @@ rows that are `sending`: they are sent again with the same text and number (at l
 up as `unknown` where the rule says `at_most_once`.
 
 Status: `waiting` → `sending` → `sent`, or back to `waiting` after a failure, or `failed` after
-`MAX_ATTEMPTS`; `repeat` was told a short time ago; `old` was there before the rule; `unknown` may
-have been sent; `dropped` has no rule any more.
+`MAX_ATTEMPTS`; `counted` was only counted in a message; `repeat` is no worse than what was told of
+it a short time ago; `old` was there before the rule; `unknown` may have been sent; `dropped` has no
+rule any more.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -23,16 +24,22 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from aegis_core.config import NotifyRule
-from aegis_core.runs.notify.events import Event
-from aegis_core.runs.notify.sending import address_of
+from aegis_core.runs.notify.events import Event, plain
+from aegis_core.runs.notify.floods import campaigns
 from aegis_core.store import Store
+from aegis_core.store.session import Session
 
 MAX_ATTEMPTS: Final = 56
 """Then a message is given up: after two days."""
 FIRST_PAUSE_S: Final = 30.0
 LONGEST_PAUSE_S: Final = 3600.0
 TOLD_IN_FULL: Final = 25
-"""Events of a digest that are told in full; the others are counted."""
+"""Events of a digest that are told in full, the worst; the others are counted."""
+_FACTS: Final = """
+    SELECT 'verdict' AS what, v.transaction_id AS event, v.risk, v.risk * t.amount AS weight,
+      v.decision, v.scored_at, v.reasons[1].code AS code, t.amount, t.currency, t.merchant_id,
+      t.customer_id
+    FROM verdicts v JOIN transactions t ON t.seq = v.seq WHERE v.decision != 'approve'"""
 Rows = Sequence[Mapping[str, Any]]
 """Rows of the table that go out as one message."""
 _HOUR: Final = timedelta(hours=1)
@@ -74,31 +81,29 @@ def cursors(store: Store, rule: str) -> dict[str, str]:
 def keep(
     store: Store,
     rule: NotifyRule,
+    targets: Iterable[str],
     events: Sequence[Event],
     before: Mapping[str, str],
     after: Mapping[str, str],
     now: datetime,
 ) -> None:
-    """Put events into the outbox and move the cursors, in one commit."""
+    """Put events into the outbox for each target and move the cursors, in one commit."""
     if not events and dict(before) == {**before, **after}:
         return
     with store.writing(checkpoint=False) as session:
-        since = now - timedelta(hours=rule.dedupe_hours)
-        told = session.rows(
-            "SELECT DISTINCT target, what, dedupe_key FROM notifications WHERE rule = ? "
-            "AND created_at > ? AND created_at <= ? AND status NOT IN ('old', 'repeat')",
-            [rule.name, since, now],
-        )
-        known = {(row["target"], row["what"], row["dedupe_key"]) for row in told}
+        known = _told(session, rule, events, now) if events else {}
         rows: list[dict[str, Any]] = []
-        for event in events:
-            for reference in rule.to:
-                target = address_of(reference.get_secret_value())
+        for event in sorted(events, key=lambda event: -event.bad[0]):
+            for target in targets:
                 key = (target, event.what, event.dedupe_key)
                 first_look = event.what in after and event.what not in before
-                status = "old" if first_look else "repeat" if key in known else "waiting"
+                told = known.get(key)
+                again = told is not None and all(
+                    new <= old for new, old in zip(event.bad, told, strict=True)
+                )
+                status = "old" if first_look else "repeat" if again else "waiting"
                 if rule.dedupe_hours and status == "waiting":
-                    known.add(key)
+                    known[key] = tuple(map(max, zip(event.bad, told or event.bad, strict=True)))
                 rows.append(_row(rule, target, event, status, now, len(rows)))
         if rows:
             session.append("notifications", pa.Table.from_pylist(rows))
@@ -108,6 +113,32 @@ def keep(
             )
             moved = [rule.name, what, position]
             session.execute("INSERT INTO notify_cursors VALUES (?, ?, ?)", moved)
+
+
+def _told(
+    session: Session, rule: NotifyRule, events: Sequence[Event], now: datetime
+) -> dict[tuple[str, str, str], tuple[Any, ...]]:
+    """What was told a short time ago or is going to be, with the worst of each as in `Event`."""
+    found = session.rows(
+        f"""SELECT target, what, dedupe_key, coalesce(max(risk * amount), 0) AS stake,
+          coalesce(max(risk), 0) AS risk, coalesce(bool_or(decision = 'block'), false) AS blocked
+        FROM notifications LEFT JOIN ({_FACTS}) USING (what, event)
+        WHERE rule = $rule AND created_at > $since AND created_at <= $now
+          AND status IN ('waiting', 'sending', 'sent', 'unknown')
+          AND list_contains($keys, dedupe_key)
+        GROUP BY ALL""",
+        {
+            "rule": rule.name,
+            "since": now - timedelta(hours=rule.dedupe_hours),
+            "now": now,
+            "keys": sorted({event.dedupe_key for event in events}),
+        },
+    )
+    names = ("stake", "risk", "blocked")
+    return {
+        (row["target"], row["what"], row["dedupe_key"]): tuple(row[name] for name in names)
+        for row in found
+    }
 
 
 def recover(store: Store, rules: Sequence[NotifyRule]) -> None:
@@ -137,7 +168,8 @@ def next_message(
         return []
     with store.reading() as session:
         waiting = session.rows(
-            "SELECT * FROM notifications WHERE rule = ? AND target = ? AND status = 'waiting' "
+            f"SELECT * FROM notifications LEFT JOIN ({_FACTS}) USING (what, event) "
+            "WHERE rule = ? AND target = ? AND status = 'waiting' "
             "ORDER BY created_at, notification_id",
             [rule.name, target],
         )
@@ -162,11 +194,15 @@ def claim(store: Store, rows: Rows, now: datetime) -> str:
     return number
 
 
-def settle(store: Store, rows: Rows, error: str | None, now: datetime) -> None:
-    """Commit what became of a message."""
+def settle(
+    store: Store, rows: Rows, told: Container[str], error: str | None, now: datetime
+) -> None:
+    """Commit what became of a message; `told` has the ids of what it did not only count."""
     attempts = rows[0]["attempts"] + 1
     if error is None:
-        _update(store, rows, status="sent", sent_at=now, error=None)
+        for status, these in (("sent", True), ("counted", False)):
+            chosen = [row for row in rows if (row["notification_id"] in told) == these]
+            _update(store, chosen, status=status, sent_at=now, error=None)
     elif attempts >= MAX_ATTEMPTS:
         _update(store, rows, status="failed", error=error)
     else:
@@ -174,21 +210,66 @@ def settle(store: Store, rows: Rows, error: str | None, now: datetime) -> None:
         _update(store, rows, status="waiting", due_at=due, error=error)
 
 
-def composed(rows: Rows, rule: NotifyRule, number: str) -> tuple[str, str]:
-    """Title and text of a message; the same rows and number give the same."""
+def composed(rows: Rows, rule: NotifyRule, number: str) -> tuple[str, str, set[str]]:
+    """Title, text and the ids of the rows it tells; the same rows and number give the same.
+
+    What is not an alert comes first, then alerts, the worst first; a campaign is told as one, by
+    the worst of it.
+    """
     foot = f"Aegis, rule {rule.name}, message {number}."
     if len(rows) == 1:
-        return rows[0]["title"], f"{rows[0]['text']}\n\n{foot}"
+        (row,) = rows
+        return row["title"], f"{row['text']}\n\n{foot}", {row["notification_id"]}
+    alerts = [row for row in rows if row["weight"] is not None]
+    other = [[row] for row in rows if row["weight"] is None]
+    groups = [*other, *campaigns(alerts, by_reason=len(rows) > TOLD_IN_FULL)]
+    parts = [_part(group) for group in groups[:TOLD_IN_FULL]]
+    if more := sum(map(len, groups[TOLD_IN_FULL:])):
+        parts.append(f"… and {more:,} more, in the table notifications.")
+    told = {group[0]["notification_id"] for group in groups[:TOLD_IN_FULL]}
+    return _title(rows, alerts), "\n\n".join([*parts, foot]), told
+
+
+def _title(rows: Rows, alerts: Rows) -> str:
     names = {"verdict": "alert", "run": "failed run", "drift": "drift alarm"}
-    told = [
-        f"{n} {names.get(what, what)}{'s' * (n > 1 and what in names)}"
-        for what, n in Counter(row["what"] for row in rows).items()
+    counts = Counter(row["what"] for row in rows)
+    told = ["storm"] if counts.pop("storm", 0) else []
+    told += [
+        f"{n:,} {names.get(what, what)}{'s' * (n > 1 and what in names)}"
+        for what, n in counts.items()
     ]
-    parts = [f"{row['title'].removeprefix('Aegis: ')}\n{row['text']}" for row in rows]
-    if len(parts) > TOLD_IN_FULL:
-        more = len(parts) - TOLD_IN_FULL
-        parts = [*parts[:TOLD_IN_FULL], f"… and {more:,} more, in the table notifications."]
-    return f"Aegis: {', '.join(told)}", "\n\n".join([*parts, foot])
+    return f"Aegis: {', '.join([*told, *([_stake(alerts)] if alerts else [])])}"
+
+
+def _stake(alerts: Rows) -> str:
+    """The highest risk, and the sum at stake in each currency.
+
+    >>> _stake([{"risk": 99.5, "amount": 10.0, "currency": "EUR"}] * 2)
+    'highest risk 99.5, EUR 20.00 at stake'
+    """
+    sums: Counter[str] = Counter()
+    for row in alerts:
+        sums[plain(row["currency"] or "", 8)] += row["amount"]
+    most = [f"{currency} {total:,.2f}".strip() for currency, total in sums.most_common(3)]
+    others = f" and {len(sums) - 3} more currencies" if len(sums) > 3 else ""
+    return f"highest risk {max(r['risk'] for r in alerts):.6g}, {' + '.join(most)}{others} at stake"
+
+
+def _part(group: Rows) -> str:
+    """An event in full, or a campaign in one line before the worst of it."""
+    full = f"{group[0]['title'].removeprefix('Aegis: ')}\n{group[0]['text']}"
+    if len(group) == 1:
+        return full
+    one = group[0]
+    same = all(row["merchant_id"] == one["merchant_id"] for row in group)
+    what = f"at {plain(one['merchant_id'])}" if same and one["merchant_id"] else "for one reason"
+    times = [row["scored_at"] for row in group]
+    minutes = (max(times) - min(times)).total_seconds() // 60 + 1
+    customers = len({row["customer_id"] for row in group})
+    return (
+        f"{len(group):,} alerts {what} within {minutes:,.0f} min, of {customers:,} "
+        f"customer{'s' * (customers > 1)}: {_stake(group)}. The worst of them:\n{full}"
+    )
 
 
 def log(

@@ -1,0 +1,142 @@
+"""What many alerts share: campaigns among them, and a storm when there are far too many.
+
+A **campaign** is at least `ALIKE` alerts at one merchant, no more than `GAP_MINUTES` from one to
+the next; where there are more than can be told, also of one first reason. A **storm** is an hour
+with several times the alerts that the champion's budget forecasts for the transactions that a
+minute usually brings.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aegis_core.runs.notify.events import plain
+from aegis_core.store.session import Session
+
+ALIKE: Final = 5
+GAP_MINUTES: Final = 10
+STORM_MINUTES: Final = 60
+LEAST: Final = 20
+"""Fewer alerts than these within an hour are no storm, whatever was forecast."""
+Alert = Mapping[str, Any]
+"""With `weight`, `merchant_id`, `code` (of the first reason) and `scored_at`, among others."""
+
+_COUNTED: Final = f"""
+    SELECT coalesce(sum(n) FILTER (now_ AND decision != 'approve'), 0)::BIGINT AS alerts,
+      coalesce(sum(n) FILTER (now_), 0)::BIGINT AS here,
+      count(DISTINCT minute) FILTER (now_) AS minutes,
+      coalesce(sum(n) FILTER (NOT now_), 0)::BIGINT AS before,
+      count(DISTINCT minute) FILTER (NOT now_) AS earlier,
+      min(first_seq) FILTER (now_) AS low, max(last_seq) FILTER (now_) AS high,
+      (SELECT parameters FROM models WHERE promoted_at IS NOT NULL
+       ORDER BY promoted_at DESC LIMIT 1) AS parameters
+    FROM (SELECT *, minute > $now - INTERVAL {STORM_MINUTES} MINUTE AS now_ FROM rollups
+          WHERE minute > $now - INTERVAL 1 DAY AND minute <= $now)"""
+_WORDS: Final = {
+    "t.merchant_id": "at merchant {}", "t.category": "in category {}",
+    "t.customer_id": "of customer {}", "v.reasons[1].factor": "for {} first",
+}  # fmt: skip
+"""What alerts may share, and how that is said."""
+_SHARED: Final = " UNION ALL ".join(
+    f"""SELECT '{words}' AS words, {name} AS value, count(*) / sum(count(*)) OVER () AS share
+    FROM verdicts v JOIN transactions t ON t.seq = v.seq
+    WHERE v.seq BETWEEN $low AND $high AND t.seq BETWEEN $low AND $high
+      AND v.decision != 'approve' AND v.scored_at >= $since
+    GROUP BY value QUALIFY share >= 0.5 AND value IS NOT NULL"""
+    for name, words in _WORDS.items()
+)
+
+
+@dataclass(frozen=True)
+class Storm:
+    """Too many alerts within `STORM_MINUTES`: how many, how many were forecast, what they share.
+
+    `shared` has sentences' ends, such as "95 % at merchant m7", of what at least half of them have.
+    """
+
+    n: int
+    forecast: float
+    shared: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """It in one sentence.
+
+        >>> Storm(600, 11.6, ("95 % at merchant m7",)).told()
+        'Storm: 600 alerts within the hour, where 12 were forecast; 95 % at merchant m7.'
+        """
+        shared = ", ".join(self.shared) or "they share no merchant, category, customer or reason"
+        return (
+            f"Storm: {self.n:,} alerts within the hour, where {self.forecast:,.0f} were forecast; "
+            f"{shared}."
+        )
+
+
+def storm(session: Session, multiple: float, now: dt.datetime) -> Storm | None:
+    """The storm at `now` (UTC, naive), None in ordinary weather or where no budget is known.
+
+    `multiple` is how many times the forecast makes one. Without earlier minutes of the day the
+    forecast is of the transactions of the hour itself.
+    """
+    row = {name: values[0] for name, values in session.numpy(_COUNTED, {"now": now}).items()}
+    if (n := int(row["alerts"])) < LEAST:
+        return None
+    try:
+        budget = float(json.loads(row["parameters"])["alert_budget"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    a_minute = row["before"] / row["earlier"] if row["earlier"] else row["here"] / row["minutes"]
+    forecast = float(budget * a_minute * row["minutes"])
+    if n <= multiple * forecast:
+        return None
+    since = now - dt.timedelta(minutes=STORM_MINUTES)
+    span = {"low": int(row["low"]), "high": int(row["high"]), "since": since}
+    found = session.numpy(_SHARED, span)
+    shared = sorted(zip(-found["share"], found["words"], found["value"], strict=True))
+    told = (f"{-share:.0%} {words.format(plain(value))}" for share, words, value in shared)
+    return Storm(n, forecast, tuple(told))
+
+
+def campaigns(alerts: Iterable[Alert], *, by_reason: bool) -> list[list[Alert]]:
+    """The alerts in groups, each a campaign or a single alert, the worst first in each and of all.
+
+    The group with the worst alert leads; the others follow by the sum of what is at stake in them.
+    """
+    groups: list[list[Alert]] = []
+    rest = list(alerts)
+    for name in ("merchant_id", "code") if by_reason else ("merchant_id",):
+        found = _waves(rest, name)
+        groups += [wave for wave in found if len(wave) >= ALIKE]
+        rest = [alert for wave in found if len(wave) < ALIKE for alert in wave]
+    groups += [[alert] for alert in rest]
+    made = [sorted(group, key=worst_first) for group in groups]
+    made.sort(key=lambda group: (-sum(a["weight"] for a in group), worst_first(group[0])))
+    if made:
+        lead = min(made, key=lambda group: worst_first(group[0]))
+        made = [lead, *(group for group in made if group is not lead)]
+    return made
+
+
+def worst_first(alert: Alert) -> tuple[float, float, str]:
+    """A key that sorts alerts by risk × amount, the largest first."""
+    return -alert["weight"], -alert["risk"], alert["event"]
+
+
+def _waves(alerts: Sequence[Alert], name: str) -> list[list[Alert]]:
+    """Alerts of one value each, without a long pause; those without a value each for itself."""
+    known = [alert for alert in alerts if alert[name] is not None]
+    waves = [[alert] for alert in alerts if alert[name] is None]
+    known.sort(key=lambda alert: (str(alert[name]), alert["scored_at"]))
+    gap = dt.timedelta(minutes=GAP_MINUTES)
+    for _, group in itertools.groupby(known, lambda alert: str(alert[name])):
+        last: list[Alert] = []
+        for alert in group:
+            if not last or alert["scored_at"] - last[-1]["scored_at"] > gap:
+                last = []
+                waves.append(last)
+            last.append(alert)
+    return waves

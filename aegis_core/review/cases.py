@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from aegis_core.errors import InputError, StoreError
 from aegis_core.machine import utc_now
 from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, answer_all, named
-from aegis_core.store import Store
+from aegis_core.store import Store, floods
 from aegis_core.store.session import Session
 
 Keep = Callable[[Callable[[], Any]], Any]
@@ -36,8 +36,15 @@ CLAIM_S: Final = 600.0
 """How long a claim lasts, in seconds."""
 SECOND_OPINION: Final = 5
 """Of so many audit transactions one is asked twice."""
-ORDERS: Final = {"risk": "weight DESC, oldest, case_id", "age": "oldest, weight DESC, case_id"}
-"""How the queue may be sorted: by risk × amount, the largest first, or by age, the oldest first."""
+SAMPLE: Final = 5
+"""Cases of a campaign that go before all others where the queue is sorted by `sample`."""
+ORDERS: Final = {
+    "risk": "weight DESC, oldest, case_id",
+    "age": "oldest, weight DESC, case_id",
+    "sample": f"place > {SAMPLE}, weight DESC, oldest, case_id",
+}
+"""How the queue may be sorted: by risk × amount, the largest first; by age, the oldest first; or,
+in a storm, by risk × amount with only a sample of each campaign, also of those of one reason."""
 MOST_CASES: Final = 5_000
 """Cases that a queue holds at most; it counts all of them."""
 _NOT_OPEN: Final = "There is no open case {!r}; it may have been answered."
@@ -49,8 +56,8 @@ _ASKED: Final = f"""
       FROM standing GROUP BY transaction_id),
     judged AS (
       SELECT v.seq, v.transaction_id, coalesce(answered.n, 0) AS n_answered, t.customer_id, t.ts,
-        t.amount, t.currency, t.merchant_id,
-        v.decision, v.risk, v.score, v.inclusion, v.scored_at, v.reasons[1].text AS why,
+        t.amount, t.currency, t.merchant_id, v.decision, v.risk, v.score, v.inclusion, v.scored_at,
+        v.reasons[1].text AS why, v.reasons[1].code AS code,
         coalesce(answered.n, 0) = 0 OR (answered.n = 1 AND v.inclusion < 1 AND $analyst != ''
           AND NOT answered.mine AND hash(v.transaction_id) % {SECOND_OPINION} = 0) AS open
       FROM verdicts v JOIN transactions t USING (seq)
@@ -87,6 +94,8 @@ QUEUE: Final = f"""
         count(*) FILTER (open AND decision = 'block') AS n_blocked,
         bool_and(inclusion < 1) FILTER (open) AS audit,
         arg_max(why, risk) FILTER (open) AS why,
+        arg_max(code, risk) FILTER (open) AS code,
+        arg_max(merchant_id, risk * amount) FILTER (open) AS merchant_id,
         min(scored_at) FILTER (open) AS oldest
       FROM cased GROUP BY case_id, customer_id HAVING count(*) FILTER (open) > 0),
     taken AS ({_TAKEN}),
@@ -97,6 +106,36 @@ QUEUE: Final = f"""
     SELECT cases.*, taken.holder, taken.until, asleep.value IS NOT NULL AS asleep
     FROM cases LEFT JOIN taken USING (customer_id)
       LEFT JOIN asleep ON asleep.value = cases.customer_id
+"""
+_PLACED: Final = f"""
+    begun AS (
+      SELECT *, INTERVAL {floods.GAP_MINUTES} MINUTE AS gap,
+        coalesce(oldest - lag(oldest) OVER shop > gap, true) AS new_at,
+        coalesce(oldest - lag(oldest) OVER cause > gap, true) AS new_due
+      FROM found WHERE NOT asleep
+      WINDOW shop AS (PARTITION BY merchant_id, audit ORDER BY oldest, case_id),
+        cause AS (PARTITION BY code, audit ORDER BY oldest, case_id)),
+    waves AS (
+      SELECT *, sum(new_at::INT) OVER (PARTITION BY merchant_id, audit ORDER BY oldest, case_id)
+          AS wave_at,
+        sum(new_due::INT) OVER (PARTITION BY code, audit ORDER BY oldest, case_id) AS wave_due
+      FROM begun),
+    sized AS (
+      SELECT *, NOT audit AND merchant_id IS NOT NULL
+          AND count(*) OVER (PARTITION BY merchant_id, audit, wave_at) >= {floods.ALIKE} AS is_at,
+        NOT audit AND code IS NOT NULL AND $by_reason
+          AND count(*) OVER (PARTITION BY code, audit, wave_due) >= {floods.ALIKE} AS is_due
+      FROM waves),
+    named AS (
+      SELECT *, CASE WHEN is_at THEN 'at ' || merchant_id WHEN is_due THEN 'for ' || code END
+          AS campaign, CASE WHEN is_at THEN wave_at ELSE wave_due END AS wave
+      FROM sized),
+    placed AS (
+      SELECT *, CASE WHEN campaign IS NULL THEN 1 ELSE count(*) OVER (PARTITION BY campaign, wave)
+          END AS alike,
+        CASE WHEN campaign IS NULL THEN 1 ELSE
+          row_number() OVER (PARTITION BY campaign, wave ORDER BY weight DESC, case_id) END AS place
+      FROM named)
 """
 _INSIDE: Final = f"""
     {_ASKED}
@@ -114,7 +153,9 @@ class Queue:
     transactions, `waiting` of them open, and of these `first_ts`, `last_ts`, `amount` (their sum),
     `currency` (null for several), `risk` (the highest, in [0, 100]), `weight` (the sum of risk ×
     amount, risk as a share), `n_blocked`, `audit` (all are of the audit sample), `why` and
-    `oldest` (when the first was scored); `holder` and `until` of a claim on the customer, or null.
+    `oldest` (when the first was scored); `holder` and `until` of a claim on the customer, or null;
+    `campaign` (what it shares with others, such as "at shop-7", or null), how many cases are
+    `alike` in it, and its `place` among these, from 1 on.
     """
 
     cases: list[dict[str, Any]]
@@ -139,11 +180,13 @@ def queue(
     order: str = "risk",
     analyst: str = "",
     limit: int = MOST_CASES,
+    fold: bool = False,
     now: dt.datetime | None = None,
 ) -> Queue:
     """The open cases, in an order of `ORDERS`.
 
-    An `analyst` who asks is also shown what needs a second opinion that they have not given.
+    An `analyst` who asks is also shown what needs a second opinion that they have not given. With
+    `fold`, of each campaign only the worst case is told, and those that somebody holds.
 
     Raises
     ------
@@ -153,17 +196,19 @@ def queue(
     if order not in ORDERS:
         raise InputError(f"{order!r} is no order of the queue; there are {', '.join(ORDERS)}.")
     rows = source.rows(
-        f"""WITH found AS MATERIALIZED ({QUEUE}), counted AS (
+        f"""WITH found AS MATERIALIZED ({QUEUE}), {_PLACED}, counted AS (
           SELECT count(*) FILTER (NOT asleep) AS n_open,
             count(holder) FILTER (NOT asleep) AS n_claimed,
             count(*) FILTER (asleep) AS n_asleep FROM found)
-        SELECT * FROM counted LEFT JOIN found ON NOT asleep
+        SELECT counted.*, placed.* EXCLUDE (asleep, merchant_id, code, gap, new_at, new_due,
+          wave_at, wave_due, is_at, is_due, wave)
+        FROM counted LEFT JOIN placed ON NOT $fold OR place = 1 OR holder IS NOT NULL
         ORDER BY {ORDERS[order]} LIMIT {int(limit)}""",
-        {"analyst": analyst, "now": now or utc_now()},
-    )
+        {"analyst": analyst, "now": now or utc_now(), "fold": fold,
+         "by_reason": order == "sample"},
+    )  # fmt: skip
     counts = ("n_open", "n_claimed", "n_asleep")
-    beside = ("asleep", *counts)
-    cases = [{k: v for k, v in row.items() if k not in beside} for row in rows if row["case_id"]]
+    cases = [{k: v for k, v in row.items() if k not in counts} for row in rows if row["case_id"]]
     return Queue(cases, *(int(rows[0][name]) for name in counts))
 
 

@@ -197,7 +197,7 @@ async def review(service: Serves, given: Annotated[Review, Body()]) -> Response:
 
 @routes.get("/v1/reviews/queue")
 async def queue(service: Serves, limit: Annotated[int, Query(ge=1, le=1_000)] = 50) -> Response:
-    """Alerts and the audit sample that nobody answered yet, the highest risk first."""
+    """Alerts and the audit sample that nobody answered yet, the largest risk × amount first."""
     found = await asyncio.to_thread(service.store.rows, _QUEUE, [limit])
     return as_json([shown(row) for row in found])
 
@@ -246,5 +246,5 @@ _QUEUE = f"""
       v.score, v.reasons, v.cleared, v.inclusion, v.model_version
     FROM verdicts v JOIN transactions t USING (seq)
     WHERE v.inclusion <= 1 AND v.transaction_id NOT IN (SELECT transaction_id FROM ({STANDING}))
-    ORDER BY v.risk DESC, v.seq LIMIT ?
+    ORDER BY v.risk * t.amount DESC, v.seq LIMIT ?
 """

@@ -22,7 +22,7 @@ from aegis_core.serving.service import ADMITTED, PROBLEMS, Serves
 MOST_AT_ONCE: Final = 10_000
 """Transactions or answers that one request may name."""
 
-Order = Literal["risk", "age"]
+Order = Literal["risk", "age", "sample"]
 
 
 class _Sent(BaseModel):

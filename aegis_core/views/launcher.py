@@ -188,6 +188,7 @@ def _start(
         "AEGIS_DB": str(settings.db),
         "AEGIS_BOARD_DB": str(settings.db),
         "AEGIS_REPORTS": str(settings.reports),
+        "AEGIS_STORM_MULTIPLE": str(settings.storm_multiple),
         "JUPYTER_PATH": str(folder),
         "JUPYTER_DATA_DIR": str(folder / "jupyter"),
         "IPYTHONDIR": str(folder / "ipython"),

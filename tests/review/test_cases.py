@@ -467,3 +467,25 @@ def test_whoever_answers_publishes_what_others_can_no_longer_take_back(two: Stor
     assert labels(two).empty
     answers.answer_all(two, ["t2"], "fraud", analyst="ben", hold_s=10, now=later(11))
     assert labels(two).transaction_id.tolist() == ["t0"]
+
+
+def test_a_campaign_is_one_line_with_a_number_and_its_worst_case(held: Store) -> None:
+    n = cases.floods.ALIKE
+    arrive(held, [{"customer": f"c{i}", "amount": 10.0 * (i + 1)} for i in range(n)])
+    arrive(held, [{"customer": f"l{i}", "waits_s": 5_000} for i in range(n - 1)])
+    every, folded = queue(held), queue(held, fold=True)
+    assert [len(every.cases), every.n_open, folded.n_open] == [2 * n - 1] * 3
+    assert len(folded.cases) == n
+    (line,) = [case for case in folded.cases if case["campaign"]]
+    assert (line["campaign"], line["alike"], line["amount"]) == ("at m1", n, 10.0 * n)
+    other = claim(held, "ben", "t0", now=NOON)
+    assert other is not None
+    assert other.case_id in ids(held, fold=True, now=NOON), "what somebody holds is shown"
+
+
+def test_a_storm_s_queue_shows_a_sample_of_each_kind_before_the_rest(held: Store) -> None:
+    arrive(held, [{"customer": f"c{i}", "amount": 500.0} for i in range(40)])
+    arrive(held, [{"customer": "small", "amount": 5.0, "waits_s": 5_000}])
+    assert ids(held).index("t40") == 40
+    assert ids(held, order="sample").index("t40") == cases.SAMPLE
+    assert sorted(ids(held, order="sample")) == sorted(ids(held)), "all can still be claimed"

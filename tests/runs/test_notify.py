@@ -31,12 +31,12 @@ from aegis_core.config import NotifyRule
 from aegis_core.errors import InputError, NotReady, RunBusy, StoreBusy, StoreError
 from aegis_core.runs import ledger, notify
 from aegis_core.runs.notify import Notifier, outbox
-from aegis_core.runs.notify.events import plain, service_state
-from aegis_core.runs.notify.floods import storm
+from aegis_core.runs.notify.events import service_state
 from aegis_core.runs.notify.outbox import is_quiet
 from aegis_core.runs.notify.sending import address_of, send, without_secrets
 from aegis_core.store import Store, connect, rollups
 from aegis_core.store.endpoint import files_of
+from aegis_core.store.floods import plain, storm
 from aegis_core.store.gate import Limits
 
 NOON = datetime(2026, 3, 2, 12)
@@ -492,7 +492,8 @@ def test_a_storm_is_told_once_with_what_its_alerts_share(world: World) -> None:
     with world.store.writing() as session:
         session.execute(
             "INSERT INTO models BY NAME SELECT 'm' AS version, now()::TIMESTAMP AS promoted_at, "
-            "'{\"alert_budget\": 0.01}' AS parameters, 'x' AS detector, '' AS path, promoted_at AS created_at"
+            "'{\"alert_budget\": 0.01}' AS parameters, 'x' AS detector, "
+            "'' AS path, promoted_at AS created_at"
         )
         session.execute(
             "INSERT INTO rollups SELECT TIMESTAMP '2026-03-02 08:00' + to_minutes(i), 'approve', "

@@ -103,7 +103,8 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def feed(store: Store) -> Feed:
     reader = connect(store.path, wait_s=0.2)
-    return Feed(reader, now=lambda: NOON + dt.timedelta(seconds=5))
+    later = NOON + dt.timedelta(seconds=5)
+    return Feed(reader, now=lambda: later, storm_multiple=1e6)
 
 
 # ---- reading
@@ -175,7 +176,8 @@ def test_verdicts_that_are_gone_are_not_counted_any_more(store: Store, feed: Fee
     assert feed.read(Filters()).counts.total() == 300
     with store.writing() as session:
         session.execute("DELETE FROM verdicts WHERE seq >= 200")
-        rollups.rebuild(session)
+        session.execute("DELETE FROM rollups")
+        rollups.add(session, 0, 10**6)
     assert feed.read(Filters()).counts.total() == 200
 
 
@@ -367,6 +369,29 @@ def test_a_missing_value_stays_missing(feed: Feed) -> None:
     assert np.isnan(read.window["travel"][297])
     assert read.window["travel"][298] == 1.0
     assert read.window["distance"][298] == 298 % 90
+
+
+def test_a_storm_is_told_on_the_board_with_the_worst_alert_first(store: Store, feed: Feed) -> None:
+    calm = Board(feed)
+    calm.refresh()
+    assert calm.head.storm == ""
+    n = int(store.rows("SELECT max(seq) + 1 AS n FROM verdicts")[0]["n"])
+    with store.writing() as session:
+        session.execute(
+            "UPDATE verdicts SET decision = 'review', risk = 99 WHERE seq < 60; "
+            "UPDATE transactions SET merchant_id = 'shop' WHERE seq < 60; "
+            "UPDATE transactions SET amount = 1e7 WHERE seq = 3; DELETE FROM rollups; "
+            "UPDATE models SET parameters = '{\"alert_budget\": 0.001}'"
+        )
+        rollups.add(session, 0, n - 1)
+    board = Board(Feed(store, now=feed.now))
+    board.refresh()
+    assert board.head.storm.startswith("Storm: ")
+    assert shown_rows(board)[0]["seq"] == 3
+    assert "risk × amount" in board.table.note
+    calm.feed = Feed(store, now=feed.now, storm_multiple=1e6)
+    calm.refresh()
+    assert calm.head.storm == "", "it is a matter of the setting"
 
 
 def test_an_impossible_travel_begins_where_the_customer_was_last(store: Store, feed: Feed) -> None:

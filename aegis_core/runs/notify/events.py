@@ -17,6 +17,7 @@ from aegis_core.runs.ledger import KILLED, over
 from aegis_core.runs.notebooks import NOTEBOOKS
 from aegis_core.store import Store
 from aegis_core.store.endpoint import files_of, find
+from aegis_core.store.floods import plain
 from aegis_core.store.session import Session
 
 MOST: Final = 5_000
@@ -68,17 +69,6 @@ class Event:
     title: str
     text: str
     bad: tuple[float, float, bool] = (0.0, 0.0, False)
-
-
-def plain(value: object, most: int = 80) -> str:
-    r"""Text from outside as one line without control characters, shortened.
-
-    >>> plain("shop\r\nBcc: all@example.org \u202egnp.exe"), plain(None), plain("x" * 99, 4)
-    ('shop  Bcc: all@example.org gnp.exe', 'unknown', 'xxx…')
-    """
-    text = "unknown" if value is None else str(value)
-    text = "".join(c if c.isprintable() else " " if c.isspace() else "" for c in text)
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def look(

@@ -19,10 +19,10 @@ from aegis_core.errors import AegisError, InputError, NotReady, StoreError, did_
 from aegis_core.machine import stop_signals, utc_now
 from aegis_core.runs import ledger
 from aegis_core.runs.notify import outbox
-from aegis_core.runs.notify.events import Event, look, plain, service_event, service_state
-from aegis_core.runs.notify.floods import storm
+from aegis_core.runs.notify.events import Event, look, service_event, service_state
 from aegis_core.runs.notify.sending import address_of, recipients, send
 from aegis_core.store import Store
+from aegis_core.store.floods import plain, storm
 
 __all__ = ["Event", "Notifier", "listed", "plain", "run", "try_out"]
 

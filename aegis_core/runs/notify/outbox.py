@@ -24,9 +24,9 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from aegis_core.config import NotifyRule
-from aegis_core.runs.notify.events import Event, plain
-from aegis_core.runs.notify.floods import campaigns
+from aegis_core.runs.notify.events import Event
 from aegis_core.store import Store
+from aegis_core.store.floods import campaigns, plain
 from aegis_core.store.session import Session
 
 MAX_ATTEMPTS: Final = 56

@@ -27,7 +27,7 @@ from aegis_core.errors import NotReady, StoreBusy
 from aegis_core.store import Store, connect
 from aegis_core.views.dashboard import atlas, pictures
 from aegis_core.views.dashboard.counts import Columns, Counts, counted
-from aegis_core.views.dashboard.feed import SEARCHED, WINDOW, Feed, Snapshot, seconds
+from aegis_core.views.dashboard.feed import SEARCHED, WINDOW, Feed, Snapshot, seconds, worst_first
 from aegis_core.views.dashboard.filters import Filters
 from aegis_core.views.dashboard.log import COLUMNS, TABLE_ROWS, as_csv, rows
 from aegis_core.views.dashboard.origins import before, lineage, queries, running
@@ -159,6 +159,7 @@ class Board:
 
     def _notice(self, snapshot: Snapshot | None) -> None:
         text, steps = next_steps(snapshot)
+        self.head.storm = snapshot.storm if snapshot else ""
         self.head.notice = {"text": text, "steps": [list(step) for step in steps]}
         (self.widget.add_class if text else self.widget.remove_class)("aegis-empty")
 
@@ -186,7 +187,11 @@ class Board:
         self._draw_panels(snapshot, counts)
         self.table.note = self._log_note(snapshot)
         self.table.of = f"{self.filters.seen()} {len(self.selected)}"
-        self.table.show(rows(window, chosen[::-1][:TABLE_ROWS]))
+        shown_first = chosen[::-1]
+        if snapshot.storm:  # the newest would be of the storm alone
+            alerts = chosen[window["decision"][chosen] > 0]
+            shown_first = alerts[worst_first(window, alerts)]
+        self.table.show(rows(window, shown_first[:TABLE_ROWS]))
         self._drawn, self._drawn_with = window, with_
 
     def _places(self, window: Columns) -> np.ndarray:
@@ -233,7 +238,7 @@ class Board:
             self.budget.show(pictures.budget_figure(snapshot.today, share, now))
         else:
             self.budget.note = "the champion's budget is not known"
-        self.map.note = f"{len(snapshot.travels)} newest" if snapshot.travels else "none"
+        self.map.note = f"{len(snapshot.travels)} most at stake" if snapshot.travels else "none"
         self.map.show(atlas.map_figure(self._travels(snapshot)))
         told = len(snapshot.stats.get("at", ()))
         self.latency.note = "last 15 minutes" if told else "no service has told any"
@@ -251,7 +256,7 @@ class Board:
         return [travel for travel in snapshot.travels if travel["seq"] in self.selected]
 
     def _log_note(self, snapshot: Snapshot) -> str:
-        told = ["newest first"]
+        told = ["a storm: alerts by risk × amount" if snapshot.storm else "newest first"]
         if self.selected:
             told.append(f"{len(self.selected):,} selected")
         if not self.filters.all_rows:
@@ -388,7 +393,8 @@ def show(store: Store, *, live: bool = True) -> ipywidgets.Widget | None:
 
         report(store)
         return None
-    board = Board(Feed(store), on_left=for_one_page())
+    multiple = float(os.environ.get("AEGIS_STORM_MULTIPLE", "5"))  # which the server sets
+    board = Board(Feed(store, storm_multiple=multiple), on_left=for_one_page())
     board.refresh()
     return board.widget
 

@@ -22,6 +22,7 @@ from aegis_core.machine import utc_now
 from aegis_core.schema import COLUMNS, LONGEST_TEXT, TEXT
 from aegis_core.store import Store, rollups
 from aegis_core.store.endpoint import find
+from aegis_core.store.floods import storm
 from aegis_core.store.session import Session
 from aegis_core.views.dashboard.counts import Columns, Counts, counted, nothing, width_of
 from aegis_core.views.dashboard.filters import Filters
@@ -62,6 +63,7 @@ class Snapshot:
         `lon` and texts.
     today : Verdicts since midnight UTC, in bars of ten minutes, whatever the filters.
     stats : Columns of `service_stats`, of the last quarter of an hour.
+    storm : What is told of a storm of alerts; "" in ordinary weather.
     facts : The champion, how it was made, the last proof: see `_FACTS`.
     earlier : Champions that judged in the period before the one of now, the newest first:
         `version`, `until` (seconds since 1970), `run_id`, `data_hash`, `report_path`.
@@ -85,6 +87,7 @@ class Snapshot:
     earlier: list[dict[str, Any]] = field(default_factory=list)
     categories: tuple[str, ...] = ()
     travels: list[dict[str, Any]] = field(default_factory=list)
+    storm: str = ""
 
 
 def seconds(moment: dt.datetime) -> float:
@@ -95,9 +98,14 @@ def seconds(moment: dt.datetime) -> float:
 class Feed:
     """Reads snapshots; remembers what need not be read again, so that a tick stays cheap."""
 
-    def __init__(self, store: Store, *, now: Callable[[], dt.datetime] = utc_now) -> None:
-        self.store = store
-        self.now = now
+    def __init__(
+        self,
+        store: Store,
+        *,
+        now: Callable[[], dt.datetime] = utc_now,
+        storm_multiple: float = 5.0,
+    ) -> None:
+        self.store, self.now, self.storm_multiple = store, now, storm_multiple
         self._last = Snapshot(now())
         self._filters: Filters | None = None
         self._minute = _FIRST  # of the newest verdicts
@@ -232,6 +240,7 @@ class Feed:
         (found,) = dicts(session.numpy(_FACTS))
         facts: dict[str, Any] = {k: None if v != v else v for k, v in found.items()}
         earlier = dicts(session.numpy(_EARLIER, [made.since, made.until or now]))
+        weather = storm(session, self.storm_multiple, now)
         a_month = now - dt.timedelta(days=30)
         categories = session.numpy(_CATEGORIES, [a_month])["category"].tolist()
         return replace(
@@ -243,17 +252,19 @@ class Feed:
             facts=facts | {"alert_budget": _budget(facts["parameters"])},
             earlier=earlier,
             categories=tuple(sorted(categories)),
+            storm=weather.told() if weather else "",
         )
 
     def _travels(self, session: Session, made: Snapshot) -> list[dict[str, Any]]:
-        """Where the newest impossible travels of the window began, and where they ended."""
+        """Where the worst impossible travels of the window began, and where they ended."""
         window = made.window
         if not window or window is self._last.window:
             return made.travels if window else []
         impossible = (
             (window["decision"] > 0) & (window["factor"] == "travel") & ~np.isnan(window["lat"])
         )
-        places = np.flatnonzero(impossible)[-MOST_TRAVELS:]
+        places = np.flatnonzero(impossible)
+        places = np.sort(places[worst_first(window, places)[:MOST_TRAVELS]])
         wanted = [int(seq) for seq in window["seq"][places]]
         if unknown := [seq for seq in wanted if seq not in self._from]:
             low, high = max(0, min(unknown) - SEARCHED), max(unknown)
@@ -267,6 +278,16 @@ class Feed:
             for travel in dicts({name: window[name][places] for name in names})
             if (origin := self._from.get(int(travel["seq"])))
         ]
+
+
+def worst_first(window: Columns, places: np.ndarray) -> np.ndarray:
+    """The order of the rows of a window at `places` by risk × amount, ties the newest first.
+
+    >>> worst_first({"risk": np.array([50, 99]), "amount": np.array([3, 2])}, np.arange(2))
+    array([1, 0])
+    """
+    at_stake = window["risk"][places] * window["amount"][places]
+    return np.lexsort((-places, -at_stake))
 
 
 def _passing(

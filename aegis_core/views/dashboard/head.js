@@ -45,7 +45,9 @@ export default {
 
     const origin = element("p", "aegis-origin");
     const notice = element("div", "aegis-notice");
-    el.append(brand, right, origin, notice);
+    const storm = element("p", "aegis-storm");
+    storm.setAttribute("role", "alert");
+    el.append(brand, right, storm, origin, notice);
 
     let heardAt = Date.now();
 
@@ -92,6 +94,11 @@ export default {
       notice.append(element("p", "", text), list);
     }
 
+    function showStorm() {
+      storm.textContent = model.get("storm");
+      storm.hidden = !storm.textContent;
+    }
+
     // When the kernel or the server is gone nothing arrives any more and nobody else says so.
     const watch = setInterval(() => {
       if (document.hidden) {
@@ -113,9 +120,11 @@ export default {
     model.on("change:origin", showOrigin);
     model.on("change:proof", showOrigin);
     model.on("change:notice", showNotice);
+    model.on("change:storm", showStorm);
     showStatus();
     showOrigin();
     showNotice();
+    showStorm();
     return () => clearInterval(watch);
   },
 };

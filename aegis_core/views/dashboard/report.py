@@ -17,14 +17,14 @@ from aegis_core.runs import lineage
 from aegis_core.store import Store
 from aegis_core.views import figures
 from aegis_core.views.dashboard import origins, pictures
-from aegis_core.views.dashboard.feed import Feed
+from aegis_core.views.dashboard.feed import Feed, worst_first
 from aegis_core.views.dashboard.filters import Filters
 from aegis_core.views.dashboard.log import COLUMNS, rows
 from aegis_core.views.dashboard.tiles import next_steps, proof, tiles
 
 
 def report(store: Store) -> None:
-    """Display this moment of the board: its numbers, pictures and newest blocks."""
+    """Display this moment of the board: its numbers, pictures and worst blocks."""
     ever, feed = Filters(period="all"), Feed(store)
     snapshot = feed.read(ever)
     text, steps = next_steps(snapshot)
@@ -35,6 +35,8 @@ def report(store: Store) -> None:
     print(*(f"{t['label']}: {t['value']} ({t['note']})" for t in tiles(snapshot, ever)), sep="\n")
     print(*(" ".join(part) for part in origins.lineage(snapshot)), sep=", ")
     print(proof(snapshot)["text"])
+    if snapshot.storm:
+        print(snapshot.storm)
     counts = snapshot.counts
     span = float(counts.start.min()), float(counts.start.max())
     scatter = pictures.scatter_figure(snapshot.window, "hour", "amount")
@@ -42,8 +44,8 @@ def report(store: Store) -> None:
         display(figures.figure(**pictures.unpacked(drawn, figures.COLOURS)))  # type: ignore[no-untyped-call]
     columns = {key: title or key for key, title, _ in COLUMNS}
     blocks = feed.read(replace(ever, decision="block")).window
-    newest = np.arange(len(blocks["seq"]))[::-1][:25]
-    blocked = pd.DataFrame(rows(blocks, newest), columns=list(columns))
+    worst = worst_first(blocks, np.arange(len(blocks["seq"])))[:25]
+    blocked = pd.DataFrame(rows(blocks, worst), columns=list(columns))
     display(blocked.rename(columns=columns).round(2))  # type: ignore[no-untyped-call]
 
 

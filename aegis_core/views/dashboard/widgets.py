@@ -34,6 +34,7 @@ class Head(anywidget.AnyWidget):
     origin: traitlets.List[Any] = traitlets.List().tag(sync=True)
     proof: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     notice: traitlets.Dict[str, Any] = traitlets.Dict({"text": ""}).tag(sync=True)
+    storm = traitlets.Unicode("").tag(sync=True)
 
 
 class Tiles(anywidget.AnyWidget):

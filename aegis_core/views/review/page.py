@@ -27,10 +27,11 @@ import traitlets
 
 from aegis_core.config import NOTEBOOK_FOLDER, Settings
 from aegis_core.errors import AegisError, InputError
+from aegis_core.machine import utc_now
 from aegis_core.review import cases
 from aegis_core.review.answers import NEWEST, UNDO_S, named
 from aegis_core.serving.client import Desk
-from aegis_core.store import Store
+from aegis_core.store import Store, floods
 from aegis_core.views import launcher
 from aegis_core.views.dashboard.assets import ASSETS
 from aegis_core.views.dashboard.customer import epoch_ms, page
@@ -42,6 +43,8 @@ OUTLINES: Final = ASSETS / "outlines.json"
 _HERE: Final = Path(__file__).parent
 SHOWN_CASES: Final = 100
 STATISTICS_EVERY_S: Final = 20.0
+WEATHER_EVERY_S: Final = 10.0
+"""How often it is looked whether there is a storm of alerts."""
 LONGEST_PAUSE_S: Final = 10.0
 """Between two readings of the queue; the page takes a longer silence for an end."""
 SNOOZE_DAYS: Final = 7
@@ -94,7 +97,8 @@ class Review:
         self.desk = Desk(store, settings, analyst) if analyst else None
         self.fixed = bool(analyst)
         self.page = Page(outlines=json.loads(OUTLINES.read_text("utf-8"))["lines"])
-        self._order = "risk"
+        self._order, self._storm = "risk", ""
+        self._weather_at = -WEATHER_EVERY_S
         self._case_id, self._this, self._last_case = "", "", ""
         self._undoable: tuple[float, str, list[str]] = (0.0, "", [])
         self._publish_at: float | None = 0.0
@@ -141,7 +145,9 @@ class Review:
         """Do what a page may ask for, and nothing else; what to tell of it."""
         match content.get("do"):
             case "next":
-                self._look_at(desk.claim(order=self._order, after=self._case_id or self._last_case))
+                self._look_at(
+                    desk.claim(order=self._sorted(), after=self._case_id or self._last_case)
+                )
                 if not self._case_id:
                     return {"text": "No open case is free."}
                 return {"text": "The next case is yours for ten minutes.", "focus": "case"}
@@ -176,7 +182,7 @@ class Review:
                 self._look_at("")
                 return {"text": f"The customer is snoozed until {end}.", "focus": "queue"}
             case "sort":
-                if (order := _text(content, "order", 20)) not in cases.ORDERS:
+                if (order := _text(content, "order", 20)) not in ("risk", "age"):
                     raise InputError("The queue is sorted by risk or by age.")
                 self._order = order
                 return {"text": ""}
@@ -225,14 +231,17 @@ class Review:
             desk.publish()
             self._publish_at = None
         who = desk.analyst
-        found = cases.queue(self.store, order=self._order, analyst=who, limit=SHOWN_CASES)
+        self._look_at_the_weather()
+        found = cases.queue(
+            self.store, order=self._sorted(), analyst=who, limit=SHOWN_CASES, fold=True
+        )
         shown = [_said(case) for case in found.cases]
         held = cases.holds(self.store, who)
         until = next((c.until for c in held if c.case_id == self._case_id), None)
         status |= {"state": "live", "served": bool(desk.served())}
         changes: _Changes = {
             "status": status,
-            "queue": vars(found) | {"cases": shown, "order": self._order},
+            "queue": vars(found) | {"cases": shown, "order": self._order, "storm": self._storm},
             "case": self._page(desk, until),
             "what_if": getattr(self, "_tried", {}),
         }
@@ -240,6 +249,16 @@ class Review:
             changes["numbers"] = desk.statistics()
             self._counted_at = time.monotonic()
         return changes
+
+    def _look_at_the_weather(self) -> None:
+        if time.monotonic() - self._weather_at > WEATHER_EVERY_S:
+            with self.store.reading() as session:
+                found = floods.storm(session, self.settings.storm_multiple, utc_now())
+            self._storm, self._weather_at = found.told() if found else "", time.monotonic()
+
+    def _sorted(self) -> str:
+        """The order of the queue, which in a storm has a sample of each campaign first."""
+        return "sample" if self._storm and self._order == "risk" else self._order
 
     def _page(self, desk: Desk, until: dt.datetime | None) -> dict[str, Any]:
         if not self._case_id:

@@ -210,6 +210,7 @@ export default {
       next.dataset.part = "next";
       const bar = element("div", "ar-bar-of-queue");
       bar.append(field("Sorted by", order), next);
+      if (q.storm) bar.append(element("p", "ar-held", `${clipped(q.storm, 400)} A sample of each kind comes first.`));
       const list = element("ul");
       for (const c of q.cases ?? []) {
         const item = element("li");
@@ -223,6 +224,9 @@ export default {
         second.append(element("span", "", clipped(c.customer_id, 40)),
           element("span", "", `${number(c.waiting)} transaction${c.waiting > 1 ? "s" : ""}`));
         if (c.audit) second.append(element("em", "", "audit sample"));
+        if (c.alike > 1) {
+          second.append(element("em", "", `the worst of ${number(c.alike)} cases ${clipped(c.campaign, 40)}`));
+        }
         if (c.n_blocked) second.append(element("em", "", `${number(c.n_blocked)} blocked`));
         if (c.holder) second.append(element("em", "ar-held", c.holder === model.get("status").who
           ? "yours" : `${clipped(c.holder, 30)} until ${minute(c.until).slice(11)}`));

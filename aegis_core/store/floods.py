@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aegis_core.runs.notify.events import plain
 from aegis_core.store.session import Session
 
 ALIKE: Final = 5
@@ -50,6 +49,17 @@ _SHARED: Final = " UNION ALL ".join(
     GROUP BY value QUALIFY share >= 0.5 AND value IS NOT NULL"""
     for name, words in _WORDS.items()
 )
+
+
+def plain(value: object, most: int = 80) -> str:
+    r"""Text from outside as one line without control characters, shortened.
+
+    >>> plain("shop\r\nBcc: all@example.org \u202egnp.exe"), plain(None), plain("x" * 99, 4)
+    ('shop  Bcc: all@example.org gnp.exe', 'unknown', 'xxx…')
+    """
+    text = "unknown" if value is None else str(value)
+    text = "".join(c if c.isprintable() else " " if c.isspace() else "" for c in text)
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""The machine below: its clock, files that are written whole, locks, stop signals, ports."""
+"""The machine below: its clock, private files, files written whole, CSV, locks, signals, ports."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import os
 import secrets
@@ -10,11 +11,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final, TextIO
 
 LOOPBACK: Final = "127.0.0.1"
 STOPS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -31,20 +33,67 @@ def utc_now_us() -> int:
     return time.time_ns() // 1_000
 
 
+class _Umask:
+    """The umask of the process, and how many ask that it leaves others nothing."""
+
+    lock, asking, before = threading.Lock(), 0, 0
+
+
 @contextlib.contextmanager
-def written_whole(path: Path, mode: int = 0o666) -> Iterator[Path]:
+def private() -> Iterator[None]:
+    """What is made in the block is its owner's alone from the first byte, whatever the umask.
+
+    That holds for the whole process, in every thread, and for processes that it starts meanwhile.
+    """
+    with _Umask.lock:
+        if not _Umask.asking:
+            _Umask.before = os.umask(0o077)
+        _Umask.asking += 1
+    try:
+        yield
+    finally:
+        with _Umask.lock:
+            _Umask.asking -= 1
+            if not _Umask.asking:
+                os.umask(_Umask.before)
+
+
+INERT: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How a text begins that a spreadsheet takes for a formula."""
+
+
+def inert(text: str) -> str:
+    """A text with an apostrophe before it where a spreadsheet would take it for a formula.
+
+    >>> inert("=HYPERLINK(1)"), inert(" @SUM(1)"), inert("a=b")
+    ("'=HYPERLINK(1)", "' @SUM(1)", 'a=b')
+    """
+    plain = text.replace("\0", "")
+    return f"'{plain}" if plain.lstrip().startswith(INERT) or plain[:1] in "\t\r\n" else plain
+
+
+def write_csv(
+    out: TextIO, names: Iterable[str], rows: Iterable[Iterable[Any]], end: str = "\n"
+) -> None:
+    """Comma-separated values with a header, in which no text is a formula to a spreadsheet."""
+    writer = csv.writer(out, lineterminator=end)
+    writer.writerow(map(inert, names))
+    for row in rows:
+        numbers = (int, float, Decimal, type(None))
+        writer.writerow([v if isinstance(v, numbers) else inert(str(v)) for v in row])
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
     """A file to write that takes the place of `path` at the end of the block.
 
     Whoever reads `path` meanwhile, or after a crash, sees what was there or all that is new. What
     was there stays where the block raises.
-
-    Parameters
-    ----------
-    mode : of the new file, less what the process's umask takes away.
+    It is its owner's alone.
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(2)}")
     try:
-        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield fresh
         fresh.replace(path)
     finally:

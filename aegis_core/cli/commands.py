@@ -28,6 +28,7 @@ from aegis_core.cli.common import (
 )
 from aegis_core.cli.output import cell_text, write_csv, write_document, write_json, write_table
 from aegis_core.errors import AegisError, NotReady
+from aegis_core.machine import private
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _joined(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(given, prog_name="aegis")
+        with private():
+            app(given, prog_name="aegis")
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(bool(e.code))
     except AegisError as e:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from aegis_core import machine
+
 WIDEST_CELL = 80
 
 
@@ -45,12 +47,8 @@ def write_table(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) ->
 
 
 def write_csv(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
-    """Comma-separated values with a header."""
-    import csv
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(islice(rows, most or None))
+    """Comma-separated values with a header; a text that looks like a formula gets an apostrophe."""
+    machine.write_csv(sys.stdout, names, islice(rows, most or None))
 
 
 def write_json(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:

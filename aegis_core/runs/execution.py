@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from aegis_core.config import SECRET, Settings, secret
 from aegis_core.errors import InputError, RunBusy, RunFailed, RunRefused
-from aegis_core.machine import stop_signals
+from aegis_core.machine import private, stop_signals
 from aegis_core.runs import ledger, lineage, notebooks, reports
 from aegis_core.runs.ledger import Due, Row
 from aegis_core.runs.lineage import Seen
@@ -257,6 +257,7 @@ class _Attempt:
         self.executed, self.report = self.folder / self.notebook.name, self.folder / "report.html"
         self.progress = notebooks.Progress(work.store, row.run_id, work.redactor)
 
+    @private()
     def run(self) -> RunResult:
         """Execute the notebook and close the run, however it ends."""
         work = self.work

@@ -16,6 +16,7 @@ from aegis_core.serving.api import create_app
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.token import token_file, token_of
 from aegis_core.store import connect
+from aegis_core.store.files import open_to_others
 
 
 def serve(
@@ -39,6 +40,10 @@ def serve(
     roles(store)
     token = token_of(store, settings)
     listener = _listener(host, port)
+    if exposed := open_to_others(store.path, settings.models, settings.reports):
+        names = " ".join(map(str, exposed))
+        print(f"Other accounts of this machine can read {names}; `chmod -R go= {names}` ends that.",
+              flush=True)  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     address = "http://{}:{}".format(*_reached(listener))
     bar = tqdm(unit="tx", desc="Reading the history", delay=2)

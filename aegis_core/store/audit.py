@@ -264,7 +264,7 @@ def keep_head(database: Path, noted: Head | None, lost: Head | None = None) -> N
 
 
 def _put(path: Path, heads: Sequence[Head]) -> None:
-    with written_whole(path, 0o600) as new:
+    with written_whole(path) as new:
         new.write_text("".join(f"{head}\n" for head in heads))
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aegis_core.errors import NotReady, StoreBusy, StoreError, StoreVersion
+from aegis_core.machine import private
 from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.store import audit, journal, tables
 from aegis_core.store.attached import Attached
@@ -222,7 +223,7 @@ class Store:
         ------
         StoreBusy : Another process held the file for `wait_s`, or owns it.
         """
-        with self._in_turn():
+        with private(), self._in_turn():
             if self._held is not None:
                 raise StoreError(f"{self.path} is owned by this store already.")
             self._make_folder()
@@ -249,7 +250,8 @@ class Store:
                     rest=rest,
                 )
                 publish(self.path, endpoint)
-            yield endpoint
+            with private():  # the log is made anew now and then
+                yield endpoint
         finally:
             if endpoint is not None:
                 withdraw(self.path, endpoint)
@@ -340,13 +342,14 @@ class Store:
 
     @contextmanager
     def _opened(self, *, read_only: bool) -> Iterator[Session]:
-        connection = opened(self.path, read_only=read_only, wait_s=self.wait_s)
-        try:
-            connection.execute("SET TimeZone = 'UTC'")
-            with self._as_session(Session(connection, writable=not read_only)) as session:
-                yield session
-        finally:
-            connection.close()
+        with nullcontext() if read_only else private():
+            connection = opened(self.path, read_only=read_only, wait_s=self.wait_s)
+            try:
+                connection.execute("SET TimeZone = 'UTC'")
+                with self._as_session(Session(connection, writable=not read_only)) as session:
+                    yield session
+            finally:
+                connection.close()
 
     @contextmanager
     def _up_to_date(self, session: Session) -> Iterator[None]:
@@ -366,6 +369,7 @@ class Store:
 
     def _make_folder(self) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with private():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise StoreError(f"The folder of {self.path} cannot be made: {e}.") from e

@@ -53,7 +53,7 @@ def publish(database: Path, endpoint: Endpoint) -> None:
     }
     try:
         for path, content in zip(files_of(database), (asdict(endpoint), for_readers), strict=True):
-            with written_whole(path, 0o600) as new:
+            with written_whole(path) as new:
                 new.write_text(json.dumps(content, indent=1))
     except OSError as e:
         raise StoreError(f"{path} cannot be written: {e.strerror}.") from e

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from aegis_core.errors import AegisError, InputError, StoreError
-from aegis_core.machine import try_lock, utc_now
+from aegis_core.machine import private, try_lock, utc_now
 
 BESIDE: Final = (".wal", ".state", ".journal", ".audit-head", ".audit-head.lost")
 """What belongs to a database and lies beside it."""
@@ -36,7 +36,7 @@ def scratch(final: Path, doing: str) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         for left in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
             _clear(left)
-        with _own_folder(final) as folder:
+        with private(), _own_folder(final) as folder:
             yield folder
     except (OSError, AegisError) as e:
         full = getattr(e, "errno", None) in _FULL or any(s in str(e) for s in _SIGNS_OF_FULL)
@@ -96,6 +96,17 @@ def _holds(outer: Path, inner: Path) -> bool:
     if outer in (inner, *inner.parents):
         return True
     return outer.exists() and any(p.exists() and p.samefile(outer) for p in (inner, *inner.parents))
+
+
+def open_to_others(database: Path, *folders: Path) -> list[Path]:
+    """Of the database, what lies beside it and some folders: what other accounts can read."""
+    beside = [database.with_name(database.name + ending) for ending in BESIDE]
+    there = [path for path in (database, *beside, *folders) if path.exists()]
+    return [
+        path
+        for path in there
+        if path.stat().st_mode & 0o044 and all(p.stat().st_mode & 0o011 for p in path.parents)
+    ]
 
 
 def free(path: Path, *, force: bool, option: str = "--force replaces it") -> Path:

@@ -194,6 +194,17 @@ def test_the_three_formats_say_the_same(
     assert as_json[0] == {"id": "1", "amount": 12.5, "category": None, "ts": "2026-01-05 10:00:00"}
 
 
+def test_csv_has_no_formula_and_numbers_as_they_are(
+    imported: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sql = """SELECT '=1+1' AS "=a", '\t@SUM(1)' AS b, -5 AS c, -1.5::DECIMAL(9, 2) AS d,
+      '-5' AS e, 'a=b' AS f, NULL AS g, INTERVAL '-1' DAY AS h"""
+    (header, row) = csv.reader(io.StringIO(asked(capsys, sql, "--format", "csv")))
+    assert header[0] == "'=a"
+    assert row[:7] == ["'=1+1", "'\t@SUM(1)", "-5", "-1.50", "'-5", "a=b", ""]
+    assert not row[7].startswith(("=", "+", "-", "@"))
+
+
 def test_json_is_json_whatever_the_values(
     imported: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import resource
 import shutil
 import signal
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import duckdb
@@ -910,3 +911,44 @@ def test_what_is_no_database_cannot_be_looked_after(tmp_path: Path) -> None:
         with pytest.raises(AegisError, match="There is no"):
             work()
     assert not missing.path.exists()
+
+
+@pytest.fixture
+def careless() -> Iterator[None]:
+    """A process whose umask lets everybody read and write what it makes."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_what_is_made_is_the_owner_s_alone_whatever_the_umask(
+    careless: None, store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    seen: dict[str, int] = {}
+    there = tmp_path / "made"
+    there.mkdir()
+
+    def look(_: float = 0) -> None:
+        for path in there.rglob("*"):
+            with suppress(FileNotFoundError):
+                seen[path.relative_to(there).as_posix()] = path.stat().st_mode & 0o077
+
+    backup.backup(store, there / "b.tar", settings, who="me", tell=look)
+    export.export(store, there / "export", settings, who="me", tell=look)
+    backup.restore(there / "b.tar", settings, to=there / "x.duckdb", who="me")
+    fresh = connect(there / "deep" / "new.duckdb")
+    with fresh.owned(), fresh.writing() as session:
+        session.execute("CREATE TABLE t AS SELECT 1")
+        look()
+    with fresh.writing() as session:
+        session.execute("CREATE TABLE u AS SELECT 1")
+        look()
+    look()
+    assert {"deep/new.duckdb", "deep/new.duckdb.wal", "b.tar", "x.duckdb"} <= seen.keys()
+    assert {name: mode for name, mode in seen.items() if mode} == {}
+    assert os.umask(0) == 0, "the process's own is as it was"
+    fresh.path.chmod(0o644)
+    assert files.open_to_others(fresh.path) == [], "nobody gets to it"
+    for path in (fresh.path.parent, tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    assert files.open_to_others(fresh.path, there / "export") == [fresh.path]

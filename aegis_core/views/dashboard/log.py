@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import io
 import math
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from aegis_core.machine import write_csv
 from aegis_core.schema import COLUMNS as TRANSACTION
 from aegis_core.schema import NUMBER
 from aegis_core.views.dashboard.counts import Columns
@@ -36,7 +36,6 @@ _IN_FILE: Final = (
     *(column.name for column in TRANSACTION if column.name not in _FIRST),
     *("distance", "reasons"),
 )
-_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def rows(window: Columns, places: np.ndarray) -> list[dict[str, Any]]:
@@ -52,22 +51,9 @@ def rows(window: Columns, places: np.ndarray) -> list[dict[str, Any]]:
 def as_csv(window: Columns, places: np.ndarray) -> bytes:
     """The same rows, all columns, as a CSV that no spreadsheet takes for formulas."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(_IN_FILE)
-    for row in _in_words(window, places):
-        values = (row[name] for name in _IN_FILE)
-        writer.writerow([inert(v) if isinstance(v, str) else v for v in values])
+    found = ([row[name] for name in _IN_FILE] for row in _in_words(window, places))
+    write_csv(out, _IN_FILE, found, end="\r\n")
     return out.getvalue().encode("utf-8-sig")
-
-
-def inert(text: str) -> str:
-    """A text with an apostrophe before it where a spreadsheet would take it for a formula.
-
-    >>> inert("=HYPERLINK(1)"), inert(" @SUM(1)"), inert("a=b")
-    ("'=HYPERLINK(1)", "' @SUM(1)", 'a=b')
-    """
-    plain = text.replace("\0", "")
-    return f"'{plain}" if plain.lstrip().startswith(_FORMULAS) or plain[:1] in "\t\r\n" else plain
 
 
 def degrees(lat: float, lon: float) -> str:

@@ -281,6 +281,25 @@ def voila_settings(port: int, notebook: Path, token: str) -> dict[str, dict[str,
     }
 
 
+async def without_dead(manager: Any) -> None:
+    """Replace kernels that were started for the next visitors and are dead.
+
+    A page that was given one would wait a minute for an answer that never comes.
+    """
+    from jupyter_core.utils import ensure_async
+
+    for notebook, pool in manager._pools.items():
+        for started in [task for task in pool if task.done()]:
+            failed = started.cancelled() or started.exception()
+            kernel_id = "" if failed else started.result()["kernel_id"]
+            known = kernel_id in manager
+            if not (known and await ensure_async(manager.is_alive(kernel_id))) and started in pool:
+                pool.remove(started)
+                if known:
+                    await ensure_async(manager.shutdown_kernel(kernel_id, now=True))
+        manager.fill_if_needed(delay=0, notebook_name=notebook)
+
+
 def main() -> None:
     """The child process: Voilà until the pipe from the parent closes."""
     import tornado.ioloop
@@ -317,6 +336,7 @@ def main() -> None:
             _ = self.xsrf_token  # reading it sets the cookie that the page's farewell needs
             Page.loading += 1
             try:
+                await without_dead(self.kernel_manager)
                 await super().get(path)
             finally:
                 Page.loading -= 1

@@ -911,3 +911,39 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
 def test_a_port_that_cannot_be_is_refused(tmp_path: Path, port: int) -> None:
     with pytest.raises(InputError, match="--port"):
         serve(config.load(db=tmp_path / "a.duckdb"), port)
+
+
+def test_a_kernel_that_died_before_its_visitor_came_is_replaced() -> None:
+    class Manager(dict[str, bool]):
+        """Kernels and whether they live, in a pool as Voilà has it."""
+
+        asked: str = ""
+
+        def is_alive(self, kernel_id: str) -> bool:
+            return self[kernel_id]
+
+        async def shutdown_kernel(self, kernel_id: str, *, now: bool) -> None:
+            assert now
+            del self[kernel_id]
+
+        def fill_if_needed(self, *, delay: float, notebook_name: str) -> None:
+            assert delay == 0
+            self.asked = notebook_name
+
+    async def pooled() -> None:
+        async def started(kernel_id: str) -> dict[str, str]:
+            if not kernel_id:
+                raise OSError
+            return {"kernel_id": kernel_id}
+
+        tasks = [asyncio.ensure_future(started(name)) for name in ("lives", "dead", "", "gone")]
+        await asyncio.wait(tasks)
+        starting = asyncio.ensure_future(asyncio.sleep(9))
+        manager = Manager(lives=True, dead=False)
+        manager._pools = {"board": [*tasks, starting]}  # type: ignore[attr-defined]
+        await launcher.without_dead(manager)
+        assert manager._pools == {"board": [tasks[0], starting]}  # type: ignore[attr-defined]
+        assert (manager, manager.asked) == ({"lives": True}, "board")
+        starting.cancel()
+
+    asyncio.run(pooled())

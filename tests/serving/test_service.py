@@ -227,7 +227,8 @@ def test_the_queue_holds_alerts_until_they_are_answered(client: TestClient) -> N
     assert 0 < len(alerts) < 30
     assert alerts <= {item["transaction_id"] for item in queue}, "and of the others a sample"
     assert all(item["inclusion"] for item in queue)
-    assert [item["risk"] for item in queue] == sorted((q["risk"] for q in queue), reverse=True)
+    stakes = [item["risk"] * item["amount"] for item in queue]
+    assert stakes == sorted(stakes, reverse=True)
     first = queue[0]["transaction_id"]
     review = {"transaction_id": first, "answer": "fraud", "analyst": "anna", "note": "phoned"}
     assert client.post("/v1/reviews", json=review).status_code == 201

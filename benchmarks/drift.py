@@ -49,7 +49,8 @@ def model(frame: pd.DataFrame, until: pd.Timestamp) -> tuple[Detector, Policy]:
     passed = Scorer().run(seen, signals=True)
     detector = Detector().fit(passed.signals)
     score = detector.score(detector.weigh(passed.signals)[1])
-    counter = Counter.beside(burst_limits(passed.counts, seen.customer_id), passed.counts, score)
+    limits = burst_limits(passed.counts, seen.customer_id)
+    counter = Counter.beside(limits, passed.counts, score, seen)
     return detector, Policy.from_budget(detector, 0.005, counter=counter)
 
 

@@ -313,15 +313,16 @@ def _weights(nats: Floats) -> Floats:
 def _tails(evidence: Floats) -> Floats:
     """Worth of a nat beyond the knee in each factor, of shape (N_FACTORS,).
 
-    A factor's unit is the mean excess of the exponential law with the upper quartile of its own
-    excess; frauds among the rarest rows hardly move it. Units are brought to their mean; a factor
+    A factor's unit is the mean excess of the exponential law with the median of its own excess:
+    frauds hardly move it, while they are less than half of the rarest rows. Units are brought to
+    their mean; a factor
     that hardly ever gets there has none, and counts as it is.
     """
     units = np.full(evidence.shape[1], np.nan)
     for f in range(evidence.shape[1]):
         beyond = evidence[evidence[:, f] > KNEE, f] - KNEE
         if len(beyond) >= MIN_TAIL:
-            units[f] = max(float(np.quantile(beyond, 0.75)) / math.log(4.0), MIN_UNIT)
+            units[f] = max(float(np.median(beyond)) / math.log(2.0), MIN_UNIT)
     known = ~np.isnan(units)
     tail = np.ones(len(units))
     tail[known] = units[known].mean() / units[known] if known.any() else 1.0

@@ -25,11 +25,17 @@ _DRAWN_BY: Final = "aegis:audit:draw"  # the key of the draw, 16 bytes
 
 NO_LIMITS: Final = (RING + 2,) * N_WINDOWS
 """Limits that no count reaches."""
-BURST_CUSTOMERS: Final = 0.002
-"""Share of customers who may have reached a limit in the training window."""
+BURST_CUSTOMERS: Final = 0.03
+"""Share of customers whose most say nothing of a limit: they may have had a burst."""
 FEWEST_CUSTOMERS: Final = 2
-"""So many may have reached it in any case, where there are more."""
+"""So many say nothing in any case, where there are more."""
 FEWEST_IN_A_BURST: Final = 3
+BLOCKED_AT: Final = 2
+"""Times a limit that a count is blocked at, whatever the score."""
+EPISODE: Final = np.timedelta64(10, "m")
+EPISODE_ROWS: Final = 3
+"""Transactions of a customer with less than `EPISODE` between them count for this many at most
+where thresholds are taken from them: no attack raises one by its length."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,9 @@ class Policy:
         Share of the approved transactions that are drawn for review all the same, in [0, 1].
     burst_limits :
         For each of `profiles.WINDOWS_S`, how many transactions of a customer within it go to
-        review whatever their score: an exact counter beside the forest, which notices what
-        arrives packed together only after a while. See `burst_limits`.
+        review whatever their score and the budget, and `BLOCKED_AT` times as many are blocked: an
+        exact counter beside the forest, which notices what arrives packed together only after a
+        while. See `burst_limits`.
     """
 
     review_above: float
@@ -67,7 +74,7 @@ class Policy:
         """Thresholds that keep the traffic that `model` was calibrated on within `alert_budget`.
 
         Of the alerts, the `block_share` with the highest scores are blocked. A larger budget never
-        raises a threshold. A counter takes its part of the budget first, if that is not too much.
+        raises a threshold. A counter takes its part of the budget first, half of it at most.
         """
         if not 0 < alert_budget < 1:
             raise InputError(f"alert_budget is a share in (0, 1), not {alert_budget}.")
@@ -75,15 +82,14 @@ class Policy:
             raise InputError(f"block_share is a share in [0, 1], not {block_share}.")
         if not 0 <= audit_share <= 1:
             raise InputError(f"audit_share is a share in [0, 1], not {audit_share}.")
-        beside = counter if counter is not None and counter.fits(alert_budget) else None
-        review_above = (beside or model).threshold(alert_budget)
+        review_above = (counter or model).threshold(alert_budget)
         block_above = model.threshold(alert_budget * block_share) if block_share else math.inf
         return cls(
             review_above,
             max(block_above, review_above),
             alert_budget,
             audit_share,
-            beside.limits if beside else NO_LIMITS,
+            counter.limits if counter else NO_LIMITS,
         )
 
     def decide(self, score: Floats, counts: Ints | None = None) -> npt.NDArray[np.int8]:
@@ -99,7 +105,9 @@ class Policy:
         out = (score > self.review_above).astype(np.int8)
         out += (score > self.block_above).astype(np.int8)
         if counts is not None:
-            out[self.counts_as_burst(counts) & (out == Decision.APPROVE)] = Decision.REVIEW
+            for times, decision in ((1, Decision.REVIEW), (BLOCKED_AT, Decision.BLOCK)):
+                met = _meets(counts, self.burst_limits, times)
+                out[met] = np.maximum(out[met], decision)
         return out
 
     def counts_as_burst(self, counts: Ints) -> npt.NDArray[np.bool_]:
@@ -133,7 +141,7 @@ class Policy:
 
 
 def burst_limits(counts: Ints, customer: pd.Series) -> tuple[int, ...]:
-    """Limits that at most `BURST_CUSTOMERS` of the customers ever reached, one a window.
+    """Limits well above what all but `BURST_CUSTOMERS` of the customers ever had, one a window.
 
     A burst makes many transactions and few customers suspicious, so that bursts among the training
     data hardly move a share of customers. When it fails: where more customers than that had one,
@@ -145,22 +153,48 @@ def burst_limits(counts: Ints, customer: pd.Series) -> tuple[int, ...]:
     customer : of shape (n,), the customer of each.
 
     >>> counts = np.ones((1000, N_WINDOWS), int)
-    >>> counts[:500] = 4
+    >>> counts[:500] = 40
     >>> burst_limits(counts, pd.Series(["busy"] * 500 + [f"c{i}" for i in range(500)]))
     (3, 3, 3, 3)
     """
     most = pd.DataFrame(counts).groupby(customer.to_numpy()).max()
     limits = []
     for window in most:
-        allowed = min(max(FEWEST_CUSTOMERS, int(BURST_CUSTOMERS * len(most))), len(most) - 1)
-        reached = np.sort(most[window].to_numpy())[::-1]
-        limit = max(FEWEST_IN_A_BURST, int(reached[allowed]) + 1 if len(most) else RING + 2)
+        aside = min(max(FEWEST_CUSTOMERS, int(BURST_CUSTOMERS * len(most))), len(most) - 1)
+        usual = int(np.sort(most[window].to_numpy())[::-1][aside]) if len(most) else RING
+        limit = max(FEWEST_IN_A_BURST, usual + 1 + max(1, usual // 2))
         limits.append(limit if limit <= RING + 1 else RING + 2)
     return tuple(limits)
 
 
-def _meets(counts: Ints, limits: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    return np.asarray((counts >= np.array(limits)).any(axis=1), bool)
+def thinned(customer: pd.Series, ts: pd.Series, worth: Floats) -> npt.NDArray[np.bool_]:
+    """Which rows say what is ordinary, shape (n,): of each episode `EPISODE_ROWS` at most.
+
+    Parameters
+    ----------
+    customer, ts : of shape (n,); an episode is what a customer does without an `EPISODE` between.
+    worth : of shape (n,); the highest of an episode are kept, of equal ones the first.
+
+    >>> ts = pd.Series(pd.date_range("2026-01-01", periods=6, freq="min"))
+    >>> thinned(pd.Series(["a"] * 6), ts, np.array([1.0, 0, 3, 2, 0, 0])).tolist()
+    [True, False, True, True, False, False]
+    """
+    code = pd.factorize(customer)[0]
+    time = ts.to_numpy("datetime64[us]")
+    order = np.lexsort((time, code))
+    begins = np.ones(len(order), bool)
+    begins[1:] = (np.diff(code[order]) != 0) | (np.diff(time[order]) >= EPISODE)
+    first = np.flatnonzero(begins)
+    size = np.diff(np.append(first, len(order)))
+    episode = np.repeat(np.arange(len(first)), size)
+    ranked = order[np.lexsort((-worth[order], episode))]
+    out = np.zeros(len(order), bool)
+    out[ranked[np.arange(len(order)) - first[episode] < EPISODE_ROWS]] = True
+    return out
+
+
+def _meets(counts: Ints, limits: tuple[int, ...], times: int = 1) -> npt.NDArray[np.bool_]:
+    return np.asarray((counts >= times * np.array(limits)).any(axis=1), bool)
 
 
 @dataclass(frozen=True)
@@ -181,18 +215,24 @@ class Counter:
     n: int
 
     @classmethod
-    def beside(cls, limits: tuple[int, ...], counts: Ints, score: Floats) -> Counter:
-        """The counter with `limits`, and the traffic of these counts and scores."""
-        met = _meets(counts, limits)
-        return cls(limits, float(met.mean()) if len(met) else 0.0, np.sort(score[~met]), len(met))
+    def beside(
+        cls, limits: tuple[int, ...], counts: Ints, score: Floats, frame: pd.DataFrame
+    ) -> Counter:
+        """The counter with `limits`, and traffic of which each episode counts by its highest.
 
-    def fits(self, alert_budget: float) -> bool:
-        """Whether it leaves half of the budget, or more, to the model."""
-        return 2 * self.share <= alert_budget
+        `frame` has the `customer_id` and `ts` of these counts and scores.
+        """
+        kept = thinned(frame.customer_id, frame.ts, score)
+        met = _meets(counts[kept], limits)
+        share = float(met.sum() / len(score)) if len(score) else 0.0
+        return cls(limits, share, np.sort(score[kept][~met]), len(score))
 
     def threshold(self, share: float) -> float:
-        """Score such that what lies strictly above it, or is counted, is at most `share`."""
-        room = int((share - self.share) * self.n + 1e-9)
+        """Score such that what lies strictly above it, or is counted, is at most `share`.
+
+        A counter that takes more than half of `share` leaves the score the other half.
+        """
+        room = int(max(share - self.share, share / 2) * self.n + 1e-9)
         return float(self.others[max(0, len(self.others) - 1 - room)])
 
 

@@ -18,7 +18,15 @@ import pandas as pd
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.forest import N_FACTORS, N_SIGNALS, N_TOLD, NO_MODEL, Model, room, weigh
 from aegis_core.detection.learner import Learner
-from aegis_core.detection.policy import NO_LIMITS, Policy, clearance, counted, inclusion, reasons
+from aegis_core.detection.policy import (
+    BLOCKED_AT,
+    NO_LIMITS,
+    Policy,
+    clearance,
+    counted,
+    inclusion,
+    reasons,
+)
 from aegis_core.detection.trees import N_FEATURES, NO_TREES, Trees, rate, without
 from aegis_core.detection.verdicts import Reasons, Verdicts
 from aegis_core.features.arrays import Floats, Ints, Rows
@@ -111,8 +119,9 @@ def _advance(
             score = rate(model, trees, row, amount, past, evidence, left, features)
             alert = score > review_above
             fate = alert + (score > block_above)
-            if not alert and np.any(recent >= limits):
-                fate = Decision.REVIEW.value
+            if np.any(recent >= limits):
+                soon = np.any(recent >= BLOCKED_AT * limits)
+                fate = max(fate, Decision.BLOCK.value if soon else Decision.REVIEW.value)
             if len(rulings) > 0:
                 fate = _ruled(fate, rulings[i])
             out.score[i] = score
@@ -356,7 +365,8 @@ class Scorer:
         told: dict[int, Reasons] = {}
         cleared: dict[int, str] = {}
         high = scored.score > self.policy.review_above
-        alerts = np.flatnonzero(high | self.policy.counts_as_burst(scored.counts))
+        burst = self.policy.counts_as_burst(scored.counts)
+        alerts = np.flatnonzero(high | burst)
         if len(alerts):
             amount = np.asarray(frame["amount"], float)[alerts]
             currency = np.asarray(frame["currency"], object)[alerts] if "currency" in frame else ()
@@ -367,11 +377,11 @@ class Scorer:
                 float(amount[k]), money, scored.facts[i], scored.contributions[i], by_signal[k],
                 scored.history[i] if len(scored.history) else None,
             )  # fmt: skip
-            if high[i]:
-                cleared[i] = clearance(float(amount[k]), money, scored.cleared[i])
-            else:
+            if burst[i]:
                 told[i] = [counted(scored.counts[i], self.policy.burst_limits), *told[i]]
                 cleared[i] = "It would have passed without the transactions just before."
+            if high[i]:
+                cleared[i] = clearance(float(amount[k]), money, scored.cleared[i])
         entries: dict[int, str] = {}
         alone = self.policy.decide(scored.score, scored.counts) if listed else scored.decision
         for i, (entry_id, sentence) in listed.items():

@@ -263,7 +263,7 @@ def train(
         model, budget,
         settings.block_share if block_share is None else block_share,
         settings.audit_share if audit_share is None else audit_share,
-        Counter.beside(limits, passed.counts[judged], score),
+        Counter.beside(limits, passed.counts[judged], score, seen[judged]),
     )  # fmt: skip
     window = pd.DataFrame(
         {

@@ -175,7 +175,7 @@ def evaluate(
         detector = Detector(seed=seed).fit(seen[chosen])
         limits = burst_limits(counted, trained_on.customer_id)
         score = detector.score(detector.weigh(seen[chosen])[1])
-        counter = Counter.beside(limits, counted, score)
+        counter = Counter.beside(limits, counted, score, trained_on)
         policy = Policy.from_budget(detector, alert_budget, block_share, counter=counter)
         out.counters.append(counter)
         promised = policy.decide(score, counted)

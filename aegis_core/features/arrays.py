@@ -51,21 +51,27 @@ def rehash(old_keys: Ints, old_pairs: Floats, keys: Ints, pairs: Floats) -> None
         pairs[slot] = old_pairs[i]
 
 
-def encode(ids: pd.Series | list[str | None], codes: dict[str, int]) -> Ints:
+def encode(ids: pd.Series | list[str | None], codes: dict[str, int], most: int = 2**62) -> Ints:
     """Codes of `ids`, new ones appended to `codes` in order of appearance; −1 for missing.
+
+    With `most` in `codes`, whatever is new gets `most` itself and is not remembered.
 
     >>> codes: dict[str, int] = {}
     >>> encode(["b", None, "a", "b"], codes).tolist(), codes
     ([0, -1, 1, 0], {'b': 0, 'a': 1})
+    >>> encode(["c", "a"], codes, most=2).tolist(), codes
+    ([2, 1], {'b': 0, 'a': 1})
     """
+
+    def code(name: str) -> int:
+        return codes.setdefault(name, len(codes)) if len(codes) < most else codes.get(name, most)
+
     if isinstance(ids, list):  # a few live rows, for which pandas costs more than it saves
-        some = (-1 if u is None else codes.setdefault(u, len(codes)) for u in ids)
-        return np.fromiter(some, np.int64, len(ids))
+        return np.fromiter((-1 if u is None else code(u) for u in ids), np.int64, len(ids))
     local, uniques = pd.factorize(ids)
     known = np.empty(len(uniques) + 1, np.int64)
     known[-1] = -1
-    for i, u in enumerate(uniques):
-        known[i] = codes.setdefault(str(u), len(codes))
+    known[:-1] = [code(str(u)) for u in uniques]
     return known[local]
 
 

@@ -12,6 +12,10 @@ shape of the bulk matter.
 Customers with a short history lean on the population: `PRIOR_*` say how many transactions the
 population counts for. Population figures are those of the days that have ended, kept as whole
 numbers, so that neither the order of simultaneous rows nor the size of a batch can change a bit.
+
+No sender rules what others are judged by: whatever a customer sends, it enters the population's
+figures within a few standard deviations of what they were, with the weight of `FULL_WEIGHT`
+transactions at most in each `POPULATION_DAYS`, and fades after that.
 """
 
 from __future__ import annotations
@@ -22,7 +26,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from aegis_core.errors import InputError
 from aegis_core.features.arrays import (
     Floats,
     Ints,
@@ -80,13 +83,35 @@ FACTS: Final = (
     "burst_window_s",
     "rate_per_hour",  # usual
     "n_unusual_day",  # unusual amounts of about the last day, decayed
+    "n_raised",  # transactions before this one that were above the usual without a pause
 )
 """What a reason is told with, in the customer's own units, one column each."""
 
 PRIOR_RATE: Final = 2.0
-PRIOR_POPULATION: Final = 5.0
+PRIOR_POPULATION: Final = 10.0
 WINSOR: Final = 3.0
 """Standard deviations beyond which an amount teaches only that much."""
+LEAST_AMOUNT: Final = 0.001
+"""What a smaller amount of an older history counts as; no door takes one today."""
+POPULATION_DAYS: Final = 56
+"""Days with traffic that the population's figures remember."""
+FULL_WEIGHT: Final = 10.0
+"""Transactions of a customer in `POPULATION_DAYS` that teach the population in full; of more,
+each has the weight of this number over theirs."""
+FEWEST_A_DAY: Final = 32
+"""Arrivals after which a day may end; a shorter one ends with the next."""
+MOST_BEHIND: Final = 256
+"""Arrivals from before yesterday, more than others, that set a clock back."""
+MAX_CATEGORIES: Final = 20_000
+"""With more of them, `category` is an identifier by mistake."""
+RISE_SLACK: Final = 1.0
+"""Standard deviations above the usual that are no rise yet."""
+RISE_STEP: Final = 2.0
+"""Standard deviations that one transaction counts for at most in a rise."""
+RISE_FLOOR: Final = 5.0
+"""Standard deviations that a rise adds up to before it says anything."""
+RISE_HOURS: Final = 24.0 * 30
+"""Hours after which a rise is forgotten by a factor of e."""
 SWARM_HOURS: Final = 24.0
 SWARM_FLOOR: Final = 4.0
 """Nats of amount surprise from which a transaction counts towards a swarm."""
@@ -96,50 +121,104 @@ N_WINDOWS: Final = len(WINDOWS_S)
 SPEED_SLACK_H: Final = 1 / 12
 """Added to the time between two places, so that near and quick is not fast."""
 SPEED_UNIT_KMH: Final = 50.0
+GAP_WINSOR: Final = 5.0
+"""Mean gaps of the population beyond which a longer one teaches only that much."""
+BURST_FLOOR: Final = 3.0
+"""Nats of surprise below which the usual rate explains a count."""
 RING: Final = 64
 """Recent timestamps kept of each customer; counts end there."""
 
 _HOUR_US, _DAY_US = 3.6e9, 86_400_000_000
-_UNIT = 65_536.0  # fixed-point unit of the population's sums
+_UNIT = 65_536.0  # fixed-point unit of the population's sums of log amounts
+_WEIGHT = 256.0  # and of its weights
+_WEEKS_US = POPULATION_DAYS * 86_400e6
 
 # Columns of a customer's row; the first three are also those of a customer and category.
 _N, _MEAN, _M2, _SEEN, _FIRST, _LAST, _LAT, _LON, _PLACE_TS, _SWARM, _UNUSUAL, _HEAD = range(12)
-_HOURS = 12
+_RECENT, _RISE, _RAISED, _LOOSE = range(12, 16)
+_HOURS = 16
 _TIMES = _HOURS + 24
 _WIDTH = _TIMES + RING
 # Whole-number sums of the population and of a category, and what is published from them.
-_S_N, _S_X, _S_XX, _S_WITHIN, _S_GAPS, _S_GAP, _S_DAY = range(7)
-_S_HOURS = 7
+_S_N, _S_X, _S_XX, _S_WITHIN, _S_GAPS, _S_GAP = range(6)
+_S_HOURS = 6
 _S_WIDTH = _S_HOURS + 24
 _P_N, _P_MEAN, _P_VAR, _P_WITHIN, _P_GAP = range(5)
 _P_HOURS = 5
 _P_WIDTH = _P_HOURS + 24
+# The day that has not ended, arrivals since the last one did, votes that it never began, and the
+# last day that they name.
+_DAY, _SINCE, _AGAINST, _BEFORE = range(4)
 
 
 class State(NamedTuple):
     """All that the pass remembers, as flat arrays.
 
     `customers` one row each; `pair_keys` and `pairs` an open-addressing table of customer and
-    category; `sums` whole numbers of the population (row 0) and the categories (row 1 + code);
-    `published` the same rows as used until the next day.
+    category; `sums` whole numbers of the population (row 0) and the categories (row 1 + code), of
+    the day that has not ended, and `kept` of the days before it, faded; `published` the same rows
+    as used until the next day; `clock` which day it is.
     """
 
     customers: Floats
     pair_keys: Ints
     pairs: Floats
     sums: Ints
+    kept: Ints
     published: Floats
+    clock: Ints
 
 
 @kernel
-def _publish(state: State, from_row: int) -> None:
+def _ends_day(clock: Ints, day: int) -> bool:
+    """Whether an arrival of `day` ends the day before it.
+
+    A day ends once, however late what belongs to it arrives. Where many more arrivals than not are
+    from long before, the clock was ahead: it goes back, and nothing ends.
+    """
+    clock[_SINCE] += 1
+    today = clock[_DAY]
+    if day > today:
+        clock[_DAY], clock[_AGAINST] = day, 0
+        if today < 0 or clock[_SINCE] < FEWEST_A_DAY:  # no sender makes a day of each of theirs
+            return False
+        clock[_SINCE] = 0
+        return True
+    if day < today - 1:
+        clock[_BEFORE] = day if clock[_AGAINST] == 0 else max(day, clock[_BEFORE])
+        clock[_AGAINST] += 1
+        if clock[_AGAINST] >= MOST_BEHIND:
+            clock[_DAY], clock[_AGAINST] = clock[_BEFORE], 0
+    elif clock[_AGAINST] > 0:
+        clock[_AGAINST] -= 1
+    return False
+
+
+@kernel
+def _publish(state: State) -> None:
+    """Fade what was kept, add the day that ended, and publish.
+
+    A day of little traffic fades the others less.
+    """
+    usual = max(state.kept[0, _S_N] // POPULATION_DAYS, 1)
+    full = 256 * min(state.sums[0, _S_N], usual) // usual
+    for r in range(len(state.sums)):
+        for c in range(_S_WIDTH):
+            kept = state.kept[r, c]
+            state.kept[r, c] = kept - kept // POPULATION_DAYS * full // 256 + state.sums[r, c]
+            state.sums[r, c] = 0
+    _figures(state, 0)
+
+
+@kernel
+def _figures(state: State, from_row: int) -> None:
     """Turn the whole-number sums into the figures that the next day is judged by."""
-    for r in range(from_row, len(state.sums)):
-        s, p, population = state.sums[r], state.published[r], state.published[0]
+    for r in range(from_row, len(state.kept)):
+        s, p, population = state.kept[r], state.published[r], state.published[0]
         mean, var, within = 0.0, 1.0, 1.0  # the prior: of the population for a category
         if r > 0:
             mean, var, within = population[_P_MEAN], population[_P_VAR], population[_P_WITHIN]
-        n = float(s[_S_N])
+        n = s[_S_N] / _WEIGHT
         if n > 0:
             own = s[_S_X] / _UNIT / n
             own_var = max(s[_S_XX] / _UNIT / n - own * own, 0.0)
@@ -151,13 +230,13 @@ def _publish(state: State, from_row: int) -> None:
         p[_P_N], p[_P_MEAN] = n, mean
         p[_P_VAR], p[_P_WITHIN] = max(var, 1e-4), max(within, 1e-4)
         p[_P_GAP] = float(_DAY_US)
-        if s[_S_GAPS] > 20:  # at least a second: whole days may stand at the same instant
+        if s[_S_GAPS] > 20 * _WEIGHT:  # at least a second: whole days may stand at the same instant
             p[_P_GAP] = max(s[_S_GAP] * 1e6 / s[_S_GAPS], 1e6)
-        hours = 24.0
+        hours = 24.0 * _WEIGHT
         for h in range(24):
             hours += s[_S_HOURS + h]
         for h in range(24):
-            p[_P_HOURS + h] = (s[_S_HOURS + h] + 1.0) / hours
+            p[_P_HOURS + h] = (s[_S_HOURS + h] + _WEIGHT) / hours
 
 
 @kernel
@@ -177,20 +256,23 @@ def observe(
 
     `category` is −1 and `lat`, `lon` are NaN where missing; their views then say 0. `counts` takes
     the customer's transactions within each of `WINDOWS_S`, this one included, exact up to `RING`
-    and `RING + 1` beyond. `facts` and `counts` may have length 0. The state changes only where a
-    day ends.
+    and `RING + 1` beyond, and 1 where the usual rate explains them. `facts` and `counts` may have
+    length 0. The state changes only in its clock and where a day ends.
     """
-    day, known = ts_us // _DAY_US, state.sums[0, _S_DAY]
-    if day > known or day < known - 1:  # a late event of yesterday does not end today
-        _publish(state, 0)
-        state.sums[0, _S_DAY] = day
+    if _ends_day(state.clock, ts_us // _DAY_US):
+        _publish(state)
     s, population = state.customers[customer], state.published[0]
-    x, ts = math.log(amount), float(ts_us)
-    now = _clock(s, ts)
+    x, ts = math.log(max(amount, LEAST_AMOUNT)), float(ts_us)
 
     p_mean = population[_P_MEAN] if population[_P_N] > 0 else x
     mean, sd = _usual(s, population, p_mean)
-    signals[0] = surprise(normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N]))
+    z = normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N])
+    rise = s[_RISE] * _faded(ts - s[_LAST], RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
+    # a sum of standard deviations exceeds h by chance with probability e^(−2 · slack · h) at most
+    signals[0] = surprise(z)
+    raised = z > RISE_SLACK and 2 * (rise - RISE_FLOOR) > signals[0]
+    if raised:
+        signals[0] = 2 * (rise - RISE_FLOOR)
     signals[3] = surprise((x - p_mean) / math.sqrt(population[_P_VAR]))
     signals[1] = signals[2] = 0.0
     c_mean = h_mean = math.nan
@@ -207,7 +289,7 @@ def observe(
     distance, gap_h, speed = math.nan, math.nan, math.nan
     if not math.isnan(lat) and s[_PLACE_TS] > 0:
         distance = haversine_km(s[_LAT], s[_LON], lat, lon)
-        gap_h = max(0.0, now - s[_PLACE_TS]) / _HOUR_US
+        gap_h = abs(ts - s[_PLACE_TS]) / _HOUR_US
         speed = distance / (gap_h + SPEED_SLACK_H)
         signals[4] = math.log1p(speed / SPEED_UNIT_KMH)
 
@@ -217,23 +299,27 @@ def observe(
     )
 
     rate = (PRIOR_RATE + s[_SEEN]) / (PRIOR_RATE * population[_P_GAP] + s[_LAST] - s[_FIRST])
-    best, best_count, best_window, count = 0.0, 1, WINDOWS_S[0], 1
-    head = int(s[_HEAD])
+    best, best_count, best_window, count, back = 0.0, 1, WINDOWS_S[0], 1, 1
+    head, loose = int(s[_HEAD]), s[_LOOSE] > 0
     for k in range(N_WINDOWS):
-        window = WINDOWS_S[k]
-        while count <= RING:
-            t = s[_TIMES + (head - count) % RING]
-            if t <= 0.0 or t > now or now - t > window * 1e6:
+        window = WINDOWS_S[k] * 1e6
+        if loose:  # not in the order of their times: all are looked at
+            count, back = 1, 1
+        while back <= RING:
+            t = s[_TIMES + (head - back) % RING]
+            inside = t > 0.0 and abs(ts - t) <= window
+            if not inside and not loose:
                 break
-            count += 1
-        nats = poisson_surprise(float(count - 1), rate * window * 1e6)
+            count += inside
+            back += 1
+        nats = poisson_surprise(float(count - 1), rate * window)
         if nats > best:
-            best, best_count, best_window = nats, count, window
+            best, best_count, best_window = nats, count, WINDOWS_S[k]
         if len(counts) > 0:
-            counts[k] = count
+            counts[k] = count if nats >= BURST_FLOOR else 1
     signals[7] = best
 
-    fade = math.exp(-max(0.0, now - s[_LAST]) / _HOUR_US / SWARM_HOURS)
+    fade = _faded(ts - s[_LAST], SWARM_HOURS)
     signals[8] = SWARM_GAIN * math.log1p(s[_SWARM] * fade)
 
     if len(facts) > 0:
@@ -244,7 +330,7 @@ def observe(
         facts[5], facts[6], facts[7] = distance, gap_h * 3600, speed
         facts[8], facts[9] = hour, s[_HOURS + int(hour)]
         facts[10], facts[11], facts[12] = best_count, best_window, rate * _HOUR_US
-        facts[13] = s[_UNUSUAL] * fade
+        facts[13], facts[14] = s[_UNUSUAL] * fade, s[_RAISED] if raised else 0.0
 
 
 @kernel
@@ -265,35 +351,44 @@ def learn(
     bursts and swarms.
     """
     s, sums = state.customers[customer], state.sums
-    x, ts = math.log(amount), float(ts_us)
-    now = _clock(s, ts)
-    first = s[_SEEN] == 0
+    x, ts = math.log(max(amount, LEAST_AMOUNT)), float(ts_us)
+    first, gap = s[_SEEN] == 0, ts - s[_LAST]
 
-    fade = 1.0 if first else math.exp(-max(0.0, now - s[_LAST]) / _HOUR_US / SWARM_HOURS)
+    fade = 1.0 if first else _faded(gap, SWARM_HOURS)
     unusual = max(signals[0], signals[1], signals[2], signals[3]) - SWARM_FLOOR
     s[_SWARM] = s[_SWARM] * fade + max(0.0, unusual)
     s[_UNUSUAL] = s[_UNUSUAL] * fade + (1.0 if unusual > 0 else 0.0)
     head = int(s[_HEAD])
-    s[_TIMES + head] = now
+    s[_TIMES + head] = ts
     s[_HEAD] = (head + 1) % RING
+    s[_LOOSE] = RING if not first and gap < 0 else max(s[_LOOSE] - 1, 0.0)
+
+    population = state.published[0]
+    p_known = population[_P_N] > 0
+    mean, sd = _usual(s, population, population[_P_MEAN] if p_known else x)
+    z = normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N])
+    rise = s[_RISE] * _faded(gap, RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
+    s[_RISE], s[_RAISED] = max(rise, 0.0), s[_RAISED] + 1 if rise > 0 else 0.0
+
+    s[_RECENT] = s[_RECENT] * math.exp(-max(gap, 0.0) / _WEEKS_US) + 1 if not first else 1.0
+    weight = round(_WEIGHT * min(1.0, FULL_WEIGHT / s[_RECENT]))
     if first:
-        s[_FIRST] = now
+        s[_FIRST] = ts
     elif teach:
-        sums[0, _S_GAPS] += 1
-        sums[0, _S_GAP] += int(min(max(0.0, now - s[_LAST]), 30.0 * _DAY_US) / 1e6)
-    s[_FIRST] = min(s[_FIRST], now)
-    s[_LAST] = now
+        longest = min(30.0 * _DAY_US, GAP_WINSOR * population[_P_GAP])
+        sums[0, _S_GAPS] += weight
+        sums[0, _S_GAP] += round(weight * min(max(0.0, gap), longest) / 1e6)
+    s[_FIRST] = min(s[_FIRST], ts)
+    # the newest time, unless that was a clock of more than a day ahead
+    s[_LAST] = ts if first or gap < -_DAY_US else max(s[_LAST], ts)
     s[_SEEN] += 1
     if not teach:
         return
 
-    population = state.published[0]
     if not math.isnan(lat):
-        s[_LAT], s[_LON], s[_PLACE_TS] = lat, lon, now
-    p_known = population[_P_N] > 0
-    mean, sd = _usual(s, population, population[_P_MEAN] if p_known else x)
-    xw = min(max(x, mean - WINSOR * sd), mean + WINSOR * sd)
-    _add(sums[0], x, xw - mean)
+        s[_LAT], s[_LON], s[_PLACE_TS] = lat, lon, ts
+    xw = _within(x, mean, WINSOR * sd)
+    _add(sums[0], population, p_known, weight, x, xw - mean)
     s[_N], s[_MEAN], s[_M2] = welford(s[_N], s[_MEAN], s[_M2], xw)
     if category >= 0:
         key = (customer << 20) | category
@@ -303,19 +398,23 @@ def learn(
         mean, sd = expected(
             pair[_N], pair[_MEAN], pair[_M2], c[_P_MEAN] if p_known else x, c[_P_WITHIN]
         )
-        xw = min(max(x, mean - WINSOR * sd), mean + WINSOR * sd)
-        _add(sums[1 + category], x, xw - mean)
+        xw = _within(x, mean, WINSOR * sd)
+        _add(sums[1 + category], c, p_known, weight, x, xw - mean)
         pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     h = int(ts / _HOUR_US % 24.0)
     s[_HOURS + h] += 1.0
-    sums[0, _S_HOURS + h] += 1
+    sums[0, _S_HOURS + h] += weight
 
 
 @kernel
-def _clock(s: Floats, ts: float) -> float:
-    """The customer's own time: never runs back, except to mend a jump of more than a day."""
-    last: float = s[_LAST]
-    return last if s[_SEEN] > 0 and ts < last <= ts + _DAY_US else ts
+def _faded(gap_us: float, hours: float) -> float:
+    """Share that is left of what was remembered `gap_us` ago."""
+    return math.exp(-max(0.0, gap_us) / _HOUR_US / hours)
+
+
+@kernel
+def _within(x: float, middle: float, reach: float) -> float:
+    return min(max(x, middle - reach), middle + reach)
 
 
 @kernel
@@ -326,11 +425,18 @@ def _usual(s: Floats, population: Floats, p_mean: float) -> tuple[float, float]:
 
 
 @kernel
-def _add(sums: Ints, x: float, deviation: float) -> None:
-    sums[_S_N] += 1
-    sums[_S_X] += round(x * _UNIT)
-    sums[_S_XX] += round(x * x * _UNIT)
-    sums[_S_WITHIN] += round(deviation * deviation * _UNIT)
+def _add(
+    sums: Ints, published: Floats, known: bool, weight: int, x: float, deviation: float
+) -> None:
+    """Add a log amount and its deviation from the customer's, no further out than others' are."""
+    if known:
+        x = _within(x, published[_P_MEAN], WINSOR * math.sqrt(published[_P_VAR]))
+        deviation = _within(deviation, 0.0, WINSOR * math.sqrt(published[_P_WITHIN]))
+    worth = weight / _WEIGHT * _UNIT
+    sums[_S_N] += weight
+    sums[_S_X] += round(x * worth)
+    sums[_S_XX] += round(x * x * worth)
+    sums[_S_WITHIN] += round(deviation * deviation * worth)
 
 
 class Columns(NamedTuple):
@@ -355,9 +461,11 @@ class Profiles:
             np.full(64, -1, np.int64),
             np.zeros((64, 3)),
             np.zeros((1, _S_WIDTH), np.int64),
+            np.zeros((1, _S_WIDTH), np.int64),
             np.zeros((1, _P_WIDTH)),
+            np.array([-1, 0, 0, 0]),
         )
-        _publish(self.state, 0)
+        _figures(self.state, 0)
         self._n_pairs_at_most = 0
 
     @property
@@ -369,18 +477,17 @@ class Profiles:
         """Arrays of `frame`, with room made in the state for whoever is new in it.
 
         `frame` has the columns of `schema.TRANSACTION_COLUMNS` in order of arrival, checked at
-        the door; `category`, `lat` and `lon` may be missing altogether.
+        the door; `category`, `lat` and `lon` may be missing altogether. Categories that are new
+        after `MAX_CATEGORIES` are one together.
         """
         n = len(frame["customer_id"])
         customer = encode(frame["customer_id"], self.customer_codes)
         nothing = np.full(n, np.nan)
         category = (
-            encode(frame["category"], self.category_codes)
+            encode(frame["category"], self.category_codes, MAX_CATEGORIES)
             if "category" in frame
             else np.full(n, -1, np.int64)
         )
-        if len(self.category_codes) >= 1 << 20:
-            raise InputError("More than a million categories: is `category` an identifier?")
         self._make_room(n)
         place = [
             np.ascontiguousarray(frame[c], np.float64) if c in frame else nothing
@@ -428,21 +535,24 @@ class Profiles:
         return self
 
     def _make_room(self, n_rows: int) -> None:
-        customers, keys, pairs, sums, published = self.state
-        customers = grown(customers, self.n_customers)
-        if 1 + len(self.category_codes) > len(sums):
-            known = len(sums)
-            sums = grown(sums, 1 + len(self.category_codes))
-            published = grown(published, len(sums))
-            self.state = State(customers, keys, pairs, sums, published)
-            _publish(self.state, known)  # until its first day ends, judged by the population
+        state = self.state._replace(customers=grown(self.state.customers, self.n_customers))
+        known, n_categories = len(state.sums), len(self.category_codes)
+        needed = 1 + n_categories + (n_categories == MAX_CATEGORIES)
+        if needed > known:
+            state = state._replace(
+                sums=grown(state.sums, needed),
+                kept=grown(state.kept, needed),
+                published=grown(state.published, needed),
+            )
+            _figures(state, known)  # until its first day ends, judged by the population
         self._n_pairs_at_most += n_rows
+        keys, pairs = state.pair_keys, state.pairs
         if 2 * self._n_pairs_at_most > len(keys):
             used = np.flatnonzero(keys >= 0)
             self._n_pairs_at_most = len(used) + n_rows
             size = 1 << (2 * self._n_pairs_at_most).bit_length()
             if size > len(keys):
-                old_keys, old_pairs = keys[used], pairs[used]
-                keys, pairs = np.full(size, -1, np.int64), np.zeros((size, 3))
-                rehash(old_keys, old_pairs, keys, pairs)
-        self.state = State(customers, keys, pairs, sums, published)
+                fresh = np.full(size, -1, np.int64), np.zeros((size, 3))
+                rehash(keys[used], pairs[used], *fresh)
+                state = state._replace(pair_keys=fresh[0], pairs=fresh[1])
+        self.state = state

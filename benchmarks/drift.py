@@ -23,8 +23,9 @@ import pyarrow as pa
 from drifts import drifted
 from protocols import tasks
 
+from aegis_core.detection.counter import Counter, burst_limits
 from aegis_core.detection.detector import Detector
-from aegis_core.detection.policy import Counter, Policy, burst_limits
+from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import Scorer
 from aegis_core.evaluation.drift import Drift, Traffic, judge
 from aegis_core.intake.synthetic import SyntheticConfig, generate

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from aegis_core.detection.counter import BLOCKED_AT, NO_LIMITS, Counter, meets
 from aegis_core.detection.detector import Calibrated
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.arrays import Floats, Ints
@@ -21,21 +22,6 @@ from aegis_core.features.profiles import FACTS, N_WINDOWS, RING, SIGNAL_FACTOR, 
 from aegis_core.schema import FACTORS, TOLD_FACTORS, Decision
 
 _DRAWN_BY: Final = "aegis:audit:draw"  # the key of the draw, 16 bytes
-
-
-NO_LIMITS: Final = (RING + 2,) * N_WINDOWS
-"""Limits that no count reaches."""
-BURST_CUSTOMERS: Final = 0.03
-"""Share of customers whose most say nothing of a limit: they may have had a burst."""
-FEWEST_CUSTOMERS: Final = 2
-"""So many say nothing in any case, where there are more."""
-FEWEST_IN_A_BURST: Final = 3
-BLOCKED_AT: Final = 2
-"""Times a limit that a count is blocked at, whatever the score."""
-EPISODE: Final = np.timedelta64(10, "m")
-EPISODE_ROWS: Final = 3
-"""Transactions of a customer with less than `EPISODE` between them count for this many at most
-where thresholds are taken from them: no attack raises one by its length."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +92,13 @@ class Policy:
         out += (score > self.block_above).astype(np.int8)
         if counts is not None:
             for times, decision in ((1, Decision.REVIEW), (BLOCKED_AT, Decision.BLOCK)):
-                met = _meets(counts, self.burst_limits, times)
+                met = meets(counts, self.burst_limits, times)
                 out[met] = np.maximum(out[met], decision)
         return out
 
     def counts_as_burst(self, counts: Ints) -> npt.NDArray[np.bool_]:
         """Where the exact counter alone raises an alert, shape (n,)."""
-        return _meets(counts, self.burst_limits)
+        return meets(counts, self.burst_limits)
 
     def save(self, folder: Path) -> None:
         """Write `policy.json` into `folder`."""
@@ -138,102 +124,6 @@ class Policy:
             raise NotReady(
                 f"The policy in {folder} cannot be read ({e}). Train with `aegis run train`."
             ) from None
-
-
-def burst_limits(counts: Ints, customer: pd.Series) -> tuple[int, ...]:
-    """Limits well above what all but `BURST_CUSTOMERS` of the customers ever had, one a window.
-
-    A burst makes many transactions and few customers suspicious, so that bursts among the training
-    data hardly move a share of customers. When it fails: where more customers than that had one,
-    the limit rises to the size of their bursts. A limit that the counter cannot reach is none.
-
-    Parameters
-    ----------
-    counts : of shape (n, N_WINDOWS), see `scoring.Scored`.
-    customer : of shape (n,), the customer of each.
-
-    >>> counts = np.ones((1000, N_WINDOWS), int)
-    >>> counts[:500] = 40
-    >>> burst_limits(counts, pd.Series(["busy"] * 500 + [f"c{i}" for i in range(500)]))
-    (3, 3, 3, 3)
-    """
-    most = pd.DataFrame(counts).groupby(customer.to_numpy()).max()
-    limits = []
-    for window in most:
-        aside = min(max(FEWEST_CUSTOMERS, int(BURST_CUSTOMERS * len(most))), len(most) - 1)
-        usual = int(np.sort(most[window].to_numpy())[::-1][aside]) if len(most) else RING
-        limit = max(FEWEST_IN_A_BURST, usual + 1 + max(1, usual // 2))
-        limits.append(limit if limit <= RING + 1 else RING + 2)
-    return tuple(limits)
-
-
-def thinned(customer: pd.Series, ts: pd.Series, worth: Floats) -> npt.NDArray[np.bool_]:
-    """Which rows say what is ordinary, shape (n,): of each episode `EPISODE_ROWS` at most.
-
-    Parameters
-    ----------
-    customer, ts : of shape (n,); an episode is what a customer does without an `EPISODE` between.
-    worth : of shape (n,); the highest of an episode are kept, of equal ones the first.
-
-    >>> ts = pd.Series(pd.date_range("2026-01-01", periods=6, freq="min"))
-    >>> thinned(pd.Series(["a"] * 6), ts, np.array([1.0, 0, 3, 2, 0, 0])).tolist()
-    [True, False, True, True, False, False]
-    """
-    code = pd.factorize(customer)[0]
-    time = ts.to_numpy("datetime64[us]")
-    order = np.lexsort((time, code))
-    begins = np.ones(len(order), bool)
-    begins[1:] = (np.diff(code[order]) != 0) | (np.diff(time[order]) >= EPISODE)
-    first = np.flatnonzero(begins)
-    size = np.diff(np.append(first, len(order)))
-    episode = np.repeat(np.arange(len(first)), size)
-    ranked = order[np.lexsort((-worth[order], episode))]
-    out = np.zeros(len(order), bool)
-    out[ranked[np.arange(len(order)) - first[episode] < EPISODE_ROWS]] = True
-    return out
-
-
-def _meets(counts: Ints, limits: tuple[int, ...], times: int = 1) -> npt.NDArray[np.bool_]:
-    return np.asarray((counts >= times * np.array(limits)).any(axis=1), bool)
-
-
-@dataclass(frozen=True)
-class Counter:
-    """An exact counter of bursts beside a model, and the thresholds that leave it room.
-
-    Parameters
-    ----------
-    limits : see `burst_limits`.
-    share : of the traffic that the thresholds are taken from: what the counter alerts on.
-    others : scores of the rest of it, ascending.
-    n : transactions of all of it.
-    """
-
-    limits: tuple[int, ...]
-    share: float
-    others: Floats
-    n: int
-
-    @classmethod
-    def beside(
-        cls, limits: tuple[int, ...], counts: Ints, score: Floats, frame: pd.DataFrame
-    ) -> Counter:
-        """The counter with `limits`, and traffic of which each episode counts by its highest.
-
-        `frame` has the `customer_id` and `ts` of these counts and scores.
-        """
-        kept = thinned(frame.customer_id, frame.ts, score)
-        met = _meets(counts[kept], limits)
-        share = float(met.sum() / len(score)) if len(score) else 0.0
-        return cls(limits, share, np.sort(score[kept][~met]), len(score))
-
-    def threshold(self, share: float) -> float:
-        """Score such that what lies strictly above it, or is counted, is at most `share`.
-
-        A counter that takes more than half of `share` leaves the score the other half.
-        """
-        room = int(max(share - self.share, share / 2) * self.n + 1e-9)
-        return float(self.others[max(0, len(self.others) - 1 - room)])
 
 
 def counted(counts: Ints, limits: tuple[int, ...]) -> dict[str, object]:
@@ -353,7 +243,8 @@ def _amount_customer(amount: float, money: str, k: Known) -> str:
     if k["n_history"] < 5:
         return f"{money} is much for a customer without history"
     usual = k["usual_amount"]
-    return f"{money} is {_times(amount / usual)} this customer's usual {usual:,.2f}"
+    rise = f", in a rise over {k['n_raised']:.0f} transactions" if k["n_raised"] else ""
+    return f"{money} is {_times(amount / usual)} this customer's usual {usual:,.2f}{rise}"
 
 
 def _amount_habit(amount: float, money: str, k: Known) -> str:

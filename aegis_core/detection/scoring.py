@@ -15,24 +15,26 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from aegis_core.detection.counter import BLOCKED_AT, NO_LIMITS
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.forest import N_FACTORS, N_SIGNALS, N_TOLD, NO_MODEL, Model, room, weigh
 from aegis_core.detection.learner import Learner
-from aegis_core.detection.policy import (
-    BLOCKED_AT,
-    NO_LIMITS,
-    Policy,
-    clearance,
-    counted,
-    inclusion,
-    reasons,
-)
+from aegis_core.detection.policy import Policy, clearance, counted, inclusion, reasons
 from aegis_core.detection.trees import N_FEATURES, NO_TREES, Trees, rate, without
 from aegis_core.detection.verdicts import Reasons, Verdicts
 from aegis_core.features.arrays import Floats, Ints, Rows
 from aegis_core.features.confirmed import N_HISTORY, Confirmed, Recall, fold, recall, witness
 from aegis_core.features.kernels import kernel
-from aegis_core.features.profiles import FACTS, N_WINDOWS, Columns, Profiles, State, learn, observe
+from aegis_core.features.profiles import (
+    FACTS,
+    N_WINDOWS,
+    Columns,
+    Profiles,
+    State,
+    arrive,
+    learn,
+    observe,
+)
 from aegis_core.machine import utc_now_us
 from aegis_core.schema import LIST_KINDS, Decision
 
@@ -109,6 +111,7 @@ def _advance(
             witness(memory, payer[i], payee[i], ts)
         row = out.signals[i] if len(out.signals) > 0 else one_row
         told = out.facts[i] if len(out.facts) > 0 else nothing
+        arrive(state, ts)
         observe(state, customer, category, ts, amount, lat, lon, row, told, recent)
         if len(out.counts) > 0:
             out.counts[i] = recent
@@ -119,8 +122,8 @@ def _advance(
             score = rate(model, trees, row, amount, past, evidence, left, features)
             alert = score > review_above
             fate = alert + (score > block_above)
-            if np.any(recent >= limits):
-                soon = np.any(recent >= BLOCKED_AT * limits)
+            if np.any(recent >= limits[0]):
+                soon = np.any(recent >= limits[1])
                 fate = max(fate, Decision.BLOCK.value if soon else Decision.REVIEW.value)
             if len(rulings) > 0:
                 fate = _ruled(fate, rulings[i])
@@ -270,10 +273,10 @@ class Scorer:
             np.full((explained, N_CLEARED), np.nan),
         )
         thresholds, model, trees = (np.inf, np.inf), NO_MODEL, NO_TREES
-        limits = np.array(NO_LIMITS)
+        limits = np.outer((1, BLOCKED_AT), NO_LIMITS)
         if self.detector is not None and self.policy is not None:
             thresholds = self.policy.review_above, self.policy.block_above
-            limits = np.array(self.policy.burst_limits)
+            limits = np.outer((1, BLOCKED_AT), self.policy.burst_limits)
             model = self.detector.model_
             trees = NO_TREES if self.learner is None else self.learner.trees_
         asked, ruled = (

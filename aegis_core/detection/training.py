@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.config import Settings
+from aegis_core.detection.counter import Counter, burst_limits
 from aegis_core.detection.detector import MIN_TRAIN, Detector
 from aegis_core.detection.history import known_answers, label_events, labels, recorded, transactions
 from aegis_core.detection.learner import MIN_FRAUDS, Learner
-from aegis_core.detection.policy import Counter, Policy, burst_limits
+from aegis_core.detection.policy import Policy
 from aegis_core.detection.registry import KINDS, ROLES, has_champion, register, roles
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady

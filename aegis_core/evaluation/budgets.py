@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.config import Settings
-from aegis_core.detection.policy import NO_LIMITS, Policy
+from aegis_core.detection.counter import NO_LIMITS
+from aegis_core.detection.policy import Policy
 from aegis_core.detection.registry import champion
 from aegis_core.errors import InputError
 from aegis_core.evaluation.outcome import LEARNER, Evaluation

@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from aegis_core.detection.counter import Counter
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.learner import Learner
-from aegis_core.detection.policy import Counter
 from aegis_core.evaluation.calibration import alerts_per_day
 from aegis_core.evaluation.splits import Fold, typed
 from aegis_core.metrics import (

@@ -16,10 +16,11 @@ import pandas as pd
 
 from aegis_core.config import Settings
 from aegis_core.detection import history
+from aegis_core.detection.counter import Counter, burst_limits
 from aegis_core.detection.detector import MIN_TRAIN, Detector
 from aegis_core.detection.history import known_answers
 from aegis_core.detection.learner import MIN_FRAUDS, Learner
-from aegis_core.detection.policy import Counter, Policy, burst_limits
+from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import CHUNK_ROWS, Decisions, Scored, Scorer
 from aegis_core.errors import NotReady
 from aegis_core.evaluation import calibration, cases

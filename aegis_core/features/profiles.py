@@ -9,13 +9,8 @@ model of the customer (`surprise`), in nats: 0 where the view has nothing to say
 is more suspicious. `detector` recalibrates every signal on real traffic, so only the order and the
 shape of the bulk matter.
 
-Customers with a short history lean on the population: `PRIOR_*` say how many transactions the
-population counts for. Population figures are those of the days that have ended, kept as whole
-numbers, so that neither the order of simultaneous rows nor the size of a batch can change a bit.
-
-No sender rules what others are judged by: whatever a customer sends, it enters the population's
-figures within a few standard deviations of what they were, with the weight of `FULL_WEIGHT`
-transactions at most in each `POPULATION_DAYS`, and fades after that.
+Customers with a short history lean on the population's figures of the days that have ended
+(`population`): `PRIOR_*` say how many transactions these count for.
 """
 
 from __future__ import annotations
@@ -42,9 +37,32 @@ from aegis_core.features.arrays import (
 )
 from aegis_core.features.geo import haversine_km
 from aegis_core.features.kernels import kernel
+from aegis_core.features.population import (
+    DAY_US,
+    GAP,
+    HOURS,
+    MEAN,
+    NO_CLOCK,
+    PUBLISHED,
+    SUMS,
+    VAR,
+    WINSOR,
+    WITHIN,
+    N,
+    add,
+    add_gap,
+    add_hour,
+    ends_day,
+    figures,
+    publish,
+    recent,
+    weight_of,
+    within,
+)
 from aegis_core.features.surprise import (
     PRIOR_VARIANCE,
     expected,
+    faded,
     hour_surprise,
     normal_score,
     poisson_surprise,
@@ -88,20 +106,8 @@ FACTS: Final = (
 """What a reason is told with, in the customer's own units, one column each."""
 
 PRIOR_RATE: Final = 2.0
-PRIOR_POPULATION: Final = 10.0
-WINSOR: Final = 3.0
-"""Standard deviations beyond which an amount teaches only that much."""
 LEAST_AMOUNT: Final = 0.001
 """What a smaller amount of an older history counts as; no door takes one today."""
-POPULATION_DAYS: Final = 56
-"""Days with traffic that the population's figures remember."""
-FULL_WEIGHT: Final = 10.0
-"""Transactions of a customer in `POPULATION_DAYS` that teach the population in full; of more,
-each has the weight of this number over theirs."""
-FEWEST_A_DAY: Final = 32
-"""Arrivals after which a day may end; a shorter one ends with the next."""
-MOST_BEHIND: Final = 256
-"""Arrivals from before yesterday, more than others, that set a clock back."""
 MAX_CATEGORIES: Final = 20_000
 """With more of them, `category` is an identifier by mistake."""
 RISE_SLACK: Final = 1.0
@@ -121,43 +127,26 @@ N_WINDOWS: Final = len(WINDOWS_S)
 SPEED_SLACK_H: Final = 1 / 12
 """Added to the time between two places, so that near and quick is not fast."""
 SPEED_UNIT_KMH: Final = 50.0
-GAP_WINSOR: Final = 5.0
-"""Mean gaps of the population beyond which a longer one teaches only that much."""
 BURST_FLOOR: Final = 3.0
 """Nats of surprise below which the usual rate explains a count."""
 RING: Final = 64
 """Recent timestamps kept of each customer; counts end there."""
 
-_HOUR_US, _DAY_US = 3.6e9, 86_400_000_000
-_UNIT = 65_536.0  # fixed-point unit of the population's sums of log amounts
-_WEIGHT = 256.0  # and of its weights
-_WEEKS_US = POPULATION_DAYS * 86_400e6
+_HOUR_US = 3.6e9
 
 # Columns of a customer's row; the first three are also those of a customer and category.
 _N, _MEAN, _M2, _SEEN, _FIRST, _LAST, _LAT, _LON, _PLACE_TS, _SWARM, _UNUSUAL, _HEAD = range(12)
 _RECENT, _RISE, _RAISED, _LOOSE = range(12, 16)
 _HOURS = 16
-_TIMES = _HOURS + 24
-_WIDTH = _TIMES + RING
-# Whole-number sums of the population and of a category, and what is published from them.
-_S_N, _S_X, _S_XX, _S_WITHIN, _S_GAPS, _S_GAP = range(6)
-_S_HOURS = 6
-_S_WIDTH = _S_HOURS + 24
-_P_N, _P_MEAN, _P_VAR, _P_WITHIN, _P_GAP = range(5)
-_P_HOURS = 5
-_P_WIDTH = _P_HOURS + 24
-# The day that has not ended, arrivals since the last one did, votes that it never began, and the
-# last day that they name.
-_DAY, _SINCE, _AGAINST, _BEFORE = range(4)
+_TIMES, _WIDTH = _HOURS + 24, _HOURS + 24 + RING
 
 
 class State(NamedTuple):
     """All that the pass remembers, as flat arrays.
 
     `customers` one row each; `pair_keys` and `pairs` an open-addressing table of customer and
-    category; `sums` whole numbers of the population (row 0) and the categories (row 1 + code), of
-    the day that has not ended, and `kept` of the days before it, faded; `published` the same rows
-    as used until the next day; `clock` which day it is.
+    category. Of the population (row 0) and the categories (row 1 + code): `sums` of the day that
+    has not ended, `kept` of those before it, `published` until it ends; `clock` which day it is.
     """
 
     customers: Floats
@@ -170,73 +159,10 @@ class State(NamedTuple):
 
 
 @kernel
-def _ends_day(clock: Ints, day: int) -> bool:
-    """Whether an arrival of `day` ends the day before it.
-
-    A day ends once, however late what belongs to it arrives. Where many more arrivals than not are
-    from long before, the clock was ahead: it goes back, and nothing ends.
-    """
-    clock[_SINCE] += 1
-    today = clock[_DAY]
-    if day > today:
-        clock[_DAY], clock[_AGAINST] = day, 0
-        if today < 0 or clock[_SINCE] < FEWEST_A_DAY:  # no sender makes a day of each of theirs
-            return False
-        clock[_SINCE] = 0
-        return True
-    if day < today - 1:
-        clock[_BEFORE] = day if clock[_AGAINST] == 0 else max(day, clock[_BEFORE])
-        clock[_AGAINST] += 1
-        if clock[_AGAINST] >= MOST_BEHIND:
-            clock[_DAY], clock[_AGAINST] = clock[_BEFORE], 0
-    elif clock[_AGAINST] > 0:
-        clock[_AGAINST] -= 1
-    return False
-
-
-@kernel
-def _publish(state: State) -> None:
-    """Fade what was kept, add the day that ended, and publish.
-
-    A day of little traffic fades the others less.
-    """
-    usual = max(state.kept[0, _S_N] // POPULATION_DAYS, 1)
-    full = 256 * min(state.sums[0, _S_N], usual) // usual
-    for r in range(len(state.sums)):
-        for c in range(_S_WIDTH):
-            kept = state.kept[r, c]
-            state.kept[r, c] = kept - kept // POPULATION_DAYS * full // 256 + state.sums[r, c]
-            state.sums[r, c] = 0
-    _figures(state, 0)
-
-
-@kernel
-def _figures(state: State, from_row: int) -> None:
-    """Turn the whole-number sums into the figures that the next day is judged by."""
-    for r in range(from_row, len(state.kept)):
-        s, p, population = state.kept[r], state.published[r], state.published[0]
-        mean, var, within = 0.0, 1.0, 1.0  # the prior: of the population for a category
-        if r > 0:
-            mean, var, within = population[_P_MEAN], population[_P_VAR], population[_P_WITHIN]
-        n = s[_S_N] / _WEIGHT
-        if n > 0:
-            own = s[_S_X] / _UNIT / n
-            own_var = max(s[_S_XX] / _UNIT / n - own * own, 0.0)
-            own_within = s[_S_WITHIN] / _UNIT / n
-            share = n / (n + PRIOR_POPULATION)
-            mean = own if r == 0 else mean + share * (own - mean)
-            var += share * (own_var - var)
-            within += share * (own_within - within)
-        p[_P_N], p[_P_MEAN] = n, mean
-        p[_P_VAR], p[_P_WITHIN] = max(var, 1e-4), max(within, 1e-4)
-        p[_P_GAP] = float(_DAY_US)
-        if s[_S_GAPS] > 20 * _WEIGHT:  # at least a second: whole days may stand at the same instant
-            p[_P_GAP] = max(s[_S_GAP] * 1e6 / s[_S_GAPS], 1e6)
-        hours = 24.0 * _WEIGHT
-        for h in range(24):
-            hours += s[_S_HOURS + h]
-        for h in range(24):
-            p[_P_HOURS + h] = (s[_S_HOURS + h] + _WEIGHT) / hours
+def arrive(state: State, ts_us: int) -> None:
+    """End the day before, where this arrival does; once an arrival, before it is observed."""
+    if ends_day(state.clock, ts_us):
+        publish(state.sums, state.kept, state.published)
 
 
 @kernel
@@ -257,32 +183,30 @@ def observe(
     `category` is −1 and `lat`, `lon` are NaN where missing; their views then say 0. `counts` takes
     the customer's transactions within each of `WINDOWS_S`, this one included, exact up to `RING`
     and `RING + 1` beyond, and 1 where the usual rate explains them. `facts` and `counts` may have
-    length 0. The state changes only in its clock and where a day ends.
+    length 0. The state stays as it is.
     """
-    if _ends_day(state.clock, ts_us // _DAY_US):
-        _publish(state)
     s, population = state.customers[customer], state.published[0]
     x, ts = math.log(max(amount, LEAST_AMOUNT)), float(ts_us)
 
-    p_mean = population[_P_MEAN] if population[_P_N] > 0 else x
+    p_mean = population[MEAN] if population[N] > 0 else x
     mean, sd = _usual(s, population, p_mean)
     z = normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N])
-    rise = s[_RISE] * _faded(ts - s[_LAST], RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
+    rise = s[_RISE] * faded(ts - s[_LAST], RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
     # a sum of standard deviations exceeds h by chance with probability e^(−2 · slack · h) at most
     signals[0] = surprise(z)
     raised = z > RISE_SLACK and 2 * (rise - RISE_FLOOR) > signals[0]
     if raised:
         signals[0] = 2 * (rise - RISE_FLOOR)
-    signals[3] = surprise((x - p_mean) / math.sqrt(population[_P_VAR]))
+    signals[3] = surprise((x - p_mean) / math.sqrt(population[VAR]))
     signals[1] = signals[2] = 0.0
     c_mean = h_mean = math.nan
-    if category >= 0 and population[_P_N] > 0:
+    if category >= 0 and population[N] > 0:
         c = state.published[1 + category]
-        c_mean = c[_P_MEAN]
-        signals[2] = surprise((x - c_mean) / math.sqrt(c[_P_VAR]))
+        c_mean = c[MEAN]
+        signals[2] = surprise((x - c_mean) / math.sqrt(c[VAR]))
         slot = slot_of(state.pair_keys, (customer << 20) | category)
         pair = state.pairs[slot]
-        h_mean, h_sd = expected(pair[_N], pair[_MEAN], pair[_M2], c_mean, c[_P_WITHIN])
+        h_mean, h_sd = expected(pair[_N], pair[_MEAN], pair[_M2], c_mean, c[WITHIN])
         signals[1] = surprise(normal_score((x - h_mean) / h_sd, PRIOR_VARIANCE + pair[_N]))
 
     signals[4] = 0.0
@@ -295,12 +219,12 @@ def observe(
 
     hour = ts / _HOUR_US % 24.0
     signals[5], signals[6] = hour_surprise(
-        s[_HOURS : _HOURS + 24], population[_P_HOURS : _P_HOURS + 24], hour
+        s[_HOURS : _HOURS + 24], population[HOURS : HOURS + 24], hour
     )
 
-    rate = (PRIOR_RATE + s[_SEEN]) / (PRIOR_RATE * population[_P_GAP] + s[_LAST] - s[_FIRST])
+    rate = (PRIOR_RATE + s[_SEEN]) / (PRIOR_RATE * population[GAP] + s[_LAST] - s[_FIRST])
     best, best_count, best_window, count, back = 0.0, 1, WINDOWS_S[0], 1, 1
-    head, loose = int(s[_HEAD]), s[_LOOSE] > 0
+    head, loose = int(s[_HEAD]), s[_LOOSE] > 0 or ts < s[_LAST]
     for k in range(N_WINDOWS):
         window = WINDOWS_S[k] * 1e6
         if loose:  # not in the order of their times: all are looked at
@@ -319,7 +243,7 @@ def observe(
             counts[k] = count if nats >= BURST_FLOOR else 1
     signals[7] = best
 
-    fade = _faded(ts - s[_LAST], SWARM_HOURS)
+    fade = faded(ts - s[_LAST], SWARM_HOURS)
     signals[8] = SWARM_GAIN * math.log1p(s[_SWARM] * fade)
 
     if len(facts) > 0:
@@ -354,7 +278,7 @@ def learn(
     x, ts = math.log(max(amount, LEAST_AMOUNT)), float(ts_us)
     first, gap = s[_SEEN] == 0, ts - s[_LAST]
 
-    fade = 1.0 if first else _faded(gap, SWARM_HOURS)
+    fade = 1.0 if first else faded(gap, SWARM_HOURS)
     unusual = max(signals[0], signals[1], signals[2], signals[3]) - SWARM_FLOOR
     s[_SWARM] = s[_SWARM] * fade + max(0.0, unusual)
     s[_UNUSUAL] = s[_UNUSUAL] * fade + (1.0 if unusual > 0 else 0.0)
@@ -364,79 +288,47 @@ def learn(
     s[_LOOSE] = RING if not first and gap < 0 else max(s[_LOOSE] - 1, 0.0)
 
     population = state.published[0]
-    p_known = population[_P_N] > 0
-    mean, sd = _usual(s, population, population[_P_MEAN] if p_known else x)
+    p_known = population[N] > 0
+    mean, sd = _usual(s, population, population[MEAN] if p_known else x)
     z = normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N])
-    rise = s[_RISE] * _faded(gap, RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
+    rise = s[_RISE] * faded(gap, RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
     s[_RISE], s[_RAISED] = max(rise, 0.0), s[_RAISED] + 1 if rise > 0 else 0.0
 
-    s[_RECENT] = s[_RECENT] * math.exp(-max(gap, 0.0) / _WEEKS_US) + 1 if not first else 1.0
-    weight = round(_WEIGHT * min(1.0, FULL_WEIGHT / s[_RECENT]))
-    if first:
-        s[_FIRST] = ts
-    elif teach:
-        longest = min(30.0 * _DAY_US, GAP_WINSOR * population[_P_GAP])
-        sums[0, _S_GAPS] += weight
-        sums[0, _S_GAP] += round(weight * min(max(0.0, gap), longest) / 1e6)
-    s[_FIRST] = min(s[_FIRST], ts)
+    s[_RECENT] = recent(s[_RECENT], gap)
+    weight = weight_of(s[_RECENT])
+    if teach and not first:
+        add_gap(sums[0], population, weight, gap)
+    s[_FIRST] = ts if first else min(s[_FIRST], ts)
     # the newest time, unless that was a clock of more than a day ahead
-    s[_LAST] = ts if first or gap < -_DAY_US else max(s[_LAST], ts)
+    s[_LAST] = ts if first or gap < -DAY_US else max(s[_LAST], ts)
     s[_SEEN] += 1
     if not teach:
         return
 
     if not math.isnan(lat):
         s[_LAT], s[_LON], s[_PLACE_TS] = lat, lon, ts
-    xw = _within(x, mean, WINSOR * sd)
-    _add(sums[0], population, p_known, weight, x, xw - mean)
+    xw = within(x, mean, WINSOR * sd)
+    add(sums[0], population, weight, x, xw - mean)
     s[_N], s[_MEAN], s[_M2] = welford(s[_N], s[_MEAN], s[_M2], xw)
     if category >= 0:
         key = (customer << 20) | category
         slot = slot_of(state.pair_keys, key)
         pair, c = state.pairs[slot], state.published[1 + category]
         state.pair_keys[slot] = key
-        mean, sd = expected(
-            pair[_N], pair[_MEAN], pair[_M2], c[_P_MEAN] if p_known else x, c[_P_WITHIN]
-        )
-        xw = _within(x, mean, WINSOR * sd)
-        _add(sums[1 + category], c, p_known, weight, x, xw - mean)
+        mean, sd = expected(pair[_N], pair[_MEAN], pair[_M2], c[MEAN] if p_known else x, c[WITHIN])
+        xw = within(x, mean, WINSOR * sd)
+        add(sums[1 + category], c, weight, x, xw - mean)
         pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     h = int(ts / _HOUR_US % 24.0)
     s[_HOURS + h] += 1.0
-    sums[0, _S_HOURS + h] += weight
-
-
-@kernel
-def _faded(gap_us: float, hours: float) -> float:
-    """Share that is left of what was remembered `gap_us` ago."""
-    return math.exp(-max(0.0, gap_us) / _HOUR_US / hours)
-
-
-@kernel
-def _within(x: float, middle: float, reach: float) -> float:
-    return min(max(x, middle - reach), middle + reach)
+    add_hour(sums[0], weight, h)
 
 
 @kernel
 def _usual(s: Floats, population: Floats, p_mean: float) -> tuple[float, float]:
     """Mean and standard deviation that are expected of a customer's next log amount."""
-    p_var: float = population[_P_WITHIN] if population[_P_N] > 50 else population[_P_VAR]
+    p_var: float = population[WITHIN] if population[N] > 50 else population[VAR]
     return expected(s[_N], s[_MEAN], s[_M2], p_mean, p_var)
-
-
-@kernel
-def _add(
-    sums: Ints, published: Floats, known: bool, weight: int, x: float, deviation: float
-) -> None:
-    """Add a log amount and its deviation from the customer's, no further out than others' are."""
-    if known:
-        x = _within(x, published[_P_MEAN], WINSOR * math.sqrt(published[_P_VAR]))
-        deviation = _within(deviation, 0.0, WINSOR * math.sqrt(published[_P_WITHIN]))
-    worth = weight / _WEIGHT * _UNIT
-    sums[_S_N] += weight
-    sums[_S_X] += round(x * worth)
-    sums[_S_XX] += round(x * x * worth)
-    sums[_S_WITHIN] += round(deviation * deviation * worth)
 
 
 class Columns(NamedTuple):
@@ -460,12 +352,12 @@ class Profiles:
             np.zeros((16, _WIDTH)),
             np.full(64, -1, np.int64),
             np.zeros((64, 3)),
-            np.zeros((1, _S_WIDTH), np.int64),
-            np.zeros((1, _S_WIDTH), np.int64),
-            np.zeros((1, _P_WIDTH)),
-            np.array([-1, 0, 0, 0]),
+            np.zeros((1, SUMS), np.int64),
+            np.zeros((1, SUMS), np.int64),
+            np.zeros((1, PUBLISHED)),
+            np.array(NO_CLOCK),
         )
-        _figures(self.state, 0)
+        figures(self.state.kept, self.state.published, 0)
         self._n_pairs_at_most = 0
 
     @property
@@ -489,13 +381,12 @@ class Profiles:
             else np.full(n, -1, np.int64)
         )
         self._make_room(n)
-        place = [
-            np.ascontiguousarray(frame[c], np.float64) if c in frame else nothing
-            for c in ("lat", "lon")
-        ]
         ts_us = np.asarray(frame["ts"], "datetime64[us]").astype(np.int64)
-        amount = np.ascontiguousarray(frame["amount"], np.float64)
-        return Columns(customer, category, ts_us, amount, place[0], place[1])
+        amount, lat, lon = (
+            np.ascontiguousarray(frame[c], np.float64) if c in frame else nothing
+            for c in ("amount", "lat", "lon")
+        )
+        return Columns(customer, category, ts_us, amount, lat, lon)
 
     def copy(self) -> Profiles:
         """The same state in memory of its own."""
@@ -544,7 +435,8 @@ class Profiles:
                 kept=grown(state.kept, needed),
                 published=grown(state.published, needed),
             )
-            _figures(state, known)  # until its first day ends, judged by the population
+            # until its first day ends, a category is judged by the population
+            figures(state.kept, state.published, known)
         self._n_pairs_at_most += n_rows
         keys, pairs = state.pair_keys, state.pairs
         if 2 * self._n_pairs_at_most > len(keys):

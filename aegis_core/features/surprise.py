@@ -57,6 +57,12 @@ def poisson_surprise(count: float, expected: float) -> float:
 
 
 @kernel
+def faded(gap_us: float, hours: float) -> float:
+    """Share that is left of what was remembered `gap_us` ago, 1/e after `hours`."""
+    return math.exp(-max(0.0, gap_us) / 3.6e9 / hours)
+
+
+@kernel
 def expected(
     n: float, mean: float, m2: float, prior_mean: float, prior_var: float
 ) -> tuple[float, float]:

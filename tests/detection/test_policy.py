@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aegis_core.detection.detector import Detector
-from aegis_core.detection.policy import (
+from aegis_core.detection.counter import (
     BURST_CUSTOMERS,
+    EPISODE_ROWS,
     FEWEST_CUSTOMERS,
     FEWEST_IN_A_BURST,
     NO_LIMITS,
     Counter,
-    Policy,
     burst_limits,
-    counted,
-    reasons,
+    thinned,
 )
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.policy import Policy, counted, reasons
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.profiles import FACTS, RING, SIGNAL_FACTOR, SIGNALS
@@ -151,6 +151,7 @@ def test_a_stored_policy_is_readable_text(tmp_path: Path) -> None:
 # --- reasons -------------------------------------------------------------------------------------
 
 KNOWN = {
+    "n_raised": 0,
     "usual_amount": 68.5, "habit_amount": 40.0, "category_amount": 31.25,
     "population_amount": 25.0, "n_history": 214, "distance_km": 6190.4, "gap_s": 1320,
     "speed_kmh": 13_755.2, "hour": 3.2, "n_hour": 0, "burst_count": 61, "burst_window_s": 10,
@@ -357,11 +358,25 @@ def test_a_limit_of_the_counter_is_reached_by_few_customers(payments: Payments) 
     assert list(limits) == sorted(limits), "a longer window holds what a shorter one holds"
 
 
-def test_one_burst_among_many_customers_does_not_move_the_limits() -> None:
+def test_bursts_of_three_in_a_hundred_customers_do_not_move_the_limits() -> None:
     calm = np.ones((2_000, 4), np.int64)
     burst = np.repeat(np.arange(1, 61)[:, None], 4, axis=1)
-    customers = pd.Series([f"c{i}" for i in range(2_000)] + ["hit"] * 60)
-    assert burst_limits(np.concatenate([calm, burst]), customers) == (3, 3, 3, 3)
+    customers = pd.Series([f"c{i}" for i in range(2_000)] + [f"c{i}" for i in range(60)] * 60)
+    assert burst_limits(np.concatenate([calm, *[burst] * 60]), customers) == (3, 3, 3, 3)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=200))
+def test_of_each_episode_the_highest_count(gaps_min: list[int]) -> None:
+    n = len(gaps_min)
+    ts = pd.Series(pd.Timestamp("2026-03-01") + pd.to_timedelta(np.cumsum(gaps_min), unit="min"))
+    customer, worth = pd.Series([f"c{i % 3}" for i in range(n)]), np.sin(np.arange(n))
+    kept = thinned(customer, ts, worth)
+    for _, rows in pd.DataFrame({"ts": ts, "worth": worth, "kept": kept}).groupby(customer):
+        episode = (rows.ts.diff() >= pd.Timedelta("10min")).cumsum()
+        for _, part in rows.groupby(episode):
+            assert part.kept.sum() == min(EPISODE_ROWS, len(part))
+            if not part.kept.all():
+                assert part.worth[part.kept].min() >= part.worth[~part.kept].max()
 
 
 def test_a_limit_beyond_the_ring_is_none_and_so_is_one_without_history() -> None:
@@ -373,8 +388,9 @@ def test_a_limit_beyond_the_ring_is_none_and_so_is_one_without_history() -> None
 def test_the_counter_adds_reviews_and_takes_no_block_back() -> None:
     policy = Policy(0.6, 0.8, 0.01, burst_limits=(3, 4, 5, 6))
     score = np.array([0.5, 0.5, 0.5, 0.7, 0.9])
-    counts = np.array([[2, 3, 4, 5], [3, 3, 4, 5], [1, 1, 1, 6], [9] * 4, [9] * 4])
+    counts = np.array([[2, 3, 4, 5], [3, 3, 4, 5], [1, 1, 1, 6], [5] * 4, [9] * 4])
     assert policy.decide(score, counts).tolist() == [0, 1, 1, 1, 2]
+    assert policy.decide(score, counts + 1).tolist() == [1, 1, 1, 2, 2], "twice a limit is blocked"
     assert policy.decide(score).tolist() == [0, 0, 0, 1, 2]
     assert counted(counts[1], policy.burst_limits)["text"] == (
         "3 transactions in 10 s; from 3 on somebody looks"
@@ -386,15 +402,24 @@ def test_the_counter_adds_reviews_and_takes_no_block_back() -> None:
     burst=st.integers(0, 30),
     budget=st.sampled_from([0.01, 0.1, 0.3]),
 )
-def test_score_and_counter_together_keep_the_budget(
+def test_the_counter_takes_half_of_the_budget_at_most_from_the_score(
     score: list[float], burst: int, budget: float
 ) -> None:
-    counts = np.ones((len(score), 4), np.int64)
+    n = len(score)
+    counts = np.ones((n, 4), np.int64)
     counts[:burst] = 9
-    counter = Counter.beside((5, 5, 5, 5), counts, np.array(score))
-    model = Counter.beside(NO_LIMITS, counts, np.array(score))  # the score alone
+    customer = ["hit"] * burst + [f"c{i}" for i in range(n - burst)]
+    frame = pd.DataFrame({"customer_id": customer, "ts": pd.Timestamp("2026-03-01")})
+    counter = Counter.beside((5, 5, 5, 5), counts, np.array(score), frame)
+    assert counter.share == pytest.approx(min(burst, EPISODE_ROWS) / n), "one episode"
+    model = Counter.beside(NO_LIMITS, counts, np.array(score), frame)  # the score alone
     policy = Policy.from_budget(model, budget, 0.2, counter=counter)
-    alerts = policy.decide(np.array(score), counts) > 0
-    assert alerts.mean() <= budget
-    assert (policy.burst_limits == counter.limits) == counter.fits(budget)
+    alone = np.array(score)[burst:] > policy.review_above
+    assert alone.sum() <= max(budget - counter.share, budget / 2) * n + 1e-9
+    assert (policy.decide(np.array(score), counts)[:burst] > 0).all(), "whatever the budget"
     assert policy.block_above >= policy.review_above
+
+
+def test_a_rise_is_told_with_its_length() -> None:
+    _, text = told("amount_customer", n_raised=12)
+    assert text.endswith("this customer's usual 68.50, in a rise over 12 transactions")

@@ -14,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_core.detection import scoring
+from aegis_core.detection.counter import burst_limits
 from aegis_core.detection.forest import N_FACTORS, N_SIGNALS, N_TOLD
 from aegis_core.detection.learner import Learner
-from aegis_core.detection.policy import Policy, burst_limits
+from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import ALLOWED, DENIED, SNOOZED, UNDECIDED, Scored, Scorer
 from aegis_core.features.confirmed import Confirmed, label_events
-from aegis_core.features.profiles import FACTS
+from aegis_core.features.profiles import BURST_FLOOR, FACTS, RING
+from aegis_core.features.surprise import poisson_surprise
 from aegis_core.schema import FACTORS, TABLES, TOLD_FACTORS, Decision
 
 Trained = tuple[Any, Policy]
@@ -348,19 +350,25 @@ def test_the_counter_counts_exactly_and_is_told_as_a_reason(
     policy = dataclasses.replace(trained[1], burst_limits=limits)
     scorer = Scorer(trained[0], policy)
     out = scorer.run(stream, signals=True, explain=True)
+    rate_s = out.facts[:, FACTS.index("rate_per_hour")] / 3600
+    beyond = 0
     ts = stream.ts.to_numpy("datetime64[us]").astype(np.int64)
     for customer in stream.customer_id.value_counts().index[:20]:
         rows = np.flatnonzero(stream.customer_id == customer)
-        if (np.diff(ts[rows]) < 0).any():
-            continue  # late events count from the clock that had been reached
         for k, window in enumerate((10, 60, 600, 3600)):
-            past = [
-                (ts[rows[: i + 1]] >= ts[r] - window * 1_000_000).sum() for i, r in enumerate(rows)
-            ]
-            assert out.counts[rows, k].tolist() == [min(n, 65) for n in past]
+            for i, r in enumerate(rows):
+                near = abs(ts[rows[max(0, i - RING) : i + 1]] - ts[r]) <= window * 1_000_000
+                n = int(near.sum())
+                nats = poisson_surprise(n - 1.0, rate_s[r] * window)
+                if abs(nats - BURST_FLOOR) > 1e-9:
+                    assert out.counts[r, k] == (n if nats >= BURST_FLOOR else 1)
+                    beyond += nats >= BURST_FLOOR
+    assert beyond > 50
     by_count = (out.counts >= np.array(limits)).any(axis=1)
+    twice = (out.counts >= 2 * np.array(limits)).any(axis=1)
     low = out.score <= policy.review_above
-    assert (out.decision[by_count & low] == Decision.REVIEW).all()
+    assert (out.decision[by_count & low & ~twice] == Decision.REVIEW).all()
+    assert (out.decision[twice] == Decision.BLOCK).all()
     told = scorer.verdicts_of(stream, out, "v1").frame()[by_count & low]
     assert len(told)
     assert all(reasons[0]["code"] == "BURST-LIMIT" for reasons in told.reasons)
@@ -522,5 +530,6 @@ def test_a_burst_is_found_while_it_happens(trained: Trained, payments: Payments)
     )
     out = scorer.run(burst)
     caught = np.flatnonzero(out.decision != Decision.APPROVE)
-    assert caught[0] <= 5
+    assert caught[0] < 5
+    assert np.flatnonzero(out.decision == Decision.BLOCK)[0] < 12
     assert len(caught) >= 55

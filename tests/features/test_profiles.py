@@ -17,10 +17,11 @@ from scipy import stats
 
 from aegis_core.detection import scoring
 from aegis_core.detection.scoring import UNDECIDED, Scorer
-from aegis_core.errors import InputError, NotReady
+from aegis_core.errors import NotReady
+from aegis_core.features.population import FULL_WEIGHT, PRIOR_POPULATION, REMEMBERED_DAYS
 from aegis_core.features.profiles import (
     FACTS,
-    PRIOR_POPULATION,
+    MAX_CATEGORIES,
     PRIOR_RATE,
     RING,
     SIGNAL_FACTOR,
@@ -29,6 +30,7 @@ from aegis_core.features.profiles import (
     SPEED_UNIT_KMH,
     WINDOWS_S,
     Profiles,
+    arrive,
     observe,
 )
 from aegis_core.features.surprise import (
@@ -108,6 +110,7 @@ def asked(profiles: Profiles, probe: pd.DataFrame) -> tuple[Floats, Floats]:
     columns = profiles.columns(probe)
     seen, told = np.empty((len(probe), len(SIGNALS))), np.empty((len(probe), len(FACTS)))
     for i, row in enumerate(zip(*columns, strict=True)):
+        arrive(profiles.state, row[2])
         observe(profiles.state, *row, seen[i], told[i], np.empty(0, np.int64))
     return seen, told
 
@@ -357,11 +360,15 @@ def test_broken_profiles_are_refused(awkward: pd.DataFrame, tmp_path: Path, what
         Profiles.load(path)
 
 
-def test_an_identifier_as_category_is_refused() -> None:
+def test_an_identifier_as_category_fills_no_memory_and_stops_nothing() -> None:
     profiles = Profiles()
-    profiles.category_codes = {str(i): i for i in range((1 << 20) - 1)}
-    with pytest.raises(InputError, match="identifier"):
-        profiles.columns(stream(["a"], [0.0], category="new"))
+    n = MAX_CATEGORIES + 100
+    many = stream(["a"] * n, np.arange(n) * 60.0, category=[f"c{i}" for i in range(n)])
+    for part in (many.iloc[: n // 2], many.iloc[n // 2 :], many.iloc[-50:]):
+        signals(part, profiles)
+    assert len(profiles.category_codes) == MAX_CATEGORIES
+    codes = profiles.columns(stream(["a"] * 3, [0.0] * 3, category=["c7", "new", f"c{n - 1}"]))
+    assert codes.category.tolist() == [7, MAX_CATEGORIES, MAX_CATEGORIES]
 
 
 def test_a_frame_is_not_changed(awkward: pd.DataFrame) -> None:
@@ -388,7 +395,7 @@ def test_amount_signals_never_fall_when_the_amount_rises(
     grid = np.geomspace(0.01, 1e12, 200)
     probe = stream([customer] * 200, np.full(200, 2e9), grid, category)
     out, _ = asked(learnt(past), probe)
-    assert (np.diff(out[:, AMOUNT], axis=0) >= 0).all()
+    assert (np.diff(out[:, AMOUNT], axis=0) >= -1e-12).all()
     others = np.delete(out, AMOUNT, axis=1)
     assert (others == others[0]).all()
 
@@ -450,23 +457,38 @@ def test_a_history_within_one_instant_is_no_error() -> None:
     assert np.isfinite(signals(pd.concat([past, later]))).all()
 
 
-@few
-@given(streams(st.sampled_from([0, 20, 5000, 90_000])), st.floats(1, 80_000))
-def test_a_late_event_is_as_quick_as_its_predecessor(past: pd.DataFrame, late_s: float) -> None:
-    last = (past.ts.max() - START) / pd.Timedelta(seconds=1)
-    profiles = learnt(pd.concat([past, stream(["a"], [last], place=BERLIN)]))
-    at = stream(["a", "a"], [last, last - late_s], place=(48.857, 2.352))
-    (now, late), (told, told_late) = asked(profiles, at)
-    assert late[view("travel_speed")] == now[view("travel_speed")]
-    assert late[view("burst_count")] == now[view("burst_count")]
-    assert told_late[fact("gap_s")] == told[fact("gap_s")] == 0
+@pytest.mark.parametrize("late_s", [1800.0, -1800.0, 23.9 * HOUR, 3 * DAY])
+def test_a_place_is_as_far_away_in_time_as_the_two_times_are_apart(late_s: float) -> None:
+    past = stream(["a"], [10 * DAY], place=BERLIN)
+    probe = stream(["a"], [10 * DAY - late_s], place=(48.857, 2.352))
+    _, (told,) = asked(learnt(past), probe)
+    assert told[fact("gap_s")] == pytest.approx(abs(late_s))
 
 
-def test_a_late_event_counts_from_when_the_customer_was_seen_last() -> None:
-    past = stream(["a", "a"], [0.0, HOUR], place=[BERLIN, None])
-    late = stream(["a"], [HOUR / 2], place=(48.857, 2.352))
-    _, (told,) = asked(learnt(past), late)
-    assert told[fact("gap_s")] == HOUR
+@pytest.mark.parametrize("ahead_s", [3 * DAY, 23.9 * HOUR, 70 * 365 * DAY, -3 * DAY])
+def test_a_time_among_a_burst_that_is_none_of_it_hides_nothing(ahead_s: float) -> None:
+    past = stream(["a"] * 40, np.arange(40) * HOUR)
+    at = 40 * HOUR + np.arange(30) * 0.1
+    mixed = np.column_stack([at, at + ahead_s]).ravel()
+    alone = signals(stream(["a"] * 30, at), learnt(past))[:, view("burst_count")]
+    among = signals(stream(["a"] * 60, mixed), learnt(past))[::2, view("burst_count")]
+    assert (among > 0.7 * alone).all()
+
+
+def test_a_burst_that_counts_backwards_in_time_is_a_burst() -> None:
+    past = stream(["a"] * 40, np.arange(40) * HOUR)
+    at = 40 * HOUR + np.arange(30) * 0.1
+    onwards, back = (signals(stream(["a"] * 30, t), learnt(past)) for t in (at, at[::-1].copy()))
+    burst = view("burst_count")
+    assert back[-1, burst] == pytest.approx(onwards[-1, burst], rel=0.05)
+
+
+def test_a_time_of_a_day_ahead_makes_nothing_unusual_afterwards() -> None:
+    past = stream(["a"] * 60, np.arange(60) * HOUR, place=BERLIN)
+    ahead = stream(["a"], [60 * HOUR + 23.9 * HOUR], place=BERLIN)
+    back = stream(["a"] * 5, (60 + np.arange(5)) * HOUR, place=(52.4, 13.1))
+    straight, after = signals(pd.concat([past, back])), signals(pd.concat([past, ahead, back]))
+    assert (after[-5:] < straight[-5:] + 0.3).all()
 
 
 def test_a_jump_of_the_clock_is_mended_by_the_next_rows() -> None:
@@ -485,55 +507,86 @@ def test_a_jump_of_the_clock_is_mended_by_the_next_rows() -> None:
 E2 = math.exp(2.0)  # its logarithm is a whole number of the fixed-point unit
 
 
-@pytest.mark.parametrize("n", [1, 10, 60, 400])
+def weight(n: int, gap_s: float = 60.0) -> float:
+    """What `n` transactions of one customer weigh together in the population's figures."""
+    recent, total = 0.0, 0.0
+    for _ in range(n):
+        recent = recent * math.exp(-gap_s / DAY / REMEMBERED_DAYS) + 1
+        total += min(1.0, FULL_WEIGHT / recent)
+    return total
+
+
+@pytest.mark.parametrize("n", [20, 60, 400])
 @pytest.mark.parametrize("amount", [0.5, E2, 50.0, 1e6])
 def test_amount_signals_of_a_customer_who_always_paid_the_same(n: int, amount: float) -> None:
     past = stream(["a"] * n, np.arange(n) * 60.0, E2, "food")
     (out,), (told,) = asked(learnt(past), stream(["a"], [DAY], amount, "food"))
     above = math.log(amount) - 2.0
-    share = n / (n + PRIOR_POPULATION)
+    share = weight(n) / (weight(n) + PRIOR_POPULATION)
     variance = 1 - share  # nothing but the prior's is left
     for whose in ("usual", "habit", "category", "population"):
         assert told[fact(f"{whose}_amount")] == pytest.approx(E2)
 
     population = -stats.norm.logsf(above / math.sqrt(variance))
-    assert out[view("amount_population")] == pytest.approx(population, rel=1e-6)
+    assert out[view("amount_population")] == pytest.approx(population, rel=1e-4)
     in_category = variance + share * (0 - variance)
     category = -stats.norm.logsf(above / math.sqrt(in_category))
-    assert out[view("amount_category")] == pytest.approx(category, rel=1e-6)
+    assert out[view("amount_category")] == pytest.approx(category, rel=1e-4)
     for name, prior in (("amount_customer", variance), ("amount_habit", in_category)):
         dof = PRIOR_VARIANCE + n
         spread = math.sqrt(PRIOR_VARIANCE * prior / dof * (1 + 1 / (PRIOR_MEAN + n)))
         t = above / spread
         z = math.copysign(math.sqrt(dof * math.log1p(t * t / dof)), t)
-        assert out[view(name)] == pytest.approx(-stats.norm.logsf(z), rel=1e-6, abs=2e-5)
+        assert out[view(name)] == pytest.approx(-stats.norm.logsf(z), rel=1e-4, abs=2e-5)
 
 
 def test_customers_who_differ_widen_the_population_and_not_each_other() -> None:
-    n, low, high = 40, math.exp(1.0), math.exp(3.0)
+    n, low, high = 60, math.exp(1.0), math.exp(3.0)
     past = stream(["a", "b"] * n, np.arange(2 * n) * 60.0, [low, high] * n)
     (out,), (told,) = asked(learnt(past), stream(["a"], [DAY], high))
     assert told[fact("population_amount")] == pytest.approx(E2)  # 1 deviation below
     assert out[view("amount_population")] == pytest.approx(-stats.norm.logsf(1.0), rel=1e-6)
-    within = 1 - 2 * n / (2 * n + PRIOR_POPULATION)
+    weights = 2 * weight(n, 120.0)
+    within = 1 - weights / (weights + PRIOR_POPULATION)
     mean = (PRIOR_MEAN * 2 + n * 1) / (PRIOR_MEAN + n)
     assert told[fact("usual_amount")] == pytest.approx(math.exp(mean), rel=1e-6)
     dof = PRIOR_VARIANCE + n
     spread = math.sqrt(PRIOR_VARIANCE * within / dof * (1 + 1 / (PRIOR_MEAN + n)))
     nats = surprise(normal_score((3 - mean) / spread, dof))
     assert out[view("amount_customer")] == pytest.approx(nats, rel=1e-4)
-    assert nats > 20
+    assert nats > 10
 
 
-def test_a_long_history_of_log_normal_amounts_gives_the_normal_tail() -> None:
+@pytest.mark.parametrize(("name", "customers"), [("customer", 1), ("population", 300)])
+def test_a_long_history_of_log_normal_amounts_gives_the_normal_tail(
+    name: str, customers: int
+) -> None:
     n, mean, sd = 3000, 3.0, 0.6
     amounts = np.exp(np.random.default_rng(0).normal(mean, sd, n))
-    profiles = learnt(stream(["a"] * n, np.arange(n) * HOUR, amounts))
+    ids = [f"c{i % customers}" for i in range(n)]
+    profiles = learnt(stream(ids, np.arange(n) * HOUR, amounts))
     z = np.array([0.0, 1.0, 2.0, 3.0])
-    probe = stream(["a"] * 4, [n * HOUR] * 4, np.exp(mean + sd * z))
+    probe = stream(["c0"] * 4, [n * HOUR] * 4, np.exp(mean + sd * z))
     out, _ = asked(profiles, probe)
-    for name in ("amount_customer", "amount_population"):
-        np.testing.assert_allclose(out[:, view(name)], -stats.norm.logsf(z), rtol=0.12)
+    found = out[:, view(f"amount_{name}")]
+    np.testing.assert_allclose(found, -stats.norm.logsf(z), rtol=0.12)
+
+
+@pytest.mark.parametrize("a_day", [0.05, 0.1, 0.2, 0.5])
+def test_amounts_that_rise_slowly_are_seen_before_they_are_twenty_times_the_usual(
+    a_day: float,
+) -> None:
+    usual = np.exp(np.random.default_rng(1).normal(3.0, 0.4, 60))
+    profiles = learnt(stream(["a"] * 60, np.arange(60) * DAY, usual))
+    steps = math.ceil(math.log(20) / math.log1p(a_day))
+    rising = math.exp(3.0) * (1 + a_day) ** np.arange(1, steps + 1)
+    raised = stream(["a"] * steps, (60 + np.arange(steps)) * DAY, rising)
+    out = Scorer(profiles=profiles).run(raised, signals=True, explain=True)
+    assert out.signals[:, view("amount_customer")].max() > 12
+    assert (a_day >= 0.2) or out.facts[-1, fact("n_raised")] > 10
+    ordinary = stream(["a"] * 60, (60 + np.arange(60)) * DAY, usual[::-1].copy())
+    again = asked(learnt(stream(["a"] * 60, np.arange(60) * DAY, usual)), ordinary)[0]
+    assert again[:, view("amount_customer")].max() < 6
 
 
 def test_an_outlier_teaches_little() -> None:
@@ -709,7 +762,7 @@ def test_a_blocked_burst_does_not_make_everybody_faster() -> None:
         (told,) = asked(learnt(pd.concat([past, burst]), answers), probe)[1]
         rates.append(told[fact("rate_per_hour")])
     assert rates[0] == pytest.approx(2, rel=0.03)
-    assert rates[1] > 2 * rates[0]
+    assert rates[0] < rates[1] < 1.5 * rates[0], "nor does one that passed, of one customer"
 
 
 @pytest.mark.parametrize("answer", [UNDECIDED, Decision.APPROVE, Decision.REVIEW])

@@ -1,0 +1,167 @@
+"""What is usual for everybody, and for everybody in a category: the figures that customers share.
+
+They are sums of whole numbers, so that neither the order of simultaneous rows nor how a history is
+split changes a bit, and are published when a day ends. No sender rules them: what a customer sends
+enters within `WINSOR` standard deviations of what was published, many transactions of one customer
+count for few (`weight_of`), and days fade. So a day ends once, whoever says that it is over.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from aegis_core.features.arrays import Floats, Ints
+from aegis_core.features.kernels import kernel
+
+PRIOR_POPULATION: Final = 10.0
+"""Transactions that what is expected beforehand counts for."""
+WINSOR: Final = 3.0
+"""Standard deviations beyond which an amount teaches only that much."""
+GAP_WINSOR: Final = 5.0
+"""Mean gaps beyond which a longer one teaches only that much."""
+REMEMBERED_DAYS: Final = 56
+"""Days with traffic that the figures remember."""
+FULL_WEIGHT: Final = 10.0
+"""Transactions of a customer in `REMEMBERED_DAYS` that count in full; of more, each counts for
+this number over theirs."""
+FEWEST_A_DAY: Final = 16
+"""Arrivals after which a day may end; a shorter one ends with the next."""
+MOST_BEHIND: Final = 256
+"""Arrivals from before yesterday, more than others, that set a clock back."""
+
+DAY_US: Final = 86_400_000_000
+_REMEMBERED_US = REMEMBERED_DAYS * float(DAY_US)
+_UNIT = 65_536.0  # of the weights, and so of all sums, in fixed point
+_MINUTE_US = 60e6
+
+# Columns of the sums and of what is published from them, each followed by the hours of the day.
+_S_N, _S_X, _S_XX, _S_WITHIN, _S_GAPS, _S_GAP, _S_HOURS = range(7)
+SUMS: Final = _S_HOURS + 24
+N, MEAN, VAR, WITHIN, GAP, HOURS = range(6)
+PUBLISHED: Final = HOURS + 24
+# The day that has not ended, arrivals since the last one did, votes that it never began, and the
+# last day that they name.
+_DAY, _SINCE, _AGAINST, _BEFORE = range(4)
+NO_CLOCK: Final = (-1, 0, 0, 0)
+
+
+@kernel
+def ends_day(clock: Ints, ts_us: int) -> bool:
+    """Whether an arrival ends the day before it.
+
+    A day ends once, however late what belongs to it arrives. Where many more arrivals than not are
+    from long before, the clock was ahead: it goes back, and nothing ends.
+    """
+    day, today = ts_us // DAY_US, clock[_DAY]
+    clock[_SINCE] += 1
+    if day > today:
+        clock[_DAY], clock[_AGAINST] = day, 0
+        if today < 0 or clock[_SINCE] < FEWEST_A_DAY:  # no sender makes a day of each arrival
+            return False
+        clock[_SINCE] = 0
+        return True
+    if day < today - 1:
+        clock[_BEFORE] = day if clock[_AGAINST] == 0 else max(day, clock[_BEFORE])
+        clock[_AGAINST] += 1
+        if clock[_AGAINST] >= MOST_BEHIND:
+            clock[_DAY], clock[_AGAINST] = clock[_BEFORE], 0
+    elif clock[_AGAINST] > 0:
+        clock[_AGAINST] -= 1
+    return False
+
+
+@kernel
+def publish(sums: Ints, kept: Ints, published: Floats) -> None:
+    """Fade what was kept, add the day that ended, and publish.
+
+    A day of little traffic fades the others less.
+    """
+    usual = max(kept[0, _S_N] // REMEMBERED_DAYS, 1)
+    full = 256 * min(sums[0, _S_N], usual) // usual
+    for r in range(len(sums)):
+        for c in range(SUMS):
+            kept[r, c] += sums[r, c] - kept[r, c] // REMEMBERED_DAYS * full // 256
+            sums[r, c] = 0
+    figures(kept, published, 0)
+
+
+@kernel
+def figures(kept: Ints, published: Floats, from_row: int) -> None:
+    """Turn sums into the figures that the next day is judged by.
+
+    Row 0 is the population's, `N, MEAN, VAR, WITHIN` of its log amounts, the mean `GAP` between a
+    customer's transactions in microseconds, and the share of each of the `HOURS`; the others are
+    the categories', which lean on it.
+    """
+    for r in range(from_row, len(kept)):
+        s, p, everybody = kept[r], published[r], published[0]
+        mean, var, within = 0.0, 1.0, 1.0  # the prior: of the population for a category
+        if r > 0:
+            mean, var, within = everybody[MEAN], everybody[VAR], everybody[WITHIN]
+        n = s[_S_N] / _UNIT
+        if n > 0:
+            own = s[_S_X] / s[_S_N]
+            own_var = max(s[_S_XX] / s[_S_N] - own * own, 0.0)
+            own_within = s[_S_WITHIN] / s[_S_N]
+            share = n / (n + PRIOR_POPULATION)
+            mean = own if r == 0 else mean + share * (own - mean)
+            var += share * (own_var - var)
+            within += share * (own_within - within)
+        p[N], p[MEAN] = n, mean
+        p[VAR], p[WITHIN] = max(var, 1e-4), max(within, 1e-4)
+        p[GAP] = float(DAY_US)
+        if s[_S_GAPS] > 20 * _UNIT:  # at least a second: whole days may stand at the same instant
+            p[GAP] = max(s[_S_GAP] * _MINUTE_US / s[_S_GAPS], 1e6)
+        hours = 24.0 * _UNIT
+        for h in range(24):
+            hours += s[_S_HOURS + h]
+        for h in range(24):
+            p[HOURS + h] = (s[_S_HOURS + h] + _UNIT) / hours
+
+
+@kernel
+def recent(before: float, gap_us: float) -> float:
+    """A customer's transactions in about `REMEMBERED_DAYS`, with one more after a gap."""
+    return before * math.exp(-max(gap_us, 0.0) / _REMEMBERED_US) + 1.0
+
+
+@kernel
+def weight_of(n_recent: float) -> int:
+    """What one of so many transactions of a customer weighs, as a whole number."""
+    return round(_UNIT * min(1.0, FULL_WEIGHT / n_recent))
+
+
+@kernel
+def within(x: float, middle: float, reach: float) -> float:
+    """The nearest number to `x` that is no further than `reach` from the middle."""
+    return min(max(x, middle - reach), middle + reach)
+
+
+@kernel
+def add(sums: Ints, published: Floats, weight: int, x: float, deviation: float) -> None:
+    """Add a log amount and its deviation from the customer's own, near what was published.
+
+    `sums` and `published` are rows of the population or of a category.
+    """
+    if published[N] > 0:
+        x = within(x, published[MEAN], WINSOR * math.sqrt(published[VAR]))
+        deviation = within(deviation, 0.0, WINSOR * math.sqrt(published[WITHIN]))
+    sums[_S_N] += weight
+    sums[_S_X] += round(x * weight)
+    sums[_S_XX] += round(x * x * weight)
+    sums[_S_WITHIN] += round(deviation * deviation * weight)
+
+
+@kernel
+def add_gap(sums: Ints, published: Floats, weight: int, gap_us: float) -> None:
+    """Add the time since the customer's transaction before, near what was published."""
+    longest = min(30.0 * DAY_US, GAP_WINSOR * published[GAP])
+    sums[_S_GAPS] += weight
+    sums[_S_GAP] += round(weight * min(max(gap_us, 0.0), longest) / _MINUTE_US)
+
+
+@kernel
+def add_hour(sums: Ints, weight: int, hour: int) -> None:
+    """Add a transaction to its hour of the day, 0 to 23."""
+    sums[_S_HOURS + hour] += weight

@@ -85,9 +85,9 @@ def thinned(customer: pd.Series, ts: pd.Series, worth: Floats) -> npt.NDArray[np
     return out
 
 
-def meets(counts: Ints, limits: tuple[int, ...], times: int = 1) -> npt.NDArray[np.bool_]:
-    """Where a count reaches `times` its limit, shape (n,)."""
-    return np.asarray((counts >= times * np.array(limits)).any(axis=1), bool)
+def meets(counts: Ints, limits: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Where one of the counts reaches its limit, shape (n,)."""
+    return np.asarray((counts >= np.asarray(limits)).any(axis=1), bool)
 
 
 @dataclass(frozen=True)

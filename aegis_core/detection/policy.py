@@ -21,6 +21,7 @@ from aegis_core.features.confirmed import HISTORY
 from aegis_core.features.profiles import FACTS, N_WINDOWS, RING, SIGNAL_FACTOR, SIGNALS, WINDOWS_S
 from aegis_core.schema import FACTORS, TOLD_FACTORS, Decision
 
+_BY_COUNT: Final = (Decision.REVIEW, Decision.BLOCK)
 _DRAWN_BY: Final = "aegis:audit:draw"  # the key of the draw, 16 bytes
 
 
@@ -91,14 +92,22 @@ class Policy:
         out = (score > self.review_above).astype(np.int8)
         out += (score > self.block_above).astype(np.int8)
         if counts is not None:
-            for times, decision in ((1, Decision.REVIEW), (BLOCKED_AT, Decision.BLOCK)):
-                met = meets(counts, self.burst_limits, times)
-                out[met] = np.maximum(out[met], decision)
+            for limits, least in zip(self.limits(), _BY_COUNT, strict=True):
+                met = meets(counts, limits)
+                out[met] = np.maximum(out[met], least)
         return out
+
+    def limits(self) -> Ints:
+        """Counts from which a transaction is reviewed and blocked, of shape (2, N_WINDOWS).
+
+        A policy that blocks nothing by its score blocks nothing by its count.
+        """
+        blocked = NO_LIMITS if math.isinf(self.block_above) else self.burst_limits
+        return np.array([self.burst_limits, [BLOCKED_AT * n for n in blocked]])
 
     def counts_as_burst(self, counts: Ints) -> npt.NDArray[np.bool_]:
         """Where the exact counter alone raises an alert, shape (n,)."""
-        return meets(counts, self.burst_limits)
+        return meets(counts, self.limits()[0])
 
     def save(self, folder: Path) -> None:
         """Write `policy.json` into `folder`."""

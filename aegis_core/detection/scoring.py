@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.detection.counter import BLOCKED_AT, NO_LIMITS
+from aegis_core.detection.counter import NO_LIMITS
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.forest import N_FACTORS, N_SIGNALS, N_TOLD, NO_MODEL, Model, room, weigh
 from aegis_core.detection.learner import Learner
@@ -273,10 +273,10 @@ class Scorer:
             np.full((explained, N_CLEARED), np.nan),
         )
         thresholds, model, trees = (np.inf, np.inf), NO_MODEL, NO_TREES
-        limits = np.outer((1, BLOCKED_AT), NO_LIMITS)
+        limits = np.array([NO_LIMITS, NO_LIMITS])
         if self.detector is not None and self.policy is not None:
             thresholds = self.policy.review_above, self.policy.block_above
-            limits = np.outer((1, BLOCKED_AT), self.policy.burst_limits)
+            limits = self.policy.limits()
             model = self.detector.model_
             trees = NO_TREES if self.learner is None else self.learner.trees_
         asked, ruled = (

@@ -11,28 +11,37 @@ from aegis_core.detection.history import label_events, recorded, transactions
 from aegis_core.detection.learner import Learner
 from aegis_core.detection.registry import load
 from aegis_core.detection.scoring import Scorer
-from aegis_core.features.checkpoint import begin
+from aegis_core.features.checkpoint import begin, judged_since
 from aegis_core.schema import FACTORS
 from aegis_core.store import Store
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How many stored verdicts a replay of the history gives again, bit for bit."""
+    """How many stored verdicts a replay of the history gives again, bit for bit.
+
+    `older` ones, of a version that computed otherwise, are not among the `checked`.
+    """
 
     checked: int
     different: int
     first_different: str | None
+    older: int = 0
 
     def sentence(self) -> str:
         """The result in words."""
+        older = (
+            f" {self.older:,} older ones are of a version of Aegis that computed otherwise."
+            if self.older
+            else ""
+        )
         if not self.checked:
-            return "No live verdicts are stored yet, so there is nothing to compare."
+            return f"No live verdicts are stored yet, so there is nothing to compare.{older}"
         if not self.different:
-            return f"All {self.checked:,} stored verdicts replay bit for bit."
+            return f"All {self.checked:,} stored verdicts replay bit for bit.{older}"
         return (
             f"{self.different:,} of {self.checked:,} stored verdicts replay DIFFERENTLY, the first "
-            f"is of transaction {self.first_different}."
+            f"is of transaction {self.first_different}.{older}"
         )
 
 
@@ -40,15 +49,19 @@ def parity(store: Store, settings: Settings) -> Parity:
     """Replay the history and compare evidence and score with what live scoring stored."""
     with store.snapshot() as session:
         frame, labels = transactions(session), label_events(session)
+        since = judged_since(session)
+        (all_,) = session.rows("SELECT count(*) AS n FROM verdicts")
         stored = session.query(
             "SELECT seq, transaction_id, model_version, score, evidence.* FROM verdicts "
-            "ORDER BY seq"
+            "WHERE seq >= ? ORDER BY seq",
+            [session.next_seq() if since is None else since],
         )
         versions = {v: load(session, v, settings).model for v in stored.model_version.unique()}
         learns = any(isinstance(model, Learner) for model in versions.values())
         begun = begin(session, confirmed=learns)
+    older = int(all_["n"]) - len(stored)
     if stored.empty:
-        return Parity(0, 0, None)
+        return Parity(0, 0, None, older)
     passed = Scorer(profiles=begun.profiles, confirmed=begun.confirmed).replay(
         frame, labels, recorded=recorded(frame), signals=True
     )
@@ -68,4 +81,4 @@ def parity(store: Store, settings: Settings) -> Parity:
             score == part.score.to_numpy()
         )
     first = None if same.all() else str(stored.transaction_id[int(np.argmin(same))])
-    return Parity(len(stored), int((~same).sum()), first)
+    return Parity(len(stored), int((~same).sum()), first, older)

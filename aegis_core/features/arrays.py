@@ -18,6 +18,7 @@ from aegis_core.machine import written_whole
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Arrays = dict[str, npt.NDArray[Any]]
 Rows = pd.DataFrame | Mapping[str, Any]
 """Transactions by column: a frame, or for a few live rows lists of texts and arrays of numbers."""
 _KEY: Final = "aegis:index:ids."  # of the hash of an id, 16 bytes
@@ -94,7 +95,7 @@ def write_arrays(
         save(file, **arrays)
 
 
-def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(path: Path) -> Arrays:
     """The arrays that `write_arrays` wrote, by name; reading them runs no code.
 
     A missing or broken file raises anything, from OSError to zlib.error: read it inside `reading`.

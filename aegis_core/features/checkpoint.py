@@ -12,16 +12,22 @@ import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from aegis_core.errors import NotReady
-from aegis_core.features.arrays import reading
+from aegis_core.features.arrays import Arrays, reading
 from aegis_core.features.confirmed import Confirmed
 from aegis_core.features.profiles import Profiles
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
 _PART_BYTES: Final = 4 * 2**20
+
+
+PASS: Final = 2
+"""Version of what the pass computes: a change of any figure of it is another one."""
+_SINCE: Final = f"pass {PASS} since"
 
 
 class Begin(NamedTuple):
@@ -56,7 +62,7 @@ def begin(source: Store | Session, *, confirmed: bool) -> Begin:
             whole = b"".join(row["data"] for row in parts)
             with reading("The state kept of the forgotten history", "Restore a backup."):
                 (Path(folder) / name).write_bytes(gzip.decompress(whole))
-        profiles = Profiles.load(Path(folder) / "profiles")
+        profiles = Profiles.load(Path(folder) / "profiles", _brought)
         labels = Confirmed.load(Path(folder) / "answers") if confirmed else None
     return Begin(int(found["cut"]), profiles, labels)
 
@@ -80,3 +86,33 @@ def save(session: Session, cut: int, profiles: Profiles, confirmed: Confirmed) -
                 data = whole[start : start + _PART_BYTES]
                 row = {"cut": cut, "name": name, "part": part, "data": data}
                 session.append("carried", pa.Table.from_pylist([row]))
+
+
+def note_pass(session: Session, next_seq: int) -> None:
+    """Note that this version of the pass judges from transaction `next_seq` on, unless it did."""
+    session.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", [_SINCE, str(next_seq)])
+
+
+def judged_since(source: Store | Session) -> int | None:
+    """The first transaction that this version of the pass judged; None: it judged none yet."""
+    found = source.rows("SELECT value FROM meta WHERE key = ?", [_SINCE])
+    return int(found[0]["value"]) if found else None
+
+
+def _brought(arrays: Arrays) -> Arrays:
+    """Profiles as version 1 of the pass kept them, in today's layout.
+
+    Weights and minutes in fixed point were counts and seconds; the day that had not ended is over.
+    """
+    if "kept" in arrays:
+        return arrays
+    customers, old = arrays["customers"], arrays["sums"]
+    gone = np.delete(old, 6, axis=1)
+    gone[:, [0, 4, *range(6, gone.shape[1])]] *= 65_536
+    gone[:, 5] = gone[:, 5] * 65_536 // 60
+    return arrays | {
+        "customers": np.insert(customers, [12] * 4, 0.0, axis=1),
+        "sums": np.zeros_like(gone),
+        "kept": gone,
+        "clock": np.array([old[0, 6], 0, 0, 0]),
+    }

@@ -16,12 +16,14 @@ Customers with a short history lean on the population's figures of the days that
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from aegis_core.features.arrays import (
+    Arrays,
     Floats,
     Ints,
     Rows,
@@ -360,11 +362,6 @@ class Profiles:
         figures(self.state.kept, self.state.published, 0)
         self._n_pairs_at_most = 0
 
-    @property
-    def n_customers(self) -> int:
-        """Customers seen so far."""
-        return len(self.customer_codes)
-
     def columns(self, frame: Rows) -> Columns:
         """Arrays of `frame`, with room made in the state for whoever is new in it.
 
@@ -404,8 +401,10 @@ class Profiles:
         write_arrays(path, ids | self.state._asdict())
 
     @classmethod
-    def load(cls, path: Path) -> Profiles:
-        """Read what `save` wrote.
+    def load(
+        cls, path: Path, bring: Callable[[Arrays], Arrays] = lambda as_read: as_read
+    ) -> Profiles:
+        """Read what `save` wrote; `bring` may bring another layout up to date.
 
         Raises
         ------
@@ -414,7 +413,7 @@ class Profiles:
         """
         self = cls()
         with reading(f"The profiles in {path}", "Replay the history instead."):
-            arrays = read_arrays(path)
+            arrays = bring(read_arrays(path))
             self.customer_codes = unpacked(arrays["customer_ids"])
             self.category_codes = unpacked(arrays["category_ids"])
             state = State(*(arrays[name] for name in State._fields))
@@ -426,7 +425,7 @@ class Profiles:
         return self
 
     def _make_room(self, n_rows: int) -> None:
-        state = self.state._replace(customers=grown(self.state.customers, self.n_customers))
+        state = self.state._replace(customers=grown(self.state.customers, len(self.customer_codes)))
         known, n_categories = len(state.sums), len(self.category_codes)
         needed = 1 + n_categories + (n_categories == MAX_CATEGORIES)
         if needed > known:

@@ -32,7 +32,7 @@ from aegis_core.detection.scoring import Scorer
 from aegis_core.detection.verdicts import Verdicts
 from aegis_core.errors import StoreBusy, StoreError
 from aegis_core.features.arrays import Ids, Ints, hashed
-from aegis_core.features.checkpoint import begin
+from aegis_core.features.checkpoint import begin, note_pass
 from aegis_core.features.confirmed import Confirmed
 from aegis_core.intake.importing import checked
 from aegis_core.intake.staging import REPEATED
@@ -95,6 +95,8 @@ class Engine:
             self.entries = lists.current(session)
             self._news = self._lacks(session)
             reached = journal.reached(session)
+        with store.writing() as session:
+            note_pass(session, self.next_seq)
         self._looked = 0.0
         self.journal = Journal(journal.folder_of(store.path), reached)
         self.table_writer = TableWriter(store, self.journal, self._look)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from aegis_core.detection.counter import Counter, burst_limits
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import UNDECIDED, Scorer
@@ -103,11 +104,14 @@ def test_a_fold_is_what_would_have_happened(payments: Payments, found: Evaluatio
         past = frame[frame.ts < f.test_from]
         week = frame[(frame.ts >= f.test_from) & (frame.ts < f.test_to)]
         scorer = Scorer()
-        signals = scorer.run(past, signals=True).signals
+        passed = scorer.run(past, signals=True)
         window = ((past.ts >= f.train_from) & (past.ts < f.train_to)).to_numpy()
-        detector = Detector().fit(signals[window])
-        live = Scorer(detector, Policy.from_budget(detector, 0.02), scorer.profiles)
-        expected = live.run(week)
+        signals, counts, rows = passed.signals[window], passed.counts[window], past[window]
+        detector = Detector().fit(signals)
+        score = detector.score(detector.weigh(signals)[1])
+        counter = Counter.beside(burst_limits(counts, rows.customer_id), counts, score, rows)
+        policy = Policy.from_budget(detector, 0.02, counter=counter)
+        expected = Scorer(detector, policy, scorer.profiles).run(week)
         own = found.scores[found.scores.fold == f.number]
         assert own.forest.to_numpy().tobytes() == expected.score.tobytes()
         assert own.decision.to_numpy().tobytes() == expected.decision.tobytes()
@@ -203,7 +207,8 @@ def test_what_the_policy_blocks_teaches_nothing(payments: Payments, found: Evalu
     lenient = run(payments, block_share=0.0)
     strict = run(payments, block_share=1.0)
     assert (lenient.scores.decision != Decision.BLOCK).all()
-    assert (strict.scores.decision != Decision.REVIEW).all()
+    by_score = strict.scores[~strict.scores.counted]
+    assert (by_score.decision != Decision.REVIEW).all()
     assert not same(lenient, strict, ["forest"])
 
 

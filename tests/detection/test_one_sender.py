@@ -1,0 +1,126 @@
+"""Laws of what one sender can do to what others are judged by: next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+
+from aegis_core.detection.counter import Counter, burst_limits
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.policy import Policy
+from aegis_core.detection.scoring import Scorer
+from aegis_core.features.profiles import Profiles
+
+Payments = tuple[pd.DataFrame, pd.DataFrame]
+BUDGET = 0.02
+PROBES = 300
+
+
+def fitted(signals: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], rows: pd.DataFrame):  # type: ignore[no-untyped-def]
+    detector = Detector(n_trees=30).fit(signals)
+    score = detector.score(detector.weigh(signals)[1])
+    counter = Counter.beside(burst_limits(counts, rows.customer_id), counts, score, rows)
+    return detector, Policy.from_budget(detector, BUDGET, counter=counter)
+
+
+@pytest.fixture(scope="module")
+def before(payments: Payments) -> tuple[Profiles, Detector, Policy]:
+    """A model of 30 days, and what is known after them."""
+    frame = payments[0].iloc[:15_000]
+    scorer = Scorer()
+    passed = scorer.run(frame, signals=True)
+    return scorer.profiles, *fitted(passed.signals, passed.counts, frame)
+
+
+def probes(frame: pd.DataFrame) -> pd.DataFrame:
+    """What others do next: ordinary payments, at ten and twenty times, at night, far away."""
+    some = frame.iloc[15_000 : 15_000 + PROBES].reset_index(drop=True)
+    k = np.arange(len(some)) % 5
+    far = k == 4
+    return some.assign(
+        amount=some.amount * np.choose(k, [1, 10, 20, 3, 1]),
+        ts=some.ts.max() + pd.Timedelta("2D") + pd.to_timedelta(np.arange(len(some)), unit="s"),
+        lat=np.where(far, -33.0, some.lat),
+        lon=np.where(far, 151.0, some.lon),
+    )
+
+
+def sent(frame: pd.DataFrame, **what: object) -> pd.DataFrame:
+    """One in a hundred of all rows, by one customer: 150 within the days before the probes."""
+    n = len(frame.iloc[:15_000]) // 100
+    base = pd.concat([frame.iloc[[14_999]]] * n, ignore_index=True)
+    ts = base.ts + pd.to_timedelta(np.arange(n) * 300, unit="s")
+    return base.assign(customer_id="one", ts=ts, **what)
+
+
+NOISE: dict[str, Callable[[int], dict[str, object]]] = {
+    "the least amount": lambda n: {"amount": 0.001},
+    "the largest amount": lambda n: {"amount": 1e12},
+    "amounts in turn": lambda n: {"amount": np.where(np.arange(n) % 2, 0.001, 1e12)},
+    "one category": lambda n: {"amount": 1e9, "category": "grocery"},
+    "a category of each": lambda n: {"category": [f"id{i}" for i in range(n)]},
+    "places in turn": lambda n: {"lat": np.where(np.arange(n) % 2, 89.0, -89.0), "lon": 0.0},
+}
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_one_row_in_a_hundred_moves_nobody_elses_alert(
+    payments: Payments, before: tuple[Profiles, Detector, Policy], noise: str
+) -> None:
+    frame = payments[0]
+    profiles, detector, policy = before
+    told = []
+    for what in (None, NOISE[noise](150)):
+        scorer = Scorer(detector, policy, profiles.copy())
+        if what is not None:
+            scorer.run(sent(frame, **what))
+        ordinary = frame.iloc[14_000:14_100]  # a day begins, so that all of it is published
+        scorer.run(ordinary.assign(ts=frame.ts.iloc[15_000] + pd.Timedelta("1.5D")))
+        told.append(scorer.run(probes(frame)).decision > 0)
+    assert told[0].mean() > 0.2, "the probes are seen"
+    assert (told[0] != told[1]).mean() <= 0.02
+
+
+@pytest.mark.parametrize("gap", ["ahead", "behind", "days in turn"])
+def test_nor_do_the_times_that_one_sender_gives(
+    payments: Payments, before: tuple[Profiles, Detector, Policy], gap: str
+) -> None:
+    frame = payments[0]
+    profiles, detector, policy = before
+    given = sent(frame)
+    days = {"ahead": 3.0, "behind": -300.0, "days in turn": np.arange(len(given)) % 2 * 40.0}[gap]
+    given["ts"] += pd.to_timedelta(np.broadcast_to(days, len(given)) * 86_400, unit="s")
+    told = []
+    for rows in (frame.iloc[:0], given):
+        scorer = Scorer(detector, policy, profiles.copy())
+        scorer.run(pd.concat([rows, frame.iloc[14_900:15_000]]))
+        told.append(scorer.run(probes(frame)).decision > 0)
+    assert (told[0] != told[1]).mean() <= 0.02
+
+
+def test_a_window_s_own_bursts_do_not_become_its_normal(payments: Payments) -> None:
+    frame = payments[0].iloc[:12_000]
+    rng = np.random.default_rng(0)
+    parts = [frame]
+    for customer in frame.customer_id.unique()[:3]:  # beside the bursts that are there
+        row = frame[frame.customer_id == customer].iloc[[-1]]
+        burst = pd.concat([row] * 60, ignore_index=True)
+        begin = pd.Timedelta(days=float(rng.uniform(2, 20)))
+        at = frame.ts.min() + begin + pd.to_timedelta(np.arange(60) * 0.3, unit="s")
+        parts.append(burst.assign(ts=at, amount=2.0))
+    attacked = pd.concat(parts).sort_values("ts", kind="stable", ignore_index=True)
+    passed = Scorer().run(attacked, signals=True)
+    made = fitted(passed.signals, passed.counts, attacked)
+    probe = frame.iloc[[-1]]
+    next_burst = pd.concat([probe] * 40, ignore_index=True).assign(
+        ts=frame.ts.max() + pd.to_timedelta(3600 + np.arange(40) * 0.3, unit="s"), amount=2.0
+    )
+    scorer = Scorer(*made)
+    scorer.run(attacked)
+    decision = scorer.run(next_burst).decision
+    assert np.flatnonzero(decision > 0)[0] < 5
+    assert np.flatnonzero(decision > 1)[0] < 12

@@ -112,7 +112,7 @@ class Store:
                 )
             with self._opened(read_only=True) as session:
                 older = tables.version(session, tables.names(session), self.path) < SCHEMA_VERSION
-                if not older and not journal.is_left(self.path):
+                if not older and not journal.is_behind(session, self.path):
                     yield session
                     return
             with self.writing():

@@ -17,7 +17,10 @@ from typing import Final
 from aegis_core.errors import AegisError, InputError, StoreError
 from aegis_core.machine import private, try_lock, utc_now
 
-BESIDE: Final = (".wal", ".state", ".journal", ".audit-head", ".audit-head.lost")
+BESIDE: Final = (
+    *(".wal", ".state", ".journal", ".journal-end"),
+    *(".audit-head", ".audit-head.lost"),
+)
 """What belongs to a database and lies beside it."""
 _LOCK: Final = ".lock"
 _OF_A_SERVICE: Final = (".endpoint", ".readers", ".token")

@@ -95,10 +95,11 @@ class Limits:
 
 @dataclass
 class Caller:
-    """A connection of somebody who attached."""
+    """A connection of somebody who attached; `was_active` once DuckDB's server listed it."""
 
     writes: bool
     last_at: float = field(default_factory=time.monotonic)
+    was_active: bool = False
     in_transaction: bool = False
     answer: str | None = None
 
@@ -325,7 +326,10 @@ class Gate:
                 callers = dict(self._callers)
             for caller, known in callers.items():
                 idle_s = now - known.last_at
-                gone = caller not in active and idle_s > 5
+                known.was_active |= caller in active
+                # Between knocking and the first statement a caller is not listed yet, for seconds
+                # on a busy machine.
+                gone = caller not in active and idle_s > (5 if known.was_active else 3600)
                 if gone or idle_s > _ANSWER_KEPT_S:
                     self._forget(connection, known)
                 if gone:

@@ -4,16 +4,20 @@ A group of rows is one line, a checksum and JSON, forced to the disk before anyb
 that costs a fraction of what a transaction of the database does. Groups are numbered without gaps.
 The table `meta` says which number the tables have reached, in the same transaction that brings the
 groups in, so whatever dies in between, each group gets there once. Whoever opens the database next
-brings in what a killed process left.
+brings in what a killed process left. A file beside it, the mark, says which group was answered last:
+a journal, or tables, that end before it lost something, which is then said.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import shutil
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +26,7 @@ import numpy as np
 import orjson
 
 from aegis_core.errors import StoreError
-from aegis_core.store import rollups
+from aegis_core.store import audit, rollups
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,8 +40,10 @@ Group = Mapping[str, Columns]
 """Rows that belong together, by table."""
 SEGMENT_BYTES: Final = 32 * 2**20
 """A file of the journal is followed by the next one beyond this size."""
+_LOG: Final = logging.getLogger("aegis.journal")
 _REACHED: Final = "journal"
 _LINE: Final = b"%08x %s\n"
+_MARK: Final = b"%020d %020d\n"
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -50,6 +56,45 @@ def is_left(database: Path) -> bool:
     """Whether a journal lies there: its owner is at work, or was killed."""
     folder = folder_of(database)
     return folder.is_dir() and any(folder.glob("*.log"))
+
+
+def mark_of(database: Path) -> Path:
+    """Where it is kept which group was answered last."""
+    return database.with_name(database.name + ".journal-end")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The group that was answered last, and the place of the transaction after it."""
+
+    number: int
+    next_seq: int
+
+
+def mark(database: Path) -> Mark | None:
+    """What the file beside a database says; None where there is none, or none that is whole."""
+    path = mark_of(database)
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise StoreError(f"{path} cannot be read: {e.strerror}.") from e
+    parts = text.split()
+    if len(parts) == 2 and all(map(bytes.isdigit, parts)):
+        found = Mark(*map(int, parts))
+        if text == _MARK % (found.number, found.next_seq):
+            return found
+    _LOG.warning("%s is damaged: whether answered verdicts are missing cannot be seen", path)
+    return None
+
+
+def is_behind(session: Session, database: Path) -> bool:
+    """Whether the tables lack groups that were answered, as after a killed owner or a loss."""
+    if is_left(database):
+        return True
+    noted = mark(database)
+    return noted is not None and noted.number > reached(session)
 
 
 class Journal:
@@ -70,6 +115,9 @@ class Journal:
         self._unwritten: list[tuple[int, Group, bytes]] = []
         self._segments: list[tuple[int, Path]] = []
         self._file: int | None = None
+        self._mark: int | None = None
+        self._marked = 0
+        self._next_seq = 0
         self._size = 0
         self._lock = threading.Lock()
 
@@ -94,6 +142,7 @@ class Journal:
                 _write(file, line)
                 self._size += len(line)
             os.fdatasync(file)
+            self._note_end()
         except OSError as e:
             self._leave()  # what was half written ends its file; all of it goes into the next
             raise StoreError(f"The journal {self.folder} cannot be written: {e.strerror}.") from e
@@ -105,7 +154,14 @@ class Journal:
             self._leave()
 
     def waiting(self, most_rows: int = 50_000) -> tuple[int, list[Group]]:
-        """Groups that the tables lack, the oldest first, and the number of the last of them."""
+        """Groups that the tables lack, the oldest first, and the number of the last of them.
+
+        Forces the mark to the disk: here, as who scores and answers does not wait for that.
+        """
+        if self._mark is not None and self._marked != self.written:
+            self._marked = self.written
+            with contextlib.suppress(OSError):  # it is for a loss of power only
+                os.fdatasync(self._mark)
         number, groups, rows = self.reached, [], 0
         with self._lock:
             for at, group in self._groups:
@@ -134,6 +190,9 @@ class Journal:
     def close(self) -> None:
         """Let go of the file; remove it where the tables hold all of it."""
         self._leave()
+        if self._mark is not None:
+            os.close(self._mark)
+            self._mark = None
         with self._lock:
             if self._groups or self._unwritten:
                 return
@@ -156,6 +215,18 @@ class Journal:
             for folder in (self.folder, self.folder.parent):
                 synced(folder)
         return self._file
+
+    def _note_end(self) -> None:
+        """Write the mark, in place and without waiting for the disk: 2 µs of a group's 250."""
+        if self._mark is None:
+            path = self.folder.with_name(f"{self.folder.name}-end")
+            self._mark = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            if found := os.read(self._mark, 64).split()[1:]:
+                self._next_seq = int(found[0]) if found[0].isdigit() else 0
+        for _, group, _ in self._unwritten:
+            if "transactions" in group:
+                self._next_seq = int(group["transactions"]["seq"][-1]) + 1
+        os.pwrite(self._mark, _MARK % (self._unwritten[-1][0], self._next_seq), 0)
 
     def _leave(self) -> None:
         file, self._file = self._file, None
@@ -233,13 +304,39 @@ def _schema(session: Session, table: str) -> pa.Schema:
 
 
 def recover(session: Session, database: Path) -> int:
-    """Bring in what a killed process left; how many groups. Remove the journal after the commit."""
-    if not is_left(database):
+    """Bring in what a killed process left; how many groups. Remove the journal after the commit.
+
+    Where groups that were answered are missing, the log and the audit say how many verdicts, and
+    what is left of the journal is kept in a folder beside it. Its numbers go on after the gap.
+    """
+    if not is_behind(session, database):
         return 0
-    found = list(read(folder_of(database), reached(session)))
+    last = reached(session)
+    found = list(read(folder_of(database), last))
     if found:
-        bring_in(session, [group for _, group in found], found[-1][0])
+        last = found[-1][0]
+        bring_in(session, [group for _, group in found], last)
+    noted = mark(database)
+    if noted is not None and noted.number > last:
+        _tell_loss(session, database, last, noted)
     return len(found)
+
+
+def _tell_loss(session: Session, database: Path, last: int, noted: Mark) -> None:
+    n_verdicts = max(0, noted.next_seq - session.next_seq())
+    kept = folder_of(database).with_name(f"{database.name}.journal.torn-{last + 1}")
+    if is_left(database) and not kept.exists():
+        shutil.copytree(folder_of(database), kept)
+    bring_in(session, [], noted.number)
+    told = {"groups": noted.number - last, "verdicts": n_verdicts}
+    told |= {"kept": kept.name} if kept.exists() else {}
+    audit.record(session, "aegis", "lost", "verdicts", told)
+    _LOG.error(
+        "%s lacks the last %d groups that were answered, with %d verdicts: the end of the journal, "
+        "or of the database, is gone. Send these transactions again. %s",
+        *(database, told["groups"], n_verdicts),
+        f"What is left of the journal is in {kept}." if kept.exists() else "",
+    )
 
 
 def as_table(parts: Sequence[Columns], schema: pa.Schema) -> pa.Table:

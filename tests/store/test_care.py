@@ -581,24 +581,22 @@ def leave(store: Store, ending: str) -> None:
     if ending == ".wal":
         with store.writing(checkpoint=False) as session:
             session.execute("INSERT INTO labels VALUES ('ghost', true, NULL, now(), 'x', 0)")
-    for left in (".wal", ".state", ".journal", ".audit-head", ".audit-head.lost"):
+    for left in files.BESIDE:
         path = store.path.with_name(store.path.name + left)
         if left == ending == ".journal":
             row = {"transaction_id": ["ghost"], "is_fraud": [True], "known_at": [0]}
             Journal(path, 0).append({"labels": row})
         elif left == ending == ".state":
             path.mkdir()
-        elif left == ending == ".audit-head.lost":
-            path.write_text(f"7:{'0' * 64}")
+        elif left == ending and left in (".audit-head.lost", ".journal-end"):
+            path.write_text(f"7:{'0' * 64}" if "lost" in left else f"{9:020d} {9:020d}\n")
         elif left != ending:
             path.unlink(missing_ok=True)
         assert path.exists() == (left == ending)
     store.path.unlink()
 
 
-@pytest.mark.parametrize(
-    "ending", [".wal", ".state", ".journal", ".audit-head", ".audit-head.lost"]
-)
+@pytest.mark.parametrize("ending", files.BESIDE)
 def test_what_a_database_that_is_gone_left_is_kept_aside_and_not_taken_in(
     store: Store, settings: Settings, archive: Path, ending: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,69 @@ def test_a_block_that_fails_leaves_the_journal_to_the_next(store: Store) -> None
 
 @pytest.mark.parametrize("cut", [1, 5, 9, 40])
 def test_a_line_that_was_cut_short_was_never_answered(store: Store, cut: int) -> None:
-    left_by_a_killed_owner(store, group(0), group(1))
+    made = left_by_a_killed_owner(store, group(0))
+    answered = journal.mark_of(store.path).read_bytes()
+    made.append(group(1))
+    journal.mark_of(store.path).write_bytes(answered)  # it is written last
     (segment,) = folder(store).glob("*.log")
     segment.write_bytes(segment.read_bytes()[:-cut])
     assert seqs(store) == [0]
+    assert not store.rows("FROM audit")
+
+
+def lost(store: Store) -> list[dict[str, Any]]:
+    """What the audit says of answered verdicts that are missing."""
+    told = store.rows("SELECT details FROM audit WHERE action = 'lost' ORDER BY seq")
+    return [json.loads(row["details"]) for row in told]
+
+
+@pytest.mark.parametrize(("kept", "verdicts"), [(-100, 5), (0, 8), (None, 8)])
+def test_answered_verdicts_that_are_gone_are_counted_and_the_torn_file_is_kept(
+    store: Store, caplog: pytest.LogCaptureFixture, kept: int | None, verdicts: int
+) -> None:
+    made = left_by_a_killed_owner(store, group(0, 3), group(3, 5))
+    (segment,) = folder(store).glob("*.log")
+    torn = segment.read_bytes()[:kept]
+    segment.unlink() if kept is None else segment.write_bytes(torn)
+    assert seqs(store) == list(range(8 - verdicts))
+    (told,) = lost(store)
+    assert (told["groups"], told["verdicts"]) == (2 if verdicts == 8 else 1, verdicts)
+    assert f"with {verdicts} verdicts" in caplog.text
+    assert not folder(store).exists()
+    if kept is not None:
+        assert (store.path.parent / told["kept"] / segment.name).read_bytes() == torn
+    assert seqs(store) == list(range(8 - verdicts)), "said once"
+    assert len(lost(store)) == 1
+    made.close()
+    with store.reading() as session:
+        again = Journal(folder(store), journal.reached(session))
+    again.append(group(8 - verdicts))
+    assert seqs(store) == list(range(9 - verdicts)), "numbers go on after the gap"
+    assert len(lost(store)) == 1
+
+
+def test_an_older_database_put_in_place_is_seen_to_lack_what_was_answered(store: Store) -> None:
+    older = store.path.read_bytes()
+    left_by_a_killed_owner(store, group(0, 3))
+    assert seqs(store) == [0, 1, 2]
+    store.path.write_bytes(older)
+    assert seqs(store) == []
+    assert lost(store)[0]["verdicts"] == 3
+
+
+@pytest.mark.parametrize("text", [b"", b"7", b"x" * 42, b"%020d %020d" % (9, 9)])
+def test_a_mark_that_is_damaged_is_said_and_written_anew(
+    store: Store, caplog: pytest.LogCaptureFixture, text: bytes
+) -> None:
+    left_by_a_killed_owner(store, group(0)).close()
+    journal.mark_of(store.path).write_bytes(text)
+    assert seqs(store) == [0]
+    assert "cannot be seen" in caplog.text
+    assert not lost(store)
+    with store.reading() as session:
+        made = Journal(folder(store), journal.reached(session))
+    made.append(group(1))
+    assert journal.mark(store.path) == journal.Mark(2, 2)
 
 
 def test_damage_in_the_middle_is_told_and_nothing_is_brought_in_or_removed(store: Store) -> None:

@@ -23,6 +23,7 @@ from aegis_core.errors import ColumnError, InputError, StoreBusy, StoreError, St
 from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.store import Store, connect
 from aegis_core.store.endpoint import Endpoint, files_of, find, publish, started
+from aegis_core.store.gate import _SCHEMAS, Limits
 
 NOON = datetime(2026, 3, 1, 12)
 
@@ -591,6 +592,22 @@ def test_a_query_that_needs_much_memory_is_ended_before_a_commit_could_fail(
             n += 50
         assert "too much memory" in str(raised[0])
         assert count(writer) == n
+
+
+def test_a_caller_of_a_busy_machine_is_not_forgotten_before_its_first_statement(
+    store: Store,
+) -> None:
+    with store.owned(limits=Limits()) as endpoint:
+        assert store._held is not None
+        gate = store._held.gate
+        assert gate is not None
+        assert endpoint is not None
+        token = endpoint.readers_token
+        gate._knows("slow", token, token)
+        gate._look_after_callers(time.monotonic() + 60)
+        assert gate._admits("slow", _SCHEMAS) is not None
+        gate._look_after_callers(time.monotonic() + 4000)
+        assert gate._admits("slow", _SCHEMAS) is None, "nobody for an hour"
 
 
 def test_a_wrong_token_opens_nothing(owner: Owner) -> None:

@@ -147,7 +147,12 @@ def _unusable(path: Path, e: duckdb.Error) -> Exception:
         return StoreVersion(
             f"{path} was written by another version of DuckDB: {str(e).splitlines()[0]}"
         )
-    return StoreError(f"{path} cannot be opened: {str(e).splitlines()[0]}")
+    hint = ""
+    if "Could not read" in str(e):
+        hint = (
+            " It is cut short; `aegis restore FILE --force` puts a backup there and keeps it aside."
+        )
+    return StoreError(f"{path} cannot be opened: {str(e).splitlines()[0]}.{hint}")
 
 
 @contextmanager

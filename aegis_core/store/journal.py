@@ -4,8 +4,8 @@ A group of rows is one line, a checksum and JSON, forced to the disk before anyb
 that costs a fraction of what a transaction of the database does. Groups are numbered without gaps.
 The table `meta` says which number the tables have reached, in the same transaction that brings the
 groups in, so whatever dies in between, each group gets there once. Whoever opens the database next
-brings in what a killed process left. A file beside it, the mark, says which group was answered last:
-a journal, or tables, that end before it lost something, which is then said.
+brings in what a killed process left. A file beside it, the mark, says which group was answered
+last: a journal, or tables, that end before it lost something, which is then said.
 """
 
 from __future__ import annotations

@@ -428,7 +428,7 @@ def test_a_restart_goes_on_from_the_snapshot_and_knows_every_id(
     assert sum(folded) == 0, "the snapshot holds all of it"
 
 
-@pytest.mark.parametrize("harm", ["truncated", "foreign", "none"])
+@pytest.mark.parametrize("harm", ["missing", "truncated", "foreign", "none"])
 def test_a_broken_snapshot_is_ignored(store: Store, settings: Settings, harm: str) -> None:
     with store.owned(), closing(Engine(store, settings)) as engine:
         engine.score([schemas.checked(json.dumps(payment()).encode())[0] or {}])
@@ -436,6 +436,8 @@ def test_a_broken_snapshot_is_ignored(store: Store, settings: Settings, harm: st
         for part in snapshot.folder_of(store.path).glob("*.profiles.npz"):
             if harm == "truncated":
                 part.write_bytes(part.read_bytes()[:100])
+            if harm == "missing":
+                part.unlink()
     if harm == "foreign":
         with store.writing() as session:
             session.execute("UPDATE transactions SET amount = 1 WHERE transaction_id = 'n0'")

@@ -137,6 +137,37 @@ def test_an_older_database_put_in_place_is_seen_to_lack_what_was_answered(store:
     assert lost(store)[0]["verdicts"] == 3
 
 
+@pytest.mark.parametrize(("harm", "missing"), [("missing", 5), ("cut", 2), ("older", 2)])
+def test_a_log_of_the_database_that_lost_verdicts_is_seen(
+    store: Store, harm: str, missing: int
+) -> None:
+    log = store.path.with_name(store.path.name + ".wal")
+    parts = []
+    for number, part in enumerate((group(0, 3), group(3, 2))):
+        Journal(folder(store), number).append(part)
+        with store.writing(checkpoint=False):
+            parts.append(log.read_bytes() if log.exists() else b"")
+    older = log.read_bytes()[: len(parts[1])]
+    if harm == "missing":
+        log.unlink()
+    else:
+        log.write_bytes(older if harm == "older" else log.read_bytes()[:-30])
+    assert seqs(store) == list(range(5 - missing))
+    assert lost(store)[0]["verdicts"] == missing
+
+
+def test_without_a_mark_nothing_is_said_and_the_next_group_makes_one(store: Store) -> None:
+    left_by_a_killed_owner(store, group(0)).close()
+    journal.mark_of(store.path).unlink()
+    assert seqs(store) == [0]
+    Journal(folder(store), 1).append(group(1))
+    assert journal.mark(store.path) == journal.Mark(2, 2)
+    assert seqs(store) == [0, 1]
+    journal.mark_of(store.path).write_bytes(b"%020d %020d\n" % (1, 1))  # an older one
+    assert seqs(store) == [0, 1]
+    assert not lost(store)
+
+
 @pytest.mark.parametrize("text", [b"", b"7", b"x" * 42, b"%020d %020d" % (9, 9)])
 def test_a_mark_that_is_damaged_is_said_and_written_anew(
     store: Store, caplog: pytest.LogCaptureFixture, text: bytes

@@ -159,6 +159,14 @@ def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
         connect(tmp_path).query("SELECT 1")
 
 
+@pytest.mark.parametrize("left", [3000, 0.5])
+def test_a_database_that_is_cut_short_says_what_to_do(filled: Store, left: float) -> None:
+    whole = filled.path.read_bytes()
+    filled.path.write_bytes(whole[: int(left * len(whole) if left < 1 else left)])
+    with pytest.raises(StoreError, match="aegis restore FILE --force"):
+        count(filled)
+
+
 FIRST_VERSION = """
     CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR);
     INSERT INTO meta VALUES ('schema_version', '1');

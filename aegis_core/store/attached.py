@@ -16,6 +16,7 @@ from aegis_core.errors import AegisError, InputError, StoreBusy, StoreError
 from aegis_core.store.connection import (
     READ_ONLY,
     Connection,
+    Result,
     empty,
     literal,
     load_quack,
@@ -23,7 +24,7 @@ from aegis_core.store.connection import (
     translated,
     with_values,
 )
-from aegis_core.store.endpoint import Endpoint
+from aegis_core.store.endpoint import STOP, Asker, Endpoint
 from aegis_core.store.session import Params, Session
 
 if TYPE_CHECKING:
@@ -44,12 +45,23 @@ _SIGNS_OF_A_STATE = (
 
 
 class AttachedSession(Session):
-    """One block on a connection of the owner's."""
+    """One block on a connection of the owner's; `at_work` while a long statement goes on."""
 
-    def __init__(self, connection: Connection, name: str, *, writable: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        *,
+        writable: bool,
+        board: bool,
+        stop: Callable[[str], object],
+    ) -> None:
         super().__init__(connection, writable=writable, owned=True, scores=True)
         self._name = name
         self._failed = False
+        self._asker = Asker.me(board=board)
+        self._stop_by = stop
+        self.at_work = False
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -59,6 +71,21 @@ class AttachedSession(Session):
             yield
             if self._failed:  # a commit of what failed would say nothing
                 self.execute("SELECT 1")
+
+    def _beside(self, work: Callable[[], Result]) -> Result:
+        def counted() -> Result:
+            self.at_work = True
+            try:
+                return work()
+            finally:
+                self.at_work = False
+
+        return super()._beside(counted)
+
+    def _stop(self) -> None:
+        """Have the owner end what it does for this block; a writing goes on to its end."""
+        if not self.writable:
+            self._stop_by(self._asker.key)
 
     def watched(self, sql: str, params: Params, tell: Callable[[float], object]) -> None:
         """Run a statement; how far it is, the owner does not say until it is done."""
@@ -97,6 +124,8 @@ class AttachedSession(Session):
         text = with_values(sql, params)
         if not text.strip(" \n\t;"):
             raise InputError("There is no statement to run; it is empty.")
+        if not self.writable:
+            text = f"{self._asker}{text}"
         with self._noted():
             return self._connection.execute(f"FROM {self._name}.query({literal(text)})")
 
@@ -128,14 +157,15 @@ class Attached:
     Parameters
     ----------
     endpoint : Where the owner answers.
+    board : Whether the queries are a board's, which have turns of their own.
 
     Attributes
     ----------
     answers : False once the owner did not answer.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
+    def __init__(self, endpoint: Endpoint, *, board: bool = False) -> None:
+        self.endpoint, self.board = endpoint, board
         self._root = empty(_SETTINGS)
         load_quack(self._root)
         with translated():
@@ -160,7 +190,9 @@ class Attached:
     def session(self, *, writable: bool) -> Iterator[Session]:
         """A block on a connection of the owner's, a transaction if writable; or `StoreBusy`."""
         connection, name = self._connection(writable)
-        session = AttachedSession(connection, name, writable=writable)
+        session = AttachedSession(
+            connection, name, writable=writable, board=self.board, stop=self._stop
+        )
         whole = False
         try:
             if writable:
@@ -184,9 +216,16 @@ class Attached:
             with self._lock:
                 if whole:
                     self._free[writable].append((connection, name, time.monotonic()))
-            if not whole:
+            if not whole and not session.at_work:
                 with suppress(AegisError), translated():
                     connection.execute(f"DETACH {name}")
+
+    def _stop(self, key: str) -> None:
+        """Ask the owner, on another connection, to end the queries of a block."""
+        connection, name = self._connection(writable=False)
+        with translated():
+            connection.execute(f"FROM {name}.query({literal(STOP + key)})").fetchall()
+        self._free[False].append((connection, name, time.monotonic()))
 
     def _connection(self, writable: bool) -> tuple[Connection, str]:
         with self._lock:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime as dt
 import random
 import re
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from uuid import uuid4
 
 import duckdb
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Connection: TypeAlias = duckdb.DuckDBPyConnection
+Result = TypeVar("Result")
 
 _SHUT_IN: dict[str, Any] = {
     "enable_external_access": "false",
@@ -35,6 +37,8 @@ _Kind = duckdb.StatementType
 _READING_STATEMENTS = {_Kind.SELECT, _Kind.EXPLAIN, _Kind.PREPARE, _Kind.EXECUTE}
 READ_ONLY = "A query cannot change the database; it is opened for reading only."
 _LONGEST_PAUSE_S = 0.05
+_BETWEEN_TELLS_S = 0.1
+_STOPS = 20
 _SIGNS_OF_ANOTHER = (
     "Could not set lock",
     "being used by another process",
@@ -155,11 +159,57 @@ def _unusable(path: Path, e: duckdb.Error) -> Exception:
     return StoreError(f"{path} cannot be opened: {str(e).splitlines()[0]}.{hint}")
 
 
+def beside(
+    work: Callable[[], Result],
+    stop: Callable[[], object],
+    tell: Callable[[], object] | None = None,
+) -> Result:
+    """The result of a long call of DuckDB, made in another thread: a Ctrl-C here `stop`s it.
+
+    DuckDB does not look for signals while it works on a result. `stop` is repeated for two seconds,
+    as it may come between two statements; a call that goes on is left to itself. Only the main
+    thread gets signals, so elsewhere the call is made in place, unless somebody is to be told how
+    it goes on.
+    """
+    if tell is None and threading.current_thread() is not threading.main_thread():
+        return work()
+    found: list[Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as e:
+            failed.append(e)
+
+    worker = threading.Thread(target=run, name="aegis-statement", daemon=True)
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(_BETWEEN_TELLS_S)
+            if tell is not None:
+                tell()
+    except BaseException:
+        for _ in range(_STOPS):
+            stop()
+            worker.join(_BETWEEN_TELLS_S)
+            if not worker.is_alive():
+                break
+        raise
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """DuckDB's errors as Aegis's, in one line that keeps DuckDB's hint."""
     try:
         yield
+    except RuntimeError as e:  # how DuckDB tells of a Ctrl-C
+        if "Query interrupted" in str(e):
+            raise KeyboardInterrupt from e
+        raise
     except duckdb.Error as e:
         if "read-only mode" in str(e):
             raise InputError(READ_ONLY) from e

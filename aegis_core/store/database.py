@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 _LONGEST_WAL = "512KB"  # every opening replays it, about 20 ms for each 100 KB
 
 
-def connect(path: Path | str | None = None, *, wait_s: float = 30.0) -> Store:
+def connect(path: Path | str | None = None, *, wait_s: float = 30.0, board: bool = False) -> Store:
     """A store on the DuckDB file at `path`; None means the one of the settings.
 
-    No file is opened yet; a missing one is created by the first `writing()`.
+    No file is opened yet; a missing one is created by the first `writing()`. With `board`, queries
+    beside a service have turns of their own, which those of others do not take.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -48,10 +49,10 @@ def connect(path: Path | str | None = None, *, wait_s: float = 30.0) -> Store:
     [{'transaction_id': 't1', 'is_fraud': True}]
     """
     if path:
-        return Store(Path(path), wait_s=wait_s)
+        return Store(Path(path), wait_s=wait_s, board=board)
     from aegis_core import config  # 10 MB, which a visitor's kernel does without
 
-    return Store(config.load().db, wait_s=wait_s)
+    return Store(config.load().db, wait_s=wait_s, board=board)
 
 
 class _OfAThread(threading.local):
@@ -65,11 +66,13 @@ class Store:
     ----------
     path : The file, also by a link to it. It need not exist until something is read.
     wait_s : How long an opening waits while others hold the file, in seconds.
+    board : Whether it is a board's, which has turns of its own at an owner.
     """
 
-    def __init__(self, path: Path | str, *, wait_s: float = 30.0) -> None:
+    def __init__(self, path: Path | str, *, wait_s: float = 30.0, board: bool = False) -> None:
         self.path = Path(os.path.realpath(Path(path).expanduser()))  # one name for locks and logs
         self.wait_s = wait_s
+        self.board = board
         self._turn = threading.RLock()
         self._here = _OfAThread()
         self._held: Held | None = None
@@ -324,7 +327,7 @@ class Store:
             )
         attached = self._attached
         if attached is None or attached.endpoint != endpoint or not attached.answers:
-            attached = Attached(endpoint)
+            attached = Attached(endpoint, board=self.board)
             self._attached = attached if attached.reached() else None
         return self._attached
 

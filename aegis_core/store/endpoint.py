@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +37,52 @@ class Endpoint:
     readers: str
     readers_token: str
     rest: str = ""
+
+
+STOP: Final = "-- aegis stop "
+"""What asks an owner to end the queries of an asker, before its key."""
+_ASKER: Final = re.compile(r"/\*aegis (\d+) (\S+) ([01]) ([0-9a-f]{16})\*/")
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks an owner, told in a comment before a query, so that it ends when the asker does.
+
+    Attributes
+    ----------
+    pid, started : The process.
+    board : Whether it is a board's, which has turns of its own.
+    key : By which the asker, who alone knows it, can end the query.
+    """
+
+    pid: int
+    started: str | None
+    board: bool
+    key: str
+
+    @classmethod
+    def me(cls, *, board: bool) -> Asker:
+        """The present process, with a key of its own."""
+        return cls(os.getpid(), started(os.getpid()), board, secrets.token_hex(8))
+
+    @classmethod
+    def read(cls, sql: str) -> Asker | None:
+        """Who is told before a statement; None where nobody is, as from DuckDB's own shell.
+
+        >>> Asker.read(f"{Asker(7, '5', True, '0' * 16)}SELECT 1").pid
+        7
+        """
+        if (found := _ASKER.match(sql)) is None:
+            return None
+        return cls(int(found[1]), found[2], found[3] == "1", found[4])
+
+    def __str__(self) -> str:
+        return f"/*aegis {self.pid} {self.started} {self.board:d} {self.key}*/"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process has ended."""
+        return started(self.pid) != self.started
 
 
 def files_of(database: Path) -> tuple[Path, Path]:

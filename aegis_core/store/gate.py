@@ -13,6 +13,7 @@ import hmac
 import http.client
 import itertools
 import json
+import math
 import os
 import re
 import secrets
@@ -26,6 +27,7 @@ from aegis_core.errors import AegisError, InputError, StoreError
 from aegis_core.machine import LOOPBACK, free_port
 from aegis_core.store.admission import Names, check, is_plain
 from aegis_core.store.connection import Connection, literal, quoted, translated
+from aegis_core.store.endpoint import STOP, Asker
 
 # What DuckDB's client asks for when it attaches, exactly.
 _SCHEMAS = """
@@ -106,9 +108,10 @@ class Caller:
 
 @dataclass
 class Running:
-    """A query that runs for a reader, and why it was ended, if it was."""
+    """A query that waits for its turn or runs, for whom, and why it was ended, if it was."""
 
-    deadline: float
+    asker: Asker | None
+    deadline: float = math.inf
     ended: str = ""
 
 
@@ -135,7 +138,7 @@ class Gate:
         self.tokens = {True: secrets.token_hex(32), False: secrets.token_hex(32)}
         self._callers: dict[str, Caller] = {}
         self._lock = threading.Lock()
-        self._turns = threading.BoundedSemaphore(limits.at_once)
+        self._turns = {of: threading.BoundedSemaphore(limits.at_once) for of in (True, False)}
         self._running: dict[Connection, Running] = {}
         self._numbers = itertools.count()
         self._closing = threading.Event()
@@ -225,6 +228,9 @@ class Gate:
             return f"SELECT error({literal(str(e))})"
 
     def _for_reader(self, known: Caller, sql: str) -> str:
+        if sql.startswith(STOP):
+            self._end(sql.removeprefix(STOP))
+            return "SELECT true"
         most = self._limits.rows
         with contextlib.closing(self._root.cursor()) as connection, translated():
             self._forget(connection, known)
@@ -236,7 +242,7 @@ class Gate:
             names = {f"c{i}": name for i, (name, *_) in enumerate(described)}
             table = f"aegis_answers.main.a{next(self._numbers)}"
             made = f"CREATE TABLE {table} ({', '.join(names)}) AS FROM ({checked}) LIMIT {most + 1}"
-            with self._turn(connection):
+            with self._turn(connection, Asker.read(sql)):
                 found = connection.execute(made).fetchone()
             known.answer = table
             if found and found[0] > most:
@@ -244,27 +250,45 @@ class Gate:
             shown = ", ".join(f"{c} AS {quoted(name)}" for c, name in names.items())
             return f"SELECT {shown} FROM {table}"
 
+    def _end(self, key: str) -> None:
+        """End the queries of an asker who does not want their answers any more."""
+        with self._lock:
+            for running in self._running.values():
+                if running.asker is not None and running.asker.key == key:
+                    running.ended = "it was given up"
+
     @contextlib.contextmanager
-    def _turn(self, connection: Connection) -> Iterator[None]:
-        """Run what may take long: one of a few, and interrupted when its time is over."""
+    def _turn(self, connection: Connection, asker: Asker | None) -> Iterator[None]:
+        """Run what may take long: one of a few, and interrupted when its time is over.
+
+        A board's are not held up by those of others.
+        """
         longest_s = self._limits.longest_s
-        if not self._turns.acquire(timeout=longest_s):
-            raise StoreError(f"The database was busy with other queries for {longest_s:g} s.")
+        turns = self._turns[asker is not None and asker.board]
+        running = Running(asker)
+        until = time.monotonic() + longest_s
+        with self._lock:
+            self._running[connection] = running
         try:
-            running = Running(time.monotonic() + longest_s)
-            with self._lock:
-                self._running[connection] = running
+            while not turns.acquire(timeout=_BETWEEN_LOOKS_S):
+                if running.ended:
+                    raise StoreError(f"The query was ended; {running.ended}.")
+                if time.monotonic() > until:
+                    raise StoreError(
+                        f"The database was busy with other queries for {longest_s:g} s."
+                    )
             try:
+                running.deadline = time.monotonic() + longest_s
                 yield
             except Exception as e:
                 if running.ended:
                     raise StoreError(f"The query was ended; {running.ended}.") from e
                 raise
             finally:
-                with self._lock:
-                    del self._running[connection]
+                turns.release()
         finally:
-            self._turns.release()
+            with self._lock:
+                del self._running[connection]
 
     def _forget(self, connection: Connection, known: Caller) -> None:
         table, known.answer = known.answer, None
@@ -306,15 +330,18 @@ class Gate:
             with self._lock:
                 queries = list(self._running.items())
             full = bool(queries) and _is_full(memory)
+            looks = now - looked_at > 1
             with self._lock:
                 for connection, running in queries:
-                    if full:
+                    if full and running.deadline < math.inf:
                         running.ended = "it needed too much memory"
                     elif now >= running.deadline:
                         running.ended = f"it ran for {self._limits.longest_s:g} s"
+                    elif looks and running.asker is not None and running.asker.is_gone:
+                        running.ended = "who asked is gone"
                     if running.ended and connection in self._running:
                         connection.interrupt()
-            if now - looked_at > 1:
+            if looks:
                 looked_at = now
                 self._look_after_callers(now)
 

@@ -328,7 +328,7 @@ def _tell_loss(session: Session, database: Path, last: int, noted: Mark) -> None
     if is_left(database) and not kept.exists():
         shutil.copytree(folder_of(database), kept)
     bring_in(session, [], noted.number)
-    told = {"groups": noted.number - last, "verdicts": n_verdicts}
+    told: dict[str, object] = {"groups": noted.number - last, "verdicts": n_verdicts}
     told |= {"kept": kept.name} if kept.exists() else {}
     audit.record(session, "aegis", "lost", "verdicts", told)
     _LOG.error(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,8 @@ from aegis_core.errors import AegisError, ColumnError, InputError, did_you_mean
 from aegis_core.schema import TABLES
 from aegis_core.store.connection import (
     Connection,
+    Result,
+    beside,
     literal,
     only_reads,
     quoted,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Params = Sequence[object] | Mapping[str, object] | None
 
 PROGRESS_WITHOUT_BAR = "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
-_BETWEEN_TELLS_S = 0.1
 _FEW_ROWS = 32
 
 
@@ -82,7 +82,7 @@ class Session:
     def arrow(self, sql: str, params: Params = None) -> pa.Table:
         """The result as an Arrow table, without importing pandas."""
         with translated():
-            return without_decimals(self._ran(sql, params).to_arrow_table())
+            return without_decimals(self._beside(lambda: self._ran(sql, params).to_arrow_table()))
 
     def numpy(self, sql: str, params: Params = None) -> dict[str, np.ndarray]:
         """The result as arrays by column name, without importing pandas.
@@ -91,7 +91,7 @@ class Session:
         and None in everything else.
         """
         with translated():
-            columns = self._ran(sql, params).fetchnumpy()
+            columns = self._beside(lambda: self._ran(sql, params).fetchnumpy())
         return {name: without_mask(values) for name, values in columns.items()}
 
     def rows(self, sql: str, params: Params = None) -> list[dict[str, Any]]:
@@ -102,11 +102,11 @@ class Session:
     def stream(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
         """Names and rows of a result that may be larger than memory; read it inside the block."""
         with translated():
-            reader = self._ran(sql).to_arrow_reader(10_000)
+            reader = self._beside(lambda: self._ran(sql).to_arrow_reader(10_000))
 
         def rows() -> Iterator[tuple[Any, ...]]:
             with translated():
-                for batch in reader:
+                while batch := self._beside(lambda: next(reader, None)):
                     yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
         return reader.schema.names, rows()
@@ -150,26 +150,11 @@ class Session:
         """
         if not self._owned:
             self.execute(PROGRESS_WITHOUT_BAR)
-        failed: list[Exception] = []
 
-        def work() -> None:
-            try:
-                self.execute(sql, params)
-            except Exception as e:
-                failed.append(e)
+        def told() -> None:
+            tell(max(0.0, self._connection.query_progress()) / 100)
 
-        worker = threading.Thread(target=work, daemon=True)
-        worker.start()
-        try:
-            while worker.is_alive():
-                worker.join(_BETWEEN_TELLS_S)
-                tell(max(0.0, self._connection.query_progress()) / 100)
-        except BaseException:
-            self._connection.interrupt()
-            worker.join()
-            raise
-        if failed:
-            raise failed[0]
+        beside(lambda: self.execute(sql, params), self._stop, told)
         tell(1.0)
 
     def columns(self, table: str) -> list[str]:
@@ -195,6 +180,13 @@ class Session:
     def last_seq(self) -> int | None:
         """The `seq` of the last transaction; None where the engine of the owner says it later."""
         return None if self._scores else self.next_seq() - 1
+
+    def _beside(self, work: Callable[[], Result]) -> Result:
+        """The result of a call that may take long; a Ctrl-C of the main thread ends it."""
+        return beside(work, self._stop)
+
+    def _stop(self) -> None:
+        self._connection.interrupt()
 
     def _insert(self, table: str, names: Sequence[str], rows: pa.Table) -> None:
         columns = ", ".join(map(quoted, names))

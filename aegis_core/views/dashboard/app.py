@@ -383,7 +383,7 @@ def opened(db: str = "") -> Store:
 
     A visitor's kernel does not read the settings, which takes 10 MB.
     """
-    return connect(db or os.environ.get("AEGIS_BOARD_DB") or None, wait_s=0.8)
+    return connect(db or os.environ.get("AEGIS_BOARD_DB") or None, wait_s=0.8, board=True)
 
 
 def show(store: Store, *, live: bool = True) -> ipywidgets.Widget | None:

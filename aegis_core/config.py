@@ -48,7 +48,7 @@ SECRET: Final = "env:"
 class Entry(BaseModel):
     """One line of the schedule, `[schedule.NAME]` in `aegis.toml`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cron: str = Field(description="Minute, hour, day of month, month, weekday; as in crontab.")
     timezone: str = Field("UTC", description="Time zone of `cron`, such as Europe/Berlin.")
@@ -70,7 +70,7 @@ class NotifyRule(BaseModel):
     (datetime.time(22, 0), datetime.time(7, 0))
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(min_length=1, max_length=60, description="Of the rule; no two are the same.")
     what: tuple[Literal["verdict", "run", "drift", "service"], ...] = Field(
@@ -159,7 +159,9 @@ class Settings(BaseSettings):
     database everywhere.
     """
 
-    model_config = SettingsConfigDict(env_prefix="AEGIS_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="AEGIS_", frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
     home: Path = Field(
         default_factory=usual_home, description="Folder that relative paths count from."

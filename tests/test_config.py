@@ -241,6 +241,21 @@ def test_a_slip_in_the_file_gets_a_word_of_help(toml: Path, text: str, told: str
         load()
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("alert_budget = {}", "label_delay_days = {}", "keep_days = {}"),
+        "[schedule.a]\ncron='0 2 * * *'\nnotebook='drift'\ntimeout={}",
+        "[schedule.a]\ncron='0 2 * * *'\nnotebook='drift'\n[schedule.a.parameters]\nx={}",
+    ],
+)
+def test_what_is_no_finite_number_is_refused(toml: Path, line: str, value: str) -> None:
+    toml.write_text(line.format(value))
+    with pytest.raises(InputError, match="The settings are not usable"):
+        load()
+
+
 def test_an_unknown_name_is_named(toml: Path) -> None:
     with pytest.raises(InputError, match="alert_bugdet"):
         load(alert_bugdet=0.1)

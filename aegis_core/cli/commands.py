@@ -23,6 +23,7 @@ from aegis_core.cli.common import (
     assignment,
     days,
     example,
+    finite,
     opened,
     settings_for,
 )
@@ -255,7 +256,9 @@ def up(
     simulate: Annotated[
         bool, typer.Option("--simulate/--no-simulate", help="Send a made-up stream.")
     ] = True,
-    rate: Annotated[float, typer.Option(min=0.1, help="Its transactions a second.")] = 50.0,
+    rate: Annotated[
+        float, typer.Option(min=0.1, callback=finite, help="Its transactions a second.")
+    ] = 50.0,
     for_s: Seconds = None,
     db: Database = None,
 ) -> None:

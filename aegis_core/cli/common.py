@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,13 @@ def _login() -> str:
     return login()
 
 
+def finite(value: float | None) -> float | None:
+    """A number of the command line, refused where it is nan or infinite."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
+
+
 Database = Annotated[
     Path | None,
     typer.Option(
@@ -54,7 +62,10 @@ Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 Who = Annotated[
     str, typer.Option(default_factory=_login, show_default="your user name", help="Who does this.")
 ]
-Seconds = Annotated[float | None, typer.Option("--for", min=0, help="End after so many seconds.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--for", min=0, callback=finite, help="End after so many seconds."),
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any free one.")]
 
 

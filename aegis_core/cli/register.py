@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis_core.cli.common import Database, Json, Who, app, example, opened
+from aegis_core.cli.common import Database, Json, Who, app, example, finite, opened
 from aegis_core.cli.output import cell_text, write_document, write_table
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def compare(
     challenger: Annotated[
         str, typer.Argument(metavar="[VERSION]", help="Else the one that scored last.")
     ] = "",
-    days: Annotated[float, typer.Option(min=0, help="So many days back.")] = 30.0,
+    days: Annotated[float, typer.Option(min=0, callback=finite, help="So many days back.")] = 30.0,
     db: Database = None,
 ) -> None:
     """Compare the champion with a challenger on what both scored live."""

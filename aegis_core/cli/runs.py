@@ -14,6 +14,7 @@ from aegis_core.cli.common import (
     app,
     assignment,
     example,
+    finite,
     of_the_group,
     opened,
     settings_for,
@@ -61,11 +62,13 @@ def run(
         bool, typer.Option("--parameters", help="List its parameters and run nothing.")
     ] = False,
     timeout: Annotated[
-        float | None, typer.Option(min=0, help="Fail after so many seconds; each attempt.")
+        float | None,
+        typer.Option(min=0, callback=finite, help="Fail after so many seconds; each attempt."),
     ] = None,
     retries: Annotated[int, typer.Option(min=0, max=20, help="Further attempts if it fails.")] = 0,
     backoff: Annotated[
-        float, typer.Option(min=0, help="Seconds before the first retry; then doubled.")
+        float,
+        typer.Option(min=0, callback=finite, help="Seconds before the first retry; then doubled."),
     ] = 30.0,
     on_overlap: Annotated[
         Literal["fail", "skip", "wait"],
@@ -198,7 +201,9 @@ def schedule_now(
 
 @notify_app.command("run", epilog=example("aegis notify run", "aegis notify run --for 60"))
 def notify_run(
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,
+    every: Annotated[
+        float, typer.Option(min=0.1, callback=finite, help="Seconds between two looks.")
+    ] = 5.0,
     for_s: Seconds = None,
     db: Database = None,
 ) -> None:

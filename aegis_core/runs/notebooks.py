@@ -50,6 +50,7 @@ OWN: Final = ("db", "run_id")
 
 _TOLD_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
 _ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_MOST: Final = 2**1023  # about the largest float
 _KINDS: Final[dict[str, TypeAdapter[Any]]] = {
     kind.__name__: TypeAdapter(kind) for kind in (bool, int, float, str)
 }
@@ -118,15 +119,22 @@ def _as_type(key: str, value: object, kind: str) -> object:
     Traceback (most recent call last):
         ...
     aegis_core.errors.InputError: The parameter n must be int, not 'many'.
+    >>> _as_type("x", "1e400", "float")
+    Traceback (most recent call last):
+        ...
+    aegis_core.errors.InputError: The parameter x must be a finite number, not '1e400'.
     """
     wrong = InputError(f"The parameter {key} must be {kind}, not {value!r}.")
     if isinstance(value, bool) and kind != "bool":
         raise wrong
     try:
         given = Decimal(str(value)) if kind == "int" else value  # such as 1e3
-        return _KINDS[kind].validate_python(given)
+        found = _KINDS[kind].validate_python(given)
     except (KeyError, ValueError, ArithmeticError):
         raise wrong from None
+    if kind in ("int", "float") and not abs(found) < _MOST:
+        raise InputError(f"The parameter {key} must be a finite number, not {value!r}.")
+    return found
 
 
 class Progress:

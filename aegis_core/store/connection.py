@@ -175,25 +175,26 @@ def beside(
         return work()
     found: list[Result] = []
     failed: list[BaseException] = []
+    done = threading.Event()  # of a join that Ctrl-C ends Python 3.11 says the thread had ended
 
     def run() -> None:
         try:
             found.append(work())
         except BaseException as e:
             failed.append(e)
+        finally:
+            done.set()
 
     worker = threading.Thread(target=run, name="aegis-statement", daemon=True)
     worker.start()
     try:
-        while worker.is_alive():
-            worker.join(_BETWEEN_TELLS_S)
+        while not done.wait(_BETWEEN_TELLS_S):
             if tell is not None:
                 tell()
     except BaseException:
         for _ in range(_STOPS):
             stop()
-            worker.join(_BETWEEN_TELLS_S)
-            if not worker.is_alive():
+            if done.wait(_BETWEEN_TELLS_S):
                 break
         raise
     if failed:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aegis_core.errors import NotReady, StoreBusy, StoreError, StoreVersion
+from aegis_core.errors import InputError, NotReady, StoreBusy, StoreError, StoreVersion
 from aegis_core.machine import private
 from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.store import audit, journal, tables
@@ -304,6 +304,12 @@ class Store:
         """One read-only query as one dictionary a row."""
         with self.reading() as session:
             return session.rows(sql, params)
+
+    def first(self, sql: str, params: Params, otherwise: str) -> dict[str, Any]:
+        """The first row of a query; an `InputError` that says `otherwise` where there is none."""
+        if found := self.rows(sql, params):
+            return found[0]
+        raise InputError(otherwise)
 
     def data_hash(self, where: str = "true", params: Params = None) -> str:
         """A short hash of the transactions that `where` selects and of their labels.

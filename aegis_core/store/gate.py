@@ -45,9 +45,18 @@ FROM duckdb_views()
 \t"""
 _SEEN_BY_CLIENTS = {
     _SCHEMAS: "SELECT current_database() AS catalog_name, 'main' AS schema_name",
-    _TABLES: "SELECT schema_name, sql, 'table' FROM duckdb_tables() "
-    "WHERE database_name IN (current_database(), 'temp') UNION ALL SELECT schema_name, "
-    "view_name, 'view' FROM duckdb_views() WHERE database_name = current_database()",
+    # Names, types and plain defaults: a default or a foreign key that only the owner can make sense
+    # of would keep everybody from attaching.
+    _TABLES: """
+SELECT schema_name, format('CREATE TABLE "{}" ({})', replace(table_name, '"', '""'),
+  string_agg(format('"{}" {}{}', replace(column_name, '"', '""'), data_type,
+    if(regexp_full_match(column_default, '-?[0-9.]+'), ' DEFAULT ' || column_default, '')
+  ), ', ' ORDER BY column_index)), 'table'
+FROM duckdb_columns() SEMI JOIN duckdb_tables() USING (database_name, schema_name, table_name)
+WHERE database_name IN (current_database(), 'temp')
+GROUP BY database_name, schema_name, table_name
+UNION ALL SELECT schema_name, view_name, 'view' FROM duckdb_views()
+WHERE database_name = current_database()""",
 }
 # What the memory of a scoring owner stands for, which would not know of a change; deleting the
 # oldest is no change of it. This keeps mistakes out: the writers' token is the owner's own user's.

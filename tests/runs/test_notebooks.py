@@ -15,6 +15,7 @@ import pytest
 from nbformat import NotebookNode
 
 from aegis_core import config
+from aegis_core.errors import InputError
 from aegis_core.runs import execution, notebooks
 from aegis_core.schema import SCENARIOS
 from aegis_core.store import connect
@@ -72,6 +73,20 @@ def test_a_parameter_left_to_the_settings_may_be_given_as_older_schedules_do(giv
     values = notebooks.check_parameters("evaluate", {"alert_budget": "0.01", "seed": 0})
     assert (values["alert_budget"], values["seed"]) == (0.01, 0)
     assert values["block_share"] is None
+
+
+@pytest.mark.parametrize("given", ["nan", "inf", "-Infinity", "1e400", float("nan")])
+def test_a_parameter_that_is_no_finite_number_is_refused(given: object) -> None:
+    numbers = [
+        (name, key)
+        for name in notebooks.NOTEBOOKS
+        for key, about in notebooks.parameters_of(name).items()
+        if about["inferred_type_name"] in ("int", "float")
+    ]
+    assert len(numbers) > 10
+    for name, key in numbers:
+        with pytest.raises(InputError, match=key):
+            notebooks.check_parameters(name, {key: given})
 
 
 def test_a_cell_is_short_and_leaves_the_work_to_the_package(notebook: NotebookNode) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,8 +24,9 @@ import pytest
 from aegis_core.errors import ColumnError, InputError, StoreBusy, StoreError, StoreVersion
 from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.store import Store, connect
-from aegis_core.store.endpoint import Endpoint, files_of, find, publish, started
-from aegis_core.store.gate import _SCHEMAS, Limits
+from aegis_core.store.attached import Attached
+from aegis_core.store.endpoint import STOP, Asker, Endpoint, files_of, find, publish, started
+from aegis_core.store.gate import _SCHEMAS, Gate, Limits
 
 NOON = datetime(2026, 3, 1, 12)
 
@@ -597,17 +600,106 @@ def test_a_query_that_needs_much_memory_is_ended_before_a_commit_could_fail(
 def test_a_caller_of_a_busy_machine_is_not_forgotten_before_its_first_statement(
     store: Store,
 ) -> None:
-    with store.owned(limits=Limits()) as endpoint:
-        assert store._held is not None
-        gate = store._held.gate
-        assert gate is not None
-        assert endpoint is not None
-        token = endpoint.readers_token
-        gate._knows("slow", token, token)
+    with gate_of(store) as gate:
         gate._look_after_callers(time.monotonic() + 60)
-        assert gate._admits("slow", _SCHEMAS) is not None
+        assert gate._admits("one", _SCHEMAS) is not None
         gate._look_after_callers(time.monotonic() + 4000)
-        assert gate._admits("slow", _SCHEMAS) is None, "nobody for an hour"
+        assert gate._admits("one", _SCHEMAS) is None, "nobody for an hour"
+
+
+ENDLESS = "SELECT count(*) FROM range(1000000000) a, range(1000000000) b"
+
+
+@contextmanager
+def gate_of(store: Store, **limits: float) -> Iterator[Gate]:
+    """The gate of an owner in this process, with a reader who knocked."""
+    with store.owned(limits=Limits(**limits)) as endpoint:  # type: ignore[arg-type]
+        assert store._held is not None
+        assert store._held.gate is not None
+        assert endpoint is not None
+        for name in ("one", "two"):
+            store._held.gate._knows(name, endpoint.readers_token, endpoint.readers_token)
+        yield store._held.gate
+
+
+@contextmanager
+def asking(gate: Gate, asker: Asker) -> Iterator[list[str | None]]:
+    """An endless query that runs for `asker` inside of the block, which waits for its end."""
+    told: list[str | None] = []
+    thread = threading.Thread(target=lambda: told.append(gate._admits("one", f"{asker}{ENDLESS}")))
+    thread.start()
+    while not any(running.deadline < math.inf for running in list(gate._running.values())):
+        time.sleep(0.01)
+    yield told
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_who_is_gone_or_gives_up_loses_the_turn(store: Store) -> None:
+    with gate_of(store, at_once=1) as gate:
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        gone = Asker(ended.pid, "5", board=False, key="0" * 16)
+        with asking(gate, gone) as told:
+            pass
+        assert "who asked is gone" in str(told[0])
+        mine = Asker.me(board=False)
+        with asking(gate, mine) as told:
+            gate._admits("two", f"{STOP}{'f' * 16}")
+            assert told == [], "of somebody else's key"
+            gate._admits("two", f"{STOP}{mine.key}")
+        assert "it was given up" in str(told[0])
+
+
+def test_a_board_is_not_held_up_by_the_queries_of_others(store: Store) -> None:
+    with gate_of(store, at_once=1) as gate, asking(gate, mine := Asker.me(board=False)) as told:
+        small = "SELECT count(*) FROM transactions JOIN labels USING (transaction_id)"
+        assert "aegis_answers" in str(gate._admits("two", f"{Asker.me(board=True)}{small}"))
+        assert told == [], "the other one runs on"
+        gate._admits("two", f"{STOP}{mine.key}")
+
+
+def interrupted_soon() -> threading.Timer:
+    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    return timer
+
+
+def test_ctrl_c_ends_a_query_with_and_without_an_owner(store: Store, tmp_path: Path) -> None:
+    with store.writing():
+        pass
+    with owner_of(tmp_path / "owned.duckdb", longest_s=600, at_once=1) as owner:
+        other = connect(owner.path)
+        assert count(other) == 6
+        for asked in (store, other):
+            timer = interrupted_soon()
+            with pytest.raises(KeyboardInterrupt):
+                asked.rows(ENDLESS)
+            timer.join()
+        assert other.rows("SELECT count(*) + 1 AS n FROM transactions") == [{"n": 7}]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE TABLE mine (a TIMESTAMP DEFAULT current_timestamp, b UUID DEFAULT uuid())",
+        "CREATE SEQUENCE mine_n; CREATE TABLE mine (a INT DEFAULT nextval('mine_n'))",
+        "CREATE MACRO mine_m(x) AS x + 1; CREATE TABLE mine (a INT DEFAULT mine_m(1))",
+        'CREATE TABLE mine (a INT[] DEFAULT [1, 2], "b ""{}" INT CHECK (a[1] > 0))',
+        "CREATE TABLE mine_k (a INT PRIMARY KEY); CREATE TABLE mine (a INT REFERENCES mine_k)",
+    ],
+)
+def test_what_an_analyst_makes_keeps_nobody_from_attaching(store: Store, made: str) -> None:
+    with store.owned(limits=Limits()) as endpoint:
+        with store.writing() as session:
+            for statement in made.split("; "):
+                session.execute(statement)
+        assert endpoint is not None
+        with Attached(endpoint).session(writable=True) as session:
+            assert session.rows("SELECT count(*) AS n FROM mine") == [{"n": 0}]
+            known = {"transaction_id": ["t1"], "is_fraud": [True], "known_at": [NOON]}
+            session.append("labels", pa.table(known))
+        assert store.rows("SELECT after_seq FROM labels") == [{"after_seq": -1}], "by default"
 
 
 def test_a_wrong_token_opens_nothing(owner: Owner) -> None:

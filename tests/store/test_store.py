@@ -159,6 +159,14 @@ def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
         connect(tmp_path).query("SELECT 1")
 
 
+def test_the_first_row_or_what_is_wrong(filled: Store) -> None:
+    sql = "SELECT seq FROM transactions WHERE customer_id = ? ORDER BY seq"
+    first = filled.rows("SELECT seq, customer_id FROM transactions ORDER BY seq")[0]
+    assert filled.first(sql, [first["customer_id"]], "None.") == {"seq": first["seq"]}
+    with pytest.raises(InputError, match="no transaction of NOBODY"):
+        filled.first(sql, ["NOBODY"], "There is no transaction of NOBODY.")
+
+
 @pytest.mark.parametrize("left", [3000, 0.5])
 def test_a_database_that_is_cut_short_says_what_to_do(filled: Store, left: float) -> None:
     whole = filled.path.read_bytes()

@@ -339,6 +339,8 @@ def _engine() -> str:
                 # papermill calls this for a failed and for an interrupted cell as well
                 if cell.metadata.papermill.status == "completed" and sys.exc_info()[0] is None:
                     watch.done(cell)
+                else:  # after a failed cell it leaves the others pending, which never ran
+                    cell.metadata.papermill.status = "failed"
 
             nb_man.cell_complete = cell_complete
             client = Client(

@@ -343,6 +343,9 @@ def test_a_terminated_run_is_marked_interrupted_and_leaves_no_kernel(
         "notebooks.NOTEBOOKS['generate'] = Path(sys.argv[1]);"
         "execution.run_notebook('generate', {'how': 'slow'}, config.load(), progress=False)"
     )
+    longer = nbformat.read(notebook, as_version=4)
+    longer.cells.append(new_code_cell("print('never')"))
+    nbformat.write(longer, notebook)
     before = {path.name for path in settings.reports.glob("*")}
     environment = {**os.environ, "AEGIS_HOME": str(settings.home), "AEGIS_DB": "a.duckdb"}
     process = subprocess.Popen(
@@ -360,6 +363,13 @@ def test_a_terminated_run_is_marked_interrupted_and_leaves_no_kernel(
     assert not [kernel for kernel in kernels if kernel.is_running()]
     entry = row(settings, executed.parent.name)
     assert (entry["status"], entry["error"]) == ("interrupted", "Stopped from outside.")
+    cells = [c for c in nbformat.read(executed, as_version=4).cells if c.cell_type == "code"]
+    ran = [cell.metadata.papermill.status for cell in cells]
+    assert ran.count("failed") == 1
+    assert ran[ran.index("failed") + 1 :] == ["pending"] * (len(ran) - ran.index("failed") - 1)
+    page = (executed.parent / "report.html").read_text("utf-8")
+    assert page.count("This cell did not run.") == ran.count("pending") > 0
+    assert f"{entry['cells_done']} of {entry['cells_total']} cells ran to their end" in page
     assert sys.executable in printed(executed)
 
 
@@ -370,7 +380,8 @@ def wait_for_cell(settings: config.Settings, before: set[str]) -> Path:
         for path in settings.reports.glob("*/01_generate.ipynb"):
             if path.parent.name not in before and '"status": "running"' in path.read_text():
                 cells = nbformat.read(path, as_version=4).cells
-                if cells[-1].metadata.papermill.status == "running":
+                running = [c for c in cells if c.metadata.papermill.status == "running"]
+                if any("slow" in cell.source for cell in running):
                     return path
         time.sleep(0.05)
     raise AssertionError("the run did not start")

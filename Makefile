@@ -104,6 +104,10 @@ bench-detection: setup ## Measure detection without labels (DATA=folder of handb
 bench-drift: setup ## Measure how soon drift is found, and false alarms (DATA=folder of handbook.parquet; OPTIONS=--help)
 	@$(BIN)/python benchmarks/drift.py --data $(DATA) $(OPTIONS)
 
+.PHONY: attack
+attack: setup ## Try what one sender, or a window full of attacks, can do to others (held or broken)
+	@$(BIN)/python benchmarks/attack.py
+
 .PHONY: bench-peers
 bench-peers: .venv-bench/.installed ## The same with other people's detectors and the learner, in an environment of their own
 	@PYTHONPATH=. .venv-bench/bin/python benchmarks/detection.py --data $(DATA) --peers --learner $(OPTIONS)

@@ -197,6 +197,15 @@ class Settings(BaseSettings):
     review_token: SecretStr = Field(
         SecretStr(""), description="What lets analysts in to the review page; else made anew."
     )
+    future_minutes: float = Field(
+        10.0, ge=0, allow_inf_nan=False,
+        description="A live transaction that is so far ahead of this machine's clock is refused; "
+        "0: none is.",
+    )  # fmt: skip
+    rejected_mb: float = Field(
+        10.0, ge=0, allow_inf_nan=False,
+        description="Megabytes of refused rows kept a source and day; beyond, they are counted.",
+    )  # fmt: skip
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
     keep_runs: int = Field(
         0, ge=0, description="Runs whose reports are kept; 0 for all. The ledger keeps its rows."
@@ -241,6 +250,10 @@ class Settings(BaseSettings):
         home = (env_settings() | init_settings()).get("home")
         file = TomlConfigSettingsSource(settings_cls, settings_file(home))
         return init_settings, env_settings, file
+
+    def with_any_clock(self) -> Self:
+        """The same, for a stream with a clock of its own: no time is refused as ahead of ours."""
+        return self.model_copy(update={"future_minutes": 0.0})
 
 
 def settings_file(home: object = None) -> Path:

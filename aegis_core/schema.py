@@ -139,7 +139,7 @@ COLUMNS: Final = (
            also="timestamp datetime date_time time date transaction_time transaction_date "
            "transaction_datetime transaction_timestamp tx_datetime tx_time trans_date_trans_time "
            "event_time created_at occurred_at"),
-    Column("amount", NUMBER, required=True, positive=True, high=1e12,
+    Column("amount", NUMBER, required=True, positive=True, low=0.001, high=1e12,
            about="In the transaction's currency.",
            also="amt tx_amount transaction_amount trans_amount payment_amount value"),
     Column("currency", also="currency_code ccy"),
@@ -155,6 +155,16 @@ COLUMNS: Final = (
 
 HALF_PLACE: Final = "lat without lon, or lon without lat"
 """What is said of a row whose columns are right one by one, and that still names no place."""
+
+
+def ahead(name: str, minutes: float) -> str:
+    """What is said of a time, under the name it came by, that lies beyond the clock.
+
+    >>> ahead("ts", 10)
+    'ts is more than 10 minutes ahead of the clock here'
+    """
+    return f"{name} is more than {minutes:g} minutes ahead of the clock here"
+
 
 LABEL_COLUMNS: Final = (
     Column("is_fraud", TRUTH, also="isfraud fraud tx_fraud fraud_label is_fraudulent"),

@@ -70,22 +70,33 @@ def compact(who: Who, db: Database = None) -> None:
 
 @app.command(
     epilog=example(
-        "aegis forget --older-than 400d", "aegis forget --older-than 400d --yes --who anna"
+        "aegis forget --older-than 400d --yes --who anna", "aegis forget --rejected --yes"
     )
 )
 def forget(
-    older_than: Annotated[str, typer.Option(help="Age: 400d, 60w.")],
     who: Who,
+    older_than: Annotated[str, typer.Option(help="Age: 400d, 60w.")] = "",
+    refused: Annotated[
+        bool, typer.Option("--rejected", help="Instead: every refused row that is kept.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; else only say what would go.")] = False,
     db: Database = None,
 ) -> None:
-    """Delete old transactions and verdicts; what they taught stays.
+    """Delete old transactions and verdicts; what they taught stays. Or the refused rows.
 
     Age counts back from the newest transactions. Labels, reviews and the audit stay.
     """
     from aegis_core.detection import retention
+    from aegis_core.intake import refusals
 
+    if refused == bool(older_than):
+        raise InputError("Give either --older-than, such as 400d, or --rejected.")
     store, _ = opened(db)
+    if refused:
+        n = refusals.count(store)
+        print(refusals.forget(store, who=who) if yes else
+              f"{n:,} refused rows are kept. Nothing was deleted yet; --yes does it.")  # fmt: skip
+        return
     plan = retention.plan(store, days(older_than))
     print(plan.sentence())
     if plan.nothing:

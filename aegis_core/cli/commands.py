@@ -130,6 +130,7 @@ def import_(
         scenario=scenario,
         label_delay_days=settings.label_delay_days if label_delay is None else days(label_delay),
         strict=strict,
+        rejected_mb=settings.rejected_mb,
         source=source,
     )
     for line in _import_told(summary, settings):
@@ -314,6 +315,11 @@ def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
         f"already there, {sum(summary.rejected.values()):,} rejected, in {summary.seconds:.1f} s."
     )
     yield from (f"  {n:>9,} × {reason}" for reason, n in summary.rejected.items())
+    if summary.not_kept:
+        yield (
+            f"Of the bad rows {summary.not_kept:,} are counted here and not kept: `rejected` takes "
+            f"{settings.rejected_mb:g} MB of a source a day (rejected_mb in aegis.toml)."
+        )
     if summary.zeros_read:
         yield (
             f"{summary.zeros_read:,} amounts of 0, which the simulator of this data had rounded "

@@ -77,7 +77,8 @@ def first_light(
         result = run_notebook(name, parameters, settings)
         print(f"{name} took {duration(result.seconds)}: {result.report_path}", flush=True)
     print(f"Reports: {settings.reports / 'index.html'}", flush=True)
-    with _service(settings, api_port) as address, contextlib.ExitStack() as stack:
+    served = settings.with_any_clock() if rate else settings  # the stream's clock is its own
+    with _service(served, api_port) as address, contextlib.ExitStack() as stack:
         readers = files_of(settings.db)[1]
         print(f"Scoring service: {address}/docs", flush=True)
         print(f"To read with DuckDB while it runs, use the statements in {readers}", flush=True)

@@ -18,7 +18,9 @@ from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputErro
 from aegis_core.intake import staging
 from aegis_core.intake.columns import ROUNDED_DOWN, choose_columns
 from aegis_core.intake.files import find_files, relation_of
-from aegis_core.schema import COLUMNS, REQUIRED
+from aegis_core.intake.refusals import masked
+from aegis_core.machine import utc_now_us
+from aegis_core.schema import COLUMNS, REQUIRED, ahead
 from aegis_core.store import Store
 from aegis_core.store.connection import quoted
 from aegis_core.store.session import Session
@@ -39,6 +41,7 @@ class ImportSummary:
     accepted: int = 0
     already_there: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    not_kept: int = 0
     labels: int = 0
     first_ts: datetime | None = None
     last_ts: datetime | None = None
@@ -60,6 +63,7 @@ def import_files(
     scenario: str | None = None,
     label_delay_days: float = 7.0,
     strict: bool = False,
+    rejected_mb: float = 10.0,
     source: str | None = None,
     progress: bool = True,
 ) -> ImportSummary:
@@ -77,6 +81,7 @@ def import_files(
     label, scenario : columns that hold the truth; short for `mapping` of `is_fraud` and `scenario`.
     label_delay_days : a label is known this long after its transaction.
     strict : import nothing if any row is bad.
+    rejected_mb : megabytes of bad rows that are kept of a source and day; the rest is counted.
     source : stored with each row; the file's name by default.
 
     Raises
@@ -118,7 +123,9 @@ def import_files(
                 staging.stage(session, rows, names, columns, source or path.name, tell)
             except AegisError as e:
                 kind = "CSV" if "read_csv(" in relation else "Parquet"
-                raise FileUnreadable(f"{path} cannot be read as {kind}: {str(e)[:300]}") from e
+                raise FileUnreadable(
+                    f"{path} cannot be read as {kind}: {masked(str(e)[:300])}"
+                ) from e
         tell = step("storing")
         repeats = staging.mark_repeated(session)
         summary.accepted, summary.already_there, summary.rejected = staging.outcome(session)
@@ -136,7 +143,7 @@ def import_files(
         after_seq = session.next_seq() - 1
         staging.insert_transactions(session, tell)
         summary.labels = staging.insert_labels(session, label_delay_days, repeats, after_seq)
-        staging.keep_rejected(session)
+        summary.not_kept = staging.keep_rejected(session, rejected_mb)
         (span,) = session.rows(
             f"SELECT min(ts) AS a, max(ts) AS b FROM aegis_staged s WHERE {staging.GOOD}"
         )
@@ -147,13 +154,14 @@ def import_files(
 
 
 def checked(
-    session: Session, rows: pa.Table | pd.DataFrame, source: str
+    session: Session, rows: pa.Table | pd.DataFrame, source: str, future_minutes: float = 0.0
 ) -> tuple[pa.Table, pa.Table]:
     """Rows that arrive live after the checks of files: the good ones, in order, and the refused.
 
     Columns have their canonical names; `seq` and `source` are given elsewhere, whatever `rows`
-    says. Labels do not come this way. The good ones have the columns of `transactions`, `ts` in
-    microseconds since 1970; the refused `source`, `raw` and `reason`, as in the table `rejected`.
+    says. Labels do not come this way. `future_minutes` is that of the settings. The good ones have
+    the columns of `transactions`, `ts` in microseconds since 1970; the refused `source`, `raw` and
+    `reason`, as in the table `rejected`.
 
     Raises
     ------
@@ -174,7 +182,11 @@ def checked(
         raise ColumnError(f"Rows lack {missing}; they have {present}.")
     with session.lent("aegis_lent", arrow):
         own = {name: name for name in present}
-        staging.stage(session, "aegis_lent", arrow.column_names, own, source, None)
+        checks = list(staging.CHECKS)
+        if future_minutes:
+            latest = utc_now_us() + round(future_minutes * 60e6)
+            checks.append((ahead("ts", future_minutes), f"ts > make_timestamp({latest})"))
+        staging.stage(session, "aegis_lent", arrow.column_names, own, source, None, checks)
     columns = ", ".join("epoch_us(ts) AS ts" if name == "ts" else name for name in known)
     good = session.arrow(f"SELECT {columns} FROM aegis_staged WHERE reason IS NULL ORDER BY rowid")
     refused = session.arrow(

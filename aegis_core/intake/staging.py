@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from aegis_core.intake.columns import FILE_COLUMNS
+from aegis_core.intake.refusals import MAY_BE_CARD, USED_UP, masked
 from aegis_core.schema import (
     COLUMNS,
     CONTENT,
@@ -94,6 +95,7 @@ def stage(
     columns: Mapping[str, str],
     source: str,
     tell: Callable[[float], object] | None,
+    checks: Sequence[tuple[str, str]] = CHECKS,
 ) -> None:
     """Parse and check the rows of `relation`, adding them to the temporary table `aegis_staged`."""
     described = session.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
@@ -110,7 +112,7 @@ def stage(
         for column in FILE_COLUMNS.values()
         for part in _parsed(column, columns.get(column.name), kinds)
     ]
-    reason = " ".join(f"WHEN {condition} THEN {literal(name)}" for name, condition in CHECKS)
+    reason = " ".join(f"WHEN {condition} THEN {literal(name)}" for name, condition in checks)
     raw = ", ".join(f"{literal(name)}, {_as_json(name, kind)}" for name, kind in kinds.items())
     (before,) = session.rows("SELECT count(*) AS n FROM aegis_staged")
     insert = f"""
@@ -292,20 +294,65 @@ def insert_labels(session: Session, delay_days: float, repeats: bool, after_seq:
     )
 
 
-def keep_rejected(session: Session) -> None:
-    """Store the rejected rows, except as many equal ones as are stored from this source."""
+def keep_rejected(session: Session, most_mb: float) -> int:
+    """Store the rejected rows, except as many equal ones as are stored from this source.
+
+    Card numbers are masked. Of a source, no more than `most_mb` megabytes a day are kept; how many
+    rows were not.
+    """
+    _mask(session)
+    said = literal(USED_UP)
     session.execute(
-        f"""INSERT INTO rejected (received_at, source, raw, reason)
+        f"""CREATE TEMP TABLE aegis_refused AS
         WITH bad AS (
             SELECT rowid AS row_no, source, raw, reason,
                 row_number() OVER (PARTITION BY source, raw, reason ORDER BY rowid) AS copy
             FROM aegis_staged WHERE reason <> {literal(_THERE)}
         ), stored AS (
             SELECT source, raw, reason, count(*) AS copies FROM rejected GROUP BY ALL
+        ), today AS (
+            SELECT source, sum(strlen(raw)) AS spent, count(*) FILTER (reason = {said}) > 0 AS said
+            FROM rejected WHERE received_at >= date_trunc('day', now()::TIMESTAMP) GROUP BY source
         )
-        SELECT now(), source, raw, reason FROM bad LEFT JOIN stored USING (source, raw, reason)
-        WHERE copy > coalesce(copies, 0) ORDER BY row_no"""
+        SELECT row_no, source, raw, reason, coalesce(said, false) AS said, NOT coalesce(said, false)
+            AND coalesce(spent, 0) + sum(coalesce(strlen(raw), 0)) OVER
+            (PARTITION BY source ORDER BY row_no) <= {round(most_mb * 1e6)} AS fits
+        FROM bad LEFT JOIN stored USING (source, raw, reason) LEFT JOIN today USING (source)
+        WHERE copy > coalesce(copies, 0)"""
     )
+    session.execute(
+        f"""INSERT INTO rejected (received_at, source, raw, reason)
+        (SELECT now(), source, raw, reason FROM aegis_refused WHERE fits ORDER BY row_no)
+        UNION ALL
+        (SELECT DISTINCT now(), source, '', {said} FROM aegis_refused
+            WHERE NOT fits AND NOT said)"""
+    )
+    (left,) = session.rows("SELECT count(*) FILTER (NOT fits) AS n FROM aegis_refused")
+    session.execute("DROP TABLE aegis_refused")
+    return int(left["n"])
+
+
+def _mask(session: Session) -> None:
+    """Mask card numbers in what is about to be kept, some rows at a time."""
+    import pyarrow as pa
+
+    last = -1
+    while some := session.rows(
+        f"""SELECT rowid AS row_no, raw FROM aegis_staged
+        WHERE reason <> {literal(_THERE)} AND rowid > {last}
+            AND regexp_matches(raw, {literal(MAY_BE_CARD)})
+        ORDER BY rowid LIMIT 50_000"""
+    ):
+        last = some[-1]["row_no"]
+        hidden = {
+            "row_no": [row["row_no"] for row in some],
+            "raw": [masked(row["raw"]) for row in some],
+        }
+        with session.lent("aegis_masked", pa.table(hidden)):
+            session.execute(
+                "UPDATE aegis_staged AS s SET raw = m.raw FROM aegis_masked m "
+                "WHERE s.rowid = m.row_no"
+            )
 
 
 def outcome(session: Session) -> tuple[int, int, dict[str, int]]:

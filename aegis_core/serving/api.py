@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
@@ -12,6 +11,7 @@ import prometheus_client as prometheus
 from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
@@ -21,6 +21,7 @@ from aegis_core.review.answers import STANDING, UNDO_S, answer
 from aegis_core.serving import casework
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.schemas import (
+    LARGEST_ROW,
     Review,
     Transaction,
     Verdict,
@@ -36,10 +37,13 @@ from aegis_core.serving.schemas import (
     told,
 )
 from aegis_core.serving.service import ADMITTED, NOT_FOUND, PROBLEMS, Problem, Serves, Service
+from aegis_core.serving.strangers import Tokens
 
 LARGEST_BODY: Final = 8 * 2**20
 _STRANGER: Final = as_json(
-    {"detail": "A bearer token is required."}, 401, {"WWW-Authenticate": "Bearer"}
+    {"detail": "A bearer token is required."},
+    401,
+    {"WWW-Authenticate": "Bearer", "Connection": "close"},
 )
 
 
@@ -55,7 +59,7 @@ class Door:
     """
 
     def __init__(self, app: FastAPI, service: Service, token: str) -> None:
-        self.app, self._service, self._expected = app, service, token.encode()
+        self.app, self._service, self.tokens = app, service, Tokens(token, service.meters)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -63,9 +67,12 @@ class Door:
             await self.app(scope, receive, send)
             return
         began, path = time.perf_counter(), scope["path"]
-        if path.startswith("/v1/") and path != "/v1/health" and not self._knows(scope["headers"]):
+        closed = path.startswith("/v1/") and path != "/v1/health"
+        if closed and not self.tokens.known(scope["headers"]):
+            await self.tokens.refused()
             await _STRANGER(scope, receive, send)
-        elif path == "/v1/transactions" and scope["method"] == "POST":
+            return
+        if path == "/v1/transactions" and scope["method"] == "POST":
             response = await self._answered(Request(scope, receive))
             await response(scope, receive, send)
         else:
@@ -80,10 +87,6 @@ class Door:
             return as_json({"detail": e.detail}, e.status_code, e.headers)
         except AegisError as e:
             return problem(e)
-
-    def _knows(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        given = next((value for name, value in headers if name == b"authorization"), b"")
-        return given[:7].lower() == b"bearer " and hmac.compare_digest(given[7:], self._expected)
 
 
 def create_app(engine: Engine, token: str) -> Door:
@@ -140,8 +143,8 @@ async def docs() -> Response:
 )
 async def score(request: Request, service: Serves) -> Response:
     """Score one transaction; the same one again returns the verdict it has."""
-    body = await _body(request, ["application/json"])
-    row, wrong = checked(body)
+    body = await _body(request, ["application/json"], LARGEST_ROW)
+    row, wrong = checked(body, service.settings.future_minutes)
     if row is None:
         await service.batcher.put([], [refusal(body, wrong)])
         raise HTTPException(422, wrong)
@@ -152,12 +155,12 @@ async def score(request: Request, service: Serves) -> Response:
 @routes.post("/v1/transactions:batch", openapi_extra=takes_many())
 async def score_batch(request: Request, service: Serves) -> Response:
     """Score up to 10,000 transactions, a JSON array or NDJSON; an answer a row."""
-    body = await _body(request, ["application/json", "application/x-ndjson"])
+    body = await _body(request, ["application/json", "application/x-ndjson"], LARGEST_BODY)
     rows: list[dict[str, Any]] = []
     answers: list[dict[str, Any] | None] = []
     refused = []
-    kind = request.headers.get("content-type", "")
-    for row, wrong, raw in await asyncio.to_thread(checked_all, body, kind):
+    kind, future = request.headers.get("content-type", ""), service.settings.future_minutes
+    for row, wrong, raw in await asyncio.to_thread(checked_all, body, kind, future):
         if row is None:
             refused.append(refusal(raw, wrong))
             answers.append({"error": wrong, "status": 422})
@@ -172,7 +175,7 @@ async def score_batch(request: Request, service: Serves) -> Response:
 @routes.get("/v1/transactions/{transaction_id}", responses=NOT_FOUND)
 async def look_up(transaction_id: str, service: Serves) -> Response:
     """A transaction and its verdict."""
-    found = await service.batcher.do(lambda: service.engine.find(transaction_id))
+    found = await service.lookups.find(transaction_id)
     if found is None:
         raise HTTPException(404, f"There is no transaction {transaction_id!r}.")
     transaction, verdict = found
@@ -198,7 +201,7 @@ async def review(service: Serves, given: Annotated[Review, Body()]) -> Response:
 @routes.get("/v1/reviews/queue")
 async def queue(service: Serves, limit: Annotated[int, Query(ge=1, le=1_000)] = 50) -> Response:
     """Alerts and the audit sample that nobody answered yet, the largest risk × amount first."""
-    found = await asyncio.to_thread(service.store.rows, _QUEUE, [limit])
+    found = await service.lookups.read(service.store.rows, _QUEUE, [limit])
     return as_json([shown(row) for row in found])
 
 
@@ -229,15 +232,18 @@ async def metrics(service: Serves) -> Response:
     return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
 
 
-async def _body(request: Request, kinds: Sequence[str]) -> bytes:
+async def _body(request: Request, kinds: Sequence[str], most: int) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in kinds:
         raise HTTPException(415, f"Send {' or '.join(kinds)}, not {kind or 'nothing'}.")
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST_BODY:
-            raise HTTPException(413, f"The body is larger than {LARGEST_BODY:,} bytes.")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise HTTPException(413, f"The body is larger than {most:,} bytes.")
+    except ClientDisconnect:  # nobody hears it
+        raise HTTPException(408, "The body did not come to its end.") from None
     return bytes(body)
 
 

@@ -8,10 +8,10 @@ that is said at once, and where the disk is, after the try.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ import numpy as np
 import prometheus_client as prometheus
 
 from aegis_core.errors import AegisError, InputError, QueueFull, StoreError
+from aegis_core.intake.refusals import masked
 from aegis_core.machine import utc_now, utc_now_us
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.rows import Outcome
@@ -73,6 +74,9 @@ class Meters:
         )
         self.refused = prometheus.Counter(
             "aegis_refused", "Rows refused at the door.", registry=registry
+        )
+        self.wrong_tokens = prometheus.Counter(
+            "aegis_wrong_tokens", "Requests refused since they lack the token.", registry=registry
         )
         self.waiting = prometheus.Gauge(
             "aegis_queue_rows", "Rows waiting for a commit.", registry=registry
@@ -163,11 +167,13 @@ class Batcher:
                 self._some.clear()
 
     async def check(self) -> str | None:
-        """Why nothing can be taken at the moment, or None; after a failure it is tried again."""
+        """Why nothing can be scored at the moment, or None; after a failure it is tried again."""
         if self.failed is not None:
-            with contextlib.suppress(AegisError):
+            try:
                 await self.do(self.engine.check)
                 self.failed = None
+            except AegisError as e:
+                self.failed = str(e)
         return self.failed
 
     async def tell(self) -> None:
@@ -225,9 +231,9 @@ class Batcher:
                 self.engine.thread, self.engine.score, rows, refused
             )
         except Exception as e:
-            problem = e if isinstance(e, InputError) else _not_kept(e)
+            problem = e if work and isinstance(e, InputError) else _not_kept(e)
             if work is None:
-                self.failed = str(e)
+                self.failed = str(problem)
                 log("commit_failed", error=str(e), rows=len(rows))
             for waiting in group:
                 if not waiting.outcomes.done():
@@ -253,7 +259,7 @@ class Batcher:
             return
         try:
             await asyncio.get_running_loop().run_in_executor(self.engine.thread, self.engine.save)
-        except (OSError, AegisError) as e:
+        except Exception as e:  # whatever it is, the next group is scored
             log("snapshot_failed", error=str(e))
         self._saved = (time.monotonic(), self.engine.next_seq)
 
@@ -265,12 +271,13 @@ def _answer(future: asyncio.Future[Any], result: Any) -> None:
 
 def _not_kept(e: Exception) -> StoreError:
     if not isinstance(e, AegisError | OSError):
-        _LOG.exception("unexpected error", exc_info=e)
-        return StoreError("The transactions could not be kept.")
+        _LOG.error("unexpected error: %s", masked("".join(traceback.format_exception(e))))
+        told = f"unexpected {type(e).__name__}, the log says more."
+        return StoreError(f"The transactions could not be scored and kept: {told}")
     return StoreError(f"The transactions could not be kept: {e}")
 
 
 def log(event: str, **what: object) -> None:
     """One line of JSON on the log; ids at most, no other personal data."""
     moment = f"{utc_now().isoformat(timespec='milliseconds')}+00:00"
-    _LOG.info(json.dumps({"time": moment, "event": event, **what}, ensure_ascii=False))
+    _LOG.info(masked(json.dumps({"time": moment, "event": event, **what}, ensure_ascii=False)))

@@ -6,7 +6,6 @@ becomes a label when it can no longer be taken back: `Service` sees to that.
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from typing import Annotated, Final, Literal
 
@@ -87,7 +86,7 @@ async def open_cases(
     limit: Annotated[int, Query(ge=1, le=1_000)] = 50,
 ) -> Response:
     """Open cases: alerts of one customer and burst, with who holds them."""
-    found = await asyncio.to_thread(
+    found = await service.lookups.read(
         cases.queue, service.store, order=order, analyst=analyst, limit=limit
     )
     return as_json({**vars(found), "cases": [shown(case) for case in found.cases]})
@@ -96,7 +95,7 @@ async def open_cases(
 @routes.get("/v1/cases/statistics")
 async def queue_statistics(service: Serves) -> Response:
     """Age of the queue, answers a day, agreement and precision with intervals."""
-    return as_json(await asyncio.to_thread(statistics.statistics, service.store))
+    return as_json(await service.lookups.read(statistics.statistics, service.store))
 
 
 @routes.get("/v1/cases/what-if")
@@ -104,7 +103,9 @@ async def what_if(
     service: Serves, days: Annotated[float, Query(gt=0, le=31)] = budgets.DAYS
 ) -> Response:
     """What other alert budgets would have done with the last days; nothing changes."""
-    found = await asyncio.to_thread(budgets.of_verdicts, service.store, service.settings, days=days)
+    found = await service.lookups.read(
+        budgets.of_verdicts, service.store, service.settings, days=days
+    )
     return as_json(found)
 
 

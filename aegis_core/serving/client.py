@@ -101,7 +101,8 @@ class Client:
         """Send `rows` as one batch; the verdicts on those that were accepted.
 
         As `Engine.take`, except that the service says itself where rows come from, and that
-        nobody tells it labels: it learns from answers. Raises what `ask` does, after `PATIENCE_S`.
+        nobody tells it labels: it learns from answers. Raises what `ask` does, after `PATIENCE_S`,
+        and `InputError` where it refuses all of them.
         """
         import pandas as pd
 
@@ -111,6 +112,12 @@ class Client:
             row["timestamp"] = moment.isoformat()
         told = self._post("/v1/transactions:batch", sent)
         accepted = [i for i, answer in enumerate(told) if "decision" in answer]
+        if told and not accepted:
+            raise InputError(
+                f"The service at {self.address} refused all {len(told):,} transactions, the first "
+                f"since its {told[0]['error']}. Times of a simulation need a service that was "
+                "started with AEGIS_FUTURE_MINUTES=0."
+            )
         verdicts = pd.DataFrame(
             [told[i] for i in accepted],
             columns=["transaction_id", "decision", "risk", "score", "reasons", "seq"],

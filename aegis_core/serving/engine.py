@@ -7,8 +7,8 @@ writer brings them into the tables soon after. A transaction that is sent again 
 already has, and one with other content than the first is told both.
 
 State in memory is a fold of what was answered, in the order of arrival: transactions, the decisions
-given, and labels. A snapshot of it, with the place in that order that it stands for, makes a
-restart quick; one that is broken or of another history is ignored, and the history is folded anew.
+given, and labels. A snapshot of it makes a restart quick; where it is broken or of another history,
+the history is folded anew.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -33,23 +33,24 @@ from aegis_core.detection.verdicts import Verdicts
 from aegis_core.errors import StoreBusy, StoreError
 from aegis_core.features.arrays import Ids, Ints, hashed
 from aegis_core.features.checkpoint import begin, note_pass
-from aegis_core.features.confirmed import Confirmed
 from aegis_core.intake.importing import checked
+from aegis_core.intake.refusals import Budget
 from aegis_core.intake.staging import REPEATED
 from aegis_core.review import answers, lists
 from aegis_core.serving import snapshot
 from aegis_core.serving.rows import (
     Outcome,
+    Row,
     again,
     as_group,
     by_column,
     columns,
-    made_up,
     rejected,
     stored,
     with_repeats,
 )
 from aegis_core.serving.table_writer import TableWriter
+from aegis_core.serving.warming import warm_up
 from aegis_core.store import Store, journal
 from aegis_core.store.gate import Limits
 from aegis_core.store.journal import Journal
@@ -57,7 +58,6 @@ from aegis_core.store.session import Session
 
 LOOK_S: Final = 0.25
 """How often promotions, lists and labels of others are looked for."""
-_WARM_ROWS: Final = 64
 MOST_WAITING: Final = 200_000
 """Rows that the tables may lack; beyond, nothing more is taken."""
 Result = TypeVar("Result")
@@ -89,6 +89,7 @@ class Engine:
         self, store: Store, settings: Settings, *, progress: Callable[[int], object] | None = None
     ) -> None:
         self.store, self.settings, self._progress = store, settings, progress
+        self._refusals = Budget(settings.rejected_mb * 1e6, store.rows)
         self._forget()
         with store.reading() as session:
             self._fold(session)
@@ -102,7 +103,7 @@ class Engine:
         self.table_writer = TableWriter(store, self.journal, self._look)
         store.settle_with(self.table_writer.settle)
         self.thread = ThreadPoolExecutor(1, "aegis-engine")
-        self._warm_up()
+        warm_up(self.champion, self.shadows, learns=self.scorer.confirmed is not None)
         self.table_writer.start()
 
     @classmethod
@@ -190,7 +191,7 @@ class Engine:
         return self._scored(rows, refused, source)[0]
 
     def check(self) -> None:
-        """Whether anything can be taken.
+        """Whether anything can be taken; after a failure the history is folded anew.
 
         Raises
         ------
@@ -200,12 +201,14 @@ class Engine:
         self.journal.flush()
         if self.table_writer.failed and self.journal.n_waiting > MOST_WAITING:
             raise StoreError(self.table_writer.failed)
+        if self._news:
+            self.follow()
 
     def do(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, which sees all that was answered, between two groups."""
         self.settled()
         result = work()
-        self.follow()  # an answer counts from the next transaction on
+        self._follow_soon()  # an answer counts from the next transaction on
         return result
 
     def follow(self) -> None:
@@ -214,13 +217,24 @@ class Engine:
         A label without a place in the order of arrival gets it: after all that was scored.
         """
         self.settled()
-        with self.store.writing() as session:
-            session.execute(
-                "UPDATE labels SET after_seq = ? WHERE after_seq IS NULL", [session.next_seq() - 1]
-            )
-            self._fold(session)
-            self.entries = lists.current(session)
+        session = None
+        try:
+            with self.store.writing() as session:
+                last = session.next_seq() - 1
+                session.execute("UPDATE labels SET after_seq = ? WHERE after_seq IS NULL", [last])
+                self._fold(session)
+                self.entries = lists.current(session)
+        except BaseException:
+            if session:  # the state may hold a part of it, or what was rolled back
+                self._forget()
+            raise
         self._news = False
+
+    def _follow_soon(self) -> None:
+        """Follow at once; where that fails, what was done stays done, and the next group does."""
+        self._news = True
+        with suppress(Exception):
+            self.follow()
 
     def settled(self) -> None:
         """Return once the tables hold all that was answered.
@@ -233,13 +247,24 @@ class Engine:
         if not self.table_writer.settle():
             raise StoreBusy(self.table_writer.failed or "The tables are busy; try again.")
 
-    def find(self, transaction_id: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+    def find(self, transaction_id: str) -> Row | None:
         """A transaction and its verdict, or None where it never arrived."""
-        seq = int(self.ids.find(hashed([transaction_id]))[0])
-        if seq < 0:
-            return None
-        found = self._stored([seq]).get(seq)
-        return found if found and found[0]["transaction_id"] == transaction_id else None
+        return self.told([transaction_id], self.places([transaction_id]))[0]
+
+    def places(self, ids: Sequence[str]) -> list[int]:
+        """Where transactions may stand in the order of arrival; -1: nowhere."""
+        if self._roles is None:  # after a failure
+            self.follow()
+        places: list[int] = self.ids.find(hashed(ids)).tolist()
+        return places
+
+    def told(self, ids: Sequence[str], places: Sequence[int]) -> list[Row | None]:
+        """What is stored of transactions at their `places`, in any thread; None: no such one."""
+        there = self._stored([seq for seq in places if seq >= 0])
+        return [
+            found if found is not None and found[0]["transaction_id"] == one else None
+            for one, found in zip(ids, map(there.get, places), strict=True)
+        ]
 
     def save(self) -> None:
         """Write a snapshot of the state, all or nothing."""
@@ -251,20 +276,6 @@ class Engine:
                 self.next_seq, self._n_labels, self.ids, self.scorer.profiles, self.scorer.confirmed
             ).save(self.store.path, session)
 
-    def _warm_up(self) -> None:
-        """Compile what scoring needs, which takes seconds, before a request waits for it.
-
-        Made-up transactions, ordinary ones and alerts, are judged as if nothing had come before.
-        """
-        batch = columns(made_up(_WARM_ROWS), 0)
-        self.ids.find(hashed(batch["transaction_id"]))
-        nothing = None if self.scorer.confirmed is None else Confirmed()
-        scorer = Scorer(self.champion.model, self.champion.policy, confirmed=nothing)
-        scored = scorer.run(batch, signals=True, explain=True)
-        scorer.verdicts_of(batch, scored, self.champion.version)
-        for shadow in self.shadows:
-            shadow.judge(batch, scored)
-
     def _taken(
         self, rows: pa.Table | pd.DataFrame, source: str, labels: pa.Table | None
     ) -> pd.DataFrame:
@@ -275,17 +286,18 @@ class Engine:
             answers.publish(session)
             self._news = self._lacks(session)
             self.entries = lists.current(session)
-            good, bad = checked(session, rows, source)
+            good, bad = checked(session, rows, source, self.settings.future_minutes)
         sent = good.to_pylist()
         refused = [rejected(**row) for row in bad.to_pylist()]
         with_them = None if labels is None or not labels.num_rows else as_group(labels)
-        outcomes, new = self._scored(sent, refused, source, with_them)
-        if conflicts := [row for row, o in zip(sent, outcomes, strict=True) if o.conflict]:
-            refused = [rejected(source, json.dumps(row), REPEATED) for row in conflicts]
-            self.journal.append({"rejected": by_column(refused)})
+        outcomes, (batch, verdicts) = self._scored(sent, refused, source, with_them)
+        conflicts = [row for row, o in zip(sent, outcomes, strict=True) if o.conflict]
+        told_both = [rejected(source, json.dumps(row), REPEATED) for row in conflicts]
+        if kept := self._refusals.kept(told_both):
+            with suppress(StoreError):  # the journal has it, and takes it before the next
+                self.journal.append({"rejected": by_column(kept)})
         if with_them is not None and self.scorer.confirmed is not None:
-            self.follow()
-        batch, verdicts = new
+            self._follow_soon()
         shown: pd.DataFrame = verdicts.frame().assign(
             **{c: batch[c] for c in ("customer_id", "ts", "amount", "currency")}
         )
@@ -303,8 +315,6 @@ class Engine:
         The labels are known after the last of `rows`.
         """
         self.check()
-        if self._news:
-            self.follow()
         keys = hashed([row["transaction_id"] for row in rows])
         outcomes, fresh = self._sorted(rows, keys)
         group: dict[str, Any] = {}
@@ -313,8 +323,8 @@ class Engine:
             for i, answer in zip(fresh, verdicts.answers(), strict=True):
                 outcomes[i] = Outcome(answer)
             self.ids.add(keys[fresh], batch["seq"])
-            if refused:
-                group["rejected"] = by_column(refused)
+            if kept := self._refusals.kept(refused):
+                group["rejected"] = by_column(kept)
             if labels is not None:
                 n_labels = len(labels["transaction_id"])
                 group["labels"] = labels | {"after_seq": [self.next_seq - 1] * n_labels}
@@ -345,9 +355,9 @@ class Engine:
                 fresh.append(i)
         return outcomes, fresh
 
-    def _stored(
-        self, seqs: Sequence[int]
-    ) -> dict[int, tuple[dict[str, Any], dict[str, Any] | None]]:
+    def _stored(self, seqs: Sequence[int]) -> dict[int, Row]:
+        if not seqs:
+            return {}
         self.settled()
         with self.store.reading() as session:
             return stored(session, seqs)

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from aegis_core.intake.refusals import masked
 from aegis_core.machine import utc_now_us
 from aegis_core.schema import CONTENT
 from aegis_core.store.session import Session
+
+Row = tuple[dict[str, Any], dict[str, Any] | None]
+"""A stored transaction and its verdict, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +44,15 @@ def columns(rows: Sequence[Mapping[str, Any]], first_seq: int) -> dict[str, Any]
     return batch
 
 
-def made_up(n: int) -> list[dict[str, Any]]:
-    """Rows of nobody, ordinary ones and such as raise alerts in turn."""
-    return [
-        {
-            "transaction_id": f"{i}",
-            "customer_id": "0",
-            "merchant_id": "0",
-            "ts": i * 100_000,
-            "amount": (1.0, 1e12)[i % 2],
-            "lat": 60.0 * (i % 2),
-            "lon": 0.0,
-        }
-        for i in range(n)
-    ]
-
-
 def by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Rows of one table, at least one, as the journal takes them."""
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def rejected(source: str, raw: str, reason: str) -> dict[str, Any]:
-    """A row of the table `rejected`."""
-    moment = utc_now_us()
-    return {"received_at": moment, "source": source, "raw": raw, "reason": reason}
+    """A row of the table `rejected`, with card numbers masked."""
+    hidden = {"raw": masked(raw), "reason": masked(reason)}
+    return {"received_at": utc_now_us(), "source": source, **hidden}
 
 
 def as_group(rows: pa.Table) -> dict[str, Any]:
@@ -77,9 +65,7 @@ def as_group(rows: pa.Table) -> dict[str, Any]:
     }
 
 
-def stored(
-    session: Session, seqs: Sequence[int]
-) -> dict[int, tuple[dict[str, Any], dict[str, Any] | None]]:
+def stored(session: Session, seqs: Sequence[int]) -> dict[int, Row]:
     """Transactions and their verdicts, where they have one, by `seq`."""
     given = ", ".join(map(str, sorted({int(s) for s in seqs})))
     names = ", ".join("epoch_us(ts) AS ts" if name == "ts" else name for name in CONTENT)

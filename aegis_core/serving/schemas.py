@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Any, Final, Literal
 
 import orjson
@@ -23,10 +25,12 @@ from pydantic import (
     ValidationError,
     create_model,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, from_json
+from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import chain_schema, str_schema
 
 from aegis_core.detection.verdicts import ANSWERED
+from aegis_core.intake.refusals import masked
+from aegis_core.machine import utc_now_us
 from aegis_core.schema import (
     COLUMNS,
     END,
@@ -39,12 +43,16 @@ from aegis_core.schema import (
     TIME,
     TRUTH,
     Column,
+    ahead,
 )
 from aegis_core.serving.rows import Outcome, rejected
 
 _PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 """Without the characters of `schema.CONTROL`, in the dialect of JSON Schema."""
 LARGEST_BATCH: Final = 10_000
+LARGEST_ROW: Final = 16 * 2**10
+"""Bytes of one transaction; the longest that keeps the rules has 15 kB, every character escaped."""
+_MOST_VALUES: Final = 2 * LARGEST_BATCH * len(COLUMNS)
 _LONGEST_RAW: Final = 10_000
 _DAY_US: Final = 86_400_000_000
 _END_US: Final = (END - EPOCH) // dt.timedelta(microseconds=1)
@@ -160,7 +168,13 @@ class Review(BaseModel):
 
 
 _ROW: Final = TypeAdapter(Transaction)
-_ROWS: Final = TypeAdapter[list[BaseModel]](list[Transaction])  # type: ignore[valid-type]
+_ROWS: Final = TypeAdapter[list[BaseModel]](
+    Annotated[list[Transaction], Field(max_length=LARGEST_BATCH, fail_fast=True)]  # type: ignore[valid-type,arg-type]
+)
+_JSON: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False)
+_BLANKS: Final = re.compile(r"[ \t\n\r]*")
+_LINE: Final = re.compile(rb"[^\s][^\n]*")
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _SENT: Final = {column.sent or column.name: column for column in COLUMNS}
 _FAULTS: Final = {
     "missing": "missing", "string_too_short": "missing", "string_type": "text",
@@ -171,7 +185,7 @@ _FAULTS: Final = {
 """What pydantic finds, and the fault of `Column.faults` that it is."""
 
 
-def _row(sent: BaseModel) -> dict[str, Any]:
+def _row(sent: BaseModel, future_minutes: float) -> dict[str, Any]:
     """The columns of the table `transactions`; `ts` in microseconds since 1970.
 
     Raises
@@ -185,6 +199,8 @@ def _row(sent: BaseModel) -> dict[str, Any]:
             row[name] = None
     if (row["lat"] is None) != (row["lon"] is None):
         raise ValueError(HALF_PLACE)
+    if future_minutes and row["ts"] > utc_now_us() + future_minutes * 60e6:
+        raise ValueError(ahead("timestamp", future_minutes))
     return row
 
 
@@ -196,22 +212,26 @@ def _reason(e: ValueError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     column = _SENT.get(where)
     fault = "missing" if first["input"] is None else _FAULTS.get(first["type"], first["type"])
+    if column is not None and column.positive and fault == "low" and first["input"] <= 0:
+        fault = "positive"
     if column is not None and column.kind == TIME and fault in ("text", "control"):
         fault = "time"
     if column is not None and fault in column.faults:
         return f"{where} {column.faults[fault]}"
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    return masked(f"{where}: {first['msg']}" if where else str(first["msg"]))
 
 
-def checked(raw: bytes) -> tuple[dict[str, Any] | None, str]:
-    """The row, or None and the problem, naming the field."""
+def checked(raw: bytes, future_minutes: float = 0.0) -> tuple[dict[str, Any] | None, str]:
+    """The row, or None and the problem, naming the field; `future_minutes` as in the settings."""
     try:
-        return _row(_ROW.validate_json(raw)), ""
+        return _row(_ROW.validate_json(raw), future_minutes), ""
     except ValueError as e:
         return None, _reason(e)
 
 
-def checked_all(body: bytes, kind: str) -> list[tuple[dict[str, Any] | None, str, bytes]]:
+def checked_all(
+    body: bytes, kind: str, future_minutes: float = 0.0
+) -> list[tuple[dict[str, Any] | None, str, bytes]]:
     """Each row of a batch as `checked` gives it, and how it came; what came of good rows is b"".
 
     Raises
@@ -219,36 +239,57 @@ def checked_all(body: bytes, kind: str) -> list[tuple[dict[str, Any] | None, str
     HTTPException
         400 where there are no rows to be had, 413 where there are too many.
     """
-    lines = [line for line in body.split(b"\n") if line.strip()] if "ndjson" in kind else None
-    if lines is not None:
+    commas = body.count(b",")
+    if commas > _MOST_VALUES and _STRING.sub(b"", body).count(b",") > _MOST_VALUES:
+        raise HTTPException(413, f"The body has more values than {LARGEST_BATCH:,} rows can have.")
+    lines = None
+    if "ndjson" in kind:
+        lines = [line[0] for line in islice(_LINE.finditer(body), LARGEST_BATCH + 1)]
         _not_too_many(len(lines))
         body = b"[" + b",".join(lines) + b"]"
     try:
-        rows = [_row(sent) for sent in _ROWS.validate_json(body)]
+        rows = [_row(sent, future_minutes) for sent in _ROWS.validate_json(body)]
     except ValueError:  # one of them is wrong, or all of it: row by row
         parts = lines if lines is not None else _parts(body)
     else:
-        _not_too_many(len(rows))
         if lines is None or len(rows) == len(lines):
             return [(row, "", b"") for row in rows]
         parts = lines  # a line held more than one row
-    return [(*checked(raw), raw) for raw in parts]
+    return [(*checked(raw, future_minutes), raw) for raw in parts]
 
 
 def _parts(body: bytes) -> list[bytes]:
+    """The rows of an array as they were sent, one read after the other and no more than allowed."""
+    parts: list[bytes] = []
     try:
-        parsed = from_json(body)
-    except ValueError as e:
+        text = body.decode()
+        at = _after_blanks(text, 0)
+        if text[at : at + 1] != "[":
+            _JSON.decode(text)
+            raise HTTPException(400, "A batch is a JSON array, or NDJSON with one row a line.")
+        end = ","
+        while end == ",":
+            first = _after_blanks(text, at + 1)
+            _, last = _JSON.raw_decode(text, first)
+            parts.append(text[first:last].encode())
+            _not_too_many(len(parts))
+            at = _after_blanks(text, last)
+            end = text[at : at + 1]
+        if end != "]" or _after_blanks(text, at + 1) < len(text):
+            raise ValueError(f"what follows row {len(parts):,} is neither a row nor the end")
+    except (ValueError, RecursionError) as e:
         raise HTTPException(400, f"The body is not JSON: {e}") from None
-    if not isinstance(parsed, list):
-        raise HTTPException(400, "A batch is a JSON array, or NDJSON with one row a line.")
-    _not_too_many(len(parsed))
-    return [json.dumps(part, ensure_ascii=False).encode() for part in parsed]
+    return parts
+
+
+def _after_blanks(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at
 
 
 def _not_too_many(n: int) -> None:
     if n > LARGEST_BATCH:
-        raise HTTPException(413, f"A batch has at most {LARGEST_BATCH:,} rows, not {n:,}.")
+        raise HTTPException(413, f"A batch has at most {LARGEST_BATCH:,} rows.")
 
 
 def refusal(raw: bytes, problem: str) -> dict[str, Any]:

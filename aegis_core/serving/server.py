@@ -14,6 +14,7 @@ from aegis_core.errors import InputError
 from aegis_core.machine import stop_signals
 from aegis_core.serving.api import create_app
 from aegis_core.serving.engine import Engine
+from aegis_core.serving.strangers import MOST_CONNECTIONS, guarded
 from aegis_core.serving.token import token_file, token_of
 from aegis_core.store import connect
 from aegis_core.store.files import open_to_others
@@ -54,7 +55,7 @@ def serve(
         server = uvicorn.Server(
             uvicorn.Config(
                 app, log_level="warning", access_log=False, timeout_graceful_shutdown=10,
-                limit_concurrency=1_000, h11_max_incomplete_event_size=65_536,
+                limit_concurrency=MOST_CONNECTIONS, http=guarded(app.tokens.known), ws="none",
                 proxy_headers=False, server_header=False,
             )
         )  # fmt: skip

@@ -15,6 +15,7 @@ from aegis_core.errors import AegisError
 from aegis_core.review import answers
 from aegis_core.serving.batcher import Batcher, Meters, log
 from aegis_core.serving.engine import Engine
+from aegis_core.serving.lookups import Lookups
 
 
 class Problem(BaseModel):
@@ -42,6 +43,7 @@ class Service:
         self.engine, self.store, self.settings = engine, engine.store, engine.settings
         self.meters = Meters()
         self.batcher = Batcher(engine, self.meters)
+        self.lookups = Lookups(engine)
         self._held = asyncio.Event()
         self._held.set()  # what an earlier service left
 
@@ -56,6 +58,7 @@ class Service:
             task.cancel()
         self.batcher.end()
         await committing
+        self.lookups.close()
         with contextlib.suppress(OSError, AegisError):
             await asyncio.to_thread(self.engine.save)
         log("ended", transactions=self.engine.next_seq)
@@ -65,13 +68,13 @@ class Service:
         return await self.batcher.do(lambda: self.engine.do(work))
 
     async def work(self, work: Callable[..., Any], *args: Any, **given: Any) -> Any:
-        """The result of `work`, which reads in a thread and writes, by its `keep`, as `do` does."""
+        """The result of `work`, which reads beside and writes, by its `keep`, as `do` does."""
         loop = asyncio.get_running_loop()
 
         def keep(write: Callable[[], Any]) -> Any:
             return asyncio.run_coroutine_threadsafe(self.do(write), loop).result()
 
-        return await asyncio.to_thread(work, self.store, *args, keep=keep, **given)
+        return await self.lookups.read(work, self.store, *args, keep=keep, **given)
 
     def remind(self) -> None:
         """There is an answer that becomes a label when it can no longer be taken back."""

@@ -75,8 +75,9 @@ def simulate(
 ) -> Tally:
     """Let new transactions of the database's population arrive and be scored live.
 
-    A database of imported data gets a synthetic population of its own, after its last day. Ctrl-C,
-    or the stop button of a notebook, ends it as well; what was scored until then stays.
+    A database of imported data gets a synthetic population of its own, after its last day. The
+    stream's clock is its own, which a service at `target` has to allow (AEGIS_FUTURE_MINUTES=0).
+    Ctrl-C, or the stop button of a notebook, ends it as well; what was scored until then stays.
 
     Parameters
     ----------
@@ -103,7 +104,7 @@ def simulate(
     live: AbstractContextManager[Engine | Client] = (
         closing(Client(target, settings.token.get_secret_value() or kept_token(store)))
         if target
-        else Engine.open(store, settings)
+        else Engine.open(store, settings.with_any_clock())
     )
     tally, lines = Tally(), 0
     size = max(1, round(rate * TICK_S)) if rate else UNPACED_ROWS

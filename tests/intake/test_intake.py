@@ -68,6 +68,7 @@ BAD = {
     "amount is missing": "b,c,2026-01-05,,m,,,,0",
     "amount is not a number": "b,c,2026-01-05,12 €,m,,,,0",
     "amount is not positive": "b,c,2026-01-05,0,m,,,,0",
+    "amount is below 0.001": "b,c,2026-01-05,0.0009,m,,,,0",
     "amount is above 1e+12": "b,c,2026-01-05,1000000000001,m,,,,0",
     "lat is not a number": "b,c,2026-01-05,1,m,,north,,0",
     "lat is below -90": "b,c,2026-01-05,1,m,,-90.1,0,0",

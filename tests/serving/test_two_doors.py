@@ -54,7 +54,8 @@ WORD = mostly(WORDS, st.text(BLANKS + ODD + "ab", max_size=4), st.text(max_size=
 TEXT = mostly(st.builds("{}{}{}".format, PAD, WORD, PAD), st.none(), st.text(BLANKS, max_size=2))
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False).map(repr) | st.integers().map(str)
 AMOUNTS = ["0", "-0.0", "-1", "1e12", "1000000000000.0001", "1000000000001", "1E2", "1e-300",
-           "5e-324", "1e-400", "1e400", "-1e400", "9" * 400]  # fmt: skip
+           "0.001", "1e-3",
+           "0.0009999999999999999", "5e-324", "1e-400", "1e400", "-1e400", "9" * 400]  # fmt: skip
 AMOUNT = mostly(st.floats(0.01, 1e6).map(repr), NUMBERS, st.sampled_from(AMOUNTS), st.none())
 DEGREES = ["90", "-90", "90.00000000000001", "180", "-180", "-180.00000000000003", "1e400", "-0"]
 DEGREE = mostly(st.floats(-90, 90).map(repr), NUMBERS, st.sampled_from(DEGREES), st.none())

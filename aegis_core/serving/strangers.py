@@ -1,0 +1,148 @@
+"""Who has not shown the token: counted, answered a little later, and never in the way of others."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from aegis_core.serving.batcher import Meters, log
+
+DELAY_S: Final = 0.25
+"""How long a wrong token waits for its answer."""
+MOST_DELAYED: Final = 200
+"""So many wait at a time; more are answered at once, so that waiting holds no place of others."""
+TELL_S: Final = 60.0
+"""Wrong tokens are one line of the log in so many seconds."""
+HEAD_S: Final = 10.0
+"""How long the head of a request may take, in seconds."""
+LARGEST_HEAD: Final = 64 * 2**10
+"""Bytes of a head."""
+BODY_S: Final = 30.0
+"""How long a body may take after its head."""
+MOST_CONNECTIONS: Final = 1_000
+MOST_STRANGERS: Final = 500
+"""Of these connections so many may be without the token; then the oldest such one is closed."""
+MOST_OF_ADDRESS: Final = 200
+"""As many may come from one address."""
+GRACE_S: Final = 1.0
+"""A connection is not closed for another one before it is so old."""
+
+
+class Tokens:
+    """Knows the token, counts who brings a wrong one, and says so once a minute."""
+
+    def __init__(self, token: str, meters: Meters) -> None:
+        self._expected, self._meters = token.encode(), meters
+        self._untold = self._delayed = 0
+        self._telling: asyncio.TimerHandle | None = None
+
+    def known(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether a request brings the token."""
+        given = next((value for name, value in headers if name == b"authorization"), b"")
+        return given[:7].lower() == b"bearer " and hmac.compare_digest(given[7:], self._expected)
+
+    async def refused(self) -> None:
+        """Count a request without the token, and let it wait for a moment."""
+        self._meters.wrong_tokens.inc()
+        self._untold += 1
+        if self._telling is None:
+            self.tell()
+        if self._delayed < MOST_DELAYED:
+            self._delayed += 1
+            try:
+                await asyncio.sleep(DELAY_S)
+            finally:
+                self._delayed -= 1
+
+    def tell(self) -> None:
+        """Say how many came since the last time, and look again in a minute if any did."""
+        n, self._untold, self._telling = self._untold, 0, None
+        if n:
+            log("wrong_tokens", count=n)
+            self._telling = asyncio.get_running_loop().call_later(TELL_S, self.tell)
+
+
+class Guarded(HttpToolsProtocol):
+    """A connection of uvicorn's with limits of time; those without the token make room for others.
+
+    `known` says of a head's headers whether they have the token.
+    """
+
+    known: Callable[[Iterable[tuple[bytes, bytes]]], bool]
+    _head_size: int | None
+    strangers: dict[Guarded, float]
+    """The connections without the token, the oldest first, and since when."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a head."""
+        super().connection_made(transport)
+        self._limit: asyncio.TimerHandle | None = None
+        self._await_head()
+        host = self.client[0] if self.client else ""
+        near = [other for other in self.strangers if other.client and other.client[0] == host]
+        if len(near) >= MOST_OF_ADDRESS:
+            self._make_room(near[0])
+        elif len(self.strangers) >= MOST_STRANGERS:
+            self._make_room(next(iter(self.strangers)))
+        self.strangers[self] = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
+        self._within(None)
+        self.strangers.pop(self, None)
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Wait for the head of a further request."""
+        super().on_message_begin()
+        if self._limit is None:
+            self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless the head has no end."""
+        super().data_received(data)
+        if self._head_size is not None:
+            self._head_size += len(data)
+            if self._head_size > LARGEST_HEAD:
+                self.transport.abort()
+
+    def on_headers_complete(self) -> None:
+        """Look whose request it is, and wait for its body."""
+        if type(self).known(self.headers):
+            self.strangers.pop(self, None)
+        else:
+            self.strangers.setdefault(self, self.loop.time())
+        self._head_size = None
+        self._within(BODY_S)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """All of it is there."""
+        self._within(None)
+        super().on_message_complete()
+
+    def _make_room(self, oldest: Guarded) -> None:
+        if self.loop.time() - self.strangers[oldest] >= GRACE_S:
+            self.strangers.pop(oldest)
+            oldest.transport.close()
+
+    def _await_head(self) -> None:
+        self._head_size = 0
+        self._within(HEAD_S)
+
+    def _within(self, seconds: float | None) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+        self._limit = None if seconds is None else self.loop.call_later(seconds, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self.transport.abort()
+
+
+def guarded(known: Callable[[Iterable[tuple[bytes, bytes]]], bool]) -> type[Any]:
+    """The connections of one server, which together know who of them has the token."""
+    return type("Connections", (Guarded,), {"known": staticmethod(known), "strangers": {}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -29,7 +29,9 @@ MOST_STRANGERS: Final = 500
 MOST_OF_ADDRESS: Final = 200
 """As many may come from one address."""
 GRACE_S: Final = 1.0
-"""A connection is not closed for another one before it is so old."""
+"""A connection is not closed for another one before it is so old, in seconds..."""
+CROWDED: Final = 900
+"""...unless so many are without the token."""
 
 
 class Tokens:
@@ -82,12 +84,10 @@ class Guarded(HttpToolsProtocol):
         super().connection_made(transport)
         self._limit: asyncio.TimerHandle | None = None
         self._await_head()
-        host = self.client[0] if self.client else ""
-        near = [other for other in self.strangers if other.client and other.client[0] == host]
-        if len(near) >= MOST_OF_ADDRESS:
-            self._make_room(near[0])
-        elif len(self.strangers) >= MOST_STRANGERS:
-            self._make_room(next(iter(self.strangers)))
+        host = (self.client or ("",))[0]
+        near = [other for other in self.strangers if (other.client or ("",))[0] == host]
+        self._make_room(near, MOST_OF_ADDRESS)
+        self._make_room(list(self.strangers), MOST_STRANGERS)
         self.strangers[self] = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -125,10 +125,14 @@ class Guarded(HttpToolsProtocol):
         self._within(None)
         super().on_message_complete()
 
-    def _make_room(self, oldest: Guarded) -> None:
-        if self.loop.time() - self.strangers[oldest] >= GRACE_S:
-            self.strangers.pop(oldest)
-            oldest.transport.close()
+    def _make_room(self, there: Sequence[Guarded], most: int) -> None:
+        """Let there be fewer than `most`, if those beyond are old enough or it is too crowded."""
+        for oldest in there[: max(0, len(there) - most + 1)]:
+            aged = self.loop.time() - self.strangers.get(oldest, 0.0) >= GRACE_S
+            if oldest in self.strangers and (aged or len(self.strangers) >= CROWDED):
+                del self.strangers[oldest]
+                self.connections.discard(oldest)
+                oldest.transport.close()
 
     def _await_head(self) -> None:
         self._head_size = 0

@@ -129,12 +129,15 @@ def test_a_connection_goes_on_after_an_answer_and_is_limited_again(
     assert asyncio.run(twice()) == [b"200 0 bytes", b"200 0 bytes", True]
 
 
-@pytest.mark.parametrize("limit", ["MOST_STRANGERS", "MOST_OF_ADDRESS"])
+@pytest.mark.parametrize(
+    ("limit", "unless"), [("MOST_STRANGERS", "GRACE_S"), ("MOST_OF_ADDRESS", "CROWDED")]
+)
 def test_who_has_no_token_makes_room_the_oldest_first(
-    monkeypatch: pytest.MonkeyPatch, limit: str
+    monkeypatch: pytest.MonkeyPatch, limit: str, unless: str
 ) -> None:
     monkeypatch.setattr(strangers, limit, 4)
-    monkeypatch.setattr(strangers, "GRACE_S", 0.0)
+    monkeypatch.setattr(strangers, "GRACE_S", 3_600.0)
+    monkeypatch.setattr(strangers, unless, 0)
 
     async def crowd() -> list[object]:
         async with served() as opened:

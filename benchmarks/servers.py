@@ -195,7 +195,8 @@ class Home:
         """The variables that lead a process here and nowhere else."""
         s = self.settings
         paths = {"HOME": s.home, "DB": s.db, "MODELS": s.models, "REPORTS": s.reports}
-        return {f"AEGIS_{name}": str(p) for name, p in paths.items()} | {"AEGIS_TOKEN": self.token}
+        own = {"AEGIS_TOKEN": self.token, "AEGIS_FUTURE_MINUTES": "0"}  # payments have a clock
+        return {f"AEGIS_{name}": str(p) for name, p in paths.items()} | own
 
     def store(self) -> Store:
         """The database, attached to its service where one runs."""
@@ -209,6 +210,7 @@ def make_home(folder: Path, n_transactions: int, *, trained: bool = True) -> Hom
     settings = config.load(
         home=folder, db=folder / "data" / "aegis.duckdb", models=folder / "data" / "models",
         reports=folder / "reports", token=token,
+        future_minutes=0.0,
     )  # fmt: skip
     population = SyntheticConfig(
         n_transactions=n_transactions, n_customers=max(50, n_transactions // 20)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, Res
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
 from aegis_core import __version__
@@ -40,6 +40,8 @@ from aegis_core.serving.service import ADMITTED, NOT_FOUND, PROBLEMS, Problem, S
 from aegis_core.serving.strangers import Tokens
 
 LARGEST_BODY: Final = 8 * 2**20
+LARGEST_OTHER: Final = 3 * 2**20
+"""Bytes of a body that brings no transactions; it may name ten thousand."""
 _STRANGER: Final = as_json(
     {"detail": "A bearer token is required."},
     401,
@@ -73,10 +75,11 @@ class Door:
             await _STRANGER(scope, receive, send)
             return
         if path == "/v1/transactions" and scope["method"] == "POST":
-            response = await self._answered(Request(scope, receive))
+            response = await self._answered(Request(scope, _at_most(LARGEST_ROW, receive)))
             await response(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            most = LARGEST_BODY if path.startswith("/v1/transactions") else LARGEST_OTHER
+            await self.app(scope, _at_most(most, receive), send)
             path = getattr(scope.get("route"), "path", "other")
         self._service.meters.took(path, time.perf_counter() - began)
 
@@ -143,7 +146,7 @@ async def docs() -> Response:
 )
 async def score(request: Request, service: Serves) -> Response:
     """Score one transaction; the same one again returns the verdict it has."""
-    body = await _body(request, ["application/json"], LARGEST_ROW)
+    body = await _body(request, ["application/json"])
     row, wrong = checked(body, service.settings.future_minutes)
     if row is None:
         await service.batcher.put([], [refusal(body, wrong)])
@@ -155,7 +158,7 @@ async def score(request: Request, service: Serves) -> Response:
 @routes.post("/v1/transactions:batch", openapi_extra=takes_many())
 async def score_batch(request: Request, service: Serves) -> Response:
     """Score up to 10,000 transactions, a JSON array or NDJSON; an answer a row."""
-    body = await _body(request, ["application/json", "application/x-ndjson"], LARGEST_BODY)
+    body = await _body(request, ["application/json", "application/x-ndjson"])
     rows: list[dict[str, Any]] = []
     answers: list[dict[str, Any] | None] = []
     refused = []
@@ -232,19 +235,29 @@ async def metrics(service: Serves) -> Response:
     return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
 
 
-async def _body(request: Request, kinds: Sequence[str], most: int) -> bytes:
+def _at_most(most: int, receive: Receive) -> Receive:
+    """`receive`, which raises an HTTPException, 413, beyond `most` bytes."""
+    so_far = 0
+
+    async def limited() -> Message:
+        nonlocal so_far
+        message = await receive()
+        so_far += len(message.get("body", b""))
+        if so_far > most:
+            raise HTTPException(413, f"The body is larger than {most:,} bytes.")
+        return message
+
+    return limited
+
+
+async def _body(request: Request, kinds: Sequence[str]) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in kinds:
         raise HTTPException(415, f"Send {' or '.join(kinds)}, not {kind or 'nothing'}.")
-    body = bytearray()
     try:
-        async for part in request.stream():
-            body += part
-            if len(body) > most:
-                raise HTTPException(413, f"The body is larger than {most:,} bytes.")
+        return await request.body()
     except ClientDisconnect:  # nobody hears it
         raise HTTPException(408, "The body did not come to its end.") from None
-    return bytes(body)
 
 
 _QUEUE = f"""

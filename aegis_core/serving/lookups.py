@@ -20,7 +20,7 @@ MOST_WAITING: Final = 500
 """Look-ups that may wait; beyond, it is said at once that there are too many."""
 AT_ONCE: Final = 100
 """Transactions that one reading looks for."""
-PAUSE_S: Final = 0.1
+PAUSE_S: Final = 0.2
 """Between two readings the scoring has the machine to itself, three times as long as one took, but
 no longer than this."""
 _THREADS: Final = 2

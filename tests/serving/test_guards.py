@@ -85,6 +85,14 @@ def test_one_transaction_has_sixteen_kilobytes(client: TestClient) -> None:
     assert (refused.status_code, "16,384" in refused.json()["detail"]) == (413, True)
 
 
+def test_a_body_that_brings_no_transactions_has_a_limit_too(client: TestClient) -> None:
+    asked = {"analyst": "anna", "review_ids": ["x" * 200] * 10_000}
+    assert client.post("/v1/reviews/undo", json=asked).status_code == 422
+    asked["review_ids"] = ["x" * 200] * 20_000
+    refused = client.post("/v1/reviews/undo", json=asked)
+    assert (refused.status_code, "larger than" in refused.json()["detail"]) == (413, True)
+
+
 # ---- amounts and times
 
 

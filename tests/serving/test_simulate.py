@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 
+import pyarrow as pa
 import pytest
 from test_engine import db, settings, trained  # noqa: F401
 
 from aegis_core.config import Settings
 from aegis_core.errors import InputError
+from aegis_core.serving.client import Client
 from aegis_core.serving.simulate import simulate
 from aegis_core.store import Store
 
@@ -35,6 +38,23 @@ def test_a_simulation_ends_with_its_time_and_keeps_its_pace(db: Store, settings:
     )
     assert time.monotonic() - began < 60
     assert 0 < tally.transactions <= 40
+
+
+def test_a_simulation_has_a_clock_of_its_own(db: Store, settings: Settings) -> None:
+    with db.writing() as session:
+        session.execute("UPDATE transactions SET ts = ts + INTERVAL 50 YEAR")
+    tally = simulate(db, settings, n_transactions=40, say=lambda _: None, progress=False)
+    assert tally.transactions == 40
+
+
+def test_a_service_that_refuses_all_of_a_stream_is_told_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = [{"error": "timestamp is ahead", "status": 422}] * 2
+    monkeypatch.setattr(Client, "_post", lambda *asked: told)
+    rows = pa.table({"customer_id": ["c", "d"], "ts": [dt.datetime(2076, 1, 1)] * 2})
+    with pytest.raises(InputError, match=r"all 2 .* timestamp is ahead.*AEGIS_FUTURE_MINUTES=0"):
+        Client("http://127.0.0.1:9", "a-token-for-the-tests").take(rows)
 
 
 def test_a_second_simulation_goes_on_after_the_first(db: Store, settings: Settings) -> None:

@@ -7,8 +7,7 @@ writer brings them into the tables soon after. A transaction that is sent again 
 already has, and one with other content than the first is told both.
 
 State in memory is a fold of what was answered, in the order of arrival: transactions, the decisions
-given, and labels. A snapshot of it makes a restart quick; where it is broken or of another history,
-the history is folded anew.
+given, and labels. A snapshot makes a restart quick; without a good one, the history is folded anew.
 """
 
 from __future__ import annotations
@@ -293,8 +292,8 @@ class Engine:
         outcomes, (batch, verdicts) = self._scored(sent, refused, source, with_them)
         conflicts = [row for row, o in zip(sent, outcomes, strict=True) if o.conflict]
         told_both = [rejected(source, json.dumps(row), REPEATED) for row in conflicts]
-        if kept := self._refusals.kept(told_both):
-            with suppress(StoreError):  # the journal has it, and takes it before the next
+        with suppress(StoreError):  # the journal has it, and takes it before the next
+            if kept := self._refusals.kept(told_both):
                 self.journal.append({"rejected": by_column(kept)})
         if with_them is not None and self.scorer.confirmed is not None:
             self._follow_soon()
@@ -317,13 +316,13 @@ class Engine:
         self.check()
         keys = hashed([row["transaction_id"] for row in rows])
         outcomes, fresh = self._sorted(rows, keys)
-        group: dict[str, Any] = {}
+        kept, group = self._refusals.kept(refused), dict[str, Any]()
         try:
             batch, verdicts = self._judged([rows[i] for i in fresh], source, group)
             for i, answer in zip(fresh, verdicts.answers(), strict=True):
                 outcomes[i] = Outcome(answer)
             self.ids.add(keys[fresh], batch["seq"])
-            if kept := self._refusals.kept(refused):
+            if kept:
                 group["rejected"] = by_column(kept)
             if labels is not None:
                 n_labels = len(labels["transaction_id"])

@@ -97,8 +97,7 @@ class Engine:
             reached = journal.reached(session)
         with store.writing() as session:
             note_pass(session, self.next_seq)
-        self._looked = 0.0
-        self.journal = Journal(journal.folder_of(store.path), reached)
+        self._looked, self.journal = 0.0, Journal(journal.folder_of(store.path), reached)
         self.table_writer = TableWriter(store, self.journal, self._look)
         store.settle_with(self.table_writer.settle)
         self.thread = ThreadPoolExecutor(1, "aegis-engine")
@@ -119,7 +118,6 @@ class Engine:
         """Own the database for the length of the block, with an engine on it.
 
         Others read beside it, and write all but transactions, through the owner's listeners.
-
         `rest` is the address at which this process answers over REST, "" if it does not; `wait_s`
         how long to wait while others hold the file, in seconds.
 

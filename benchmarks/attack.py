@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from aegis_core.detection import attacks
 from aegis_core.detection.counter import Counter, burst_limits
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.policy import Policy
@@ -162,7 +163,12 @@ class Tries:
             window = out._replace(
                 signals=np.concatenate(signals)[keep], counts=np.concatenate(counts)[keep]
             )
-            model = fitted(window, seen[keep])
+            successor, of = fitted(window, seen[keep]), attacks.attacks(seen)
+            share = [
+                attacks.caught(lambda k, rows, m=m: run(m, k, rows)[1].decision, known, of)  # type: ignore[misc]
+                for m in (model, successor)
+            ]
+            model = model if attacks.lost(*share) else successor  # as a training does
         caught = []
         for judge in (self.model, model):
             decision = run(judge, known, test)[1].decision

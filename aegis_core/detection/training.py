@@ -11,22 +11,25 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.config import Settings
+from aegis_core.detection import attacks
 from aegis_core.detection.counter import Counter, burst_limits
 from aegis_core.detection.detector import MIN_TRAIN, Detector
 from aegis_core.detection.history import known_answers, label_events, labels, recorded, transactions
 from aegis_core.detection.learner import MIN_FRAUDS, Learner
 from aegis_core.detection.policy import Policy
-from aegis_core.detection.registry import KINDS, ROLES, has_champion, register, roles
+from aegis_core.detection.registry import KINDS, ROLES, has_champion, load, register, roles
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.arrays import Floats
 from aegis_core.features.checkpoint import begin
-from aegis_core.features.profiles import SIGNAL_FACTOR, SIGNALS
+from aegis_core.features.profiles import SIGNAL_FACTOR, SIGNALS, Profiles
 from aegis_core.metrics import daily_counts, predictive_interval
 from aegis_core.review.answers import publish
 from aegis_core.runs import lineage
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.store import Store
+
+Model = Detector | Learner
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Training:
         training window, for a learner the days after it: it is too sure of what it was taught.
     signals : of shape (len(window), len(SIGNALS)).
     saw : all the data that was there, while `data_hash` is of what taught the model.
+    loses : what it would no longer catch of `attacks`, and is not the champion for; usually "".
     """
 
     version: str
@@ -59,6 +63,7 @@ class Training:
     window: pd.DataFrame
     signals: Floats
     saw: lineage.Seen
+    loses: str = ""
 
     @property
     def detector(self) -> Detector:
@@ -97,12 +102,18 @@ class Training:
         """The bottom line: which model, what it saw, and what it would ask of analysts."""
         (alerts, low, high), (blocks, *_) = self.forecast().loc[["alerts", "blocks"]].to_numpy()
         role = {"champion": "is the champion now", "shadow": "scores in shadow now"}
+        loses = (
+            f" It is not the champion, since it would lose {self.loses}; give the role champion to "
+            "have it all the same."
+            if self.loses
+            else ""
+        )
         return (
             f"Model {self.version} {role.get(self.role, 'is registered')}. It saw "
             f"{self.n_train:,} transactions, "
             f"{self.train_from:%Y-%m-%d %H:%M} to {self.train_to:%Y-%m-%d %H:%M} UTC, and may flag "
             f"{self.policy.alert_budget:.2%} of them: {alerts:,.0f} alerts a day ({low:,.0f} to "
-            f"{high:,.0f} on nine days of ten), {blocks:,.0f} of them blocked."
+            f"{high:,.0f} on nine days of ten), {blocks:,.0f} of them blocked.{loses}"
         )
 
     def figures(self) -> dict[tuple[str, str], float | None]:
@@ -225,9 +236,8 @@ def train(
         )
     end = len(frame) if learns else int(np.flatnonzero(chosen)[-1]) + 1
     seen, chosen = frame.iloc[:end], chosen[:end]
-    passed = Scorer(profiles=begun.profiles, confirmed=begun.confirmed).replay(
-        seen, events, recorded=recorded(seen), signals=True, progress=progress
-    )
+    scorer = Scorer(profiles=begun.profiles, confirmed=begun.confirmed)
+    passed = scorer.replay(seen, events, recorded=recorded(seen), signals=True, progress=progress)
     paid = seen.amount.to_numpy(float)
     seed = settings.seed if seed is None else seed
     forest = Detector(n_trees, max_samples, seed).fit(passed.signals[chosen])
@@ -287,7 +297,12 @@ def train(
         "max_samples": max_samples,
         "seed": seed,
     }
-    role = role or _usual_role(store, settings, detector)
+    loses = ""
+    if not role:
+        role = _usual_role(store, settings, detector)
+        if role == "champion" and has_champion(store):
+            loses = _lost(store, settings, scorer.profiles, seen, model, policy)
+            role = "shadow" if loses else role
     version = register(
         store, settings, version, model, policy,
         role=role, who=f"run {run_id}" if run_id else "train",
@@ -297,7 +312,7 @@ def train(
     n_train = int(chosen.sum())
     return Training(
         version, role, model, policy, start, stop, n_train, end, data_hash, times, window, signals,
-        saw,
+        saw, loses,
     )  # fmt: skip
 
 
@@ -317,6 +332,26 @@ def _usual_role(store: Store, settings: Settings, detector: str) -> str:
         return "shadow"
     (kind,) = store.rows("SELECT detector FROM models WHERE version = ?", [now])
     return "champion" if kind["detector"] == "forest" else "shadow"
+
+
+def _lost(
+    store: Store,
+    settings: Settings,
+    known: Profiles,
+    seen: pd.DataFrame,
+    model: Model,
+    policy: Policy,
+) -> str:
+    """What a new model would lose of the attacks that the champion catches."""
+    champion = load(store, roles(store)[0], settings)
+    of = attacks.attacks(seen)
+
+    def caught(model: Model, policy: Policy) -> dict[str, float]:
+        return attacks.caught(
+            lambda k, rows: Scorer(model, policy, k).run(rows).decision, known, of
+        )
+
+    return attacks.lost(caught(champion.model, champion.policy), caught(model, policy))
 
 
 def _between(ts: pd.Series, start: pd.Timestamp, stop: pd.Timestamp) -> npt.NDArray[np.bool_]:

@@ -28,7 +28,7 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), machine.written_whole(path) as fresh:
         fresh.write_text(f"half {1 / 0}")
     assert path.read_text() == "before"
-    with machine.written_whole(path, 0o600) as fresh:
+    with machine.written_whole(path) as fresh:
         fresh.write_text("after")
         assert path.read_text() == "before"
     assert path.read_text() == "after"

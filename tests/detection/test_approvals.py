@@ -29,7 +29,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = connect(settings.db)
     some = SyntheticConfig(n_transactions=3_000, n_customers=40, days=10)
     write_history(store, some, progress=False)
-    first, _ = (train(store, settings, n_trees=10, max_samples=64, seed=i).version for i in (1, 2))
+    first, _ = (
+        train(store, settings, role="champion", n_trees=10, max_samples=64, seed=i).version
+        for i in (1, 2)
+    )
     registry.promote(store, settings, first, who="train", role="shadow")
     last = store.rows("SELECT max(ts) AS ts FROM transactions")[0]["ts"]
     rows, labels = next(iter(stream(some, 400, after=last, fraud_multiplier=20)))

@@ -131,7 +131,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def served(store: Store) -> Iterator[Served]:
-    board = start(store.path, for_s=300)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AEGIS_STORM_MULTIPLE", "1e6")  # it has come all at once
+        board = start(store.path, for_s=300)
     family = board.family()
     yield board
     family += [p for p in board.family() if p not in family]

@@ -43,7 +43,7 @@ def fitted(passed: Scored, frame: pd.DataFrame) -> Model:
     """A forest and a policy of 0.5 % alerts from what the pass says of a window."""
     detector = Detector().fit(passed.signals)
     score = detector.score(detector.weigh(passed.signals)[1])
-    limits = burst_limits(passed.counts, frame.customer_id)
+    limits = burst_limits(passed.counts, frame)
     counter = Counter.beside(limits, passed.counts, score, frame)
     return detector, Policy.from_budget(detector, 0.005, counter=counter)
 

@@ -50,7 +50,7 @@ def model(frame: pd.DataFrame, until: pd.Timestamp) -> tuple[Detector, Policy]:
     passed = Scorer().run(seen, signals=True)
     detector = Detector().fit(passed.signals)
     score = detector.score(detector.weigh(passed.signals)[1])
-    limits = burst_limits(passed.counts, seen.customer_id)
+    limits = burst_limits(passed.counts, seen)
     counter = Counter.beside(limits, passed.counts, score, seen)
     return detector, Policy.from_budget(detector, 0.005, counter=counter)
 

@@ -7,6 +7,7 @@ goes to review, and from `BLOCKED_AT` times as many on it is blocked, whatever s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,9 +22,14 @@ NO_LIMITS: Final = (RING + 2,) * N_WINDOWS
 """Limits that no count reaches."""
 BURST_CUSTOMERS: Final = 0.03
 """Share of customers whose most say nothing of a limit: they may have had a burst."""
+MANY_CUSTOMERS: Final = 0.2
+"""Share of customers from whose most to that of `BURST_CUSTOMERS` the tail is taken."""
+DAYS_TO_A_LIMIT: Final = 5_000.0
+"""Days in which an ordinary customer reaches a limit about once."""
 FEWEST_CUSTOMERS: Final = 2
 """So many say nothing in any case, where there are more."""
-FEWEST_IN_A_BURST: Final = 3
+FEWEST_IN_A_BURST: Final = (5, 8, 12, 15)
+"""In each of `profiles.WINDOWS_S`; ordinary life may bring a few purchases at once."""
 BLOCKED_AT: Final = 2
 """Times a limit that a count is blocked at, whatever the score."""
 EPISODE: Final = np.timedelta64(10, "m")
@@ -32,29 +38,38 @@ EPISODE_ROWS: Final = 3
 where thresholds are taken from them: no attack raises one by its length."""
 
 
-def burst_limits(counts: Ints, customer: pd.Series) -> tuple[int, ...]:
-    """Limits well above what all but `BURST_CUSTOMERS` of the customers ever had, one a window.
+def burst_limits(counts: Ints, frame: pd.DataFrame) -> tuple[int, ...]:
+    """Limits that ordinary customers reach once in `DAYS_TO_A_LIMIT` days, one a window.
 
-    A burst makes many transactions and few customers suspicious, so that bursts among the training
+    What all but `BURST_CUSTOMERS` of the customers ever had, and an exponential tail from there: a
+    burst makes many transactions and few customers suspicious, so that bursts among the training
     data hardly move a share of customers. When it fails: where more customers than that had one,
     the limit rises to the size of their bursts. A limit that the counter cannot reach is none.
 
     Parameters
     ----------
     counts : of shape (n, N_WINDOWS), see `scoring.Scored`.
-    customer : of shape (n,), the customer of each.
+    frame : `customer_id` and `ts` of each.
 
     >>> counts = np.ones((1000, N_WINDOWS), int)
     >>> counts[:500] = 40
-    >>> burst_limits(counts, pd.Series(["busy"] * 500 + [f"c{i}" for i in range(500)]))
-    (3, 3, 3, 3)
+    >>> customer = ["busy"] * 500 + [f"c{i}" for i in range(500)]
+    >>> burst_limits(counts, pd.DataFrame({"customer_id": customer, "ts": pd.Timestamp(0)}))
+    (5, 8, 12, 15)
     """
-    most = pd.DataFrame(counts).groupby(customer.to_numpy()).max()
+    if not len(frame):
+        return NO_LIMITS
+    first, last = np.quantile(frame.ts.to_numpy("datetime64[us]").astype(np.int64), (0.001, 0.999))
+    days = max(float(last - first) / 86_400e6, 1.0)
+    most = pd.DataFrame(counts).groupby(frame.customer_id.to_numpy()).max()
+    aside = min(max(FEWEST_CUSTOMERS, int(BURST_CUSTOMERS * len(most))), len(most) - 1)
+    many = min(max(aside, int(MANY_CUSTOMERS * len(most))), len(most) - 1)
+    beyond = math.log(max(BURST_CUSTOMERS * DAYS_TO_A_LIMIT / days, 1.0))
     limits = []
-    for window in most:
-        aside = min(max(FEWEST_CUSTOMERS, int(BURST_CUSTOMERS * len(most))), len(most) - 1)
-        usual = int(np.sort(most[window].to_numpy())[::-1][aside]) if len(most) else RING
-        limit = max(FEWEST_IN_A_BURST, usual + 1 + max(1, usual // 2))
+    for window, fewest in zip(most, FEWEST_IN_A_BURST, strict=True):
+        ranked = np.sort(most[window].to_numpy())[::-1]
+        fall = (ranked[aside] - ranked[many]) / math.log(MANY_CUSTOMERS / BURST_CUSTOMERS)
+        limit = max(fewest, math.ceil(ranked[aside] + max(fall, 0.5) * beyond))
         limits.append(limit if limit <= RING + 1 else RING + 2)
     return tuple(limits)
 

@@ -269,7 +269,7 @@ def train(
         if isinstance(model, Learner)
         else forest.score(evidence)
     )
-    limits = burst_limits(passed.counts[chosen], seen.customer_id[chosen])
+    limits = burst_limits(passed.counts[chosen], seen[chosen])
     policy = Policy.from_budget(
         model, budget,
         settings.block_share if block_share is None else block_share,

@@ -23,7 +23,7 @@ PROBES = 300
 def fitted(signals: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], rows: pd.DataFrame):  # type: ignore[no-untyped-def]
     detector = Detector(n_trees=30).fit(signals)
     score = detector.score(detector.weigh(signals)[1])
-    counter = Counter.beside(burst_limits(counts, rows.customer_id), counts, score, rows)
+    counter = Counter.beside(burst_limits(counts, rows), counts, score, rows)
     return detector, Policy.from_budget(detector, BUDGET, counter=counter)
 
 

@@ -521,7 +521,7 @@ def test_evidence_never_falls_when_the_amount_rises(trained: Trained, payments: 
 def test_a_burst_is_found_while_it_happens(trained: Trained, payments: Payments) -> None:
     history = payments[0].iloc[:10_000]
     counts = Scorer().run(history, signals=True).counts
-    limits = burst_limits(counts, history.customer_id)
+    limits = burst_limits(counts, history)
     scorer = Scorer(trained[0], dataclasses.replace(trained[1], burst_limits=limits))
     scorer.run(history)
     last = history.iloc[[-1]]

@@ -109,7 +109,7 @@ def test_a_fold_is_what_would_have_happened(payments: Payments, found: Evaluatio
         signals, counts, rows = passed.signals[window], passed.counts[window], past[window]
         detector = Detector().fit(signals)
         score = detector.score(detector.weigh(signals)[1])
-        counter = Counter.beside(burst_limits(counts, rows.customer_id), counts, score, rows)
+        counter = Counter.beside(burst_limits(counts, rows), counts, score, rows)
         policy = Policy.from_budget(detector, 0.02, counter=counter)
         expected = Scorer(detector, policy, scorer.profiles).run(week)
         own = found.scores[found.scores.fold == f.number]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from aegis_core.config import Settings
 from aegis_core.detection import attacks
-from aegis_core.detection.counter import Counter, burst_limits
+from aegis_core.detection.counter import Counter, burst_limits, thinned
 from aegis_core.detection.detector import MIN_TRAIN, Detector
 from aegis_core.detection.history import known_answers, label_events, labels, recorded, transactions
 from aegis_core.detection.learner import MIN_FRAUDS, Learner
@@ -47,6 +47,7 @@ class Training:
         training window, for a learner the days after it: it is too sure of what it was taught.
     signals : of shape (len(window), len(SIGNALS)).
     saw : all the data that was there, while `data_hash` is of what taught the model.
+    block_share : of the alerts, asked to be blocked by their score.
     loses : what it would no longer catch of `attacks`, and is not the champion for; usually "".
     """
 
@@ -63,6 +64,7 @@ class Training:
     window: pd.DataFrame
     signals: Floats
     saw: lineage.Seen
+    block_share: float
     loses: str = ""
 
     @property
@@ -123,6 +125,18 @@ class Training:
         return {(f"{kind}_a_day", "forecast"): _finite(n) for kind, n in expected.items()} | {
             ("n_train", "window"): float(self.n_train),
             **{(name, "policy"): _finite(limit) for name, limit in policy.items()},
+        }
+
+    def kept_promises(self) -> dict[str, bool]:
+        """Whether `alerts`, and `blocks` by score, are within what the policy was asked for.
+
+        An episode counts for `counter.EPISODE_ROWS` alerts at most.
+        """
+        w, limit = self.window, self.policy.alert_budget * self.block_share
+        counts = thinned(w.customer_id, w.ts, w.score.to_numpy()) & (w.decision > 0)
+        return {
+            "alerts": bool(counts.sum() <= self.policy.alert_budget * len(w)),
+            "blocks": bool((w.score > self.policy.block_above).mean() <= limit),
         }
 
     def taught(self) -> str:
@@ -259,6 +273,7 @@ def train(
             judged, times = later, (stop, pd.Timestamp(seen.ts[later].max()))
             learner.calibrate(passed.signals[later], paid[later], passed.history[later])
     ts = seen.ts[judged]
+    block_share = settings.block_share if block_share is None else block_share
     budget = settings.alert_budget if alert_budget is None else alert_budget
     if alerts_per_day:
         budget = min(0.5, alerts_per_day / (len(ts) / _days(ts)))
@@ -272,7 +287,7 @@ def train(
     limits = burst_limits(passed.counts[chosen], seen[chosen])
     policy = Policy.from_budget(
         model, budget,
-        settings.block_share if block_share is None else block_share,
+        block_share,
         settings.audit_share if audit_share is None else audit_share,
         Counter.beside(limits, passed.counts[judged], score, seen[judged]),
     )  # fmt: skip
@@ -292,7 +307,7 @@ def train(
     parameters = {
         "train_days": train_days,
         "alert_budget": policy.alert_budget,
-        "block_share": settings.block_share if block_share is None else block_share,
+        "block_share": block_share,
         "n_trees": n_trees,
         "max_samples": max_samples,
         "seed": seed,
@@ -312,7 +327,7 @@ def train(
     n_train = int(chosen.sum())
     return Training(
         version, role, model, policy, start, stop, n_train, end, data_hash, times, window, signals,
-        saw, loses,
+        saw, block_share, loses,
     )  # fmt: skip
 
 

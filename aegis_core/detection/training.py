@@ -357,8 +357,14 @@ def _lost(
     model: Model,
     policy: Policy,
 ) -> str:
-    """What a new model would lose of the attacks that the champion catches."""
-    champion = load(store, roles(store)[0], settings)
+    """What a new model would lose of the attacks that the champion catches.
+
+    A champion that cannot be read catches nothing, and its successor mends that.
+    """
+    try:
+        champion = load(store, roles(store)[0], settings)
+    except NotReady:
+        return ""
     of = attacks.attacks(seen)
 
     def caught(model: Model, policy: Policy) -> dict[str, float]:

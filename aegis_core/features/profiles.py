@@ -193,12 +193,11 @@ def observe(
     p_mean = population[MEAN] if population[N] > 0 else x
     mean, sd = _usual(s, population, p_mean)
     z = normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N])
-    rise = s[_RISE] * faded(ts - s[_LAST], RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
-    # a sum of standard deviations exceeds h by chance with probability e^(−2 · slack · h) at most
-    signals[0] = surprise(z)
-    raised = z > RISE_SLACK and 2 * (rise - RISE_FLOOR) > signals[0]
-    if raised:
-        signals[0] = 2 * (rise - RISE_FLOOR)
+    signals[0], raised = surprise(z), False
+    if z > RISE_SLACK and s[_RISE] + RISE_STEP > RISE_FLOOR:
+        rise = s[_RISE] * faded(ts - s[_LAST], RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
+        raised = 2 * (rise - RISE_FLOOR) > signals[0]  # by chance at most e^(−2 · slack · rise)
+        signals[0] = max(signals[0], 2 * (rise - RISE_FLOOR))
     signals[3] = surprise((x - p_mean) / math.sqrt(population[VAR]))
     signals[1] = signals[2] = 0.0
     c_mean = h_mean = math.nan
@@ -292,9 +291,11 @@ def learn(
     population = state.published[0]
     p_known = population[N] > 0
     mean, sd = _usual(s, population, population[MEAN] if p_known else x)
-    z = normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N])
-    rise = s[_RISE] * faded(gap, RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
-    s[_RISE], s[_RAISED] = max(rise, 0.0), s[_RAISED] + 1 if rise > 0 else 0.0
+    t = (x - mean) / sd
+    if s[_RISE] > 0 or t > RISE_SLACK:  # else there is none, nor does one begin
+        z = normal_score(t, PRIOR_VARIANCE + s[_N])
+        rise = s[_RISE] * faded(gap, RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
+        s[_RISE], s[_RAISED] = max(rise, 0.0), s[_RAISED] + 1 if rise > 0 else 0.0
 
     s[_RECENT] = recent(s[_RECENT], gap)
     weight = weight_of(s[_RECENT])

@@ -37,7 +37,7 @@ from aegis_core.store import connect
 from aegis_core.views.dashboard.feed import Feed, Filters
 
 TOKEN = "a-token-for-the-tests"
-ROUNDS = int(os.environ.get("AEGIS_TEST_KILLS", "5"))
+ROUNDS = int(os.environ.get("AEGIS_TEST_KILLS", "8"))
 CLIENTS = 4
 
 

@@ -102,13 +102,24 @@ def _holds(outer: Path, inner: Path) -> bool:
 
 
 def open_to_others(database: Path, *folders: Path) -> list[Path]:
-    """Of the database, what lies beside it and some folders: what other accounts can read."""
+    """Of the database, what lies beside it and some folders: what other accounts can read.
+
+    A folder counts where they get to a file in it that holds something: an empty one, as a checkout
+    brings it, tells nothing.
+    """
+
+    def reached(path: Path) -> bool:
+        return bool(path.stat().st_mode & 0o044) and all(
+            p.stat().st_mode & 0o011 for p in path.parents
+        )
+
     beside = [database.with_name(database.name + ending) for ending in BESIDE]
-    there = [path for path in (database, *beside, *folders) if path.exists()]
-    return [
-        path
-        for path in there
-        if path.stat().st_mode & 0o044 and all(p.stat().st_mode & 0o011 for p in path.parents)
+    files = [path for path in (database, *beside) if path.is_file()]
+    held = [path for path in (*beside, *folders) if path.is_dir()]
+    return [path for path in files if reached(path)] + [
+        folder
+        for folder in held
+        if any(reached(p) for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
     ]
 
 

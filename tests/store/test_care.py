@@ -951,3 +951,9 @@ def test_what_is_made_is_the_owner_s_alone_whatever_the_umask(
         if path.stat().st_mode & 0o011 == 0:
             path.chmod(0o755)
     assert files.open_to_others(fresh.path, there / "export") == [fresh.path]
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    (reports / ".gitkeep").touch()
+    assert files.open_to_others(fresh.path, reports) == [fresh.path], "a checkout's empty folder"
+    (reports / "of last year.html").write_text("a customer")
+    assert files.open_to_others(fresh.path, reports) == [fresh.path, reports]

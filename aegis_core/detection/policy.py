@@ -135,12 +135,16 @@ class Policy:
             ) from None
 
 
-def counted(counts: Ints, limits: tuple[int, ...]) -> dict[str, object]:
-    """The reason of an alert that the counter raised: the shortest window whose limit was met."""
-    first = int(np.argmax(counts >= np.array(limits)))
+def counted(counts: Ints, limits: Ints) -> dict[str, object]:
+    """The reason of an alert that the counter raised: the shortest window whose limit was met.
+
+    `counts` has shape (N_WINDOWS,), `limits` is `Policy.limits`; a block is told before a review.
+    """
+    blocked = bool((counts >= limits[1]).any())
+    first = int(np.argmax(counts >= limits[int(blocked)]))
     text = (
-        f"{counts[first]} transactions in {_duration(WINDOWS_S[first])}; "
-        f"from {limits[first]} on somebody looks"
+        f"{counts[first]} transactions in {_duration(WINDOWS_S[first])}; from "
+        f"{limits[int(blocked)][first]} on {'they are blocked' if blocked else 'somebody looks'}"
     )
     return {"factor": "burst", "code": "BURST-LIMIT", "text": text, "contribution": 0.0}
 

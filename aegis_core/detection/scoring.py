@@ -36,7 +36,7 @@ from aegis_core.features.profiles import (
     observe,
 )
 from aegis_core.machine import utc_now_us
-from aegis_core.schema import LIST_KINDS, Decision
+from aegis_core.schema import LIST_KINDS, TOLD_FACTORS, Decision
 
 CHUNK_ROWS = 200_000
 """Rows taken through the pass at once; bounds memory, changes no result."""
@@ -46,6 +46,7 @@ DENIED, ALLOWED, SNOOZED = (1 + LIST_KINDS.index(k) for k in ("deny", "allow", "
 """In an array of rulings: what a list says of a transaction; 0 is nothing."""
 N_CLEARED: Final = 1 + N_TOLD
 """Columns of `Scored.cleared`."""
+_BURST: Final = 1 + TOLD_FACTORS.index("burst")
 
 Decisions = npt.NDArray[np.int8]
 NOTHING_CONFIRMED: Final = Confirmed().memory
@@ -380,11 +381,12 @@ class Scorer:
                 float(amount[k]), money, scored.facts[i], scored.contributions[i], by_signal[k],
                 scored.history[i] if len(scored.history) else None,
             )  # fmt: skip
-            if burst[i]:
-                told[i] = [counted(scored.counts[i], self.policy.burst_limits), *told[i]]
-                cleared[i] = "It would have passed without the transactions just before."
-            if high[i]:
-                cleared[i] = clearance(float(amount[k]), money, scored.cleared[i])
+            ways = scored.cleared[i]
+            if burst[i]:  # no other amount, place or hour takes anything from the count
+                told[i] = [counted(scored.counts[i], self.policy.limits()), *told[i]]
+                ways, alone = np.zeros(N_CLEARED), ways[_BURST] if high[i] else 1.0
+                ways[0], ways[_BURST] = np.nan, alone
+            cleared[i] = clearance(float(amount[k]), money, ways)
         entries: dict[int, str] = {}
         alone = self.policy.decide(scored.score, scored.counts) if listed else scored.decision
         for i, (entry_id, sentence) in listed.items():

@@ -373,6 +373,13 @@ def test_the_counter_counts_exactly_and_is_told_as_a_reason(
     assert len(told)
     assert all(reasons[0]["code"] == "BURST-LIMIT" for reasons in told.reasons)
     assert (told.cleared == "It would have passed without the transactions just before.").all()
+    both = scorer.verdicts_of(stream, out, "v1").frame()[by_count & ~low]
+    assert len(both)
+    assert all(reasons[0]["code"] == "BURST-LIMIT" for reasons in both.reasons)
+    assert set(both.cleared) <= {
+        "It would have passed without the transactions just before.",
+        "No single change would have cleared it.",
+    }, "a smaller amount takes nothing from the count"
 
 
 # --- a learner in the pass ---

@@ -21,6 +21,8 @@ KILL ?= 0
 # for every Python and system, pinned and with hashes; names, versions and hashes only
 RESOLVED := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
   --no-emit-find-links --quiet
+# Or every process, and there are hundreds in the tests, would compile every module that it imports
+unexport PYTHONDONTWRITEBYTECODE
 # JupyterLab refuses to run as root, as one does in a container, unless told
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -58,12 +60,16 @@ lab: setup ## Open the notebooks in JupyterLab
 
 .PHONY: test
 test: lint ## Lint, types and all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nginx"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nginx"
+
+.PHONY: setup-fast
+setup-fast: ## Make the environment of test-fast (PYTHON=python3.13)
+	@PIP_COMPILE=0 $(MAKE) --silent setup VENV=.venv-$(notdir $(PYTHON))
 
 .PHONY: test-fast
-test-fast: ## Test a part on another Python (PYTHON=python3.13), in an environment of its own
-	@PIP_COMPILE=0 $(MAKE) --silent setup VENV=.venv-$(notdir $(PYTHON))
-	@.venv-$(notdir $(PYTHON))/bin/python -m pytest -n 2 --dist loadfile -m fast
+test-fast: setup-fast ## Test a part on another Python (PYTHON=python3.13), in an environment of its own
+	@.venv-$(notdir $(PYTHON))/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m fast \
+	  $$(grep -rl --include='*.py' 'mark\.fast' tests | sort)
 
 .PHONY: test-proxy
 test-proxy: setup ## Test the proxy's configuration of docs/deploy.md (needs nginx and openssl)
@@ -105,8 +111,14 @@ bench-drift: setup ## Measure how soon drift is found, and false alarms (DATA=fo
 	@$(BIN)/python benchmarks/drift.py --data $(DATA) $(OPTIONS)
 
 .PHONY: attack
-attack: setup ## Try what one sender, or a window full of attacks, can do to others (held or broken)
-	@$(BIN)/python benchmarks/attack.py
+attack: setup ## Make every try against it again: held or broken (OPTIONS='--only tests', or detection)
+	@$(BIN)/python benchmarks/attack.py $(OPTIONS)
+
+.PHONY: fuzz
+fuzz: setup ## Play sender, analyst, crash and restart in any order for MINUTES=30, other orders each time
+	@end=$$((SECONDS + 60 * $(MINUTES))); while ((SECONDS < end)); do \
+	  $(BIN)/python -m pytest -n 0 -q --hypothesis-profile=fuzz --hypothesis-seed=$$RANDOM \
+	    tests/serving/test_any_order.py -k order || exit 1; done
 
 .PHONY: bench-peers
 bench-peers: .venv-bench/.installed ## The same with other people's detectors and the learner, in an environment of their own

@@ -13,10 +13,11 @@ import re
 import tomllib
 from datetime import time
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -34,6 +35,7 @@ from pydantic_settings import (
 )
 
 from aegis_core.errors import InputError, did_you_mean
+from aegis_core.schema import SNOOZE_DAYS
 
 PACKAGE: Final = Path(__file__).resolve().parent
 _SHIPPED: Final = PACKAGE / "_notebooks"
@@ -43,6 +45,18 @@ NOTEBOOK_FOLDER: Final = CHECKOUT / "notebooks" if CHECKOUT else _SHIPPED
 """The checkout's notebooks, or those that the wheel brought."""
 SECRET: Final = "env:"
 """How a parameter begins that names a variable of the environment instead of a value."""
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("no such time zone; write one such as Europe/Berlin") from None
+    return name
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
+"""The name of a time zone."""
 
 
 class Entry(BaseModel):
@@ -73,8 +87,10 @@ class NotifyRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(min_length=1, max_length=60, description="Of the rule; no two are the same.")
-    what: tuple[Literal["verdict", "run", "drift", "service"], ...] = Field(
-        min_length=1, description="High-risk verdicts, failed runs, drift alarms, service down."
+    what: tuple[Literal["verdict", "run", "drift", "budget", "service"], ...] = Field(
+        min_length=1,
+        description="High-risk verdicts, failed runs, drift alarms, days over the alert "
+        "budget, service down.",
     )
     to: tuple[SecretStr, ...] = Field(
         min_length=1, description="Apprise URLs, or env:NAME for one in a variable."
@@ -87,7 +103,7 @@ class NotifyRule(BaseModel):
         20, ge=1, le=3_600, description="At most so many messages an hour and address."
     )
     quiet: str = Field("", description="Hours without messages, such as 22:00-07:00.")
-    zone: str = Field("UTC", description="Time zone of the quiet hours, such as Europe/Berlin.")
+    zone: Zone = Field("UTC", description="Time zone of the quiet hours, such as Europe/Berlin.")
     dedupe_hours: float = Field(
         24, ge=0, le=8_760, description="The same customer, failure or day again: not told."
     )
@@ -119,15 +135,6 @@ class NotifyRule(BaseModel):
             )
         return quiet
 
-    @field_validator("zone", mode="after")
-    @classmethod
-    def _known(cls, zone: str) -> str:
-        try:
-            ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError("no such time zone; write one such as Europe/Berlin") from None
-        return zone
-
     @field_validator("health", "link", mode="after")
     @classmethod
     def _address(cls, address: str) -> str:
@@ -141,8 +148,7 @@ def usual_home() -> Path:
 
     Raises
     ------
-    InputError
-        The current folder was removed.
+    InputError : The current folder was removed.
     """
     try:
         return CHECKOUT or Path.cwd()
@@ -178,13 +184,25 @@ class Settings(BaseSettings):
     audit_share: float = Field(
         0.001, ge=0, le=1, description="Share of approved transactions drawn for review as well."
     )
+    budget_follows_days: int = Field(
+        7, ge=0, le=60,
+        description="Days of traffic by which the threshold keeps the alert budget; 0: as trained.",
+    )  # fmt: skip
     storm_multiple: float = Field(
         5.0, gt=1, allow_inf_nan=False,
         description="An hour with more than so many times the forecast alerts is told as a storm.",
     )  # fmt: skip
+    base_currency: str = Field(
+        "", max_length=10,
+        description="Currency that amounts are compared in, such as EUR; empty: that of most of "
+        "the first import.",
+    )  # fmt: skip
+    timezone: Zone = Field(
+        "UTC", description="Local time of whom nothing tells it, such as Europe/Berlin."
+    )
     label_delay_days: float = Field(7.0, ge=0, description="Days until a fraud is known.")
     token: SecretStr = Field(
-        SecretStr(""), description="What requests to the service bring; else of a file it makes."
+        SecretStr(""), description="What senders of transactions bring; else of a file it makes."
     )
     service_memory: str = Field(
         "4GB", pattern=r"^[1-9]\d* ?[KMGT]i?B$",
@@ -197,6 +215,10 @@ class Settings(BaseSettings):
     review_token: SecretStr = Field(
         SecretStr(""), description="What lets analysts in to the review page; else made anew."
     )
+    snooze_days: float = Field(
+        SNOOZE_DAYS, gt=0, allow_inf_nan=False,
+        description="A snooze may end so many days after the newest transactions, at the latest.",
+    )  # fmt: skip
     future_minutes: float = Field(
         10.0, ge=0, allow_inf_nan=False,
         description="A live transaction that is so far ahead of this machine's clock is refused; "
@@ -273,8 +295,7 @@ def secret(reference: str) -> str:
 
     Raises
     ------
-    InputError
-        There is no such variable, or it is empty.
+    InputError : There is no such variable, or it is empty.
 
     >>> secret("http://127.0.0.1:8000")
     'http://127.0.0.1:8000'
@@ -292,8 +313,7 @@ def load(**overrides: object) -> Settings:
 
     Raises
     ------
-    InputError
-        A value is out of range, or `aegis.toml` is no TOML or has an unknown name.
+    InputError : A value is out of range, or `aegis.toml` is no TOML or has an unknown name.
 
     >>> load(alert_budget=0.01).alert_budget
     0.01

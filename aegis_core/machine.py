@@ -120,10 +120,8 @@ def locked(path: Path, wait_s: float | None = 0.0, every_s: float = 0.005) -> It
 
     Raises
     ------
-    BlockingIOError
-        Another held it for `wait_s`.
-    OSError
-        The file can be neither made nor opened.
+    BlockingIOError : Another held it for `wait_s`.
+    OSError : The file can be neither made nor opened.
     """
     began = time.monotonic()
     while True:
@@ -167,10 +165,8 @@ def free_port(port: int) -> int:
 
     Raises
     ------
-    OSError
-        It is taken, or not permitted.
-    OverflowError
-        It is no port.
+    OSError : It is taken, or not permitted.
+    OverflowError : It is no port.
     """
     with socket.socket() as probe:
         if os.name == "posix":  # a port that the last server has just left is free

@@ -297,8 +297,7 @@ def weighted_share(value: npt.ArrayLike, inclusion: npt.ArrayLike, level: float 
 
     Raises
     ------
-    ValueError
-        An inclusion probability is not in (0, 1].
+    ValueError : An inclusion probability is not in (0, 1].
     """
     v, p = np.asarray(value, bool), np.asarray(inclusion, float)
     if not ((p > 0) & (p <= 1)).all():

@@ -5,8 +5,8 @@ does not keep them. What files and REST check, what they store, what makes two t
 same, what a replay reads and what the log shows comes from it.
 
 Conventions that hold everywhere: `ts` is UTC with microseconds, without a time zone attached;
-`amount` is positive, in the transaction's currency; `lat` and `lon` are degrees, both or neither;
-`seq` is the order of arrival and of every replay; **higher is more suspicious**.
+`amount` is in the transaction's currency and never negative; `lat` and `lon` are degrees, both or
+neither; `seq` is the order of arrival and of every replay; **higher is more suspicious**.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ TOLD_FACTORS: Final = (*FACTORS, "merchant", "customer")
 LIST_KINDS: Final = ("deny", "allow", "snooze")
 """Kinds of entries of `lists`; the first that applies to a transaction decides."""
 
+SNOOZE_DAYS: Final = 90.0
+"""How far ahead a customer may be snoozed, unless the settings say otherwise."""
+
 ANSWERS: Final = {"fraud": True, "legitimate": False}
 """What an analyst may answer, and what it says of fraud."""
 
@@ -52,6 +55,8 @@ SCENARIOS: Final = ("spike", "travel", "night", "burst", "merchant", "takeover")
 TEXT, NUMBER, TIME, TRUTH = "VARCHAR", "DOUBLE", "TIMESTAMP", "BOOLEAN"
 """Types of what comes in, in SQL."""
 EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+DAY_US: Final = 86_400_000_000
+"""A day in microseconds."""
 END: Final = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 """A time lies between these two."""
 LONGEST_TEXT: Final = 200
@@ -77,7 +82,8 @@ class Column:
     kind : `TEXT`, `NUMBER`, `TIME` or `TRUTH`.
     required : whether a row must have it.
     made : whether a file may do without, since it is made there of content and place of the row.
-    positive, low, high : limits of a number; `low` and `high` are within them.
+    low, high : limits of a number, both within them.
+    least : the smallest size of a number that is not 0.
     also : names, beside its own, by which it is recognised in a file.
     sent : its name over REST, where that is another one.
     about : what REST tells of it.
@@ -90,9 +96,9 @@ class Column:
     kind: str = TEXT
     required: bool = False
     made: bool = False
-    positive: bool = False
     low: float | None = None
     high: float | None = None
+    least: float | None = None
     also: str = ""
     sent: str = ""
     about: str | None = None
@@ -123,9 +129,9 @@ class Column:
         return (
             ({"missing": "is missing"} if self.required else {})
             | of_kind[self.kind]
-            | ({"positive": "is not positive"} if self.positive else {})
             | ({} if self.low is None else {"low": f"is below {self.low:g}"})
             | ({} if self.high is None else {"high": f"is above {self.high:g}"})
+            | ({} if self.least is None else {"least": f"is below {self.least:g}"})
         )
 
 
@@ -139,17 +145,28 @@ COLUMNS: Final = (
            also="timestamp datetime date_time time date transaction_time transaction_date "
            "transaction_datetime transaction_timestamp tx_datetime tx_time trans_date_trans_time "
            "event_time created_at occurred_at"),
-    Column("amount", NUMBER, required=True, positive=True, low=0.001, high=1e12,
-           about="In the transaction's currency.",
+    Column("amount", NUMBER, required=True, low=-1e12, high=1e12, least=0.001,
+           about="In the transaction's currency; 0 checks a card, less than 0 is a refund.",
            also="amt tx_amount transaction_amount trans_amount payment_amount value"),
-    Column("currency", also="currency_code ccy"),
+    Column("currency", also="currency_code ccy",
+           about="By ISO 4217, its letters or its number."),
     Column("merchant_id", title="Merchant",
            also="merchant merchant_name terminal_id terminal shop payee"),
     Column("category", title="Category", also="merchant_category category_code mcc"),
-    Column("channel", replayed=False, also="entry_mode payment_channel"),
+    Column("channel", also="entry_mode payment_channel",
+           about="How it was paid; without the card being there no journey begins or ends."),
     Column("lat", NUMBER, low=-90, high=90, also="latitude merchant_lat merch_lat"),
     Column("lon", NUMBER, low=-180, high=180,
            also="lng long longitude merchant_lon merchant_long merch_lon merch_long"),
+    Column("kind", since=5, also="entry_kind transaction_type credit_debit debit_credit",
+           about="A payment, unless it is a refund, reversal, credit, verification, withdrawal or "
+           "transfer."),
+    Column("status", since=5, also="payment_status transaction_status",
+           about="Approved, unless it was declined, is pending, or failed for a technical reason."),
+    Column("zone", since=5, replayed=False, also="time_zone timezone customer_zone",
+           about="The customer's time zone, such as Europe/Berlin; it moves no time."),
+    Column("original_id", since=5, replayed=False, also="original_transaction_id parent_id",
+           about="Of a refund or reversal: the transaction that it is about."),
 )  # fmt: skip
 """What a transaction brings, in the order of the checks and of the table."""
 
@@ -169,15 +186,31 @@ def ahead(name: str, minutes: float) -> str:
 LABEL_COLUMNS: Final = (
     Column("is_fraud", TRUTH, also="isfraud fraud tx_fraud fraud_label is_fraudulent"),
     Column("scenario", also="fraud_scenario tx_fraud_scenario"),
-)
+    Column("known_at", TIME, also="reported_at reported_on report_date fraud_reported_at "
+           "label_date labelled_at labeled_at confirmed_at chargeback_date dispute_date"),
+)  # fmt: skip
 """What a file may bring for `labels` beside them."""
+
+
+MEANT: Final = {
+    "base_amount": NUMBER, "base_currency": TEXT, "rate": NUMBER,
+    "utc_offset": "INTEGER", "local_zone": TEXT, "clock": TEXT,
+}  # fmt: skip
+"""Columns that say what a transaction meant when it came, with their types: its amount in the base
+currency and the rate of that, null where none was known; minutes that its local time is ahead of
+UTC, the zone or offset that says so, and how that is known (`CLOCKS`)."""
+
+CLOCKS: Final = ("sent", "place", "customer", "assumed", "date")
+"""How a local time is known: by the offset that was sent, by the place, by the customer's zone, by
+the settings, or not at all, since a date was sent."""
 
 TRANSACTION_COLUMNS: Final = {
     "seq": "BIGINT",
     **{column.name: column.kind for column in COLUMNS},
     "source": TEXT,
+    **MEANT,
 }
-"""Columns of `transactions` with their types; `seq` and `source` are given at the door."""
+"""Columns of `transactions` with their types; what `COLUMNS` has not is given at the door."""
 
 CONTENT: Final = tuple(column.name for column in COLUMNS if not column.made)
 """What makes two transactions of one id the same."""
@@ -284,6 +317,17 @@ TABLES: Final = {
         minute TIMESTAMP, decision VARCHAR, factor VARCHAR, category VARCHAR, currency VARCHAR,
         n BIGINT NOT NULL, amount DECIMAL(38, 6) NOT NULL, first_seq BIGINT NOT NULL,
         last_seq BIGINT NOT NULL, PRIMARY KEY (minute, decision, factor, category, currency)""",
+    "rates": """
+        day DATE NOT NULL, currency VARCHAR NOT NULL, per_base DOUBLE NOT NULL,
+        source VARCHAR NOT NULL, imported_at TIMESTAMP NOT NULL""",
+    "thresholds": """
+        day DATE NOT NULL, model_version VARCHAR NOT NULL, first_seq BIGINT NOT NULL,
+        review_above DOUBLE NOT NULL, trained_above DOUBLE NOT NULL, transactions BIGINT NOT NULL,
+        alerts BIGINT NOT NULL, alert_budget DOUBLE NOT NULL, days INTEGER NOT NULL,
+        set_at TIMESTAMP NOT NULL""",
+    "states": """
+        seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, status VARCHAR NOT NULL,
+        source VARCHAR, told_at TIMESTAMP NOT NULL""",
     "proofs": """
         proved_at TIMESTAMP NOT NULL, checked BIGINT NOT NULL, different BIGINT NOT NULL""",
 }
@@ -309,16 +353,58 @@ In `drift` an `effect` usually lies between `low` and `high`; `told` says of an 
 one message. `service_stats` tells of the seconds before `noted_at`, `proofs` when verdicts were
 replayed and how many came out differently. `rollups` counts the verdicts of a minute.
 
+`rates` says how many units of a currency one of the base currency is worth on a day; of several of
+a day the last row counts.
+
+`thresholds` has, for each day of a champion, the score above which somebody looks from `first_seq`
+on: what it follows are the `transactions` of some `days` before, of which the trained threshold
+would have made `alerts`, five of a customer counted at most.
+
+`states` has what became of transactions after they came, such as a pending one that was declined;
+`transactions.status` stays what they came with, by which they were judged.
+
 `audit` is written by the module of that name, `nominations` by `approvals`. `carried` holds the
 state of the pass before transaction `cut`, where older ones were forgotten, and `remains` what a
 label that arrived later needs to know of one of them.
 """
 
-ROLLED_UP: Final = """
+WORTH: Final = "CASE WHEN t.base_currency IS NULL THEN t.amount ELSE coalesce(t.base_amount, 0) END"
+"""SQL for what `t`, a transaction, is worth in the base currency; 0 where no rate is known."""
+WORTH_IN: Final = "coalesce(t.base_currency, t.currency, '')"
+"""SQL for the currency of `WORTH`."""
+
+AGAIN: Final = ("customer_id", "merchant_id", "amount", "currency", "kind")
+AGAIN_S: Final = 15
+"""Seconds within which entries that are the same in `AGAIN` are probably one payment."""
+
+LATER_STATES: Final = (
+    "(SELECT list(later.status ORDER BY later.rowid) FROM states later WHERE later.seq = t.seq)"
+)
+"""SQL for what became of `t`, a transaction, after it came: its later states; null where none."""
+
+ANSWERED: Final = "review"
+"""`labels.source` of what an analyst answered."""
+LABEL_RANK: Final = f"(rowid + if(source = '{ANSWERED}', 1::BIGINT << 60, 0))"
+"""SQL: of two labels of a transaction the one of higher rank holds as soon as it is known."""
+
+
+def held_labels(at: str = "") -> str:
+    """A query: of each transaction the one label that holds, of those known `at` a moment (SQL).
+
+    An analyst's answer before a file's, of either the one that came last; without `at` of all that
+    are there, also those that become known later. Those of erased customers have no transaction.
+    """
+    known = f"AND known_at <= {at}" if at else ""
+    return f"""SELECT * FROM labels WHERE rowid IN (
+      SELECT arg_max(rowid, {LABEL_RANK}) FROM labels
+      WHERE transaction_id <> '' {known} GROUP BY transaction_id)"""
+
+
+ROLLED_UP: Final = f"""
     SELECT date_trunc('minute', v.scored_at) AS minute, v.decision,
       coalesce(v.reasons[1].factor, '') AS factor, coalesce(t.category, '') AS category,
-      coalesce(t.currency, '') AS currency, count(*) AS n,
-      sum(t.amount::DECIMAL(38, 6))::DECIMAL(38, 6) AS amount,
+      {WORTH_IN} AS currency, count(*) AS n,
+      sum(({WORTH})::DECIMAL(38, 6))::DECIMAL(38, 6) AS amount,
       min(v.seq) AS first_seq, max(v.seq) AS last_seq
     FROM verdicts v JOIN transactions t ON t.seq = v.seq"""
 """Rows of `rollups` from what they count; a condition and `GROUP BY ALL` follow."""
@@ -345,9 +431,9 @@ _CHANGES: Final = {
         *_added("runs", "lock_hash VARCHAR, settings VARCHAR, seed BIGINT, last_seq BIGINT"),
         *_added("runs", "n_labels BIGINT, model_version VARCHAR, pid BIGINT"),
         *_added("reviews", "held_until TIMESTAMP, undoes VARCHAR"),
-        f"INSERT INTO rollups {ROLLED_UP} GROUP BY ALL",
     ],
     3: _added("runs", "seen_at TIMESTAMP"),
+    4: _added("transactions", ", ".join(f"{name} {kind}" for name, kind in MEANT.items())),
 }
 MIGRATIONS: Final = {
     older: [

@@ -35,7 +35,8 @@ from aegis_core.views.dashboard.feed import Feed
 from aegis_core.views.dashboard.filters import Filters
 
 TRANSACTIONS = """
-    INSERT INTO transactions
+    INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount, currency, merchant_id,
+      category, channel, lat, lon, source)
     SELECT seq, 't' || seq, 'C' || (hash(seq) % 50000), now()::TIMESTAMP,
       exp(3 + 2 * (hash(seq + 7) % 1000) / 1000.0), 'EUR', 'M' || (hash(seq + 3) % 3000),
       'category ' || (hash(seq + 5) % 25), 'pos', 35 + (hash(seq + 9) % 2500) / 100.0,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from aegis_core.detection.history import labels as known_labels
 from aegis_core.detection.history import transactions
 from aegis_core.evaluation.splits import Fold, prequential
 from aegis_core.intake import import_files
@@ -81,7 +82,7 @@ def _public(name: str, file: Path, views: tuple[View, ...]) -> Task:
         store = connect(Path(scratch) / f"{name}.duckdb")
         import_files([file], store, preset=name, progress=False)
         frame = transactions(store)
-        labels = store.query("SELECT transaction_id, is_fraud, scenario, known_at FROM labels")
+        labels = known_labels(store)
     if name == "handbook":
         weeks = prequential("2018-07-25", folds=4)
         return Task(name, frame, labels, weeks, views, True, "2018-08-08")

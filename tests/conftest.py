@@ -21,7 +21,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first example may wait until a kernel is compiled.
 settings.register_profile("compiled", deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=40, stateful_step_count=100)
 settings.load_profile("compiled")
+
+LONGEST = (
+    *("runs/test_verify.py", "views/test_dashboard_browser.py", "runs/test_notebooks.py"),
+    *("serving/test_service_process.py", "cli/test_up.py", "views/test_dashboard.py"),
+    *("store/test_care.py", "runs/test_schedule.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files begin first, so that no worker has one to itself at the end."""
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture

@@ -362,3 +362,13 @@ def test_the_usual_features_look_back_only(bench: SimpleNamespace) -> None:
     seen = dict(zip(names, features((9_000.0, 30.0, 50.0, 8.0), past), strict=True))
     assert (seen["mean"], seen["times_mean"], seen["deviations"]) == (20.0, 1.5, 1.0)
     assert (seen["count_1h"], seen["count_24h"], seen["gap_h"], seen["km"]) == (1, 2, 0.5, 0.0)
+
+
+def test_every_try_that_tests_are_to_hold_names_tests_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    attack = importlib.import_module("attack")
+    assert attack.missing() == []
+    monkeypatch.setitem(attack.HELD_BY, "nothing", ("store/test_store.py::test_of_nothing",))
+    assert attack.missing() == ["store/test_store.py::test_of_nothing"]

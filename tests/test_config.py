@@ -226,7 +226,7 @@ def test_a_current_folder_that_was_removed_is_said_so(installed: Path, tmp_path:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("kep_days = 3", "kep_days: there is no such setting. Did you mean keep_days?"),
+        ("kep_days = 3", "kep_days: there is no such setting. Did you mean keep_days"),
         ("[schedule.a]\nnotebok='x'\ncron=''", "schedule.a.notebok: there is no such setting. Did"),
         ("[[notify]]\nname='a'\nwhat='run'\nto=['env:X']", 'what: write a list, such as ["run"'),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -21,12 +22,14 @@ TREE = re.search(r"```\n(aegis_core/.*?)```", (ROOT / "README.md").read_text("ut
 
 
 def subcommands() -> dict[str, set[str]]:
-    """The options of every subcommand, by its name."""
-    command = get_command(app)
-    return {
-        name: {option for parameter in sub.params for option in parameter.opts}
-        for name, sub in command.commands.items()  # type: ignore[attr-defined]
-    }
+    """The options of every subcommand, those of its own subcommands among them, by its name."""
+
+    def options(command: Any) -> set[str]:
+        own = {option for parameter in command.params for option in parameter.opts}
+        return own.union(*map(options, getattr(command, "commands", {}).values()))
+
+    command: Any = get_command(app)
+    return {name: options(sub) for name, sub in command.commands.items()}
 
 
 @pytest.mark.parametrize("command", [a or b for a, b in COMMANDS])

@@ -1,4 +1,4 @@
-"""Commands that look after the database: backup, restore, compact, forget, export, audit."""
+"""Commands that look after the data: backup, restore, compact, forget, person, export, audit."""
 
 from __future__ import annotations
 
@@ -109,6 +109,43 @@ def forget(
     print(done)
 
 
+@app.command(
+    epilog=example("aegis person c17 --export c17/", "aegis person c17 --erase --yes --who anna")
+)
+def person(
+    customer: Annotated[str, typer.Argument(metavar="ID", help="The customer_id.")],
+    who: Who,
+    folder: Annotated[
+        Path | None, typer.Option("--export", metavar="DIR", help="Write all of it there.")
+    ] = None,
+    erase: Annotated[bool, typer.Option("--erase", help="Remove it everywhere.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; else only say what would go.")] = False,
+    db: Database = None,
+) -> None:
+    """All that is held of one customer: into a folder, or erased, also while a service runs.
+
+    The others' verdicts still replay bit for bit, and the audit stays whole. Says what stays where.
+    """
+    from aegis_core.serving import holdings
+
+    store, settings = opened(db)
+    if folder is not None:
+        print(holdings.export(store, settings, customer, folder, who=who).sentence())
+        if not erase:
+            return
+
+    from aegis_core.serving import erasing
+
+    if erase and yes:
+        with _bar("erase") as tell:
+            done = erasing.erase(store, settings, customer, who=who, tell=tell)
+        print(done)
+        return
+    print("\n".join(erasing.plan(store, settings, customer).lines()))
+    print("Nothing was erased; --erase --yes does it." if erase else
+          "--export DIR writes it, --erase removes it.")  # fmt: skip
+
+
 @app.command(epilog=example("aegis export parquet/", "aegis export parquet/ --force"))
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
@@ -158,7 +195,7 @@ def list_(
         (e.seq, f"{e.recorded_at:%Y-%m-%d %H:%M:%S}", e.who, e.action, e.subject, e.details)
         for e in entries
     ]
-    write_table(names, rows, 0)
+    write_table(names, rows, 0, widest=500)  # the why of a snooze comes last
 
 
 @audit_app.command(epilog=example("aegis audit verify", "aegis audit verify --head 12:3f9a…"))

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from aegis_core import __version__
 from aegis_core.cli import care, register, runs
+from aegis_core.cli import intake as intake  # its commands are those of `app`
 from aegis_core.cli.common import (
     Database,
     Json,
     Port,
     Seconds,
     app,
-    assignment,
-    days,
     example,
     finite,
     opened,
@@ -30,13 +29,11 @@ from aegis_core.cli.common import (
 from aegis_core.cli.output import cell_text, write_csv, write_document, write_json, write_table
 from aegis_core.errors import AegisError, NotReady
 from aegis_core.machine import private
-
-if TYPE_CHECKING:
-    from aegis_core.config import Settings
-    from aegis_core.intake.importing import ImportSummary
+from aegis_core.schema import held_labels
 
 app.add_typer(register.models_app, name="models")
 app.add_typer(register.lists_app, name="lists")
+app.add_typer(register.tokens_app, name="tokens")
 app.add_typer(runs.notify_app, name="notify")
 app.add_typer(runs.schedule_app, name="schedule")
 app.add_typer(care.audit_app, name="audit")
@@ -76,71 +73,6 @@ def _aegis(
 
 
 @app.command(
-    "import",
-    epilog=example(
-        "aegis import payments.csv",
-        'aegis import "2026-*.csv.gz" --map customer_id=card --map amount=total',
-        "aegis import history.parquet --label is_fraud --label-delay 7d",
-        "aegis import handbook.parquet --preset handbook --db handbook.duckdb",
-    ),
-)
-def import_(
-    files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE", help="Paths or globs; .csv, .tsv, .csv.gz, .parquet."),
-    ],
-    preset: Annotated[
-        str | None, typer.Option(help="A known data set: handbook or sparkov.")
-    ] = None,
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="NAME=COLUMN", help="Which column is which; again for more."),
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column that says fraud or not.")
-    ] = None,
-    scenario: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column that says which kind of fraud.")
-    ] = None,
-    label_delay: Annotated[
-        str | None, typer.Option(help="When a label is known after its transaction: 7d, 12h.")
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Import nothing if any row is bad.")
-    ] = False,
-    source: Annotated[
-        str | None, typer.Option(help="Stored with each row instead of the file's name.")
-    ] = None,
-    db: Database = None,
-) -> None:
-    """Read transactions from CSV, TSV or Parquet files.
-
-    Columns with usual names are recognised. Bad rows go to the table `rejected`
-    with their reason; rows that are already there stay as they are.
-    """
-    from aegis_core.intake.importing import import_files
-
-    store, settings = opened(db)
-    summary = import_files(
-        files,
-        store,
-        preset=preset,
-        mapping=dict(assignment("--map", pair) for pair in mapping or []),
-        label=label,
-        scenario=scenario,
-        label_delay_days=settings.label_delay_days if label_delay is None else days(label_delay),
-        strict=strict,
-        rejected_mb=settings.rejected_mb,
-        source=source,
-    )
-    for line in _import_told(summary, settings):
-        print(line)
-    if not summary.accepted and not summary.already_there:
-        print("aegis: no row was usable; see the reasons above.", file=sys.stderr)
-        raise typer.Exit(1)
-
-
-@app.command(
     epilog=example(
         'aegis query "SELECT decision, count(*) FROM verdicts GROUP BY ALL"',
         'aegis query "FROM transactions WHERE amount > 1000" --format csv > large.csv',
@@ -172,6 +104,9 @@ def status(as_json: Json = False, db: Database = None) -> None:
     Without a database it says where one would be, and ends with 2.
     """
     from aegis_core.config import CHECKOUT, NOTEBOOK_FOLDER
+    from aegis_core.store.floods import THRESHOLD
+    from aegis_core.store.meaning import base_of
+    from aegis_core.units import clocks
 
     store, settings = opened(db)
     found: dict[str, Any] = {
@@ -179,15 +114,18 @@ def status(as_json: Json = False, db: Database = None) -> None:
         "db": str(settings.db),
         "reports": str(settings.reports),
         "notebooks": str(NOTEBOOK_FOLDER),
+        "zones": clocks.data(),
     }
     named, missing = "home" in settings.model_fields_set, None
     try:
         with store.reading() as session:
-            found |= {key: session.rows(sql) for key, sql in _STATUS.items()}
+            asked = _STATUS | {"threshold": THRESHOLD}
+            found |= {key: session.rows(sql) for key, sql in asked.items()}
+            found["base_currency"] = base_of(session) or settings.base_currency
     except NotReady as e:
         missing = e
     else:
-        for key in ("transactions", "labels", "verdicts", "champion"):
+        for key in ("transactions", "labels", "verdicts", "champion", "threshold"):
             found[key] = next(iter(found[key]), None)
         runs.mark_killed(settings.db, found["runs"])
     if as_json:
@@ -221,7 +159,8 @@ def review(
     """Serve the review page to analysts on this machine until Ctrl-C.
 
     Its address holds a token of its own, made anew at each start unless AEGIS_REVIEW_TOKEN
-    names one; whoever has it may answer. Nobody can answer on the dashboard.
+    names one; whoever has it may answer, where analysts have tokens (`aegis tokens`) with theirs
+    alone, and with --analyst under that name. Nobody can answer on the dashboard.
     """
     from aegis_core.views.launcher import serve
     from aegis_core.views.review.page import served_page
@@ -275,7 +214,8 @@ def up(
 
 _STATUS = {
     "transactions": "SELECT count(*) AS rows, min(ts) AS first, max(ts) AS last FROM transactions",
-    "labels": "SELECT count(*) AS rows, count(*) FILTER (is_fraud) AS frauds FROM labels",
+    "labels": "SELECT count(*) AS rows, count(*) FILTER (is_fraud) AS frauds "
+    f"FROM ({held_labels()})",
     "verdicts": """SELECT count(*) AS rows, count(*) FILTER (decision = 'review') AS review,
         count(*) FILTER (decision = 'block') AS block,
         (review + block) / nullif(count(*), 0) AS alert_rate FROM verdicts""",
@@ -305,32 +245,9 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
-    if summary.guessed:
-        how = f"the columns of {summary.preset}" if summary.preset else "columns by their names"
-        yield f"Recognised {how}; --map NAME=COLUMN says otherwise:"
-        yield from (f"  {name:<15} ← {column}" for name, column in summary.guessed.items())
-    yield (
-        f"{summary.rows:,} rows read: {summary.accepted:,} accepted, {summary.already_there:,} "
-        f"already there, {sum(summary.rejected.values()):,} rejected, in {summary.seconds:.1f} s."
-    )
-    yield from (f"  {n:>9,} × {reason}" for reason, n in summary.rejected.items())
-    if summary.not_kept:
-        yield (
-            f"Of the bad rows {summary.not_kept:,} are counted here and not kept: `rejected` takes "
-            f"{settings.rejected_mb:g} MB of a source a day (rejected_mb in aegis.toml)."
-        )
-    if summary.zeros_read:
-        yield (
-            f"{summary.zeros_read:,} amounts of 0, which the simulator of this data had rounded "
-            f"down, were read as {summary.zeros_as}."
-        )
-    if summary.first_ts:
-        yield f"From {summary.first_ts:%Y-%m-%d %H:%M} to {summary.last_ts:%Y-%m-%d %H:%M} UTC."
-    yield f"{summary.labels:,} labels added. Database: {settings.db}"
-
-
 def _status_told(found: dict[str, Any]) -> Iterable[str]:
+    from aegis_core.store.floods import follows
+
     yield f"database      {found['db']}"
     yield f"reports       {found['reports']}"
     yield f"notebooks     {found['notebooks']}"
@@ -342,6 +259,9 @@ def _status_told(found: dict[str, Any]) -> Iterable[str]:
         if rows["rows"]
         else "; fill it with `aegis import FILE` or `aegis run generate`"
     )
+    if found["base_currency"]:
+        yield f"amounts       are compared in {found['base_currency']}; `aegis rates` tells how"
+    yield f"time zones    {found['zones']}"
     yield f"labels        {labels['rows']:,}, {labels['frauds']:,} of them fraud"
     champion = found["champion"]
     yield "champion      " + (
@@ -349,6 +269,8 @@ def _status_told(found: dict[str, Any]) -> Iterable[str]:
         if champion
         else "none yet; `aegis run train` makes one"
     )
+    if found["threshold"] and (sentence := follows(found["threshold"])):
+        yield f"threshold     {sentence}"
     yield f"verdicts      {verdicts['rows']:,}" + (
         f", {verdicts['review']:,} to review, {verdicts['block']:,} blocked: "
         f"alert rate {verdicts['alert_rate']:.2%}"

@@ -63,8 +63,7 @@ Who = Annotated[
     str, typer.Option(default_factory=_login, show_default="your user name", help="Who does this.")
 ]
 Seconds = Annotated[
-    float | None,
-    typer.Option("--for", min=0, callback=finite, help="End after so many seconds."),
+    float | None, typer.Option("--for", min=0, callback=finite, help="End after so many seconds.")
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any free one.")]
 
@@ -101,15 +100,15 @@ def assignment(option: str, pair: str) -> tuple[str, str]:
 
     Raises
     ------
-    InputError
-        It has no name, or no value.
+    InputError : It has no name, or no value.
 
     >>> assignment("-p", "days=2")
     ('days', '2')
     """
     key, equals, value = pair.partition("=")
     if not equals or not key:
-        wanted = "-p KEY VALUE" if option == "-p" else f"{option} NAME=COLUMN"
+        usual = {"-p": "-p KEY VALUE", "--words": "--words WORD=fraud"}
+        wanted = usual.get(option, f"{option} NAME=COLUMN")
         raise InputError(f"{option} {pair} is incomplete; write {wanted}.")
     return key.strip(), value
 
@@ -122,8 +121,7 @@ def days(text: str) -> float:
 
     Raises
     ------
-    InputError
-        It is not a length of time.
+    InputError : It is not a length of time.
     """
     number, unit = (text[:-1], text[-1]) if text[-1:] in MINUTES else (text, "d")
     try:

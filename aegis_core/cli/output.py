@@ -12,7 +12,7 @@ from aegis_core import machine
 WIDEST_CELL = 80
 
 
-def cell_text(value: object) -> str:
+def cell_text(value: object, widest: int = WIDEST_CELL) -> str:
     r"""A value for the terminal: short, on one line, without control characters.
 
     >>> cell_text("red \x1b[31m"), cell_text(0.1 + 0.2), cell_text(None)
@@ -22,14 +22,19 @@ def cell_text(value: object) -> str:
         return ""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     text = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
-    return text if len(text) <= WIDEST_CELL else text[: WIDEST_CELL - 1] + "…"
+    return text if len(text) <= widest else text[: widest - 1] + "…"
 
 
-def write_table(names: list[str], rows: Iterable[tuple[Any, ...]], most: int) -> None:
+def write_table(
+    names: list[str], rows: Iterable[tuple[Any, ...]], most: int, widest: int = WIDEST_CELL
+) -> None:
     """Columns side by side, numbers to the right; at most `most` rows, 0 for all."""
     found = iter(rows)
     shown = list(islice(found, most or None))
-    cells = [[cell_text(name) for name in names], *([cell_text(v) for v in row] for row in shown)]
+    cells = [
+        [cell_text(name) for name in names],
+        *([cell_text(v, widest) for v in row] for row in shown),
+    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     right = [
         all(isinstance(row[i], int | float | None) for row in shown) for i in range(len(names))

@@ -1,12 +1,13 @@
-"""Commands that say who decides: models, lists and answers."""
+"""Commands that say who decides and who may: models, lists, answers, tokens."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis_core.cli.common import Database, Json, Who, app, example, finite, opened
+from aegis_core.cli.common import Database, Json, Who, app, example, finite, of_the_group, opened
 from aegis_core.cli.output import cell_text, write_document, write_table
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ _SHOWN_OF_A_MODEL = {
     "history": ("seq", "recorded_at", "who", "action"),
 }
 lists_app = typer.Typer(no_args_is_help=False, help="Allow and deny lists, snoozed customers.")
+tokens_app = typer.Typer(
+    no_args_is_help=True,
+    callback=of_the_group,
+    help="Who may use the service: score sends transactions, casework answers under its own name "
+    "and reads, view reads.",
+    epilog=example("aegis tokens add anna --role casework", "aegis tokens list"),
+)
 
 
 @models_app.callback(
@@ -214,8 +222,11 @@ def add(
     """Put a customer or merchant on a list, from the next transaction on."""
     from aegis_core.review import lists
 
-    field, store = "merchant" if merchant else "customer", opened(db)[0]
-    entry = lists.add(store, kind, value, field=field, until=until, who=who, why=why)
+    store, settings = opened(db)
+    entry = lists.add(
+        store, kind, value, field="merchant" if merchant else "customer", until=until, who=who,
+        why=why, most_days=settings.snooze_days,
+    )  # fmt: skip
     print(f"{entry.entry_id}: {entry.sentence()}")
 
 
@@ -251,3 +262,46 @@ def answer(
 
     answers.answer(opened(db)[0], transaction_id, said, analyst=who, note=note)
     print(f"{transaction_id}: {said}, kept.")
+
+
+@tokens_app.command("list", epilog=example("aegis tokens list"))
+def tokens(db: Database = None) -> None:
+    """Show who has a token for the service, in which role, since when and from whom."""
+    from aegis_core.serving import token
+
+    found = token.given(opened(db)[0].path).values()
+    if not found:
+        print("Nobody was given a token; the service has its own for scoring.")
+        return
+    names = ["name", "role", "added_at", "who"]
+    write_table(names, [tuple(vars(t)[n] for n in names) for t in found], 0)
+
+
+@tokens_app.command("add", epilog=example("aegis tokens add anna --role casework"))
+def add_token(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Of the analyst, or of what reads or sends.")
+    ],
+    role: Annotated[str, typer.Option(help="score, casework or view.")],
+    who: Who,
+    db: Database = None,
+) -> None:
+    """Give a token for one role; it is shown once, and a running service knows it at once."""
+    from aegis_core.serving import token
+
+    secret = token.add(opened(db)[0], name, role, who=who)
+    print(f"The token of {cell_text(name)} for {role}, shown this once:", file=sys.stderr)
+    print(secret)
+
+
+@tokens_app.command("revoke", epilog=example("aegis tokens revoke anna"))
+def revoke_token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `aegis tokens list` shows it.")],
+    who: Who,
+    db: Database = None,
+) -> None:
+    """Take a token away; a running service knows within a second."""
+    from aegis_core.serving import token
+
+    gone = token.revoke(opened(db)[0], name, who=who)
+    print(f"{cell_text(gone.name)} has no token any more; it was for {gone.role}.")

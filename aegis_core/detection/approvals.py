@@ -87,8 +87,7 @@ def nominate(
     ------
     InputError
         There is no such model, it is the champion, it is proposed already, or nobody says who.
-    NotReady
-        There is no champion yet, or the model's files are gone or broken.
+    NotReady : There is no champion yet, or the model's files are gone or broken.
     """
     if not who.strip():
         raise InputError("Say who proposes the model.")
@@ -126,10 +125,8 @@ def approve(
 
     Raises
     ------
-    InputError
-        There is no such open proposal, or the same person made it.
-    NotReady
-        The champion or the model's files are not those of the proposal any more.
+    InputError : There is no such open proposal, or the same person made it.
+    NotReady : The champion or the model's files are not those of the proposal any more.
     """
     if not who.strip():
         raise InputError("Say who approves.")
@@ -156,8 +153,7 @@ def reject(store: Store, proposal_id: str, *, who: str, note: str = "") -> Propo
 
     Raises
     ------
-    InputError
-        There is no such open proposal, or nobody says who.
+    InputError : There is no such open proposal, or nobody says who.
     """
     if not who.strip():
         raise InputError("Say who rejects.")
@@ -186,10 +182,8 @@ def dossier(store: Store, settings: Settings, version: str) -> dict[str, Any]:
 
     Raises
     ------
-    InputError
-        There is no such model.
-    NotReady
-        Its files are gone or broken.
+    InputError : There is no such model.
+    NotReady : Its files are gone or broken.
     """
     with store.snapshot() as session:
         row = registered(session, version)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from aegis_core.errors import NotReady
 from aegis_core.metrics import average_precision, paired_bootstrap
+from aegis_core.schema import held_labels
 from aegis_core.store import Store
 
 
@@ -27,14 +28,11 @@ def compared(store: Store, challenger: str = "", days: float = 30.0) -> tuple[pd
 
     Raises
     ------
-    NotReady
-        No challenger scored anything.
+    NotReady : No challenger scored anything.
     """
     both = store.query(
-        """
-        WITH last AS (
-          SELECT transaction_id, arg_max(is_fraud, rowid) AS is_fraud FROM labels GROUP BY 1
-        ), pairs AS (
+        f"""
+        WITH last AS ({held_labels()}), pairs AS (
           SELECT t.customer_id, t.ts, s.model_version AS version, coalesce(l.is_fraud, false) AS
             is_fraud, v.score AS champion, s.score AS challenger,
             v.decision != 'approve' AS champion_alert, s.decision != 'approve' AS challenger_alert

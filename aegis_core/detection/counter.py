@@ -1,7 +1,7 @@
 """An exact counter of bursts beside the forest, and the room that it leaves to the score.
 
 Isolation notices what arrives packed together only after a while. From so many transactions of a
-customer within one of `profiles.WINDOWS_S` on, beyond what the customer's own rate explains, each
+customer within one of `signals.WINDOWS_S` on, beyond what the customer's own rate explains, each
 goes to review, and from `BLOCKED_AT` times as many on it is blocked, whatever score and budget say.
 """
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.features.arrays import Floats, Ints
-from aegis_core.features.profiles import N_WINDOWS, RING
+from aegis_core.features.signals import N_WINDOWS, RING
 
 NO_LIMITS: Final = (RING + 2,) * N_WINDOWS
 """Limits that no count reaches."""
@@ -29,7 +29,7 @@ DAYS_TO_A_LIMIT: Final = 5_000.0
 FEWEST_CUSTOMERS: Final = 2
 """So many say nothing in any case, where there are more."""
 FEWEST_IN_A_BURST: Final = (5, 8, 12, 15)
-"""In each of `profiles.WINDOWS_S`; ordinary life may bring a few purchases at once."""
+"""In each of `signals.WINDOWS_S`; ordinary life may bring a few purchases at once."""
 BLOCKED_AT: Final = 2
 """Times a limit that a count is blocked at, whatever the score."""
 EPISODE: Final = np.timedelta64(10, "m")

@@ -50,7 +50,7 @@ from aegis_core.detection.forest import (
 )
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.arrays import Floats, read_arrays, reading, write_arrays
-from aegis_core.features.profiles import SIGNAL_FACTOR, SIGNALS
+from aegis_core.features.signals import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS
 
 MIN_TAIL: Final = 20
@@ -139,8 +139,7 @@ class Detector(Calibrated):
 
         Raises
         ------
-        NotReady
-            Fewer than `MIN_TRAIN` transactions.
+        NotReady : Fewer than `MIN_TRAIN` transactions.
         """
         if len(signals) < MIN_TRAIN:
             raise NotReady(
@@ -225,8 +224,7 @@ class Detector(Calibrated):
 
         Raises
         ------
-        NotReady
-            The model is not there, broken, or made for other signals.
+        NotReady : The model is not there, broken, or made for other signals.
         """
         with reading(f"The model in {folder}", "Train one with `aegis run train`."):
             parameters = json.loads((folder / "detector.json").read_text())

@@ -17,7 +17,7 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 
 from aegis_core.features.arrays import Floats, Ints
 from aegis_core.features.kernels import kernel
-from aegis_core.features.profiles import SIGNAL_FACTOR, SIGNALS
+from aegis_core.features.signals import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS, TOLD_FACTORS
 
 if TYPE_CHECKING:

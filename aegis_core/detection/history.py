@@ -12,28 +12,30 @@ import pandas as pd
 
 from aegis_core.detection.learner import UNKNOWN, Answer
 from aegis_core.detection.scoring import UNDECIDED, Decisions
-from aegis_core.schema import COLUMNS, Decision
+from aegis_core.schema import COLUMNS, LABEL_RANK, MEANT, Decision
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
+_READ = (*(c.name for c in COLUMNS if c.replayed), *(m for m in MEANT if m != "base_amount"))
 _TRANSACTIONS = f"""
-    SELECT t.seq, {", ".join(f"t.{c.name}" for c in COLUMNS if c.replayed)}, v.decision
+    SELECT t.seq, {", ".join(f"t.{name}" for name in _READ)}, v.decision
     FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {{where}} ORDER BY t.seq
 """
-_LABEL_EVENTS = """
-    WITH events AS (
-      SELECT rowid AS place, transaction_id, is_fraud, known_at,
-        coalesce(after_seq, (SELECT max(seq) FROM transactions), -1) AS after_seq,
-        lag(is_fraud) OVER (PARTITION BY transaction_id ORDER BY rowid) AS before
+_LABEL_EVENTS = f"""
+    WITH placed AS (
+      SELECT rowid AS place, transaction_id, is_fraud, known_at, {LABEL_RANK} AS rank,
+        coalesce(after_seq, (SELECT max(seq) FROM transactions), -1) AS after_seq
       FROM labels
-      WHERE transaction_id IN (SELECT transaction_id FROM labels WHERE rowid >= ?)
-      QUALIFY rowid >= ?
+      WHERE transaction_id IN (SELECT transaction_id FROM labels WHERE rowid >= $since)
+    ), events AS (
+      SELECT *, if($since > 0, place < $since,
+        after_seq < (SELECT coalesce(max(cut), -1) FROM carried)) AS earlier FROM placed
     )
     SELECT events.*, customer_id, merchant_id, ts FROM events JOIN (
       SELECT transaction_id, customer_id, merchant_id, ts FROM transactions UNION ALL
       FROM remains WHERE transaction_id NOT IN (SELECT transaction_id FROM transactions)
     ) USING (transaction_id)
-    WHERE ? > 0 OR after_seq >= (SELECT coalesce(max(cut), -1) FROM carried)
+    WHERE transaction_id IN (SELECT transaction_id FROM events WHERE NOT earlier)
     ORDER BY place
 """
 
@@ -56,18 +58,27 @@ def transactions(
 
 
 def labels(source: Store | Session) -> pd.DataFrame:
-    """What is known of fraud: `transaction_id`, `is_fraud`, `scenario`, `known_at`, newest last."""
+    """What is known of fraud: `transaction_id`, `is_fraud`, `scenario`, `known_at`.
+
+    What holds comes after what it holds before (`schema.held_labels`).
+    """
     return source.query(
-        "SELECT transaction_id, is_fraud, scenario, known_at FROM labels ORDER BY known_at"
+        f"SELECT transaction_id, is_fraud, scenario, known_at FROM labels ORDER BY {LABEL_RANK}"
     )
+
+
+def held(labels: pd.DataFrame) -> pd.DataFrame:
+    """The one label of each transaction that holds, of those given as by `labels`."""
+    return labels.drop_duplicates("transaction_id", keep="last")
 
 
 def label_events(source: Store | Session, since: int = 0) -> pd.DataFrame:
     """Labels in order of arrival, for `Scorer.replay`: from number `since` on.
 
-    From 0 on, those that arrived before the history's cut are left out: `checkpoint` knows them.
+    With them come the `earlier` ones of their transactions, which the state was told of: those
+    before `since` or, from 0 on, before the history's cut, which `checkpoint` knows.
     """
-    return source.query(_LABEL_EVENTS, [since, since, since]).astype({"before": "boolean"})
+    return source.query(_LABEL_EVENTS, {"since": since})
 
 
 def recorded(frame: pd.DataFrame) -> Decisions:
@@ -78,9 +89,8 @@ def recorded(frame: pd.DataFrame) -> Decisions:
 def known_answers(rows: pd.DataFrame, labels: pd.DataFrame, at: pd.Timestamp) -> Answer:
     """What was known of `rows` at the time `at`: 1 fraud, 0 ordinary, or `UNKNOWN`.
 
-    Of several answers about a transaction the last one known by then counts.
+    Of several answers about a transaction the last one in `labels` of those known by then counts.
     """
-    known = labels[labels.known_at <= at].sort_values("known_at", kind="stable")
-    last = known.drop_duplicates("transaction_id", keep="last").set_index("transaction_id")
+    last = held(labels[labels.known_at <= at]).set_index("transaction_id")
     answers = last.is_fraud.astype(np.int8).reindex(rows.transaction_id, fill_value=UNKNOWN)
     return np.asarray(answers, np.int8)

@@ -112,7 +112,7 @@ class Learner(Calibrated):
         self.n_answers_ = int((answer != UNKNOWN).sum())
         enough = self.n_frauds_ >= MIN_FRAUDS and (answer != 1).any()
         trust = self.n_frauds_ / (self.n_frauds_ + PRIOR_FRAUDS) if enough else 0.0
-        usual = float(np.median(amount))
+        usual = float(np.nanmedian(amount))
         self.trees_ = NO_TREES._replace(
             trust=np.array([trust]), usual=np.array([usual]), levels=levels, shares=shares
         )
@@ -180,8 +180,7 @@ class Learner(Calibrated):
 
         Raises
         ------
-        NotReady
-            The model is not there, broken, or made for other features.
+        NotReady : The model is not there, broken, or made for other features.
         """
         detector = Detector.load(folder)
         with reading(f"The learner in {folder}", "Train one with `aegis run train`."):

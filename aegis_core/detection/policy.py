@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,12 @@ import pandas as pd
 from aegis_core.detection.counter import BLOCKED_AT, NO_LIMITS, Counter, meets
 from aegis_core.detection.detector import Calibrated
 from aegis_core.errors import InputError, NotReady
-from aegis_core.features.arrays import Floats, Ints
-from aegis_core.features.confirmed import HISTORY
-from aegis_core.features.profiles import FACTS, N_WINDOWS, RING, SIGNAL_FACTOR, SIGNALS, WINDOWS_S
+from aegis_core.features.arrays import Floats, Ints, Rows
+from aegis_core.features.confirmed import HISTORY, weight_of_share
+from aegis_core.features.signals import FACTS, N_WINDOWS, RING, SIGNAL_FACTOR, SIGNALS, WINDOWS_S
 from aegis_core.schema import FACTORS, TOLD_FACTORS, Decision
+from aegis_core.units.clocks import of_day, sent
+from aegis_core.units.money import digits, worth
 
 _BY_COUNT: Final = (Decision.REVIEW, Decision.BLOCK)
 _DRAWN_BY: Final = "aegis:audit:draw"  # the key of the draw, 16 bytes
@@ -37,7 +39,7 @@ class Policy:
     audit_share :
         Share of the approved transactions that are drawn for review all the same, in [0, 1].
     burst_limits :
-        For each of `profiles.WINDOWS_S`, how many transactions of a customer within it go to
+        For each of `signals.WINDOWS_S`, how many transactions of a customer within it go to
         review whatever their score and the budget, and `BLOCKED_AT` times as many are blocked: an
         exact counter beside the forest, which notices what arrives packed together only after a
         while. See `burst_limits`.
@@ -119,8 +121,7 @@ class Policy:
 
         Raises
         ------
-        NotReady
-            The file is not there, or not a policy.
+        NotReady : The file is not there, or not a policy.
         """
         try:
             written = json.loads((folder / "policy.json").read_text())
@@ -149,9 +150,83 @@ def counted(counts: Ints, limits: Ints) -> dict[str, object]:
     return {"factor": "burst", "code": "BURST-LIMIT", "text": text, "contribution": 0.0}
 
 
+class Paid(NamedTuple):
+    """What was paid, as it is told: the amount, and what it is worth in the base currency.
+
+    Without a `rate` the latter is by the scale of its own currency, and told in that. `zone` and
+    `utc_offset` are those of the local time, as stored.
+    """
+
+    amount: float
+    currency: str | None = None
+    base_amount: float = math.nan
+    base_currency: str | None = None
+    rate: float = 1.0
+    zone: str | None = None
+    utc_offset: float = 0.0
+
+    def told(self) -> str:
+        """The amount in words.
+
+        >>> Paid(6500.0, "JPY", 40.37, "EUR").told(), Paid(9.5, "EUR", 9.5, "EUR").told()
+        ('JPY 6,500, about EUR 40.37,', 'EUR 9.50')
+        """
+        own = worth(self.amount, self.currency)
+        if not self.is_converted or self.has_no_rate:
+            return own
+        return f"{own}, about {worth(self.base_amount, self.base_currency)},"
+
+    def usual(self, amount: float) -> str:
+        """Another amount of the base currency, which is named where the own one is another."""
+        if self.has_no_rate:
+            return worth(amount * self.amount / self.base_amount, self.currency)
+        if self.is_converted:
+            return worth(amount, self.base_currency)
+        return f"{amount:,.{digits(self.base_currency or self.currency)}f}"
+
+    @property
+    def has_no_rate(self) -> bool:
+        """Whether nobody knew a rate of its currency."""
+        return self.base_currency is not None and math.isnan(self.rate)
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the amount is compared in another currency than it was paid in."""
+        return bool(self.base_currency and self.currency) and self.currency != self.base_currency
+
+    @property
+    def compared(self) -> float:
+        """The amount that usual ones are held against."""
+        return self.amount if math.isnan(self.base_amount) else self.base_amount
+
+
+def paid(frame: Rows, base: Floats, rows: Ints) -> list[Paid]:
+    """What was paid in some rows of `frame`, by their numbers; `base` of all in base currency."""
+    columns = {name: frame.get(name) for name in _TOLD_OF}
+    if isinstance(frame, pd.DataFrame):
+        columns = {c: None if of is None else of.to_numpy(object) for c, of in columns.items()}
+
+    def text(name: str, i: int) -> str | None:
+        of = columns[name]
+        return None if of is None or not isinstance(of[i], str) else of[i]
+
+    def number(name: str, i: int, otherwise: float = 0.0) -> float:
+        of = columns[name]
+        return otherwise if of is None or of[i] is None else float(of[i])
+
+    return [
+        Paid(number("amount", i), text("currency", i), float(base[i]), text("base_currency", i),
+             number("rate", i, 1.0), text("local_zone", i), number("utc_offset", i))
+        for i in rows.tolist()
+    ]  # fmt: skip
+
+
+_TOLD_OF: Final = ("amount", "currency", "base_currency", "rate", "local_zone", "utc_offset")
+"""Columns of transactions that `Paid` is made of, beside the amount in the base currency."""
+
+
 def reasons(
-    amount: float,
-    currency: str | None,
+    paid: Paid,
     facts: Floats,
     contributions: Floats,
     signal_evidence: Floats,
@@ -163,6 +238,7 @@ def reasons(
 
     Parameters
     ----------
+    paid : what was paid.
     facts : of shape (len(FACTS),).
     contributions : of shape (len(TOLD_FACTORS),), to the score.
     signal_evidence :
@@ -176,7 +252,6 @@ def reasons(
     list of dict with `factor`, `code`, `text`, `contribution`, as in `verdicts.reasons`.
     """
     known = dict(zip(FACTS, facts.tolist(), strict=True))
-    money = _money(amount, currency)
     top = contributions.max()
     out: list[dict[str, object]] = []
     for f in np.argsort(-contributions, kind="stable"):
@@ -185,8 +260,11 @@ def reasons(
         factor = TOLD_FACTORS[f]
         if factor in FACTORS:
             own = [j for j in range(len(SIGNALS)) if SIGNAL_FACTOR[j] == f]
-            code, tell = _WORDS[SIGNALS[max(own, key=lambda j: signal_evidence[j])]]
-            text = tell(amount, money, known)
+            signal = SIGNALS[max(own, key=lambda j: signal_evidence[j])]
+            code, tell = _WORDS[signal]
+            if signal == "burst_count" and known["n_declined"] > 1:
+                code = "BURST-DECLINED"
+            text = tell(paid, known)
         elif history is not None:
             code = f"{factor}-ANSWERS".upper()
             text = _answered(factor, dict(zip(HISTORY, history.tolist(), strict=True)))
@@ -197,21 +275,21 @@ def reasons(
     return out
 
 
-def clearance(amount: float, currency: str | None, cleared: Floats) -> str:
+def clearance(currency: str | None, cleared: Floats) -> str:
     """What would have cleared an alert, in a sentence.
 
     Parameters
     ----------
     cleared : of shape (1 + len(TOLD_FACTORS),), see `scoring.Scored`.
 
-    >>> clearance(900.0, "EUR", np.array([180.0, 1, 0, 0, 0, 0, 0]))
+    >>> clearance("EUR", np.array([180.0, 1, 0, 0, 0, 0, 0]))
     'It would have passed at EUR 180.00 or less.'
-    >>> clearance(900.0, "EUR", np.array([np.nan, 0, 1, 1, 0, 0, 0]))
+    >>> clearance("EUR", np.array([np.nan, 0, 1, 1, 0, 0, 0]))
     'It would have passed without the travel, or at a usual hour.'
     """
     ways = []
     if not math.isnan(cleared[0]):
-        ways.append(f"at {_money(cleared[0], currency)} or less")
+        ways.append(f"at {worth(cleared[0], currency)} or less")
     elif cleared[1]:
         ways.append(_ABSENT["amount"])
     ways += [_ABSENT[f] for f, alone in zip(TOLD_FACTORS[1:], cleared[2:], strict=True) if alone]
@@ -252,41 +330,44 @@ def inclusion(
 Known = dict[str, float]
 
 
-def _amount_customer(amount: float, money: str, k: Known) -> str:
+def _amount_customer(paid: Paid, k: Known) -> str:
     if k["n_history"] < 5:
-        return f"{money} is much for a customer without history"
-    usual = k["usual_amount"]
+        return f"{paid.told()} is much for a customer without history"
     rise = f", in a rise over {k['n_raised']:.0f} transactions" if k["n_raised"] else ""
-    return f"{money} is {_times(amount / usual)} this customer's usual {usual:,.2f}{rise}"
+    usual = k["usual_amount"]
+    return f"{_multiple(paid, usual)} this customer's usual {paid.usual(usual)}{rise}"
 
 
-def _amount_habit(amount: float, money: str, k: Known) -> str:
+def _amount_habit(paid: Paid, k: Known) -> str:
     usual = k["habit_amount"]
     if math.isclose(usual, k["category_amount"]):  # never paid in this category
-        return _amount_category(amount, money, k)
-    return f"{money} is {_times(amount / usual)} this customer's usual {usual:,.2f} in the category"
+        return _amount_category(paid, k)
+    return f"{_multiple(paid, usual)} this customer's usual {paid.usual(usual)} in the category"
 
 
-def _amount_category(amount: float, money: str, k: Known) -> str:
+def _amount_category(paid: Paid, k: Known) -> str:
     usual = k["category_amount"]
-    return f"{money} is {_times(amount / usual)} the {usual:,.2f} that is usual in the category"
+    return f"{_multiple(paid, usual)} the {paid.usual(usual)} that is usual in the category"
 
 
-def _amount_population(amount: float, money: str, k: Known) -> str:
+def _amount_population(paid: Paid, k: Known) -> str:
     usual = k["population_amount"]
-    return f"{money} is {_times(amount / usual)} the {usual:,.2f} that customers usually pay"
+    return f"{_multiple(paid, usual)} the {paid.usual(usual)} that customers usually pay"
 
 
-def _travel_speed(amount: float, money: str, k: Known) -> str:
-    return (
-        f"{k['distance_km']:,.0f} km from the last purchase {_duration(k['gap_s'])} ago "
-        f"(at least {k['speed_kmh']:,.0f} km/h)"
-    )
+def _multiple(paid: Paid, usual: float) -> str:
+    return f"{paid.told()} is {_times(paid.compared / usual)}"
 
 
-def _hour(amount: float, money: str, k: Known) -> str:
-    minutes = int(k["hour"] * 60 + 1e-6) % 1440  # rounding may leave a whole minute just below
-    clock = f"{minutes // 60:02d}:{minutes % 60:02d} UTC"
+def _travel_speed(paid: Paid, k: Known) -> str:
+    gap = k["gap_s"]
+    apart = f"last purchase {_duration(gap)} ago" if gap >= 0 else f"one {_duration(-gap)} later"
+    return f"{k['distance_km']:,.0f} km from the {apart} (at least {k['speed_kmh']:,.0f} km/h)"
+
+
+def _hour(paid: Paid, k: Known) -> str:
+    own = k["utc_offset"] == paid.utc_offset  # else of where the customer was before
+    clock = of_day(k["hour"], paid.zone if own else sent(int(k["utc_offset"])))
     n, n_hour = int(k["n_history"]), int(k["n_hour"])
     if n < 5:
         return f"{clock}, an hour at which few customers pay"
@@ -296,33 +377,40 @@ def _hour(amount: float, money: str, k: Known) -> str:
     return f"{clock}, an hour at which this customer paid {times} in {n:,} transactions"
 
 
-def _burst_count(amount: float, money: str, k: Known) -> str:
-    count = int(k["burst_count"])
+def _burst_count(paid: Paid, k: Known) -> str:
+    count, within = k["burst_count"], _duration(k["burst_window_s"])
     more = "more than " if count > RING else ""
-    return (
-        f"{more}{min(count, RING)} transactions in {_duration(k['burst_window_s'])}; "
-        f"usual {_rate(k['rate_per_hour'])} an hour"
-    )
+    told = f"{more}{min(count, RING):.0f} transactions in {within}"
+    declined = k["n_declined"]
+    if declined > 1:
+        told = f"{declined:.0f} declined tries in {within}"
+        told += f" among {count:.0f} transactions" if count > declined else ""
+    return f"{told}; usual {_rate(k['rate_per_hour'])} an hour"
 
 
 def _answered(who: str, h: Known) -> str:
     """What the answers say of a merchant or customer, from `HISTORY` by name."""
-    frauds, cleared = round(h[f"{who}_frauds"]), round(h[f"{who}_cleared"])
     of = "at this merchant" if who == "merchant" else "of this customer"
-    if h[f"{who}_recency"] <= 0:
-        return f"no fraud among {max(1, cleared)} answered transactions {of}"
-    ago = _duration(86_400 * (1 / h[f"{who}_recency"] - 1))
-    count = f"{max(1, frauds)} confirmed fraud{'s' if frauds > 1 else ''} {of}"
-    run = f", the last {round(h[f'{who}_run'])} answers in a row" if h[f"{who}_run"] > 1 else ""
-    return f"{count} within about a month{run}, the newest {ago} ago"
+    share = h[f"{who}_per_payment"]
+    if share <= 0:
+        cleared = max(1, round(h[f"{who}_cleared"]))
+        return f"no fraud among {cleared} answered transactions {of}"
+    weight = weight_of_share(share)
+    frauds = max(1, round(h[f"{who}_weighed_frauds"] / weight))
+    payments = max(frauds, float(f"{frauds / share:.1g}"))
+    ago = _duration(86_400 * (weight / h[f"{who}_weighed_recency"] - 1))
+    return (
+        f"{frauds} confirmed fraud{'s' if frauds > 1 else ''} {of} within about a month, of about "
+        f"{payments:,.0f} payment{'s' if payments > 1 else ''}, the newest {ago} ago"
+    )
 
 
-def _burst_swarm(amount: float, money: str, k: Known) -> str:
+def _burst_swarm(paid: Paid, k: Known) -> str:
     n = max(1, round(k["n_unusual_day"]))
     return f"{n} other unusual amount{'s' if n > 1 else ''} of this customer within about a day"
 
 
-_WORDS: dict[str, tuple[str, Callable[[float, str, Known], str]]] = {
+_WORDS: dict[str, tuple[str, Callable[[Paid, Known], str]]] = {
     "amount_customer": ("AMOUNT-CUSTOMER", _amount_customer),
     "amount_habit": ("AMOUNT-HABIT", _amount_habit),
     "amount_category": ("AMOUNT-CATEGORY", _amount_category),
@@ -334,10 +422,6 @@ _WORDS: dict[str, tuple[str, Callable[[float, str, Known], str]]] = {
     "burst_swarm": ("BURST-SWARM", _burst_swarm),
 }
 """Reason code and sentence of each signal."""
-
-
-def _money(amount: float, currency: str | None) -> str:
-    return f"{currency or ''} {amount:,.2f}".strip()
 
 
 def _times(ratio: float) -> str:

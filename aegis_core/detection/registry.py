@@ -6,12 +6,14 @@ nothing. A model becomes either only by `promote`, which says who did it; `rollb
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.config import Settings
@@ -20,17 +22,19 @@ from aegis_core.detection.learner import Learner
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import Scored
 from aegis_core.errors import InputError, NotReady, did_you_mean
-from aegis_core.features.arrays import Rows
+from aegis_core.features.arrays import Floats, Ints, Rows
+from aegis_core.features.entries import judged_rows
 from aegis_core.machine import utc_now
 from aegis_core.metrics import weighted_share
-from aegis_core.schema import Decision
-from aegis_core.store import Store, audit
+from aegis_core.schema import ANSWERED, Decision, held_labels
+from aegis_core.store import Store, audit, files
 from aegis_core.store.session import Session
 
 KINDS: Final[dict[str, type[Detector] | type[Learner]]] = {"forest": Detector, "learner": Learner}
 """Kinds of models, and the class of each."""
 ROLES: Final = {"champion": "promote", "shadow": "shadow", "none": "retire"}
 """What a registered model may be doing, and what the audit calls it when it begins to."""
+_ALL: Final = slice(None)
 
 _LISTED = """
     SELECT version, detector AS kind, path, n_train, trained_from, trained_to, created_at,
@@ -55,11 +59,7 @@ class ModelVersion:
         `scored` is of `Scorer.run` with `signals`, and for a learner with answers. The columns are
         those of the table `shadow_scores`.
         """
-        if isinstance(self.model, Learner):
-            money = np.asarray(frame["amount"], float)
-            score = self.model.score(scored.signals, money, scored.history)
-        else:
-            score = self.model.score(self.model.weigh(scored.signals)[1])
+        score = np.where(judged_rows(frame), rated(self.model, scored), 0.0)
         return pd.DataFrame(
             {
                 "seq": np.asarray(frame["seq"]),
@@ -72,6 +72,15 @@ class ModelVersion:
         )
 
 
+def rated(
+    model: Detector | Learner, scored: Scored, rows: Ints | npt.NDArray[np.bool_] | slice = _ALL
+) -> Floats:
+    """Scores of either kind of model, of shape (n,), for some `rows` of a pass with `signals`."""
+    if isinstance(model, Learner):
+        return model.score(scored.signals[rows], scored.amount[rows], scored.history[rows])
+    return model.score(model.weigh(scored.signals[rows])[1])
+
+
 def listed(source: Store | Session) -> pd.DataFrame:
     """Every registered model, the newest first, with its `kind` and `role`."""
     return source.query(_LISTED)
@@ -82,8 +91,7 @@ def roles(source: Store | Session) -> tuple[str, tuple[str, ...]]:
 
     Raises
     ------
-    NotReady
-        There is no champion yet.
+    NotReady : There is no champion yet.
     """
     rows = source.rows(_LISTED)
     champions = [row["version"] for row in rows if row["role"] == "champion"]
@@ -103,8 +111,7 @@ def champion(store: Store, settings: Settings) -> ModelVersion:
 
     Raises
     ------
-    NotReady
-        None was trained yet, or its files are gone or broken.
+    NotReady : None was trained yet, or its files are gone or broken.
     """
     return load(store, roles(store)[0], settings)
 
@@ -114,17 +121,23 @@ def load(source: Store | Session, version: str, settings: Settings) -> ModelVers
 
     Raises
     ------
-    InputError
-        No such model is registered.
-    NotReady
-        Its files are gone or broken.
+    InputError : No such model is registered.
+    NotReady : Its files are gone, broken or not those that were registered.
     """
     row = registered(source, version)
     folder = settings.home / row["path"]
     kind = KINDS.get(row["kind"])
     if kind is None:
         raise NotReady(f"The model {version} is of an unknown kind, {row['kind']!r}.")
-    return ModelVersion(version, kind.load(folder), Policy.load(folder))
+    found = ModelVersion(version, kind.load(folder), Policy.load(folder))
+    wanted = "SELECT details FROM audit WHERE action = 'register' AND subject = ?"
+    told = [json.loads(entry["details"]).get("files") for entry in source.rows(wanted, [version])]
+    if told and told[-1] not in (None, files.folder_checksum(folder)):
+        raise NotReady(
+            f"The files in {folder} are not those with which {version} was registered. Put them "
+            "back from a backup, promote another model, or train one with `aegis run train`."
+        )
+    return found
 
 
 def promote(
@@ -150,8 +163,7 @@ def promote(
     InputError
         There is no such model or role, the champion would step down without another, or a second
         person has to agree.
-    NotReady
-        The model's files are gone or broken, so that it could not score.
+    NotReady : The model's files are gone or broken, so that it could not score.
     """
     if role not in ROLES:
         raise InputError(f"{role!r} is no role; there are {', '.join(ROLES)}.")
@@ -190,10 +202,8 @@ def rollback(store: Store, settings: Settings, *, who: str) -> str:
 
     Raises
     ------
-    InputError
-        There is none before, or nobody says who.
-    NotReady
-        The files of the one before are gone or broken; the champion stays.
+    InputError : There is none before, or nobody says who.
+    NotReady : The files of the one before are gone or broken; the champion stays.
     """
     if not who.strip():
         raise InputError("Say who rolls back.")
@@ -221,11 +231,10 @@ def audited(source: Store | Session) -> str:
     transactions. When it fails: where analysts answer the easy ones first.
     """
     found = source.query(
-        """
-        SELECT v.inclusion, v.decision, arg_max(l.is_fraud, l.rowid) AS is_fraud
-        FROM verdicts v JOIN labels l USING (transaction_id)
-        WHERE v.inclusion <= 1 AND l.source = 'review'
-        GROUP BY v.seq, v.inclusion, v.decision ORDER BY v.seq
+        f"""
+        SELECT v.inclusion, v.decision, l.is_fraud
+        FROM verdicts v JOIN ({held_labels()}) l USING (transaction_id)
+        WHERE v.inclusion <= 1 AND l.source = '{ANSWERED}' ORDER BY v.seq
         """
     )
     fraud, weight = found["is_fraud"].to_numpy(bool), 1 / found["inclusion"].to_numpy(float)
@@ -273,7 +282,8 @@ def register(
     }
     with store.changing() as session:
         session.append("models", pd.DataFrame([entry]))
-        audit.record(session, who, "register", folder.name, {"data_hash": row.get("data_hash")})
+        told = {"data_hash": row.get("data_hash"), "files": files.folder_checksum(folder)}
+        audit.record(session, who, "register", folder.name, told)
         if role != "none":
             asked = settings.require_approval
             promote(store, settings, folder.name, who=who, role=role, require_approval=asked)

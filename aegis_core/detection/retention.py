@@ -23,7 +23,7 @@ from aegis_core.store.session import Session
 
 LEAST_DAYS: Final = 90.0
 """Younger transactions are needed: training windows, label delays, what customers did lately."""
-BY_SEQ: Final = ("transactions", "verdicts", "shadow_scores")
+BY_SEQ: Final = ("transactions", "verdicts", "shadow_scores", "states")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def plan(store: Store, age_days: float) -> Plan:
 
     Raises
     ------
-    InputError
-        The age is below `LEAST_DAYS`.
+    InputError : The age is below `LEAST_DAYS`.
     """
     if age_days < LEAST_DAYS:
         raise InputError(
@@ -109,14 +108,12 @@ def forget(
 
     Raises
     ------
-    StoreBusy
-        Somebody else forgot meanwhile.
-    StoreError
-        The disk is full; nothing was deleted.
+    StoreBusy : Somebody else forgot meanwhile.
+    StoreError : The disk is full; nothing was deleted.
     """
     cut = planned.cut
     with store.snapshot() as session:
-        begun = checkpoint.begin(session, confirmed=True)
+        begun = checkpoint.begin(session, confirmed=True, stop=cut)
         if cut < begun.cut:
             raise StoreBusy("Somebody else forgot more than this meanwhile; ask again.")
         frame = transactions(session, "t.seq < ?", [cut])
@@ -131,7 +128,7 @@ def forget(
         tell(0.8 * done / max(1, len(frame)))
 
     known = events[(events["after_seq"] < cut).to_numpy()]
-    scorer.replay(frame, known, recorded=recorded(frame), progress=progress)
+    scorer.replay(frame, known, recorded=recorded(frame), erased=begun.erased, progress=progress)
     with store.changing() as session:
         if checkpoint.cut(session) != begun.cut:
             raise StoreBusy("Somebody else forgot meanwhile; ask again.")

@@ -7,8 +7,11 @@ the result does not depend on how a stream is cut into batches.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,24 +22,20 @@ from aegis_core.detection.counter import NO_LIMITS
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.forest import N_FACTORS, N_SIGNALS, N_TOLD, NO_MODEL, Model, room, weigh
 from aegis_core.detection.learner import Learner
-from aegis_core.detection.policy import Policy, clearance, counted, inclusion, reasons
+from aegis_core.detection.policy import Policy, clearance, counted, inclusion, paid, reasons
 from aegis_core.detection.trees import N_FEATURES, NO_TREES, Trees, rate, without
 from aegis_core.detection.verdicts import Reasons, Verdicts
 from aegis_core.features.arrays import Floats, Ints, Rows
+from aegis_core.features.checkpoint import NO_ONE, NO_PAUSES, Erased, Pauses
 from aegis_core.features.confirmed import N_HISTORY, Confirmed, Recall, fold, recall, witness
+from aegis_core.features.entries import Columns, Entry, by_scale, entry_of
 from aegis_core.features.kernels import kernel
-from aegis_core.features.profiles import (
-    FACTS,
-    N_WINDOWS,
-    Columns,
-    Profiles,
-    State,
-    arrive,
-    learn,
-    observe,
-)
+from aegis_core.features.population import ends_day, publish
+from aegis_core.features.profiles import Profiles
+from aegis_core.features.signals import FACTS, LIVED, N_WINDOWS, ZONED, State, learn, observe
 from aegis_core.machine import utc_now_us
 from aegis_core.schema import LIST_KINDS, TOLD_FACTORS, Decision
+from aegis_core.units.words import ASIDE, PAYMENT
 
 CHUNK_ROWS = 200_000
 """Rows taken through the pass at once; bounds memory, changes no result."""
@@ -51,6 +50,7 @@ _BURST: Final = 1 + TOLD_FACTORS.index("burst")
 Decisions = npt.NDArray[np.int8]
 NOTHING_CONFIRMED: Final = Confirmed().memory
 NOBODY: Final = np.empty(0, np.int64)
+NO_ROWS: Final = Columns._make(NOBODY for _ in Columns._fields)
 _AMOUNTS: Final = 48
 _BISECTIONS: Final = 30
 
@@ -58,7 +58,8 @@ _BISECTIONS: Final = 30
 class Scored(NamedTuple):
     """What the pass says of n transactions, in their order.
 
-    `signals` (n, N_SIGNALS) and `strength`, `evidence` (n, N_FACTORS) are in nats; `contributions`
+    `amount` (n,) is in the base currency, NaN where it is not known what one is worth. `signals`
+    (n, N_SIGNALS) and `strength`, `evidence` (n, N_FACTORS) are in nats; `contributions`
     (n, N_TOLD) in units of the score; `score` (n,) in (0, 1), `risk` (n,) in [0, 100]; `decision`
     (n,) as in `schema.Decision`; `facts` (n, len(FACTS)); `history` (n, N_HISTORY), where the pass
     was given answers. `cleared` (n, N_CLEARED) tells for alerts what would have made a score that
@@ -77,6 +78,7 @@ class Scored(NamedTuple):
     facts: Floats
     counts: Ints
     cleared: Floats
+    amount: Floats
 
 
 @kernel
@@ -98,28 +100,47 @@ def _advance(
     out: Scored,
 ) -> None:
     """Observe, decide and learn row after row; arrays of `out` without rows are not filled."""
+    # taken apart here: what is taken from a tuple within the loop is counted for each row
+    customers, pair_keys, pairs, sums, kept, published, day, scales = state
+    customer, category, ts_us, as_paid, rates, scale, units, offset, lat, lon, role, clocks = (
+        columns
+    )
+    (signals, strength, all_evidence, scores, _, decisions, _, history, facts, counts, cleared,
+     amounts) = out  # fmt: skip
     nothing, one_row, no_past = np.empty(0), np.empty(N_SIGNALS), np.zeros(N_HISTORY)
     left, features = room(model), np.empty(N_FEATURES, np.float32)
-    recent = np.empty(N_WINDOWS, np.int64)
-    for i in range(len(columns.amount)):
-        customer, category, ts = columns.customer[i], columns.category[i], columns.ts_us[i]
-        amount, lat, lon = columns.amount[i], columns.lat[i], columns.lon[i]
+    recent, raw = np.empty(N_WINDOWS, np.int64), np.empty(N_WINDOWS, np.int64)
+    for i in range(len(as_paid)):
+        ts = ts_us[i]
         past = no_past
-        if len(out.history) > 0:
-            past = out.history[i]
+        if len(history) > 0:
+            past = history[i]
             fold(memory, clock[i])
+            past[:] = 0.0
+        if ends_day(day, ts):
+            publish(sums, kept, published, scales)
+        if customer[i] < 0:  # the place of one that was erased
+            continue
+        if len(history) > 0 and role[i] == PAYMENT:
             recall(memory, payer[i], payee[i], ts, past)
             witness(memory, payer[i], payee[i], ts)
-        row = out.signals[i] if len(out.signals) > 0 else one_row
-        told = out.facts[i] if len(out.facts) > 0 else nothing
-        arrive(state, ts)
-        observe(state, customer, category, ts, amount, lat, lon, row, told, recent)
-        if len(out.counts) > 0:
-            out.counts[i] = recent
+        row = signals[i] if len(signals) > 0 else one_row
+        told = facts[i] if len(facts) > 0 else nothing
+        own, amount = customers[customer[i]], as_paid[i] * rates[i]
+        if math.isnan(amount):
+            amount = by_scale(as_paid[i], scales[scale[i]], published[0])
+        entry = entry_of(
+            customer[i], category[i], scale[i], ts, as_paid[i], amount, offset[i], lat[i], lon[i],
+            role[i], clocks[i], own[ZONED], own[LIVED],
+        )  # fmt: skip
+        amounts[i] = amount
+        observe(own, published, pair_keys, pairs, entry, amount, row, told, recent, raw)
+        if len(counts) > 0:
+            counts[i] = recent
         fate: int = UNDECIDED
         if scoring:
-            evidence = out.evidence[i]
-            weigh(model, row, out.strength[i], evidence, nothing)
+            evidence = all_evidence[i]
+            weigh(model, row, strength[i], evidence, nothing)
             score = rate(model, trees, row, amount, past, evidence, left, features)
             alert = score > review_above
             fate = alert + (score > block_above)
@@ -128,13 +149,17 @@ def _advance(
                 fate = max(fate, Decision.BLOCK.value if soon else Decision.REVIEW.value)
             if len(rulings) > 0:
                 fate = _ruled(fate, rulings[i])
-            out.score[i] = score
-            out.decision[i] = fate
-            if alert and len(out.cleared) > 0:
-                _clear(state, columns, i, model, trees, review_above, row, past, out.cleared[i])
+            if role[i] == ASIDE:  # nobody paid, so that there is nothing to judge
+                score, fate, alert = 0.0, Decision.APPROVE.value, False
+            scores[i] = score
+            decisions[i] = fate
+            if alert and len(cleared) > 0:
+                _clear(own, published, pair_keys, pairs, entry, as_paid[i], units[i], model, trees,
+                       review_above, row, past, cleared[i])  # fmt: skip
         if len(recorded) > 0:
             fate = recorded[i]
-        learn(state, customer, category, ts, amount, lat, lon, row, fate != Decision.BLOCK)
+        learn(own, published, pair_keys, pairs, sums, scales, entry, row, raw,
+              fate != Decision.BLOCK)  # fmt: skip
 
 
 @kernel
@@ -149,9 +174,13 @@ def _ruled(decision: int, ruling: int) -> int:
 
 @kernel
 def _clear(
-    state: State,
-    columns: Columns,
-    i: int,
+    own: Floats,
+    published: Floats,
+    pair_keys: Ints,
+    pairs: Floats,
+    entry: Entry,
+    amount: float,
+    units: float,
     model: Model,
     trees: Trees,
     review_above: float,
@@ -159,40 +188,41 @@ def _clear(
     past: Floats,
     out: Floats,
 ) -> None:
-    """Write what would have let transaction `i` pass, shape (N_CLEARED,); see `Scored`.
+    """Write what would have let a transaction pass, shape (N_CLEARED,); see `Scored`.
 
-    Each answer was scored: the amount is the end of the range, from the smallest amount upwards,
-    in which every amount tried passes, rounded down to hundredths.
+    Each answer was scored: the amount is the end of the range, from the smallest amount of the
+    currency upwards, in which every amount tried passes, in whole ones of these.
     """
     strength, evidence = np.empty(N_FACTORS), np.empty(N_FACTORS)
     left, features, nothing = room(model), np.empty(N_FEATURES, np.float32), np.empty(0)
     row, kept, spare = np.empty(N_SIGNALS), np.ones(N_TOLD), np.empty(N_HISTORY)
     uncounted = np.empty(0, np.int64)
-    amount = columns.amount[i]
     for f in range(N_TOLD):
         kept[f] = 0.0
-        money = without(trees, kept, signals, amount, past, row, spare)
+        money = without(trees, kept, signals, entry.amount, past, row, spare)
         kept[f] = 1.0
         weigh(model, row, strength, evidence, nothing)
         score = rate(model, trees, row, money, spare, evidence, left, features)
         out[1 + f] = score <= review_above
-    passes, fails, tried = 0.0, amount, 0.01
-    step = math.pow(max(amount, 0.02) / 0.01, 1 / _AMOUNTS)
+    out[0] = math.nan
+    if math.isnan(entry.amount) or amount <= 0.0:
+        return
+    worth = entry.amount / amount
+    passes, fails, tried = 0.0, amount, 1.0 / units
+    step = math.pow(max(amount * units, 2.0), 1 / _AMOUNTS)
     for k in range(_AMOUNTS + _BISECTIONS):
         if k < _AMOUNTS:
-            tried = math.floor(math.pow(step, k)) / 100  # from 0.01 upwards, in hundredths
+            tried = math.floor(math.pow(step, k)) / units  # from the smallest amount upwards
         elif passes == 0.0:
             break
         else:
-            tried = math.floor((passes + fails) * 50 + 1e-6) / 100
+            tried = math.floor((passes + fails) * units / 2 + 1e-6) / units
         if tried <= passes or tried >= fails:
             continue
-        observe(
-            state, columns.customer[i], columns.category[i], columns.ts_us[i], tried,
-            columns.lat[i], columns.lon[i], row, nothing, uncounted,
-        )  # fmt: skip
+        observe(own, published, pair_keys, pairs, entry, tried * worth, row, nothing, uncounted,
+                uncounted)  # fmt: skip
         weigh(model, row, strength, evidence, nothing)
-        if rate(model, trees, row, tried, past, evidence, left, features) > review_above:
+        if rate(model, trees, row, tried * worth, past, evidence, left, features) > review_above:
             fails = tried
         else:
             passes = tried
@@ -236,6 +266,7 @@ class Scorer:
         signals: bool = False,
         explain: bool = False,
         clock: Ints | None = None,
+        pauses: Pauses = NO_PAUSES,
         progress: Callable[[int], object] | None = None,
     ) -> Scored:
         """Take `frame` through the pass, in its order, and remember it.
@@ -252,6 +283,7 @@ class Scorer:
             decide whatever the score, the last lets pass what would have gone to review.
         signals, explain : also return signals; contributions, facts and what would have cleared.
         clock : what labels become known by, of shape (n,); None: the times of the transactions.
+        pauses : what is done to the state in between.
         progress : called with the number of rows done since the last call.
         """
         n = len(frame["customer_id"])
@@ -272,6 +304,7 @@ class Scorer:
             np.empty((n if explain else 0, len(FACTS))),
             np.empty((n if signals or explain else 0, N_WINDOWS), np.int64),
             np.full((explained, N_CLEARED), np.nan),
+            np.empty(n),
         )
         thresholds, model, trees = (np.inf, np.inf), NO_MODEL, NO_TREES
         limits = np.array([NO_LIMITS, NO_LIMITS])
@@ -285,13 +318,19 @@ class Scorer:
             for given in (recorded, rulings)
         )
         step = CHUNK_ROWS if isinstance(frame, pd.DataFrame) else max(n, 1)
-        for start in range(0, n, step):
-            part = slice(start, min(start + step, n))
-            here = frame.iloc[part] if isinstance(frame, pd.DataFrame) else frame
-            columns = self.profiles.columns(here)
-            payer = payee = NOBODY
-            if self.confirmed is not None:
-                payer, payee = self.confirmed.codes(here)
+        first = until = 0
+        chunk, payers, payees = NO_ROWS, NOBODY, NOBODY
+        for start, stop in pairwise(sorted({*range(0, n, step), *(k for k in pauses if k < n), n})):
+            renamed = [act() for act in pauses.get(start, ())]
+            if start == until or any(renamed):
+                first, until = start, min((start // step + 1) * step, n)
+                here = frame.iloc[first:until] if isinstance(frame, pd.DataFrame) else frame
+                chunk = self.profiles.columns(here)
+                if self.confirmed is not None:
+                    payers, payees = self.confirmed.codes(here)
+            part, of = slice(start, stop), slice(start - first, stop - first)
+            columns = Columns._make(column[of] for column in chunk)
+            payer, payee = payers[of], payees[of]
             _advance(
                 self.profiles.state, columns, model, trees, *thresholds, limits, decides,
                 asked[part], ruled[part],
@@ -301,7 +340,7 @@ class Scorer:
             )  # fmt: skip
             if explained and self.learner is not None:
                 out.contributions[part] = self.learner.contributions(
-                    out.signals[part], columns.amount, out.history[part]
+                    out.signals[part], out.amount[part], out.history[part]
                 )
             elif explained and self.detector is not None:
                 out.contributions[part, :N_FACTORS] = self.detector.contributions(
@@ -309,6 +348,8 @@ class Scorer:
                 )
             if progress is not None:
                 progress(part.stop - part.start)
+        for act in pauses.get(n, ()):
+            act()
         if self.model is not None:
             out = out._replace(risk=self.model.risk(out.score))
         return out
@@ -319,6 +360,8 @@ class Scorer:
         labels: pd.DataFrame | None = None,
         *,
         recorded: Decisions | None = None,
+        erased: Erased = NO_ONE,
+        watch: Callable[[pd.DataFrame], Pauses] | None = None,
         signals: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> Scored:
@@ -329,21 +372,39 @@ class Scorer:
         labels :
             What `Confirmed.add_labels` takes, in order of arrival, with `after_seq`: the last
             transaction that had arrived before. Each is taken just there.
+        erased : what stays of customers who were erased, from the first of `frame` on.
+        watch :
+            Given the rows of the pass, with the places of what was erased, before it begins:
+            what else is done in between.
         """
-        if labels is None or self.confirmed is None:
-            return self.run(frame, recorded=recorded, signals=signals, progress=progress)
-        places = frame["seq"].to_numpy().searchsorted(labels["after_seq"].to_numpy(), side="right")
-        arrived = np.maximum.accumulate(places) if len(places) else places
-        times = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
-        with self.confirmed.arriving(labels.assign(row=arrived), times) as clock:
-            return self.run(
-                frame, recorded=recorded, signals=signals, clock=clock, progress=progress
-            )
-
-    def verdicts(self, frame: pd.DataFrame, model_version: str) -> pd.DataFrame:
-        """Score `frame` live: `run`, then `verdicts_of`, as a frame."""
-        scored = self.run(frame, signals=True, explain=True)
-        return self.verdicts_of(frame, scored, model_version).frame()
+        rows = erased.with_places(frame)
+        there = np.ones(len(rows), bool)
+        if len(rows) > len(frame):
+            there = rows["customer_id"].notna().to_numpy(bool)
+            given, recorded = recorded, np.full(len(rows), UNDECIDED, np.int8)
+            recorded[there] = UNDECIDED if given is None else given
+        seq = rows["seq"].to_numpy(np.int64)
+        with contextlib.ExitStack() as passing:
+            clock = times = rows["ts"].to_numpy("datetime64[us]").astype(np.int64)
+            if labels is not None and self.confirmed is not None:
+                places = seq.searchsorted(labels["after_seq"].to_numpy(), side="right")
+                arrived = np.maximum.accumulate(places) if len(places) else places
+                arriving = self.confirmed.arriving(labels.assign(row=arrived), times)
+                clock = passing.enter_context(arriving)
+            pauses = defaultdict[int, list[Callable[[], object]]](list)
+            for more in (
+                erased.pauses(seq, clock, self.profiles, self.confirmed),
+                watch(rows) if watch else NO_PAUSES,
+            ):
+                for row, acts in more.items():
+                    pauses[row] += acts
+            out = self.run(
+                rows, recorded=recorded, signals=signals, clock=clock, pauses=pauses,
+                progress=progress,
+            )  # fmt: skip
+        if there.all():
+            return out
+        return Scored._make(part[there] if len(part) == len(there) else part for part in out)
 
     def verdicts_of(
         self,
@@ -351,6 +412,7 @@ class Scorer:
         scored: Scored,
         model_version: str,
         listed: Mapping[int, tuple[str, str]] | None = None,
+        again: Mapping[int, str] | None = None,
     ) -> Verdicts:
         """What `run` said of `frame` with `signals` and `explain`.
 
@@ -362,6 +424,7 @@ class Scorer:
         listed :
             For each row that a list speaks of, by its number in `frame`: the entry's id and a
             sentence, told where it changed the decision.
+        again : sentences about rows that probably repeat an earlier payment, told with an alert.
         """
         if self.detector is None or self.policy is None:
             raise ValueError("Verdicts need a model.")
@@ -372,13 +435,11 @@ class Scorer:
         burst = self.policy.counts_as_burst(scored.counts)
         alerts = np.flatnonzero(high | burst)
         if len(alerts):
-            amount = np.asarray(frame["amount"], float)[alerts]
-            currency = np.asarray(frame["currency"], object)[alerts] if "currency" in frame else ()
+            was_paid = paid(frame, scored.amount, alerts)
             by_signal = self.detector.spread(scored.signals[alerts])
         for k, i in enumerate(alerts.tolist()):
-            money = currency[k] if len(currency) and isinstance(currency[k], str) else None
             told[i] = reasons(
-                float(amount[k]), money, scored.facts[i], scored.contributions[i], by_signal[k],
+                was_paid[k], scored.facts[i], scored.contributions[i], by_signal[k],
                 scored.history[i] if len(scored.history) else None,
             )  # fmt: skip
             ways = scored.cleared[i]
@@ -386,7 +447,10 @@ class Scorer:
                 told[i] = [counted(scored.counts[i], self.policy.limits()), *told[i]]
                 ways, alone = np.zeros(N_CLEARED), ways[_BURST] if high[i] else 1.0
                 ways[0], ways[_BURST] = np.nan, alone
-            cleared[i] = clearance(float(amount[k]), money, ways)
+            cleared[i] = clearance(was_paid[k].currency, ways)
+            if again and i in again:
+                told[i] = [*told[i], {"factor": "burst", "code": "AGAIN", "text": again[i],
+                                      "contribution": 0.0}]  # fmt: skip
         entries: dict[int, str] = {}
         alone = self.policy.decide(scored.score, scored.counts) if listed else scored.decision
         for i, (entry_id, sentence) in listed.items():

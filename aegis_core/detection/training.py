@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,14 @@ from aegis_core.detection.detector import MIN_TRAIN, Detector
 from aegis_core.detection.history import known_answers, label_events, labels, recorded, transactions
 from aegis_core.detection.learner import MIN_FRAUDS, Learner
 from aegis_core.detection.policy import Policy
-from aegis_core.detection.registry import KINDS, ROLES, has_champion, load, register, roles
+from aegis_core.detection.registry import KINDS, ROLES, has_champion, load, rated, register, roles
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.arrays import Floats
 from aegis_core.features.checkpoint import begin
-from aegis_core.features.profiles import SIGNAL_FACTOR, SIGNALS, Profiles
+from aegis_core.features.entries import judged_rows
+from aegis_core.features.profiles import Profiles
+from aegis_core.features.signals import SIGNAL_FACTOR, SIGNALS
 from aegis_core.metrics import daily_counts, predictive_interval
 from aegis_core.review.answers import publish
 from aegis_core.runs import lineage
@@ -30,6 +33,47 @@ from aegis_core.schema import FACTORS, Decision
 from aegis_core.store import Store
 
 Model = Detector | Learner
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, on which window, and what it is to do then.
+
+    Attributes
+    ----------
+    detector : `forest`, which uses no label, or `learner`.
+    role :
+        Of `registry.ROLES`; "" makes a forest champion unless the champion is a learner or the
+        settings ask for a second person, and puts everything else in shadow.
+    train_from : first day of the window; "" means `train_days` before the end.
+    alerts_per_day :
+        The alert budget as a number a day, by the traffic of the window; 0: as the settings' share.
+
+    Raises
+    ------
+    InputError : One of them is out of range.
+    """
+
+    detector: str = "forest"
+    role: str = ""
+    train_from: str = ""
+    train_days: float = 30.0
+    alerts_per_day: float = 0.0
+    n_trees: int = 100
+    max_samples: int = 256
+
+    def __post_init__(self) -> None:
+        if self.detector not in KINDS:
+            raise InputError(f"detector must be one of {', '.join(KINDS)}, not {self.detector!r}.")
+        if self.role and self.role not in ROLES:
+            raise InputError(f"role must be empty or one of {', '.join(ROLES)}, not {self.role!r}.")
+        if self.train_days <= 0:
+            raise InputError(f"train_days must be positive, not {self.train_days}.")
+        if self.alerts_per_day < 0:
+            raise InputError(f"alerts_per_day may not be negative, not {self.alerts_per_day}.")
+
+
+USUAL: Final = Recipe()
 
 
 @dataclass(frozen=True)
@@ -173,18 +217,8 @@ class Training:
 def train(
     store: Store,
     settings: Settings,
+    recipe: Recipe = USUAL,
     *,
-    detector: str = "forest",
-    role: str = "",
-    train_from: str = "",
-    train_days: float = 30.0,
-    alert_budget: float | None = None,
-    alerts_per_day: float | None = None,
-    block_share: float | None = None,
-    audit_share: float | None = None,
-    n_trees: int = 100,
-    max_samples: int = 256,
-    seed: int | None = None,
     run_id: str = "",
     progress: Callable[[int], object] | None = None,
 ) -> Training:
@@ -196,31 +230,17 @@ def train(
 
     Parameters
     ----------
-    detector : `forest`, which uses no label, or `learner`.
-    role :
-        Of `registry.ROLES`; "" makes a forest champion unless the champion is a learner or the
-        settings ask for a second person, and puts everything else in shadow.
-    train_from : first day of the window; "" means `train_days` before the end.
-    alerts_per_day :
-        The alert budget as a number a day, by the traffic of the window; 0 or None: as a share.
-    alert_budget, block_share, audit_share, seed : None means the one of the settings.
+    settings : of them the alert budget, the shares, the seed and the delay of labels.
+    run_id : of the run that trains; "" outside of one.
     progress : called with the number of transactions done since the last call.
 
     Raises
     ------
-    InputError
-        A parameter is out of range.
+    InputError : What is asked cannot be, or a second person has to agree to it.
     NotReady
         The database holds no transactions, too few in the window, or too few confirmed frauds.
     """
-    if detector not in KINDS:
-        raise InputError(f"detector must be one of {', '.join(KINDS)}, not {detector!r}.")
-    if role and role not in ROLES:
-        raise InputError(f"role must be empty or one of {', '.join(ROLES)}, not {role!r}.")
-    if train_days <= 0:
-        raise InputError(f"train_days must be positive, not {train_days}.")
-    if alerts_per_day is not None and alerts_per_day < 0:
-        raise InputError(f"alerts_per_day may not be negative, not {alerts_per_day}.")
+    role = recipe.role
     if role == "champion" and settings.require_approval and has_champion(store):
         raise InputError(
             "A second person has to agree before the champion is replaced (require_approval). "
@@ -228,7 +248,7 @@ def train(
         )
     if store.path.exists():
         publish(store)
-    learns = detector == "learner"
+    learns = recipe.detector == "learner"
     with store.snapshot() as session:
         frame, begun = transactions(session), begin(session, confirmed=learns)
         known = labels(session) if learns else None
@@ -240,7 +260,7 @@ def train(
         )
     saw = lineage.seen(store, frame.seq.max(), None if known is None else len(known))
     delay = settings.label_delay_days if learns else 0.0
-    start, stop = _window(frame.ts, train_from, train_days, delay)
+    start, stop = _window(frame.ts, recipe.train_from, recipe.train_days, delay)
     chosen = _between(frame.ts, start, stop)
     if chosen.sum() < MIN_TRAIN:
         raise NotReady(
@@ -251,10 +271,12 @@ def train(
     end = len(frame) if learns else int(np.flatnonzero(chosen)[-1]) + 1
     seen, chosen = frame.iloc[:end], chosen[:end]
     scorer = Scorer(profiles=begun.profiles, confirmed=begun.confirmed)
-    passed = scorer.replay(seen, events, recorded=recorded(seen), signals=True, progress=progress)
-    paid = seen.amount.to_numpy(float)
-    seed = settings.seed if seed is None else seed
-    forest = Detector(n_trees, max_samples, seed).fit(passed.signals[chosen])
+    erased = begun.erased.within(0, int(seen.seq.iloc[-1]) + 1)
+    passed = scorer.replay(
+        seen, events, recorded=recorded(seen), erased=erased, signals=True, progress=progress
+    )
+    paid, chosen = passed.amount, chosen & judged_rows(seen)
+    forest = Detector(recipe.n_trees, recipe.max_samples, settings.seed).fit(passed.signals[chosen])
     model: Detector | Learner = forest
     judged, times = chosen, (start, stop)
     if known is not None:
@@ -266,29 +288,22 @@ def train(
                 f"are confirmed; a learner needs {MIN_FRAUDS}. Answer more alerts, import labels, "
                 "or widen the window with train_days."
             )
-        learner = Learner(forest, seed=seed)
+        learner = Learner(forest, seed=settings.seed)
         model = learner.fit(passed.signals[chosen], paid[chosen], passed.history[chosen], answer)
-        later = (seen.ts >= stop).to_numpy()
+        later = (seen.ts >= stop).to_numpy() & judged_rows(seen)
         if later.sum() >= MIN_TRAIN:
             judged, times = later, (stop, pd.Timestamp(seen.ts[later].max()))
             learner.calibrate(passed.signals[later], paid[later], passed.history[later])
     ts = seen.ts[judged]
-    block_share = settings.block_share if block_share is None else block_share
-    budget = settings.alert_budget if alert_budget is None else alert_budget
-    if alerts_per_day:
-        budget = min(0.5, alerts_per_day / (len(ts) / _days(ts)))
+    budget = settings.alert_budget
+    if recipe.alerts_per_day:
+        budget = min(0.5, recipe.alerts_per_day / (len(ts) / _days(ts)))
     signals = passed.signals[judged]
     strength, evidence = forest.weigh(signals)
-    score = (
-        model.score(signals, paid[judged], passed.history[judged])
-        if isinstance(model, Learner)
-        else forest.score(evidence)
-    )
+    score = rated(model, passed, judged)
     limits = burst_limits(passed.counts[chosen], seen[chosen])
     policy = Policy.from_budget(
-        model, budget,
-        block_share,
-        settings.audit_share if audit_share is None else audit_share,
+        model, budget, settings.block_share, settings.audit_share,
         Counter.beside(limits, passed.counts[judged], score, seen[judged]),
     )  # fmt: skip
     window = pd.DataFrame(
@@ -305,16 +320,16 @@ def train(
     data_hash = store.data_hash("seq <= ?", [int(seen.seq.iloc[-1])])
     version = f"{pd.Timestamp.now('UTC'):%Y%m%d-%H%M%S}-{data_hash[:6]}"
     parameters = {
-        "train_days": train_days,
+        "train_days": recipe.train_days,
         "alert_budget": policy.alert_budget,
-        "block_share": block_share,
-        "n_trees": n_trees,
-        "max_samples": max_samples,
-        "seed": seed,
+        "block_share": settings.block_share,
+        "n_trees": recipe.n_trees,
+        "max_samples": recipe.max_samples,
+        "seed": settings.seed,
     }
     loses = ""
     if not role:
-        role = _usual_role(store, settings, detector)
+        role = _usual_role(store, settings, recipe.detector)
         if role == "champion" and has_champion(store):
             loses = _lost(store, settings, scorer.profiles, seen, model, policy)
             role = "shadow" if loses else role
@@ -327,7 +342,7 @@ def train(
     n_train = int(chosen.sum())
     return Training(
         version, role, model, policy, start, stop, n_train, end, data_hash, times, window, signals,
-        saw, block_share, loses,
+        saw, settings.block_share, loses,
     )  # fmt: skip
 
 

@@ -25,8 +25,9 @@ from aegis_core.detection.forest import (
 )
 from aegis_core.features.arrays import Floats, Ints
 from aegis_core.features.confirmed import HISTORY, N_HISTORY, N_OF_EACH
+from aegis_core.features.entries import LEAST_AMOUNT
 from aegis_core.features.kernels import kernel
-from aegis_core.features.profiles import SIGNAL_FACTOR, SIGNALS
+from aegis_core.features.signals import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def describe(
     features: npt.NDArray[np.float32],
 ) -> None:
     """Write what the trees are asked about, from one transaction and the detector's view of it."""
-    features[0] = math.log(amount)
+    features[0] = math.log(amount if amount > LEAST_AMOUNT else LEAST_AMOUNT)
     at = 1 + N_SIGNALS
     features[1:at] = signals
     features[at : at + N_FACTORS] = evidence

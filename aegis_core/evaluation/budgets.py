@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.config import Settings
+from aegis_core.detection import following
 from aegis_core.detection.counter import NO_LIMITS
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.registry import champion
@@ -23,6 +24,7 @@ from aegis_core.evaluation.outcome import LEARNER, Evaluation
 from aegis_core.evaluation.splits import calendar, days_tested, typed
 from aegis_core.machine import utc_now
 from aegis_core.review.answers import NEWEST, named
+from aegis_core.schema import WORTH, held_labels
 from aegis_core.store import Store
 
 BUDGETS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05)
@@ -33,10 +35,8 @@ LEVELS: Final = tuple(float(f"{share:.2g}") for share in np.geomspace(0.0005, 0.
 
 _SCORED: Final = f"""
     WITH newest AS (SELECT ({NEWEST}) AS ts),
-    last AS (
-      SELECT transaction_id, arg_max(is_fraud, rowid) AS is_fraud FROM labels
-      WHERE known_at <= (SELECT ts FROM newest) GROUP BY 1)
-    SELECT v.seq, t.ts, t.amount, v.score, v.model_version, v.decision,
+    last AS ({held_labels("(SELECT ts FROM newest)")})
+    SELECT v.seq, t.ts, {WORTH} AS amount, v.score, v.model_version, v.decision,
       coalesce(v.reasons[1].code = 'BURST-LIMIT', false) AS counted,
       coalesce(l.is_fraud, false) AS is_fraud
     FROM verdicts v JOIN transactions t USING (seq) LEFT JOIN last l
@@ -169,17 +169,19 @@ def of_verdicts(store: Store, settings: Settings, *, days: float = DAYS) -> dict
     -------
     dict with `model_version`, `days` (that the verdicts span), `transactions` (scored by the
     champion), `others` (scored by another model, left out), `frauds` (known by now), `actual` (the
-    budget and threshold of the champion, the `alerts` there were, and of them the `caught` frauds)
-    and `levels`: rows with `budget`, `review_above` (a score), `alerts`, `alerts_a_day`, `caught`,
-    `amount_caught` and `amount_lost` (whole, in the units of the amounts). What the exact counter
+    budget of the champion, the threshold that keeps it now, the `alerts` there were, and of them
+    the `caught` frauds) and `levels`: rows with `budget`, `review_above` (a score), `alerts`,
+    `alerts_a_day`, `caught`, `amount_caught` and `amount_lost` (whole, in the units of the
+    amounts). What the exact counter
     of bursts alerted on stays an alert at each level.
 
     Raises
     ------
-    NotReady
-        There is no champion, or its files are gone.
+    NotReady : There is no champion, or its files are gone.
     """
     model = champion(store, settings)
+    with store.reading() as session:
+        policy = following.applied(session, model).policy
     found = store.query(_SCORED, [days])
     mine = found[found.model_version == model.version]
     fraud, money = mine.is_fraud.to_numpy(bool), mine.amount.to_numpy(float)
@@ -201,9 +203,9 @@ def of_verdicts(store: Store, settings: Settings, *, days: float = DAYS) -> dict
         a_day = {"alerts_a_day": level["alerts"] / n_days}
         levels.append({"budget": budget, "review_above": above, **level, **a_day})
     actual = {
-        "budget": model.policy.alert_budget,
-        "review_above": model.policy.review_above,
-        "block_above": model.policy.block_above if np.isfinite(model.policy.block_above) else None,
+        "budget": policy.alert_budget,
+        "review_above": policy.review_above,
+        "block_above": policy.block_above if np.isfinite(policy.block_above) else None,
     }
     return {
         "model_version": model.version,
@@ -221,8 +223,7 @@ def propose(store: Store, alert_budget: float, *, analyst: str, note: str = "") 
 
     Raises
     ------
-    InputError
-        Nobody says who proposes, or the budget is no share in (0, 1).
+    InputError : Nobody says who proposes, or the budget is no share in (0, 1).
     """
     name = named(analyst)
     if isinstance(alert_budget, bool) or not 0 < alert_budget < 1:

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.detection.detector import Detector
-from aegis_core.detection.policy import reasons
+from aegis_core.detection.policy import paid, reasons
 from aegis_core.detection.scoring import Scored
 from aegis_core.evaluation.splits import typed
-from aegis_core.features.profiles import FACTS, SIGNALS
+from aegis_core.features.signals import FACTS, SIGNALS
 from aegis_core.schema import TOLD_FACTORS, Decision
 
 PLANTED: Final = {"spike": "amount", "travel": "travel", "night": "hour", "burst": "burst"}
@@ -36,7 +36,8 @@ def evidence(
 
     Returns
     -------
-    DataFrame with `currency` and, of the pass with `explain`, columns `contribution:<factor>`,
+    DataFrame with `paid` (`policy.Paid`) and, of the pass with `explain`, columns
+    `contribution:<factor>`,
     `evidence:<signal>` and `fact:<fact>`.
     """
     kept = rows[keep]
@@ -44,14 +45,13 @@ def evidence(
         [scored.contributions[keep], detector.spread(scored.signals[keep]), scored.facts[keep]]
     )
     out = pd.DataFrame(numbers, columns=_NUMBERS)
-    money = kept["currency"].astype("object") if "currency" in kept else [None] * len(kept)
-    out.insert(0, "currency", pd.Series(money, dtype="object").to_numpy())
+    out.insert(0, "paid", pd.Series(paid(rows, scored.amount, np.flatnonzero(keep)), dtype=object))
     return out.set_index(pd.Index(kept["seq"].to_numpy(np.int64), name="seq"))
 
 
 def no_evidence() -> pd.DataFrame:
     """`evidence` of no rows."""
-    kinds = {"currency": "object", **dict.fromkeys(_NUMBERS, float)}
+    kinds = {"paid": "object", **dict.fromkeys(_NUMBERS, float)}
     return typed([], kinds).set_index(pd.Index([], dtype=np.int64, name="seq"))
 
 
@@ -96,7 +96,7 @@ def drawn(scores: pd.DataFrame, told: pd.DataFrame, n: int, seed: int) -> pd.Dat
     silent = missed & (own[_SPREAD].max(axis=1) < UNUSUAL_NATS).to_numpy()
     texts = [
         "; ".join(str(r["text"]) for r in (given[:1] if one else given)) if not none else ""
-        for given, one, none in zip(_reasons(shown.amount, own), missed, silent, strict=True)
+        for given, one, none in zip(_reasons(own), missed, silent, strict=True)
     ]
     out = shown[["outcome", "transaction_id", "customer_id"]].assign(
         ts=shown.ts.dt.floor("s"),
@@ -109,14 +109,10 @@ def drawn(scores: pd.DataFrame, told: pd.DataFrame, n: int, seed: int) -> pd.Dat
     return out.astype({"reasons": "str"}).reset_index(drop=True)
 
 
-def _reasons(amounts: pd.Series, told: pd.DataFrame) -> list[list[dict[str, object]]]:
-    """`policy.reasons` of rows of `evidence`, each with its amount."""
+def _reasons(told: pd.DataFrame) -> list[list[dict[str, object]]]:
+    """`policy.reasons` of rows of `evidence`."""
     numbers = [told[names].to_numpy(float) for names in (_FACTS, _CONTRIBUTIONS, _SPREAD)]
-    rows = zip(amounts.tolist(), told["currency"].tolist(), *numbers, strict=True)
-    return [
-        reasons(amount, money if isinstance(money, str) else None, *parts)
-        for amount, money, *parts in rows
-    ]
+    return [reasons(*parts) for parts in zip(told["paid"], *numbers, strict=True)]
 
 
 def histories(
@@ -170,9 +166,7 @@ def named(scores: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     """
     alert = scores.decision != Decision.APPROVE
     rows = scores[scores.is_fraud & alert & scores.scenario.isin(PLANTED)]
-    factors = [
-        [str(r["factor"]) for r in given] for given in _reasons(rows.amount, told.loc[rows.seq])
-    ]
+    factors = [[str(r["factor"]) for r in given] for given in _reasons(told.loc[rows.seq])]
     found = []
     for scenario, planted in PLANTED.items():
         own = [f for f, s in zip(factors, rows.scenario, strict=True) if s == scenario]

@@ -9,9 +9,10 @@ import numpy as np
 from aegis_core.config import Settings
 from aegis_core.detection.history import label_events, recorded, transactions
 from aegis_core.detection.learner import Learner
-from aegis_core.detection.registry import load
+from aegis_core.detection.registry import load, rated
 from aegis_core.detection.scoring import Scorer
 from aegis_core.features.checkpoint import begin, judged_since
+from aegis_core.features.entries import judged_rows
 from aegis_core.schema import FACTORS
 from aegis_core.store import Store
 
@@ -50,7 +51,7 @@ def parity(store: Store, settings: Settings) -> Parity:
     with store.snapshot() as session:
         frame, labels = transactions(session), label_events(session)
         since = judged_since(session)
-        (all_,) = session.rows("SELECT count(*) AS n FROM verdicts")
+        n_verdicts = session.value("SELECT count(*) FROM verdicts")
         stored = session.query(
             "SELECT seq, transaction_id, model_version, score, evidence.* FROM verdicts "
             "WHERE seq >= ? ORDER BY seq",
@@ -59,24 +60,19 @@ def parity(store: Store, settings: Settings) -> Parity:
         versions = {v: load(session, v, settings).model for v in stored.model_version.unique()}
         learns = any(isinstance(model, Learner) for model in versions.values())
         begun = begin(session, confirmed=learns)
-    older = int(all_["n"]) - len(stored)
+    older = n_verdicts - len(stored)
     if stored.empty:
         return Parity(0, 0, None, older)
     passed = Scorer(profiles=begun.profiles, confirmed=begun.confirmed).replay(
-        frame, labels, recorded=recorded(frame), signals=True
+        frame, labels, recorded=recorded(frame), erased=begun.erased, signals=True
     )
     rows = np.searchsorted(frame.seq.to_numpy(), stored.seq.to_numpy())
-    same = np.zeros(len(stored), bool)
+    same, asked = np.zeros(len(stored), bool), judged_rows(frame)
     for version, part in stored.groupby("model_version"):
         at, model = rows[part.index], versions[str(version)]
-        signals, money = passed.signals[at], frame.amount.to_numpy(float)[at]
         detector = model.detector if isinstance(model, Learner) else model
-        _, evidence = detector.weigh(signals)
-        score = (
-            model.score(signals, money, passed.history[at])
-            if isinstance(model, Learner)
-            else model.score(evidence)
-        )
+        _, evidence = detector.weigh(passed.signals[at])
+        score = np.where(asked[at], rated(model, passed, at), 0.0)
         same[part.index] = (evidence == part[list(FACTORS)].to_numpy()).all(axis=1) & (
             score == part.score.to_numpy()
         )

@@ -37,6 +37,7 @@ from aegis_core.evaluation.splits import (
 )
 from aegis_core.features import confirmed
 from aegis_core.features.checkpoint import Begin, begin
+from aegis_core.features.entries import judged_rows, without_rate
 from aegis_core.runs import lineage
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.store import Store
@@ -64,10 +65,8 @@ def backtest(
 
     Raises
     ------
-    InputError
-        A length is not positive, or `train_from` is no date.
-    NotReady
-        A training or test window holds too few transactions.
+    InputError : A length is not positive, or `train_from` is no date.
+    NotReady : A training or test window holds too few transactions.
     """
     with store.reading() as session:
         frame, labels = history.transactions(session), history.labels(session)
@@ -113,7 +112,9 @@ def evaluate(
     frame :
         All transactions in order of arrival; those before the first training window teach the
         profiles.
-    labels : `transaction_id`, `is_fraud`, `scenario`, `known_at`; who has none counts as ordinary.
+    labels :
+        `transaction_id`, `is_fraud`, `scenario`, `known_at`, what holds after what it holds before,
+        as of `history.labels`; who has none counts as ordinary.
     exclude_known :
         Leave out, day by day, customers already known as compromised (`known_compromised`).
     learner :
@@ -127,8 +128,7 @@ def evaluate(
 
     Raises
     ------
-    NotReady
-        A training or test window holds too few transactions.
+    NotReady : A training or test window holds too few transactions.
     """
     if not folds:
         return _nothing(frame, alert_budget)
@@ -136,7 +136,7 @@ def evaluate(
         folds = [clipped(f, frame.ts.min(), frame.ts.max()) for f in folds]
     ts = frame["ts"].to_numpy("datetime64[us]").astype(np.int64)
     truth = frame[["transaction_id", "customer_id", "ts"]].merge(
-        labels.drop_duplicates("transaction_id", keep="last"), on="transaction_id", how="left"
+        history.held(labels), on="transaction_id", how="left"
     )
     truth["is_fraud"] = truth.is_fraud.eq(True).fillna(False).astype(bool)
     profiles, memory = begun.profiles, begun.confirmed
@@ -146,7 +146,6 @@ def evaluate(
         teacher.confirmed.add_labels(confirmed.label_events(frame, labels))
     learnt, passed = 0, []
     first_kept = cut_at(ts, min(f.train_from for f in folds))
-    money = frame["amount"].to_numpy(float)
     out = _nothing(frame, alert_budget)
     out.folds, out.frauds = list(folds), pd.Index(truth.transaction_id[truth.is_fraud])
     parts, days, told = [], [], []
@@ -159,7 +158,9 @@ def evaluate(
             passed += [given] if kept else []
         learnt = max(learnt, start)
         window = ts[first_kept:learnt]
+        judged = judged_rows(frame.iloc[first_kept:learnt])
         chosen = (window >= microseconds(fold.train_from)) & (window < microseconds(fold.train_to))
+        chosen &= judged
         if stop <= start or not chosen.any():
             raise NotReady(
                 f"Fold {fold.number} has {int(chosen.sum()):,} transactions to train on "
@@ -168,9 +169,9 @@ def evaluate(
                 f"{fold.test_to:%Y-%m-%d}); the history covers {frame.ts.min()} to "
                 f"{frame.ts.max()}."
             )
-        seen, recalled, counts = (
+        seen, recalled, counts, paid = (
             np.concatenate([getattr(given, name) for given in passed])
-            for name in ("signals", "history", "counts")
+            for name in ("signals", "history", "counts", "amount")
         )
         trained_on, counted = frame.iloc[first_kept:learnt][chosen], counts[chosen]
         detector = Detector(seed=seed).fit(seen[chosen])
@@ -183,12 +184,11 @@ def evaluate(
         days.append(calibration.daily(fold, trained_on.ts, promised, True))
         taught = None
         if learner:
-            paid = money[first_kept:learnt]
             answer = known_answers(trained_on, labels, fold.test_from)
             taught = Learner(detector, seed=seed).fit(
                 seen[chosen], paid[chosen], recalled[chosen], answer
             )
-            later = window >= microseconds(fold.train_to)
+            later = (window >= microseconds(fold.train_to)) & judged
             if later.sum() >= MIN_TRAIN:
                 taught.calibrate(seen[later], paid[later], recalled[later])
             out.learners.append(taught)
@@ -208,11 +208,10 @@ def evaluate(
             part = _tested(rows, known_truth.head(len(rows)), scored, fold, chance)
             part["counted"] = policy.counts_as_burst(scored.counts)
             if taught is not None:
-                part[LEARNER] = taught.score(
-                    scored.signals, money[a : a + len(rows)], scored.history
-                )
-            tested.append(part)
-            because = (part.is_fraud | (part.decision != Decision.APPROVE)).to_numpy()
+                part[LEARNER] = taught.score(scored.signals, scored.amount, scored.history)
+            asked = judged_rows(rows)
+            tested.append(part[asked])
+            because = (part.is_fraud | (part.decision != Decision.APPROVE)).to_numpy() & asked
             told.append(cases.evidence(rows, scored, detector, because))
         part = pd.concat(tested, ignore_index=True)
         part = part[((part.ts >= fold.test_from) & (part.ts < fold.test_to)).to_numpy()]
@@ -242,9 +241,10 @@ def _tested(
     rows: pd.DataFrame, truth: pd.DataFrame, scored: Scored, fold: Fold, chance: np.random.Generator
 ) -> pd.DataFrame:
     """`Evaluation.scores` of some rows, in their order."""
-    out = rows[["seq", "transaction_id", "customer_id", "ts", "amount"]].reset_index(drop=True)
+    out = rows[["seq", "transaction_id", "customer_id", "ts"]].reset_index(drop=True)
     out.insert(0, "fold", fold.number)
     return out.assign(
+        amount=np.where(without_rate(rows), 0.0, np.nan_to_num(scored.amount)),
         is_fraud=truth.is_fraud.to_numpy(),
         scenario=truth.scenario.to_numpy(),
         decision=scored.decision,
@@ -262,11 +262,18 @@ def _nothing(frame: pd.DataFrame, alert_budget: float) -> Evaluation:
     kinds |= dict.fromkeys((d for d in DETECTORS if d != "amount"), float)
     known = frame.loc[:, ["seq", "transaction_id", "customer_id", "ts", "amount"]].head(0)
     scores = known.assign(**{name: pd.Series(dtype=kind) for name, kind in kinds.items()})
-    money = list(frame["currency"].dropna().unique()) if "currency" in frame else []
-    currency = str(money[0]) if len(money) == 1 else ""
+    currency = _base(frame)
     out = Evaluation([], scores, [], [], alert_budget, currency=currency, history=frame)
     out.evidence, out.days = cases.no_evidence(), calibration.no_days()
     return out
+
+
+def _base(frame: pd.DataFrame) -> str:
+    """The currency that amounts are compared in; "" where none or several are named."""
+    for name in ("base_currency", "currency"):
+        if name in frame and len(several := frame[name].dropna().unique()) == 1:
+            return str(several[0])
+    return ""
 
 
 def _remarks(frame: pd.DataFrame, labels: pd.DataFrame, folds: Sequence[Fold]) -> list[str]:
@@ -278,7 +285,18 @@ def _remarks(frame: pd.DataFrame, labels: pd.DataFrame, folds: Sequence[Fold]) -
         notes.append("All amounts are the same: the factor amount says nothing.")
     if "lat" not in frame or frame["lat"].isna().all():
         notes.append("No transaction has a place: the factor travel says nothing.")
-    if "currency" in frame and (several := sorted(frame.currency.dropna().unique()))[1:]:
+    if "rate" in frame and (base := _base(frame)):
+        other = frame[frame.currency.notna() & (frame.currency != base)]
+        with_rate = other.rate.notna()
+        if several := sorted(other.currency[with_rate].unique()):
+            notes.append(f"Amounts in {', '.join(several)} are converted to {base}.")
+        if several := sorted(other.currency[~with_rate].unique()):
+            notes.append(
+                f"No rate of {', '.join(several)} is known: amounts in it are held against each "
+                f"other by its own scale, and are worth nothing in sums. `aegis rates import` "
+                "brings rates."
+            )
+    elif "currency" in frame and (several := sorted(frame.currency.dropna().unique()))[1:]:
         notes.append(f"Amounts of {', '.join(several)} are added as if they were one currency.")
     if len(labels) and labels.known_at.min() >= folds[-1].test_to:
         notes.append(

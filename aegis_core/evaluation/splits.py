@@ -44,8 +44,7 @@ def prequential(
 
     Raises
     ------
-    InputError
-        A length is not positive, or `train_from` is no date.
+    InputError : A length is not positive, or `train_from` is no date.
     """
     if not (train_days > 0 and test_days > 0 and delay_days >= 0 and folds >= 1):
         raise InputError(
@@ -88,10 +87,8 @@ def plan(
 
     Raises
     ------
-    InputError
-        No fold from `train_from` on lies within the history, or a length is out of range.
-    NotReady
-        There are no transactions: `first` and `last` are NaT.
+    InputError : No fold from `train_from` on lies within the history, or a length is out of range.
+    NotReady : There are no transactions: `first` and `last` are NaT.
 
     >>> days = pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-29 20:00")
     >>> found, notes = plan(*days)

@@ -76,6 +76,15 @@ def encode(ids: pd.Series | list[str | None], codes: dict[str, int], most: int =
     return known[local]
 
 
+def without(codes: dict[str, int], names: Sequence[str]) -> dict[str, int]:
+    r"""`codes` with names in the place of these that no door lets in: each code stays.
+
+    >>> without({"a": 0, "b": 1}, ["a"])
+    {'\x000': 0, 'b': 1}
+    """
+    return {f"\0{code}" if name in names else name: code for name, code in codes.items()}
+
+
 def packed(codes: dict[str, int]) -> npt.NDArray[np.uint8]:
     """The ids as JSON in bytes: numpy's own strings drop a NUL at the end and pad the rest."""
     return np.frombuffer(json.dumps(list(codes)).encode(), np.uint8)

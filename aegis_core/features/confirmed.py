@@ -1,20 +1,26 @@
 """What answers teach about merchants and customers: confirmed frauds, from the time they are known.
 
-`profiles` holds what is normal, this module what was answered. A label changes the state only when
+`signals` knows what is normal, this module what was answered. A label changes the state only when
 a transaction arrives whose `ts` is not before the label's `known_at`, so that the label delay holds
 by construction, in training, evaluation and live scoring alike. The loop in `scoring` calls `fold`
 for the labels that have become known, then `recall` for the transaction, then `witness`.
 
-Shares of fraud are exponentially weighted by the time of the labelled transactions and stand still
-between answers: a delay of the labels as such does not water them down. Everything is 0 for a
-merchant or customer without answers. When it fails: a clock that jumps ahead in the history (a
-transaction of the year 2099) makes the labels up to its time known to all that come after it.
+Evidence is a share of the payments, answered or not, since often frauds alone are answered (a file
+of chargebacks): one fraud among 1,000 payments says little, however often it comes.
+
+    share = (frauds + PRIOR_PAYMENTS * USUAL_SHARE) / (payments + PRIOR_PAYMENTS)
+
+Frauds are exponentially weighted by the time of the labelled transactions and stand still between
+answers, and so do the payments beside them: a delay of the labels as such does not water a share
+down. Everything is 0 for a merchant or customer without answers. When it fails: a clock that jumps
+ahead in the history (a transaction of the year 2099) makes the labels up to its time known to all
+that come after it; and where payments suddenly become many, those of before are overestimated.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,6 +30,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.features.arrays import (
+    Arrays,
     Floats,
     Ints,
     Rows,
@@ -33,20 +40,21 @@ from aegis_core.features.arrays import (
     read_arrays,
     reading,
     unpacked,
+    without,
     write_arrays,
 )
 from aegis_core.features.kernels import kernel
 
 _OF_EACH: Final = (
-    "share_day",  # of confirmed fraud among the answered, weighted over about a day of answers
+    "share_day",  # of confirmed fraud among the payments, of about a day, shrunk
     "share_week",
     "share_month",
-    "frauds",  # confirmed, of about the last month
+    "weighed_frauds",  # confirmed, of about the last month, times `weight_of_share`
     "cleared",  # answered as ordinary, of about the last month
-    "per_traffic",  # confirmed frauds per transaction, answered or not, of about a month
-    "run",  # confirmed frauds in a row up to the last answer
-    "run_days",  # since the first fraud of this run
-    "recency",  # of the last confirmed fraud: 1 / (1 + days since)
+    "per_payment",  # confirmed frauds per payment, answered or not, of about a month
+    "weighed_run",  # confirmed frauds in a row up to the last answer, likewise weighed
+    "weighed_run_days",  # since the first fraud of this run
+    "weighed_recency",  # of the last confirmed fraud: 1 / (1 + days since)
 )
 HISTORY: Final = tuple(f"{who}_{name}" for who in ("merchant", "customer") for name in _OF_EACH)
 """What is remembered of the answers, in the order of every history array."""
@@ -55,8 +63,13 @@ N_HISTORY: Final = len(HISTORY)
 N_OF_EACH: Final = len(_OF_EACH)
 MEMORY_DAYS: Final = (1.0, 7.0, 30.0)
 """Time constants of the shares."""
-PRIOR_ANSWERS: Final = 1.0
-"""Ordinary answers that a share begins with."""
+PRIOR_PAYMENTS: Final = 1.0
+"""Payments that a share begins with, `USUAL_SHARE` of them fraud."""
+USUAL_SHARE: Final = 0.002
+"""Share of fraud among the payments of a population. It is fixed: one that was learnt would let
+whatever is answered about anybody, or erased, move the scores of all."""
+HALF_SHARE: Final = 0.01
+"""Share of fraud among the payments at which a count of frauds has half its weight."""
 
 _DAY_US: Final = 86_400e6
 _BLOCK: Final = 1_024
@@ -65,14 +78,17 @@ _N_MEMORY: Final = len(MEMORY_DAYS)
 _CLOCK, _RUN, _RUN_FROM, _LAST, _N_FRAUDS, _N_ANSWERS, _TRAFFIC, _SEEN = range(8)
 _FRAUDS = 8
 _ANSWERS = _FRAUDS + _N_MEMORY
-_WIDTH = _ANSWERS + _N_MEMORY
+_SINCE = _ANSWERS + _N_MEMORY
+_WIDTH = _SINCE + 1
 
 
 class Events(NamedTuple):
     """Labels in the order in which they become known, each array of shape (n,).
 
     `change` is 1 where a transaction becomes a fraud, −1 where a fraud is taken back, else 0;
-    `first` is 1 for the first answer about a transaction. `merchant` is −1 where missing.
+    `first` is 1 for the first answer about a transaction; both are 0 for one that does not hold
+    when it becomes known. `merchant` is −1 where missing, `rank` that of the label in its database,
+    or −1.
     """
 
     known_at_us: Ints
@@ -81,6 +97,7 @@ class Events(NamedTuple):
     ts_us: Ints
     change: npt.NDArray[np.int8]
     first: npt.NDArray[np.int8]
+    rank: Ints
 
 
 class Recall(NamedTuple):
@@ -124,9 +141,10 @@ def fold(memory: Recall, now_us: int) -> None:
     i = memory.folded[0]
     while i < len(events.ts_us) and events.known_at_us[i] <= now_us:
         ts, change, first = float(events.ts_us[i]), events.change[i], events.first[i]
-        _fold_into(memory.customers[events.customer[i]], ts, change, first)
-        if events.merchant[i] >= 0:
-            _fold_into(memory.merchants[events.merchant[i]], ts, change, first)
+        if change != 0 or first != 0:
+            _fold_into(memory.customers[events.customer[i]], ts, change, first)
+            if events.merchant[i] >= 0:
+                _fold_into(memory.merchants[events.merchant[i]], ts, change, first)
         i += 1
     memory.folded[0] = i
 
@@ -146,22 +164,42 @@ def _first_late_enough(ts_us: Ints, highest: Ints, known_at_us: Ints, row: Ints)
 
 
 @kernel
+def weight_of_share(share: float) -> float:
+    """How much a count of frauds counts for that are such a share of the payments, in [0, 1)."""
+    return share / (share + HALF_SHARE)
+
+
+@kernel
+def _payments(row: Floats, k: int) -> float:
+    """Payments beside the frauds that are remembered over `MEMORY_DAYS[k]`, at least the answers.
+
+    They are as many as usual for the traffic of the last month, or since the first payment.
+    """
+    days, month = MEMORY_DAYS[k], MEMORY_DAYS[_N_MEMORY - 1]
+    age = 1.0 + max(0.0, row[_SEEN] - row[_SINCE]) / _DAY_US
+    usual = days * (1.0 - math.exp(-age / days)) / (month * (1.0 - math.exp(-age / month)))
+    payments: float = max(row[_ANSWERS + k], row[_TRAFFIC] * usual)
+    return payments
+
+
+@kernel
 def _recall_of(row: Floats, ts: float, out: Floats) -> None:
     out[:] = 0.0
     if row[_N_ANSWERS] == 0:
         return
-    for k in range(_N_MEMORY):
-        out[k] = row[_FRAUDS + k] / (PRIOR_ANSWERS + row[_ANSWERS + k])
     month = _N_MEMORY - 1
+    for k in range(_N_MEMORY):
+        frauds = row[_FRAUDS + k] + PRIOR_PAYMENTS * USUAL_SHARE
+        out[k] = frauds / (_payments(row, k) + PRIOR_PAYMENTS)
     fade = math.exp(-max(0.0, ts - row[_CLOCK]) / (MEMORY_DAYS[month] * _DAY_US))
-    out[3] = fade * row[_FRAUDS + month]
     out[4] = max(0.0, fade * (row[_ANSWERS + month] - row[_FRAUDS + month]))
     if row[_N_FRAUDS] > 0:
-        idle = math.exp(-max(0.0, ts - row[_SEEN]) / (MEMORY_DAYS[month] * _DAY_US))
-        out[5] = out[3] / (1.0 + row[_TRAFFIC] * idle)
-        out[6] = row[_RUN]
-        out[7] = max(0.0, ts - row[_RUN_FROM]) / _DAY_US if row[_RUN] > 0 else 0.0
-        out[8] = 1.0 / (1.0 + max(0.0, ts - row[_LAST]) / _DAY_US)
+        out[5] = row[_FRAUDS + month] / max(1.0, _payments(row, month))
+        weight = weight_of_share(out[5])
+        out[3] = weight * fade * row[_FRAUDS + month]
+        out[6] = weight * row[_RUN]
+        out[7] = weight * max(0.0, ts - row[_RUN_FROM]) / _DAY_US if row[_RUN] > 0 else 0.0
+        out[8] = weight / (1.0 + max(0.0, ts - row[_LAST]) / _DAY_US)
 
 
 @kernel
@@ -177,6 +215,7 @@ def recall(memory: Recall, customer: int, merchant: int, ts_us: int, history: Fl
 def _witness_of(row: Floats, ts: float) -> None:
     ahead = ts - row[_SEEN] if row[_TRAFFIC] > 0 else 0.0
     scale = MEMORY_DAYS[_N_MEMORY - 1] * _DAY_US
+    row[_SINCE] = ts if row[_TRAFFIC] == 0 else min(row[_SINCE], ts)
     if row[_TRAFFIC] == 0 or ahead > 0:
         row[_SEEN] = ts
     if ahead >= 0:
@@ -187,7 +226,7 @@ def _witness_of(row: Floats, ts: float) -> None:
 
 @kernel
 def witness(memory: Recall, customer: int, merchant: int, ts_us: int) -> None:
-    """Count one transaction as traffic of its merchant and customer."""
+    """Count one payment of its merchant and customer."""
     _witness_of(memory.customers[customer], float(ts_us))
     if merchant >= 0:
         _witness_of(memory.merchants[merchant], float(ts_us))
@@ -203,8 +242,8 @@ class Confirmed:
     ...     "transaction_id": ["a"], "customer_id": ["anna"], "merchant_id": ["shop"],
     ...     "ts": pd.to_datetime(["2026-03-01"]), "is_fraud": [True],
     ...     "known_at": pd.to_datetime(["2026-03-08"])}))
-    >>> confirmed.n_pending
-    1
+    >>> confirmed.memory.events.change.tolist()
+    [1]
     """
 
     def __init__(self) -> None:
@@ -212,13 +251,8 @@ class Confirmed:
         self.merchant_codes: dict[str, int] = {}
         merchants, customers = np.zeros((2, 16, _WIDTH))
         times, flags = np.zeros(0, np.int64), np.zeros(0, np.int8)
-        none = Events(times, times, times, times, flags, flags)
+        none = Events(times, times, times, times, flags, flags, times)
         self.memory = Recall(merchants, customers, none, np.zeros(1, np.int64))
-
-    @property
-    def n_pending(self) -> int:
-        """Labels that no transaction has made known yet."""
-        return len(self.memory.events.ts_us) - int(self.memory.folded[0])
 
     def add_labels(self, labels: pd.DataFrame) -> None:
         """Take labels, to be folded when the pass reaches their `known_at`.
@@ -228,11 +262,12 @@ class Confirmed:
         labels :
             `transaction_id`, `is_fraud`, `known_at`, and of the labelled transaction
             `customer_id`, `ts` and, where there is one, `merchant_id`. Where a transaction is
-            answered again, the later answer replaces the earlier one from its own `known_at` on;
-            an answer of an earlier call is named in the column `before` (NA: there was none).
+            answered again, the one of the highest `rank` holds of those that are known; without
+            that column a later row ranks higher. Labels of an earlier call are named again as
+            `earlier`.
         """
-        events, _ = self._pending(labels)
-        self._wait_for(events, np.argsort(events.known_at_us, kind="stable"))
+        events, due = self._pending(labels, lambda known_at, row: known_at)
+        self._wait_for(events, np.lexsort((-events.rank, due)))
 
     @contextmanager
     def arriving(self, labels: pd.DataFrame, ts_us: Ints) -> Iterator[Ints]:
@@ -246,42 +281,41 @@ class Confirmed:
         ----------
         labels : as of `add_labels`, in order of arrival, and the `row` that each arrived before.
         """
-        events, row = self._pending(labels)
-        known_at = events.known_at_us
-        due = np.maximum(row, np.maximum.accumulate(ts_us).searchsorted(known_at))
         highest = np.maximum.reduceat(ts_us, np.arange(0, len(ts_us), _BLOCK))
-        _first_late_enough(ts_us, highest, known_at, due)
-        order = np.lexsort((known_at, due))
+
+        def due_of(known_at: Ints, row: Ints) -> Ints:
+            due = np.maximum(row, np.maximum.accumulate(ts_us).searchsorted(known_at))
+            _first_late_enough(ts_us, highest, known_at, due)
+            return due
+
+        events, due = self._pending(labels, due_of)
+        order = np.lexsort((-events.rank, events.known_at_us, due))
         self._wait_for(events._replace(known_at_us=due), order)
         yield np.arange(len(ts_us))
         self._wait_for(events, order[int(self.memory.folded[0]) :])
 
-    def _pending(self, labels: pd.DataFrame) -> tuple[Events, Ints]:
-        """What waits, then `labels` by `known_at`, and the row that each of them arrived before."""
-        at = labels["known_at"].to_numpy("datetime64[us]").astype(np.int64)
-        order = np.argsort(at, kind="stable")
-        labels, at = labels.iloc[order], at[order]
-        fraud = labels["is_fraud"].to_numpy(bool).astype(np.int8)
-        if labels["transaction_id"].is_unique:
-            shifted = pd.Series(pd.NA, labels.index, dtype="boolean")
-        else:
-            together = [c for c in ("transaction_id", "row") if c in labels]
-            shifted = labels.groupby(together).is_fraud.shift().astype("boolean")
-        if "before" in labels:
-            shifted = shifted.fillna(labels["before"].astype("boolean"))
-        before = shifted.fillna(False).to_numpy(bool).astype(np.int8)
-        first = shifted.isna().to_numpy(bool).astype(np.int8)
+    def _pending(
+        self, labels: pd.DataFrame, due_of: Callable[[Ints, Ints], Ints]
+    ) -> tuple[Events, Ints]:
+        """What waits together with `labels`, and when each is due, by time and row of arrival."""
+        folded, n = int(self.memory.folded[0]), len(labels)
+        waiting = Events(*(part[folded:] for part in map(np.asarray, self.memory.events)))
+        rank = labels["rank"].to_numpy(np.int64) if "rank" in labels else np.arange(n)
+        told = labels["earlier"].to_numpy(bool) if "earlier" in labels else np.zeros(n, bool)
+        again = told & np.isin(rank, waiting.rank)
+        known_at = labels["known_at"].to_numpy("datetime64[us]").astype(np.int64)
+        row = labels["row"].to_numpy(np.int64) if "row" in labels else np.zeros(n, np.int64)
+        due = due_of(known_at, np.where(told, 0, row))
+        due = np.where(told & ~again, np.iinfo(np.int64).min, due)  # folded long ago
         ts_us = labels["ts"].to_numpy("datetime64[us]").astype(np.int64)
-        fresh = Events(at, *self.codes(labels), ts_us, fraud - before, first)
-        says = (fresh.change != 0) | (fresh.first != 0)
-        waiting = slice(int(self.memory.folded[0]), None)
-        joined = (
-            np.concatenate([np.asarray(old)[waiting], np.asarray(new)[says]])
-            for old, new in zip(self.memory.events, fresh, strict=True)
-        )
-        row = labels["row"].to_numpy(np.int64)[says] if "row" in labels else np.zeros(says.sum())
-        row = np.concatenate([np.zeros(self.n_pending), row]).astype(np.int64)
-        return Events(*joined), row
+        changed = _changed(labels, np.lexsort((-rank, known_at, due)), rank)
+        kept = rank if "rank" in labels else np.full(n, -1)
+        fresh = Events(known_at, *self.codes(labels), ts_us, *changed, kept)
+        still, new = ~np.isin(waiting.rank, rank[again]), ~told | again
+        both = zip(map(np.asarray, waiting), map(np.asarray, fresh), strict=True)
+        events = Events(*(np.concatenate([a[still], b[new]]) for a, b in both))
+        nothing = np.zeros(int(still.sum()), np.int64)
+        return events, np.concatenate([due_of(waiting.known_at_us[still], nothing), due[new]])
 
     def _wait_for(self, events: Events, order: Ints) -> None:
         self.memory = self.memory._replace(
@@ -300,6 +334,29 @@ class Confirmed:
             merchants=grown(self.memory.merchants, len(self.merchant_codes)),
         )
         return customer, merchant
+
+    def put(self, merchant: str, known: Floats) -> None:
+        """Let this be known of a merchant."""
+        code = self.merchant_codes.setdefault(merchant, len(self.merchant_codes))
+        merchants = grown(self.memory.merchants, len(self.merchant_codes))
+        merchants[code] = known
+        self.memory = self.memory._replace(merchants=merchants)
+
+    def drop(self, customer: str, merchants: list[str]) -> None:
+        """Forget a customer with the labels still to come, and merchants."""
+        for name in merchants:
+            if name in self.merchant_codes:
+                self.memory.merchants[self.merchant_codes[name]] = 0
+        self.merchant_codes = without(self.merchant_codes, merchants)
+        code = self.customer_codes.get(customer)
+        if code is None:
+            return
+        self.customer_codes = without(self.customer_codes, [customer])
+        self.memory.customers[code] = 0
+        waiting = slice(int(self.memory.folded[0]), None)
+        stay = self.memory.events.customer[waiting] != code
+        events = Events(*(np.asarray(part)[waiting][stay] for part in self.memory.events))
+        self.memory = self.memory._replace(events=events, folded=np.zeros(1, np.int64))
 
     def copy(self) -> Confirmed:
         """The same state in memory of its own."""
@@ -320,17 +377,18 @@ class Confirmed:
         write_arrays(path, {name: packed(of) for name, of in codes.items()} | tables | pending)
 
     @classmethod
-    def load(cls, path: Path) -> Confirmed:
-        """Read what `save` wrote.
+    def load(
+        cls, path: Path, bring: Callable[[Arrays], Arrays] = lambda as_read: as_read
+    ) -> Confirmed:
+        """Read what `save` wrote; `bring` may bring another layout up to date.
 
         Raises
         ------
-        NotReady
-            The file is not there, broken, or of another layout.
+        NotReady : The file is not there, broken, or of another layout.
         """
         self = cls()
         with reading(f"The answers in {path}", "Replay the history instead."):
-            arrays = read_arrays(path)
+            arrays = bring(read_arrays(path))
             self.customer_codes = unpacked(arrays["customer_ids"])
             self.merchant_codes = unpacked(arrays["merchant_ids"])
             events = Events(*(arrays[name] for name in Events._fields))
@@ -339,6 +397,34 @@ class Confirmed:
                 raise ValueError("it has another layout")
         self.memory = Recall(merchants, customers, events, np.zeros(1, np.int64))
         return self
+
+
+def brought(arrays: Arrays) -> Arrays:
+    """What a version saved that knew neither ranks nor since when there are payments.
+
+    Whoever paid then counts as known for long. Of labels that were left waiting nobody knows which
+    they are: a later label about one of their transactions does not take them back.
+    """
+    if "rank" in arrays:
+        return arrays
+    longer = {name: np.pad(arrays[name], ((0, 0), (0, 1))) for name in ("merchants", "customers")}
+    return arrays | longer | {"rank": np.full(len(arrays["ts_us"]), -1)}
+
+
+def _changed(
+    labels: pd.DataFrame, order: Ints, rank: Ints
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+    """`Events.change` and `Events.first` of labels that become known in `order`."""
+    fraud = labels["is_fraud"].to_numpy(bool).astype(np.int8)
+    if labels["transaction_id"].is_unique:
+        return fraud, np.ones_like(fraud)
+    change, first = np.zeros((2, len(labels)), np.int8)
+    about, in_turn = labels["transaction_id"].to_numpy()[order], pd.Series(rank[order])
+    holds = order[(in_turn.groupby(about).cummax() == in_turn).to_numpy()]
+    said = pd.Series(fraud[holds])
+    before = said.groupby(labels["transaction_id"].to_numpy()[holds]).shift(fill_value=-1)
+    change[holds], first[holds] = said - before.clip(lower=0), before < 0
+    return change, first
 
 
 def label_events(frame: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

@@ -53,7 +53,8 @@ def cache_folder() -> Path:
 def _compiled_in(package: Path) -> list[Path]:
     """The modules whose functions or constants may be part of a kernel."""
     judging = [path for path in package.glob("detection/*.py") if "@kernel" in path.read_text()]
-    return [package / "schema.py", *sorted(package.glob("features/*.py")), *sorted(judging)]
+    words = package / "units" / "words.py"
+    return [package / "schema.py", words, *sorted(package.glob("features/*.py")), *sorted(judging)]
 
 
 def kernel(function: F) -> F:

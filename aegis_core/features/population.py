@@ -13,10 +13,11 @@ from typing import Final
 
 from aegis_core.features.arrays import Floats, Ints
 from aegis_core.features.kernels import kernel
+from aegis_core.schema import DAY_US
 
 PRIOR_POPULATION: Final = 10.0
 """Transactions that what is expected beforehand counts for."""
-WINSOR: Final = 3.0
+WINSOR: Final = 4.0
 """Standard deviations beyond which an amount teaches only that much."""
 GAP_WINSOR: Final = 5.0
 """Mean gaps beyond which a longer one teaches only that much."""
@@ -30,7 +31,6 @@ FEWEST_A_DAY: Final = 16
 MOST_BEHIND: Final = 256
 """Arrivals from before yesterday, more than others, that set a clock back."""
 
-DAY_US: Final = 86_400_000_000
 _REMEMBERED_US = REMEMBERED_DAYS * float(DAY_US)
 _UNIT = 65_536.0  # of the weights, and so of all sums, in fixed point
 _MINUTE_US = 60e6
@@ -40,6 +40,12 @@ _S_N, _S_X, _S_XX, _S_WITHIN, _S_GAPS, _S_GAP, _S_HOURS = range(7)
 SUMS: Final = _S_HOURS + 24
 N, MEAN, VAR, WITHIN, GAP, HOURS = range(6)
 PUBLISHED: Final = HOURS + 24
+# Of a currency without a rate: the number and the sum of log amounts of the day, and of those
+# before it.
+_D_N, _D_X, _K_N, _K_X = range(4)
+SCALE: Final = 4
+FEWEST_OF_SCALE: Final = 20
+"""Amounts of a currency after which it is known how much is usual."""
 # The day that has not ended, arrivals since the last one did, votes that it never began, and the
 # last day that they name.
 _DAY, _SINCE, _AGAINST, _BEFORE = range(4)
@@ -72,7 +78,7 @@ def ends_day(clock: Ints, ts_us: int) -> bool:
 
 
 @kernel
-def publish(sums: Ints, kept: Ints, published: Floats) -> None:
+def publish(sums: Ints, kept: Ints, published: Floats, scales: Ints) -> None:
     """Fade what was kept, add the day that ended, and publish.
 
     A day of little traffic fades the others less.
@@ -83,6 +89,11 @@ def publish(sums: Ints, kept: Ints, published: Floats) -> None:
         for c in range(SUMS):
             kept[r, c] += sums[r, c] - kept[r, c] // REMEMBERED_DAYS * full // 256
             sums[r, c] = 0
+    for scale in scales:
+        for c in range(SCALE // 2):
+            kept_c = c + SCALE // 2
+            scale[kept_c] += scale[c] - scale[kept_c] // REMEMBERED_DAYS * full // 256
+            scale[c] = 0
     figures(kept, published, 0)
 
 
@@ -151,6 +162,25 @@ def add(sums: Ints, published: Floats, weight: int, x: float, deviation: float) 
     sums[_S_X] += round(x * weight)
     sums[_S_XX] += round(x * x * weight)
     sums[_S_WITHIN] += round(deviation * deviation * weight)
+
+
+@kernel
+def scale_of(scale: Ints) -> float:
+    """The mean log amount in a currency without a rate; NaN where it is not known yet."""
+    if scale[_K_N] < FEWEST_OF_SCALE * _UNIT:
+        return math.nan
+    mean: float = scale[_K_X] / scale[_K_N]
+    return mean
+
+
+@kernel
+def add_to_scale(scale: Ints, weight: int, x: float) -> None:
+    """Add a log amount to its currency, near what is usual in it."""
+    usual = scale_of(scale)
+    if not math.isnan(usual):
+        x = within(x, usual, WINSOR)
+    scale[_D_N] += weight
+    scale[_D_X] += round(x * weight)
 
 
 @kernel

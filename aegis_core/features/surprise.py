@@ -91,9 +91,13 @@ def hour_surprise(counts: Floats, shares: Floats, hour: float) -> tuple[float, f
     `counts` are the customer's transactions in each hour of the day, `shares` everybody's.
     """
     total, tail, east, north = 0.0, 0.0, 0.0, 0.0
-    here = _hour_weight(counts, shares, int(hour))
+    at = int(hour)
+    here = _hour_weight(counts[at - 1], counts[at], counts[at + 1 if at < 23 else 0], shares[at])
+    before, own = counts[23], counts[0]
     for h in range(24):
-        w = _hour_weight(counts, shares, h)
+        after = counts[h + 1 if h < 23 else 0]
+        w = _hour_weight(before, own, after, shares[h])
+        before, own = own, after
         total += w
         if w <= here:
             tail += w
@@ -105,8 +109,5 @@ def hour_surprise(counts: Floats, shares: Floats, hour: float) -> tuple[float, f
 
 
 @kernel
-def _hour_weight(counts: Floats, shares: Floats, h: int) -> float:
-    beside: float = counts[(h - 1) % 24] + counts[(h + 1) % 24]
-    own: float = counts[h]
-    prior: float = shares[h]
-    return 0.5 * own + 0.25 * beside + PRIOR_HOURS * prior
+def _hour_weight(before: float, own: float, after: float, share: float) -> float:
+    return 0.5 * own + 0.25 * (before + after) + PRIOR_HOURS * share

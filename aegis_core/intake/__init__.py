@@ -1,7 +1,8 @@
 """Intake: transactions come in, from files, over REST or made up, through one list of checks.
 
 In come rows of any form, out come rows of `transactions` and `labels`; what does not pass goes to
-`rejected` with its reason.
+`rejected` with its reason. A file is read by `files`, checked in `staging`, understood in
+`settling` and stored by `keeping`; `importing` is that whole way.
 """
 
 import lazy_loader

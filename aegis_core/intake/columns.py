@@ -7,6 +7,7 @@ from typing import Final
 
 from aegis_core.errors import ColumnError, InputError, did_you_mean
 from aegis_core.schema import COLUMNS, LABEL_COLUMNS, REQUIRED
+from aegis_core.units.words import LABEL_WORDS, folded
 
 FILE_COLUMNS: Final = {column.name: column for column in (*COLUMNS, *LABEL_COLUMNS)}
 """Every column that `--map` can name."""
@@ -46,25 +47,27 @@ def choose_columns(
     preset: str | None = None,
     mapping: Mapping[str, str] | None = None,
     where: str = "the file",
+    required: Sequence[str] = REQUIRED,
+    wanted: Sequence[str] = tuple(FILE_COLUMNS),
 ) -> tuple[dict[str, str], dict[str, str], str | None]:
     """Which column of a file is which: (all chosen, those that were guessed, the preset used).
+
+    Of `wanted` names those that are `required` must be there.
 
     >>> choose_columns(["Card Number", "time", "amt"], mapping={"ts": "time"})[0]
     {'customer_id': 'Card Number', 'ts': 'time', 'amount': 'amt'}
 
     Raises
     ------
-    ColumnError
-        A required column is missing or ambiguous, or `mapping` names what is not there.
-    InputError
-        There is no such preset.
+    ColumnError : A required column is missing or ambiguous, or `mapping` names what is not there.
+    InputError : There is no such preset.
     """
     chosen: dict[str, str] = {}
     for canonical, column in (mapping or {}).items():
-        if canonical not in FILE_COLUMNS:
+        if canonical not in wanted:
             raise ColumnError(
                 f"--map {canonical}=…: there is no {canonical!r}; it is one of "
-                f"{', '.join(FILE_COLUMNS)}." + did_you_mean(canonical, FILE_COLUMNS)
+                f"{', '.join(wanted)}." + did_you_mean(canonical, wanted)
             )
         match = [n for n in names if n == column] or [
             n for n in names if _plain(n) == _plain(column)
@@ -82,13 +85,13 @@ def choose_columns(
         )
     recognised = preset or next((name for name in PRESETS if _fits(PRESETS[name], names)), None)
     guessed: dict[str, str] = {}
-    for canonical in FILE_COLUMNS:
+    for canonical in wanted:
         if canonical in chosen:
             continue
         usual = (canonical, *FILE_COLUMNS[canonical].also.split())
         known = PRESETS[recognised].get(canonical, ()) if recognised else usual
-        wanted = [_plain(name) for name in known]
-        matches = [name for name in names if _plain(name) in wanted]
+        plain = [_plain(name) for name in known]
+        matches = [name for name in names if _plain(name) in plain]
         # A home's place beside the merchant's is common, so an exact `lat` proves nothing.
         if len(matches) > 1 and canonical not in ("lat", "lon"):
             matches = [n for n in matches if _plain(n) == canonical] or matches
@@ -101,15 +104,41 @@ def choose_columns(
             chosen[canonical] = matches[0]
             if preset is None:
                 guessed[canonical] = matches[0]
-    chosen = {canonical: chosen[canonical] for canonical in FILE_COLUMNS if chosen.get(canonical)}
-    if missing := [name for name in REQUIRED if name not in chosen]:
+    chosen = {canonical: chosen[canonical] for canonical in wanted if chosen.get(canonical)}
+    if missing := [name for name in required if name not in chosen]:
         raise ColumnError(
             f"{where} has no column for {' and '.join(missing)}; it has {_listed(names)}. "
             f"Say which one it is with --map {missing[0]}=COLUMN."
         )
-    if "scenario" in chosen and "is_fraud" not in chosen:
-        raise ColumnError(f"{where}: a scenario needs a label; name its column with --label.")
+    if "is_fraud" not in chosen:
+        if guessed.pop("known_at", None):
+            del chosen["known_at"]
+        for name in ("scenario", "known_at"):
+            if name in chosen:
+                raise ColumnError(f"{where}: a {name} needs a label; name its column with --label.")
     return chosen, guessed, recognised
+
+
+def label_words(said: Mapping[str, str]) -> dict[str, str]:
+    """What each word means in a column of labels: the usual ones, and those that a user names.
+
+    >>> label_words({"Charge-back": "fraud"})["charge_back"]
+    'fraud'
+
+    Raises
+    ------
+    InputError : A word is said to mean something else than a label can.
+    """
+    means = {}
+    for text, meant in said.items():
+        if folded(meant) not in LABEL_WORDS:
+            known = list(dict.fromkeys(LABEL_WORDS.values()))
+            raise InputError(
+                f"--words {text}={meant}: a label says {', '.join(known)}."
+                + did_you_mean(meant, known)
+            )
+        means[folded(text.strip())] = LABEL_WORDS[folded(meant)]
+    return LABEL_WORDS | means
 
 
 def _plain(name: str) -> str:

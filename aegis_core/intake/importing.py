@@ -1,10 +1,12 @@
 """The door: files and frames come in through one list of checks, that of `staging`.
 
-Importing the same file twice changes nothing.
+Importing the same file twice changes nothing. A label that differs from the one that is there is a
+newer one, and takes its place from then on; both are kept (`schema.held_labels`).
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,16 +14,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
-from aegis_core.intake import staging
-from aegis_core.intake.columns import ROUNDED_DOWN, choose_columns
+from aegis_core.intake import keeping, settling, staging
+from aegis_core.intake.columns import ROUNDED_DOWN, choose_columns, label_words
 from aegis_core.intake.files import find_files, relation_of
 from aegis_core.intake.refusals import masked
 from aegis_core.machine import utc_now_us
-from aegis_core.schema import COLUMNS, REQUIRED, ahead
-from aegis_core.store import Store
+from aegis_core.review.answers import NEWEST
+from aegis_core.schema import ANSWERED, COLUMNS, LABEL_COLUMNS, REQUIRED, ahead
+from aegis_core.store import Store, meaning
 from aegis_core.store.connection import quoted
 from aegis_core.store.session import Session
 
@@ -40,9 +43,13 @@ class ImportSummary:
     rows: int = 0
     accepted: int = 0
     already_there: int = 0
+    later_states: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     not_kept: int = 0
     labels: int = 0
+    labels_changed: int = 0
+    labels_under_answers: int = 0
+    unread: dict[str, int] = field(default_factory=dict)
     first_ts: datetime | None = None
     last_ts: datetime | None = None
     preset: str | None = None
@@ -50,7 +57,11 @@ class ImportSummary:
     zeros_as: float = 0.0
     columns: dict[str, str] = field(default_factory=dict)
     guessed: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+
+_SETTLED = (settling.settle_signs, settling.settle_dates)
 
 
 def import_files(
@@ -62,8 +73,11 @@ def import_files(
     label: str | None = None,
     scenario: str | None = None,
     label_delay_days: float = 7.0,
+    words: Mapping[str, str] | None = None,
     strict: bool = False,
     rejected_mb: float = 10.0,
+    base_currency: str = "",
+    zone: str = "UTC",
     source: str | None = None,
     progress: bool = True,
 ) -> ImportSummary:
@@ -79,71 +93,56 @@ def import_files(
     preset : a key of `PRESETS`. Without it a file that has all columns of one is recognised.
     mapping : canonical name → column of the file, over preset and guesses; "" means none.
     label, scenario : columns that hold the truth; short for `mapping` of `is_fraud` and `scenario`.
-    label_delay_days : a label is known this long after its transaction.
+    label_delay_days : a label without a date of its own is known this long after its transaction.
+    words : what words of the label mean, beside the usual ones (`columns.label_words`).
     strict : import nothing if any row is bad.
     rejected_mb : megabytes of bad rows that are kept of a source and day; the rest is counted.
+    base_currency, zone : see `Settings.base_currency` and `Settings.timezone`.
     source : stored with each row; the file's name by default.
 
     Raises
     ------
-    FileUnreadable
-        A file is missing, empty, or not what its name says.
+    FileUnreadable : A file is missing, empty, or not what its name says.
     ColumnError
         A required column is missing or ambiguous, or `mapping` names one that is not there.
-    InputError
-        `strict`, and a row is bad.
+    InputError : `strict`, and a row is bad.
     """
     started = time.monotonic()
     if not 0 <= label_delay_days <= 36500:
         raise InputError(f"A label delay of {label_delay_days:g} days is not possible.")
     mapping = dict(mapping or {})
     mapping |= {k: v for k, v in (("is_fraud", label), ("scenario", scenario)) if v}
-    paths = find_files([files] if isinstance(files, str | Path) else files)
-    summary = ImportSummary([str(path) for path in paths])
-    tables = []
-    for path in paths:
-        relation, names = relation_of(path)
-        columns, guessed, recognised = choose_columns(
-            names, preset=preset, mapping=mapping, where=path.name
-        )
-        tables.append((path, relation, names, columns))
-        summary.columns |= columns
-        summary.guessed |= guessed
-        summary.preset = recognised or summary.preset
+    _require_of_files(source)
+    said = label_words(words or {})
+    summary, tables = _found(files, mapping, preset=preset)
     store.require_no_service()
-    with store.writing() as session, _bar(len(paths) + 1, progress) as step:
+    with store.writing() as session, _bar(len(tables) + 1, progress) as step:
         session.execute(f"SET memory_limit = '{_MEMORY}'")
         for path, relation, names, columns in tables:
             tell = step(f"reading {path.name}")
-            try:
+            with _said_of(path, relation):
                 rows = relation
                 if unit := ROUNDED_DOWN.get(summary.preset or ""):
                     rows, n_zero = _without_zeros(session, relation, names, columns, unit)
                     summary.zeros_read, summary.zeros_as = summary.zeros_read + n_zero, unit
-                staging.stage(session, rows, names, columns, source or path.name, tell)
-            except AegisError as e:
-                kind = "CSV" if "read_csv(" in relation else "Parquet"
-                raise FileUnreadable(
-                    f"{path} cannot be read as {kind}: {masked(str(e)[:300])}"
-                ) from e
+                first = staging.n_staged(session)
+                staging.stage(session, rows, names, columns, source or path.name, tell, words=said)
+                found = (settle(session, first) for settle in _SETTLED)
+                summary.remarks += [f"{path.name}: {remark}" for remark in found if remark]
         tell = step("storing")
-        repeats = staging.mark_repeated(session)
-        summary.accepted, summary.already_there, summary.rejected = staging.outcome(session)
-        n_rejected = sum(summary.rejected.values())
-        summary.rows = summary.accepted + summary.already_there + n_rejected
-        if not summary.rows:
-            raise FileUnreadable(f"{', '.join(summary.files)}: a header but no rows.")
-        if strict and n_rejected:
-            told = "; ".join(f"{reason}: {n:,}" for reason, n in summary.rejected.items())
-            raise InputError(
-                f"Nothing was imported: {n_rejected:,} of {summary.rows:,} "
-                f"rows are bad ({told}). Without --strict the good rows go in and the bad ones "
-                "to the table `rejected`."
-            )
+        meaning.settle_words(session, "aegis_staged")
+        staging.mark_repeated(session)
+        _count(session, summary, strict)
         after_seq = session.next_seq() - 1
-        staging.insert_transactions(session, tell)
-        summary.labels = staging.insert_labels(session, label_delay_days, repeats, after_seq)
-        summary.not_kept = staging.keep_rejected(session, rejected_mb)
+        meaning.choose_base(session, f"(FROM aegis_staged s WHERE {staging.GOOD})", base_currency)
+        meant = meaning.Meaning.read(session, base_currency, zone)
+        summary.remarks += settling.remarks(session, meant)
+        keeping.insert_transactions(session, meant, tell)
+        summary.later_states = keeping.keep_states(session)
+        good = f"SELECT s.*, s.rowid AS place FROM aegis_staged s WHERE {staging.GOOD}"
+        known_at = f"s.ts + to_microseconds({round(label_delay_days * 86_400e6)})"
+        _insert_labels(session, summary, good, known_at, after_seq)
+        summary.not_kept = keeping.keep_rejected(session, rejected_mb)
         (span,) = session.rows(
             f"SELECT min(ts) AS a, max(ts) AS b FROM aegis_staged s WHERE {staging.GOOD}"
         )
@@ -153,6 +152,119 @@ def import_files(
     return summary
 
 
+def import_labels(
+    files: Iterable[Path | str] | Path | str,
+    store: Store,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    words: Mapping[str, str] | None = None,
+    strict: bool = False,
+    rejected_mb: float = 10.0,
+    source: str | None = None,
+) -> ImportSummary:
+    """Read labels of stored transactions from files of their own; a service may run meanwhile.
+
+    Of each row: `transaction_id`, `is_fraud` and, where there are such columns, `scenario` and
+    `known_at`. A label without that date is known from now on, by the transactions' clock. A row
+    that is no label, or of no transaction, is rejected. For the parameters see `import_files`.
+
+    Raises
+    ------
+    NotReady : There is no database.
+    FileUnreadable, ColumnError, InputError : As `import_files`.
+    """
+    started = time.monotonic()
+    _require_of_files(source)
+    wanted = ("transaction_id", *(column.name for column in LABEL_COLUMNS))
+    said = label_words(words or {})
+    summary, tables = _found(files, mapping or {}, required=wanted[:2], wanted=wanted)
+    kept = f"{', '.join(wanted)}, unread, source, reason, raw"
+    with store.reading() as session:
+        session.last_seq()  # there is a database
+    with (
+        tempfile.TemporaryDirectory(prefix="aegis-") as folder,  # an owner reads no files
+        Store(Path(folder) / "labels.duckdb").writing() as scratch,
+    ):
+        for path, relation, names, columns in tables:
+            with _said_of(path, relation):
+                given = names, columns, source or path.name, None
+                staging.stage(scratch, relation, *given, staging.LABEL_CHECKS, said)
+        rows = scratch.arrow(f"SELECT {kept} FROM aegis_staged ORDER BY rowid")
+    with store.writing() as session, session.lent("aegis_given", rows):
+        session.execute(f"CREATE TEMP TABLE aegis_staged AS SELECT {kept} FROM aegis_given")
+        staging.mark_unknown(session, wanted)
+        labels = """SELECT s.*, t.ts, s.rowid AS place FROM aegis_staged s
+            JOIN transactions t USING (transaction_id) WHERE s.reason IS NULL"""
+        _count(session, summary, strict)
+        now = f"greatest(s.ts, ({NEWEST}))"
+        _insert_labels(session, summary, labels, now, session.last_seq())
+        summary.not_kept = keeping.keep_rejected(session, rejected_mb)
+        session.execute("DROP TABLE aegis_staged")
+    summary.already_there, summary.accepted = summary.accepted - summary.labels, summary.labels
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+Table = tuple[Path, str, list[str], dict[str, str]]
+
+
+def _require_of_files(source: str | None) -> None:
+    if source is not None and source.strip() == ANSWERED:
+        raise InputError(f"{ANSWERED!r} is the source of analysts' answers; name another.")
+
+
+def _found(
+    files: Iterable[Path | str] | Path | str, mapping: Mapping[str, str], **wanted: Any
+) -> tuple[ImportSummary, list[Table]]:
+    """The files, each with its SQL, its columns and which of them is which."""
+    paths = find_files([files] if isinstance(files, str | Path) else files)
+    summary, tables = ImportSummary([str(path) for path in paths]), []
+    for path in paths:
+        relation, names = relation_of(path)
+        columns, guessed, recognised = choose_columns(
+            names, mapping=mapping, where=path.name, **wanted
+        )
+        tables.append((path, relation, names, columns))
+        summary.columns |= columns
+        summary.guessed |= guessed
+        summary.preset = recognised or summary.preset
+    return summary, tables
+
+
+@contextmanager
+def _said_of(path: Path, relation: str) -> Iterator[None]:
+    """Say of which file something is that cannot be read."""
+    try:
+        yield
+    except AegisError as e:
+        kind = "CSV" if "read_csv(" in relation else "Parquet"
+        raise FileUnreadable(f"{path} cannot be read as {kind}: {masked(str(e)[:300])}") from e
+
+
+def _count(session: Session, summary: ImportSummary, strict: bool) -> None:
+    """Count what was read; `InputError` if any row is bad and none may be."""
+    summary.accepted, summary.already_there, summary.rejected = staging.outcome(session)
+    summary.unread = staging.unread(session)
+    n_rejected = sum(summary.rejected.values())
+    summary.rows = summary.accepted + summary.already_there + n_rejected
+    if not summary.rows:
+        raise FileUnreadable(f"{', '.join(summary.files)}: a header but no rows.")
+    if strict and n_rejected:
+        told = "; ".join(f"{reason}: {n:,}" for reason, n in summary.rejected.items())
+        raise InputError(
+            f"Nothing was imported: {n_rejected:,} of {summary.rows:,} "
+            f"rows are bad ({told}). Without --strict the good rows go in and the bad ones "
+            "to the table `rejected`."
+        )
+
+
+def _insert_labels(
+    session: Session, summary: ImportSummary, rows: str, known_at: str, after_seq: int | None
+) -> None:
+    told = keeping.insert_labels(session, rows, known_at, f"({NEWEST})", after_seq)
+    summary.labels, summary.labels_changed, summary.labels_under_answers = told
+
+
 def checked(
     session: Session, rows: pa.Table | pd.DataFrame, source: str, future_minutes: float = 0.0
 ) -> tuple[pa.Table, pa.Table]:
@@ -160,13 +272,12 @@ def checked(
 
     Columns have their canonical names; `seq` and `source` are given elsewhere, whatever `rows`
     says. Labels do not come this way. `future_minutes` is that of the settings. The good ones have
-    the columns of `transactions`, `ts` in microseconds since 1970; the refused `source`, `raw` and
-    `reason`, as in the table `rejected`.
+    the columns of `transactions` and what came with their times, `ts` in microseconds since 1970;
+    the refused `source`, `raw` and `reason`, as in the table `rejected`.
 
     Raises
     ------
-    ColumnError
-        A required column is missing, or one is not a column of `transactions`.
+    ColumnError : A required column is missing, or one is not a column of `transactions`.
     """
     import pyarrow as pa
 
@@ -187,7 +298,10 @@ def checked(
             latest = utc_now_us() + round(future_minutes * 60e6)
             checks.append((ahead("ts", future_minutes), f"ts > make_timestamp({latest})"))
         staging.stage(session, "aegis_lent", arrow.column_names, own, source, None, checks)
-    columns = ", ".join("epoch_us(ts) AS ts" if name == "ts" else name for name in known)
+    meaning.settle_words(session, "aegis_staged")
+    columns = ", ".join(
+        "epoch_us(ts) AS ts" if name == "ts" else name for name in (*known, "utc_offset", "clock")
+    )
     good = session.arrow(f"SELECT {columns} FROM aegis_staged WHERE reason IS NULL ORDER BY rowid")
     refused = session.arrow(
         "SELECT source, raw, reason FROM aegis_staged WHERE reason IS NOT NULL ORDER BY rowid"
@@ -203,9 +317,9 @@ def _without_zeros(
     amount = quoted(columns["amount"])
     zero = f"TRY_CAST({amount} AS DOUBLE) = 0"
     named = f'SELECT * FROM {relation} AS "aegis file"({", ".join(map(quoted, names))})'
-    (found,) = session.rows(f"SELECT count(*) AS n FROM ({named}) WHERE {zero}")
+    n_zero = session.value(f"SELECT count(*) FROM ({named}) WHERE {zero}")
     read = f"SELECT * REPLACE (CASE WHEN {zero} THEN '{unit}' ELSE {amount} END AS {amount})"
-    return f"({read} FROM ({named}))", int(found["n"])
+    return f"({read} FROM ({named}))", n_zero
 
 
 @contextmanager

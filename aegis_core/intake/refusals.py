@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from aegis_core.schema import DAY_US
 from aegis_core.store import Store, audit
 from aegis_core.store.connection import literal
 
@@ -24,7 +25,6 @@ _CARD: Final = re.compile(
 )
 _BARE: Final = re.compile(r"(?:(?<=[:\[,])|(?<=[:,] ))-?[0-9]{13,19}(?:\.0+)?(?= *[,}\]])")
 """A whole number of JSON, which becomes text when it is masked."""
-_DAY_US: Final = 86_400_000_000
 _SPENT: Final = f"""
     SELECT coalesce(sum(strlen(raw)), 0) AS bytes,
         count(*) FILTER (reason = {literal(USED_UP)}) > 0 AS said
@@ -77,7 +77,7 @@ class Budget:
         kept: list[Mapping[str, Any]] = []
         for row in rows:
             source, size = row["source"], len(row["raw"].encode())
-            left = self._of(source, row["received_at"] // _DAY_US)
+            left = self._of(source, row["received_at"] // DAY_US)
             if size <= left:
                 kept.append(row)
                 self._left[source] = left - size
@@ -91,20 +91,20 @@ class Budget:
         if day != self._day:
             self._day, self._left = day, {}
         if source not in self._left:
-            (spent,) = self._stored(_SPENT, [source, day * _DAY_US])
+            (spent,) = self._stored(_SPENT, [source, day * DAY_US])
             self._left[source] = -1.0 if spent["said"] else max(0.0, self._most - spent["bytes"])
         return self._left[source]
 
 
 def count(store: Store) -> int:
     """How many refused rows are kept."""
-    return int(store.rows("SELECT count(*) AS n FROM rejected")[0]["n"])
+    return int(store.value("SELECT count(*) FROM rejected"))
 
 
 def forget(store: Store, *, who: str) -> str:
     """Delete every refused row that is kept, and say how many; the audit notes it."""
     with store.changing() as session:
-        (found,) = session.rows("SELECT count(*) AS n FROM rejected")
+        n = session.value("SELECT count(*) FROM rejected")
         session.execute("DELETE FROM rejected")
-        audit.record(session, who, "forget", "rejected", {"rows": {"rejected": found["n"]}})
-    return f"Deleted {found['n']:,} refused rows. `aegis compact` gives the space back."
+        audit.record(session, who, "forget", "rejected", {"rows": {"rejected": n}})
+    return f"Deleted {n:,} refused rows. `aegis compact` gives the space back."

@@ -1,8 +1,7 @@
 """The staging table: rows from outside are parsed, checked and compared there before they count.
 
-What passes goes on to `transactions` and `labels`; what does not goes to `rejected`, with its
-reason and the row as it came, so that nothing is dropped silently. A row that is already stored is
-counted and left alone.
+Each row gets the reason that it is refused for, if there is one. `settling` then says what the file
+means as a whole, and `keeping` brings the rows into the tables.
 
 Times are stored in UTC. A time with an offset is converted, one without is taken as UTC, and a
 number is read as Unix time in seconds, milliseconds, microseconds or nanoseconds by its size.
@@ -11,11 +10,12 @@ number is read as Unix time in seconds, milliseconds, microseconds or nanosecond
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from aegis_core.intake.columns import FILE_COLUMNS
-from aegis_core.intake.refusals import MAY_BE_CARD, USED_UP, masked
 from aegis_core.schema import (
+    ANSWERS,
     COLUMNS,
     CONTENT,
     CONTROL,
@@ -26,15 +26,18 @@ from aegis_core.schema import (
     LABEL_COLUMNS,
     LONGEST_TEXT,
     NUMBER,
+    TEXT,
     TIME,
-    TRANSACTION_COLUMNS,
     TRUTH,
     Column,
 )
 from aegis_core.store.connection import literal, quoted
+from aegis_core.store.meaning import meant_since
 from aegis_core.store.session import Session
+from aegis_core.units.words import LABEL_WORDS, UNFOLDED, folded
 
-_THERE: Final = "already there"
+THERE: Final = "already there"
+"""The reason of a staged row with which nothing is wrong, but it is stored already."""
 REPEATED: Final = "transaction_id is known with other content"
 
 _FAULTS: Final = {
@@ -43,9 +46,9 @@ _FAULTS: Final = {
     "years": f"NOT ({{0.name}} > TIMESTAMP '{EPOCH:%Y-%m-%d}'"
     f" AND {{0.name}} < TIMESTAMP '{END:%Y-%m-%d}')",
     "number": "{0.name}_given AND NOT isfinite(coalesce({0.name}, 'inf'::DOUBLE))",
-    "positive": "{0.name} <= 0",
     "low": "{0.name} < {0.low}",
     "high": "{0.name} > {0.high}",
+    "least": "{0.name} <> 0 AND abs({0.name}) < {0.least}",
     "control": "regexp_matches({0.name}, '[{1}]')",
     "longest": f"length({{0.name}}) > {LONGEST_TEXT}",
     "truth": "{0.name}_given AND {0.name} IS NULL",
@@ -62,8 +65,21 @@ def _checks(columns: Sequence[Column]) -> list[tuple[str, str]]:
     ]
 
 
-CHECKS: Final = (*_checks(COLUMNS), (HALF_PLACE, "lat_given <> lon_given"), *_checks(LABEL_COLUMNS))
-"""(reason, SQL condition on the parsed row); the first condition that holds rejects the row."""
+CHECKS: Final = (
+    *_checks(COLUMNS),
+    (HALF_PLACE, "lat_given <> lon_given"),
+    *_checks([column for column in LABEL_COLUMNS if column.kind == TEXT]),
+)
+"""(reason, SQL condition on the parsed row); the first condition that holds rejects the row. What a
+label says cannot: where that is neither yes nor no, or its date is none, there is no label."""
+LABEL_CHECKS: Final = _checks(
+    [
+        replace(column, required=column.name in ("transaction_id", "is_fraud"), made=False)
+        for column in (COLUMNS[0], *LABEL_COLUMNS)
+    ]
+)
+"""`CHECKS` of a file that has labels alone."""
+NO_SUCH: Final = "there is no transaction of this id"
 
 _BROKEN_LINES = {
     "MISSING COLUMNS": "line has too few columns",
@@ -73,18 +89,31 @@ _BROKEN_LINES = {
     "LINE SIZE OVER MAXIMUM": "line is too long",
 }
 _LONGEST_RAW = 10_000
-_YES = ("1", "1.0", "true", "t", "yes", "y")
-_NO = ("0", "0.0", "false", "f", "no", "n")
+_NO_DATE: Final = " OR ".join(
+    f"coalesce({_FAULTS[fault].format(FILE_COLUMNS['known_at'])}, false)"
+    for fault in ("time", "years")
+).join("()")
 
-GOOD: Final = f"coalesce(s.reason, {literal(_THERE)}) = {literal(_THERE)}"
+GOOD: Final = f"coalesce(s.reason, {literal(THERE)}) = {literal(THERE)}"
 """SQL condition on a staged row `s`: nothing is wrong with it, new or already there."""
 
-_SAME = " AND ".join(f"s.{name} IS NOT DISTINCT FROM o.{name}" for name in CONTENT)
-# A column that came later changes no id that was made before it.
-_MADE_OF = ", ".join(
-    f"{column.name}::VARCHAR" if column.since else f"coalesce({column.name}::VARCHAR, '')"
+# With another status it is the same one in a later state, see `keeping.keep_states`.
+_EQUAL = {name: f"s.{name} IS NOT DISTINCT FROM o.{name}" for name in CONTENT} | {
+    "status": "(s.status IS NOT NULL OR o.status IS NULL)"
+}
+_SAME = " AND ".join(_EQUAL.values())
+# Older versions kept nothing of a column that came later.
+_SAME_BUT_LATER = " AND ".join(
+    f"({_EQUAL[column.name]}"
+    + (f" OR (o.{column.name} IS NULL AND o.seq < {{older}}))" if column.since else ")")
     for column in COLUMNS
     if not column.made
+)
+# A column that came later is no part of an id, which may have been made before it.
+_MADE_OF = ", ".join(
+    f"coalesce({column.name}::VARCHAR, '')"
+    for column in COLUMNS
+    if not column.made and not column.since
 )
 
 
@@ -96,34 +125,47 @@ def stage(
     source: str,
     tell: Callable[[float], object] | None,
     checks: Sequence[tuple[str, str]] = CHECKS,
+    words: Mapping[str, str] = LABEL_WORDS,
 ) -> None:
-    """Parse and check the rows of `relation`, adding them to the temporary table `aegis_staged`."""
+    """Parse and check the rows of `relation`, adding them to the temporary table `aegis_staged`.
+
+    `words` says what each word of a label means, see `columns.label_words`.
+    """
     described = session.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
     session.execute("DROP TABLE IF EXISTS aegis_broken")
     session.execute("DROP TABLE IF EXISTS aegis_scans")
     kinds = {name: row[1] for name, row in zip(names, described, strict=True)}
     staged = ", ".join(f"{name} {column.kind}" for name, column in FILE_COLUMNS.items())
     session.execute(
-        f"CREATE TEMP TABLE IF NOT EXISTS aegis_staged ({staged}, source VARCHAR, reason VARCHAR, "
-        "raw VARCHAR)"
+        f"CREATE TEMP TABLE IF NOT EXISTS aegis_staged ({staged}, utc_offset INTEGER, "
+        "clock VARCHAR, unread VARCHAR, source VARCHAR, reason VARCHAR, raw VARCHAR)"
     )
     parsed = [
         part
         for column in FILE_COLUMNS.values()
-        for part in _parsed(column, columns.get(column.name), kinds)
+        for part in _parsed(column, columns.get(column.name), kinds, words)
     ]
     reason = " ".join(f"WHEN {condition} THEN {literal(name)}" for name, condition in checks)
     raw = ", ".join(f"{literal(name)}, {_as_json(name, kind)}" for name, kind in kinds.items())
-    (before,) = session.rows("SELECT count(*) AS n FROM aegis_staged")
+    offset, clock = _clock(columns.get("ts"), kinds)
+    read = "CASE WHEN unread IS NULL THEN is_fraud END"
+    labelled = [read if name == "is_fraud" else name for name in FILE_COLUMNS]
+    no_label = ", ".join(literal(w) for w, of in words.items() if of == "unknown")
+    before = n_staged(session)
     insert = f"""
         INSERT INTO aegis_staged
         WITH parsed AS (
-            SELECT {", ".join(parsed)}, "aegis row"
+            SELECT {", ".join(parsed)}, {offset} AS utc_offset, {clock} AS clock, "aegis row"
             FROM {relation} AS "aegis row"({", ".join(map(quoted, names))})
         ), checked AS (
-            SELECT *, CASE {reason} END AS reason FROM parsed
+            SELECT *, CASE {reason} END AS reason, left(CASE
+                WHEN is_fraud_given AND is_fraud IS NULL
+                    AND {folded_in_sql("is_fraud_said")} NOT IN ({no_label}) THEN is_fraud_said
+                WHEN is_fraud_given AND known_at_given AND {_NO_DATE} THEN known_at_said
+                END, 40) AS unread
+            FROM parsed
         )
-        SELECT {", ".join(FILE_COLUMNS)}, {literal(source)}, reason,
+        SELECT {", ".join(labelled)}, utc_offset, clock, unread, {literal(source)}, reason,
             CASE WHEN reason IS NOT NULL THEN json_object({raw})::VARCHAR END
         FROM checked"""
     if tell:
@@ -132,7 +174,7 @@ def stage(
         session.execute(insert)
     session.execute(
         f"""UPDATE aegis_staged SET transaction_id = 'row-' || md5(concat_ws(chr(31), {_MADE_OF},
-            rowid - (SELECT min(rowid) FROM aegis_staged) - {before["n"]}))[:20]
+            rowid - (SELECT min(rowid) FROM aegis_staged) - {before}))[:20]
         WHERE transaction_id IS NULL AND reason IS NULL"""
     )
     if "read_csv(" in relation:
@@ -146,32 +188,49 @@ def stage(
         )
 
 
-def _parsed(wanted: Column, column: str | None, kinds: Mapping[str, str]) -> list[str]:
+def n_staged(session: Session) -> int:
+    """How many rows are staged, none if nothing was."""
+    there = "SELECT 1 FROM duckdb_tables() WHERE temporary AND table_name = 'aegis_staged'"
+    return session.value("SELECT count(*) FROM aegis_staged") if session.value(there) else 0
+
+
+def _parsed(
+    wanted: Column, column: str | None, kinds: Mapping[str, str], words: Mapping[str, str]
+) -> list[str]:
     """SQL for one canonical column and, since a check may ask, for whether it has any value."""
     name = wanted.name
     if column is None:
-        return [f"NULL::{wanted.kind} AS {name}", f"false AS {name}_given"]
+        nothing = [f"NULL::{wanted.kind} AS {name}", f"false AS {name}_given"]
+        return [*nothing, f"NULL::VARCHAR AS {name}_said"] if wanted in LABEL_COLUMNS else nothing
     raw, kind = f'"aegis row".{quoted(column)}', kinds[column]
     if kind in ("FLOAT", "DOUBLE"):  # NaN is how pandas says missing, except of an amount
         raw = raw if name == "amount" else f"CASE WHEN NOT isnan({raw}) THEN {raw} END"
     elif not _is_number(kind) and not kind.startswith(("TIMESTAMP", "DATE", "BOOLEAN")):
         raw, kind = f"nullif(trim({raw}::VARCHAR), '')", "VARCHAR"
+    # pandas makes floats of whole numbers with gaps: 596.0 is customer 596
+    whole = f"TRY_CAST(CASE WHEN {raw} = trunc({raw}) THEN {raw} END AS BIGINT)"
+    text = f"coalesce({whole}::VARCHAR, ({raw})::VARCHAR)"
     if wanted.kind == TIME:
         value = _time(raw, kind)
     elif wanted.kind == TRUTH:
-        value = _truth(raw, kind)
+        text = text if _is_number(kind) else f"({raw})::VARCHAR"
+        yes, no = (
+            ", ".join(literal(w) for w, meant in words.items() if meant == said) for said in ANSWERS
+        )
+        value = f"CASE WHEN {folded_in_sql(text)} IN ({yes}) THEN true"
+        value += f" WHEN {folded_in_sql(text)} IN ({no}) THEN false END"
     elif wanted.kind == NUMBER and kind == "BOOLEAN":
         value = "NULL::DOUBLE"
     elif wanted.kind == NUMBER:
         # by way of text a FLOAT of 96.45 stays 96.45
         value = f"TRY_CAST({f'({raw})::VARCHAR' if kind == 'FLOAT' else raw} AS DOUBLE)"
     elif kind in ("FLOAT", "DOUBLE"):
-        # pandas makes floats of whole numbers with gaps: 596.0 is customer 596
-        whole = f"TRY_CAST(CASE WHEN {raw} = trunc({raw}) THEN {raw} END AS BIGINT)"
-        value = f"coalesce({whole}::VARCHAR, ({raw})::VARCHAR)"
+        value = text
     else:
         value = f"({raw})::VARCHAR"
-    return [f"{value} AS {name}", f"{raw} IS NOT NULL AS {name}_given"]
+    parts = [f"{value} AS {name}", f"{raw} IS NOT NULL AS {name}_given"]
+    said = text if wanted.kind == TRUTH else f"({raw})::VARCHAR"
+    return [*parts, f"{said} AS {name}_said"] if wanted in LABEL_COLUMNS else parts
 
 
 def _time(raw: str, kind: str) -> str:
@@ -200,15 +259,31 @@ def _time(raw: str, kind: str) -> str:
     )
 
 
-def _truth(raw: str, kind: str) -> str:
-    """SQL for yes or no from a column of any type; null where it is neither."""
-    if kind == "BOOLEAN":
-        return raw
-    if _is_number(kind):
-        return f"CASE {raw} WHEN 1 THEN true WHEN 0 THEN false END"
-    yes, no = (", ".join(map(literal, words)) for words in (_YES, _NO))
-    word = f"lower(({raw})::VARCHAR)"
-    return f"CASE WHEN {word} IN ({yes}) THEN true WHEN {word} IN ({no}) THEN false END"
+def _clock(column: str | None, kinds: Mapping[str, str]) -> tuple[str, str]:
+    """SQL for the minutes that a time says it is ahead of UTC, and for how it says so, if it does.
+
+    That of UTC itself says nothing of where somebody was.
+    """
+    if column is None:
+        return "NULL::INTEGER", "NULL::VARCHAR"
+    if kinds[column] == "DATE":
+        return "NULL::INTEGER", "'date'"
+    if kinds[column] != "VARCHAR":
+        return "NULL::INTEGER", "NULL::VARCHAR"
+    raw = f'trim("aegis row".{quoted(column)})'
+    sign, hours, minutes = (
+        rf"regexp_extract({raw}, ':[0-9:.,]+([+-])([0-9]{{2}}):?([0-9]{{2}})?$', {n})"
+        for n in (1, 2, 3)
+    )
+    hours, minutes = (f"coalesce(TRY_CAST({part} AS INTEGER), 0)" for part in (hours, minutes))
+    offset = f"nullif(({hours} * 60 + {minutes}) * if({sign} = '-', -1, 1), 0)"
+    date = rf"regexp_full_match({raw}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}')"
+    return offset, f"CASE WHEN {date} THEN 'date' WHEN {offset} <> 0 THEN 'sent' END"
+
+
+def folded_in_sql(text: str) -> str:
+    """SQL for a text as `words.folded` has it."""
+    return f"translate({text}, {literal(UNFOLDED)}, {literal(folded(UNFOLDED))})"
 
 
 def _is_number(kind: str) -> bool:
@@ -229,130 +304,44 @@ def _as_json(name: str, kind: str) -> str:
     return f"left({column}, {_LONGEST_RAW})" if kind == "VARCHAR" else column
 
 
-def mark_repeated(session: Session) -> bool:
-    """Mark staged rows whose id is stored or came earlier; whether there are any."""
+def mark_repeated(session: Session) -> None:
+    """Mark staged rows whose id is stored or came earlier; what is kept is as it was read."""
     raw = "json_object(" + ", ".join(f"{literal(n)}, s.{n}" for n in FILE_COLUMNS) + ")::VARCHAR"
     mark = f"""UPDATE aegis_staged AS s SET
-        reason = CASE WHEN {{same}} THEN {literal(_THERE)} ELSE {literal(REPEATED)} END,
+        reason = CASE WHEN {{same}} THEN {literal(THERE)} ELSE {literal(REPEATED)} END,
         raw = CASE WHEN {{same}} THEN NULL ELSE {raw} END"""
-    (has,) = session.rows("SELECT count(is_fraud) > 0 AS labels FROM aegis_staged")
-    agrees, labels = "", ""
-    if has["labels"]:
-        agrees = " AND coalesce(s.is_fraud = l.is_fraud, true)"
-        labels = "LEFT JOIN labels l USING (transaction_id)"
-    stored = _count(
-        session,
-        f"""{mark.format(same=_SAME + agrees)} FROM transactions o {labels}
-        WHERE s.transaction_id = o.transaction_id AND s.reason IS NULL""",
+    session.execute(
+        f"""{mark.format(same=_SAME_BUT_LATER.format(older=meant_since(session)))}
+        FROM transactions o
+        WHERE s.transaction_id = o.transaction_id AND s.reason IS NULL"""
     )
-    earlier = _count(
-        session,
+    session.execute(
         f"""{mark.format(same=_SAME)} FROM (
             SELECT r.first, f.* FROM aegis_staged f JOIN (
                 SELECT min(rowid) AS first FROM aegis_staged WHERE reason IS NULL
                 GROUP BY transaction_id HAVING count(*) > 1
             ) r ON f.rowid = r.first
         ) o
-        WHERE s.transaction_id = o.transaction_id AND s.rowid <> o.first AND s.reason IS NULL""",
-    )
-    if has["labels"] and stored + earlier:
-        session.execute(
-            f"""{mark.format(same="false")} FROM (
-                SELECT transaction_id, arg_min(is_fraud, rowid) AS is_fraud
-                FROM aegis_staged s WHERE {GOOD}
-                GROUP BY transaction_id HAVING count(DISTINCT is_fraud) > 1
-            ) o
-            WHERE s.transaction_id = o.transaction_id AND s.is_fraud <> o.is_fraud AND {GOOD}"""
-        )
-    return stored + earlier > 0
-
-
-def insert_transactions(session: Session, tell: Callable[[float], object]) -> None:
-    """Store the staged rows that are good and new, in the order of their times."""
-    names = ", ".join(name for name in TRANSACTION_COLUMNS if name != "seq")
-    insert = f"""
-        INSERT INTO transactions (seq, {names})
-        SELECT {session.next_seq()} + row_number() OVER () - 1, {names} FROM (
-            SELECT {names} FROM aegis_staged WHERE reason IS NULL ORDER BY ts, rowid)"""
-    session.watched(insert, None, tell)
-
-
-def insert_labels(session: Session, delay_days: float, repeats: bool, after_seq: int) -> int:
-    """Store the labels of good rows whose transaction has none yet; how many.
-
-    `after_seq` is the last transaction that had arrived before these files.
-    """
-    first = "QUALIFY row_number() OVER (PARTITION BY transaction_id ORDER BY s.rowid) = 1"
-    return _count(
-        session,
-        f"""INSERT INTO labels (transaction_id, is_fraud, scenario, known_at, source, after_seq)
-        SELECT transaction_id, is_fraud, CASE WHEN is_fraud THEN scenario END,
-            ts + to_microseconds({round(delay_days * 86_400e6)}), source, {after_seq}
-        FROM aegis_staged s ANTI JOIN labels USING (transaction_id)
-        WHERE {GOOD} AND is_fraud IS NOT NULL
-        {first if repeats else ""}""",
+        WHERE s.transaction_id = o.transaction_id AND s.rowid <> o.first AND s.reason IS NULL"""
     )
 
 
-def keep_rejected(session: Session, most_mb: float) -> int:
-    """Store the rejected rows, except as many equal ones as are stored from this source.
-
-    Card numbers are masked. Of a source, no more than `most_mb` megabytes a day are kept; how many
-    rows were not.
-    """
-    _mask(session)
-    said = literal(USED_UP)
+def mark_unknown(session: Session, names: Sequence[str]) -> None:
+    """Mark staged labels, of the columns `names`, that are of no transaction."""
+    raw = "json_object(" + ", ".join(f"{literal(n)}, s.{n}" for n in names) + ")::VARCHAR"
     session.execute(
-        f"""CREATE TEMP TABLE aegis_refused AS
-        WITH bad AS (
-            SELECT rowid AS row_no, source, raw, reason,
-                row_number() OVER (PARTITION BY source, raw, reason ORDER BY rowid) AS copy
-            FROM aegis_staged WHERE reason <> {literal(_THERE)}
-        ), stored AS (
-            SELECT source, raw, reason, count(*) AS copies FROM rejected GROUP BY ALL
-        ), today AS (
-            SELECT source, sum(strlen(raw)) AS spent, count(*) FILTER (reason = {said}) > 0 AS said
-            FROM rejected WHERE received_at >= date_trunc('day', now()::TIMESTAMP) GROUP BY source
-        )
-        SELECT row_no, source, raw, reason, coalesce(said, false) AS said, NOT coalesce(said, false)
-            AND coalesce(spent, 0) + sum(coalesce(strlen(raw), 0)) OVER
-            (PARTITION BY source ORDER BY row_no) <= {round(most_mb * 1e6)} AS fits
-        FROM bad LEFT JOIN stored USING (source, raw, reason) LEFT JOIN today USING (source)
-        WHERE copy > coalesce(copies, 0)"""
+        f"""UPDATE aegis_staged AS s SET reason = {literal(NO_SUCH)}, raw = {raw}
+        WHERE reason IS NULL AND transaction_id NOT IN (SELECT transaction_id FROM transactions)"""
     )
-    session.execute(
-        f"""INSERT INTO rejected (received_at, source, raw, reason)
-        (SELECT now(), source, raw, reason FROM aegis_refused WHERE fits ORDER BY row_no)
-        UNION ALL
-        (SELECT DISTINCT now(), source, '', {said} FROM aegis_refused
-            WHERE NOT fits AND NOT said)"""
+
+
+def unread(session: Session) -> dict[str, int]:
+    """What labels said that means nothing, in how many rows, the most frequent first."""
+    found = session.rows(
+        "SELECT unread, count(*) AS n FROM aegis_staged WHERE unread IS NOT NULL GROUP BY ALL "
+        "ORDER BY n DESC, unread"
     )
-    (left,) = session.rows("SELECT count(*) FILTER (NOT fits) AS n FROM aegis_refused")
-    session.execute("DROP TABLE aegis_refused")
-    return int(left["n"])
-
-
-def _mask(session: Session) -> None:
-    """Mask card numbers in what is about to be kept, some rows at a time."""
-    import pyarrow as pa
-
-    last = -1
-    while some := session.rows(
-        f"""SELECT rowid AS row_no, raw FROM aegis_staged
-        WHERE reason <> {literal(_THERE)} AND rowid > {last}
-            AND regexp_matches(raw, {literal(MAY_BE_CARD)})
-        ORDER BY rowid LIMIT 50_000"""
-    ):
-        last = some[-1]["row_no"]
-        hidden = {
-            "row_no": [row["row_no"] for row in some],
-            "raw": [masked(row["raw"]) for row in some],
-        }
-        with session.lent("aegis_masked", pa.table(hidden)):
-            session.execute(
-                "UPDATE aegis_staged AS s SET raw = m.raw FROM aegis_masked m "
-                "WHERE s.rowid = m.row_no"
-            )
+    return {row["unread"]: row["n"] for row in found}
 
 
 def outcome(session: Session) -> tuple[int, int, dict[str, int]]:
@@ -361,9 +350,4 @@ def outcome(session: Session) -> tuple[int, int, dict[str, int]]:
         "SELECT reason, count(*) AS n FROM aegis_staged GROUP BY reason ORDER BY n DESC, reason"
     )
     counts = {row["reason"]: int(row["n"]) for row in found}
-    return counts.pop(None, 0), counts.pop(_THERE, 0), counts
-
-
-def _count(session: Session, statement: str) -> int:
-    found = session.execute(statement).fetchone()
-    return int(found[0]) if found else 0
+    return counts.pop(None, 0), counts.pop(THERE, 0), counts

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from aegis_core.errors import InputError, StoreError, did_you_mean
 from aegis_core.machine import utc_now
-from aegis_core.schema import ANSWERS
+from aegis_core.schema import ANSWERED, ANSWERS
 from aegis_core.store import Store
 from aegis_core.store.session import Session
 
@@ -50,8 +50,7 @@ def named(analyst: str) -> str:
 
     Raises
     ------
-    InputError
-        Nobody says who answers, or the name is no name.
+    InputError : Nobody says who answers, or the name is no name.
     """
     name = analyst.strip()
     if not name:
@@ -82,8 +81,7 @@ def answer(
 
     Raises
     ------
-    InputError
-        There is no such transaction or answer, or nobody says who answers.
+    InputError : There is no such transaction or answer, or nobody says who answers.
     """
     (review_id,) = answer_all(
         store, [transaction_id], answer, analyst=analyst, note=note, hold_s=hold_s
@@ -216,7 +214,7 @@ def publish(source: Store | Session, *, now: dt.datetime | None = None) -> int:
             "transaction_id": row["transaction_id"],
             "is_fraud": ANSWERS[row["answer"]],
             "known_at": known_at[row["transaction_id"]],
-            "source": "review",
+            "source": ANSWERED,
             "after_seq": after_seq,
         }
         for row in rows

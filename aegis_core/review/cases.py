@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple
 from aegis_core.errors import InputError, StoreError
 from aegis_core.machine import utc_now
 from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, answer_all, named
+from aegis_core.schema import SNOOZE_DAYS, WORTH, WORTH_IN
 from aegis_core.store import Store, floods
 from aegis_core.store.session import Session
 
@@ -56,7 +57,9 @@ _ASKED: Final = f"""
       FROM standing GROUP BY transaction_id),
     judged AS (
       SELECT v.seq, v.transaction_id, coalesce(answered.n, 0) AS n_answered, t.customer_id, t.ts,
-        t.amount, t.currency, t.merchant_id, v.decision, v.risk, v.score, v.inclusion, v.scored_at,
+        t.amount, t.currency, {WORTH} AS worth, {WORTH_IN} AS unit,
+        t.base_currency IS NOT NULL AND t.base_amount IS NULL AS no_rate, t.merchant_id, v.decision,
+        v.risk, v.score, v.inclusion, v.scored_at,
         v.reasons[1].text AS why, v.reasons[1].code AS code,
         coalesce(answered.n, 0) = 0 OR (answered.n = 1 AND v.inclusion < 1 AND $analyst != ''
           AND NOT answered.mine AND hash(v.transaction_id) % {SECOND_OPINION} = 0) AS open
@@ -75,6 +78,11 @@ _ASKED: Final = f"""
       SELECT *, first(transaction_id) OVER (PARTITION BY customer_id, burst ORDER BY seq) AS case_id
       FROM numbered)
 """
+SNOOZED: Final = f"""
+    SELECT value, until, who, why FROM lists
+    WHERE kind = 'snooze' AND ends IS NULL AND until > ({NEWEST})
+      AND entry_id NOT IN (SELECT ends FROM lists WHERE ends IS NOT NULL)"""
+"""A query: the customers about whom nothing is asked, until when, and who said so and why."""
 _TAKEN: Final = f"""
     SELECT customer_id, arg_max(case_id, turn) AS claimed, arg_max(analyst, turn) AS holder,
       arg_max(until, turn) AS until
@@ -87,22 +95,22 @@ QUEUE: Final = f"""
     cases AS (
       SELECT case_id, customer_id, count(*) AS n_all, count(*) FILTER (open) AS waiting,
         min(ts) FILTER (open) AS first_ts, max(ts) FILTER (open) AS last_ts,
-        sum(amount) FILTER (open) AS amount,
-        CASE WHEN count(DISTINCT currency) = 1 THEN min(currency) END AS currency,
+        bool_and(no_rate) FILTER (open) AND count(DISTINCT currency) = 1 AS unconverted,
+        CASE WHEN unconverted THEN sum(amount) FILTER (open) ELSE sum(worth) FILTER (open) END
+          AS amount,
+        CASE WHEN unconverted THEN min(currency)
+          WHEN count(DISTINCT unit) = 1 THEN nullif(min(unit), '') END AS currency,
         max(risk) FILTER (open) AS risk,
-        sum(amount * risk / 100) FILTER (open) AS weight,
+        sum(worth * risk / 100) FILTER (open) AS weight,
         count(*) FILTER (open AND decision = 'block') AS n_blocked,
         bool_and(inclusion < 1) FILTER (open) AS audit,
         arg_max(why, risk) FILTER (open) AS why,
         arg_max(code, risk) FILTER (open) AS code,
-        arg_max(merchant_id, risk * amount) FILTER (open) AS merchant_id,
+        arg_max(merchant_id, risk * worth) FILTER (open) AS merchant_id,
         min(scored_at) FILTER (open) AS oldest
       FROM cased GROUP BY case_id, customer_id HAVING count(*) FILTER (open) > 0),
     taken AS ({_TAKEN}),
-    asleep AS (
-      SELECT DISTINCT value FROM lists
-      WHERE kind = 'snooze' AND ends IS NULL AND until > ({NEWEST})
-        AND entry_id NOT IN (SELECT ends FROM lists WHERE ends IS NOT NULL))
+    asleep AS (SELECT DISTINCT value FROM ({SNOOZED}))
     SELECT cases.*, taken.holder, taken.until, asleep.value IS NOT NULL AS asleep
     FROM cases LEFT JOIN taken USING (customer_id)
       LEFT JOIN asleep ON asleep.value = cases.customer_id
@@ -150,12 +158,13 @@ class Queue:
     """The open cases, in their order.
 
     `cases` has at most as many rows as were asked for: `case_id`, `customer_id`, `n_all`
-    transactions, `waiting` of them open, and of these `first_ts`, `last_ts`, `amount` (their sum),
-    `currency` (null for several), `risk` (the highest, in [0, 100]), `weight` (the sum of risk ×
-    amount, risk as a share), `n_blocked`, `audit` (all are of the audit sample), `why` and
-    `oldest` (when the first was scored); `holder` and `until` of a claim on the customer, or null;
-    `campaign` (what it shares with others, such as "at shop-7", or null), how many cases are
-    `alike` in it, and its `place` among these, from 1 on.
+    transactions, `waiting` of them open, and of these `first_ts`, `last_ts`, `amount` (their sum
+    in the base currency, or in their own where nobody knows a rate of it), `currency` (which; null
+    where it is not known), `risk` (the highest, in
+    [0, 100]), `weight` (the sum of risk × amount, risk as a share), `n_blocked`, `audit` (all are
+    of the audit sample), `why` and `oldest` (when the first was scored); `holder` and `until` of a
+    claim on the customer, or null; `campaign` (what it shares with others, such as "at shop-7", or
+    null), how many cases are `alike` in it, and its `place` among these, from 1 on.
     """
 
     cases: list[dict[str, Any]]
@@ -190,8 +199,7 @@ def queue(
 
     Raises
     ------
-    InputError
-        There is no such order.
+    InputError : There is no such order.
     """
     if order not in ORDERS:
         raise InputError(f"{order!r} is no order of the queue; there are {', '.join(ORDERS)}.")
@@ -200,8 +208,8 @@ def queue(
           SELECT count(*) FILTER (NOT asleep) AS n_open,
             count(holder) FILTER (NOT asleep) AS n_claimed,
             count(*) FILTER (asleep) AS n_asleep FROM found)
-        SELECT counted.*, placed.* EXCLUDE (asleep, merchant_id, code, gap, new_at, new_due,
-          wave_at, wave_due, is_at, is_due, wave)
+        SELECT counted.*, placed.* EXCLUDE (asleep, merchant_id, code, unconverted, gap, new_at,
+          new_due, wave_at, wave_due, is_at, is_due, wave)
         FROM counted LEFT JOIN placed ON NOT $fold OR place = 1 OR holder IS NOT NULL
         ORDER BY {ORDERS[order]} LIMIT {int(limit)}""",
         {"analyst": analyst, "now": now or utc_now(), "fold": fold,
@@ -217,8 +225,7 @@ def inside(source: Store | Session, case_id: str, *, analyst: str = "") -> list[
 
     Raises
     ------
-    InputError
-        No case that is open is called so.
+    InputError : No case that is open is called so.
     """
     rows = source.rows(_INSIDE, {"analyst": analyst, "case_id": case_id})
     if not rows:
@@ -248,8 +255,7 @@ def claim(
 
     Raises
     ------
-    InputError
-        The case is not open, or another analyst holds its customer.
+    InputError : The case is not open, or another analyst holds its customer.
     """
     who = named(analyst)
     if case_id:
@@ -302,8 +308,8 @@ def _write(
 ) -> None:
     import pyarrow as pa
 
-    last = "SELECT coalesce(max(turn), 0) AS turn FROM claims WHERE customer_id = ?"
-    (turn,) = (row["turn"] + 1 for row in session.rows(last, [claim.customer_id]))
+    last = "SELECT coalesce(max(turn), 0) FROM claims WHERE customer_id = ?"
+    turn = 1 + session.value(last, [claim.customer_id])
     row = {**vars(claim), "turn": turn, "claimed_at": now}
     released = pa.array([released_at], pa.timestamp("us"))
     table = pa.Table.from_pylist([row]).append_column("released_at", released)
@@ -350,8 +356,7 @@ def open_in(
 
     Raises
     ------
-    InputError
-        The case is not open, or a transaction is not open in it.
+    InputError : The case is not open, or a transaction is not open in it.
     """
     rows = inside(source, case_id, analyst=who)
     counts = {row["transaction_id"]: int(row["n_answered"]) for row in rows if row["open"]}
@@ -411,7 +416,15 @@ def answer_case(
     return reviews
 
 
-def snooze(store: Store, customer_id: str, until: str, *, analyst: str, why: str) -> str:
+def snooze(
+    store: Store,
+    customer_id: str,
+    until: str,
+    *,
+    analyst: str,
+    why: str,
+    most_days: float = SNOOZE_DAYS,
+) -> str:
     """Ask nothing about a customer until a date on the transactions' clock; the entry's id.
 
     See `lists.add`; the analyst lets go of what they held.
@@ -419,7 +432,8 @@ def snooze(store: Store, customer_id: str, until: str, *, analyst: str, why: str
     Raises
     ------
     InputError
-        The customer has no transactions, or the date or the reason is missing or no longer to come.
+        The customer has no transactions, the date or the reason is missing, or the date lies in the
+        past or more than `most_days` ahead.
     """
     from aegis_core.review.lists import add  # with pandas, which an analyst's page does without
 
@@ -431,7 +445,8 @@ def snooze(store: Store, customer_id: str, until: str, *, analyst: str, why: str
         )
         if not there["n"]:
             raise InputError(f"There is no customer {customer_id!r}.")
-        entry = add(store, "snooze", customer_id, until=until, who=who, why=why)
+        asked = (store, "snooze", customer_id)
+        entry = add(*asked, until=until, who=who, why=why, most_days=most_days)
         if entry.until is None or entry.until <= there["newest"]:
             raise InputError(
                 f"until must lie after {there['newest']:%Y-%m-%d %H:%M}, the time of the newest "

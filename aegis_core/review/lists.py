@@ -8,7 +8,7 @@ not touched, and a replay of the history uses the decisions that were given then
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import numpy as np
@@ -17,7 +17,8 @@ import pandas as pd
 
 from aegis_core.errors import InputError, did_you_mean
 from aegis_core.machine import utc_now
-from aegis_core.schema import LIST_KINDS
+from aegis_core.review.answers import NEWEST
+from aegis_core.schema import LIST_KINDS, SNOOZE_DAYS
 from aegis_core.store import Store, audit
 from aegis_core.store.session import Session
 
@@ -54,17 +55,18 @@ def add(
     until: str | pd.Timestamp | None = None,
     who: str,
     why: str,
+    most_days: float = SNOOZE_DAYS,
 ) -> Entry:
     """Add an entry, which acts from the next transaction on.
 
     `deny` blocks, `allow` approves, whatever the score; `snooze` approves what would have gone to
     review, and leaves blocks as they are. `value` is the customer's or merchant's id, `until` says
-    when it ends (UTC, a date or a time); a snooze needs an end.
+    when it ends (UTC, a date or a time); a snooze needs an end, at most `most_days` after the
+    newest transactions.
 
     Raises
     ------
-    InputError
-        Something is missing or not one of what is possible.
+    InputError : Something is missing or not one of what is possible.
     """
     if kind not in LIST_KINDS:
         raise InputError(
@@ -83,6 +85,8 @@ def add(
         raise InputError("A snooze needs an end: give until, such as 2026-03-31.")
     entry = Entry(uuid4().hex[:8], kind, field, value, end, who.strip(), why.strip(), utc_now())
     with store.changing() as session:
+        if kind == "snooze" and end is not None:
+            _require_near(session, end, most_days)
         session.append("lists", pd.DataFrame([vars(entry)]))
         told = {"entry_id": entry.entry_id, "until": entry.until, "why": entry.why}
         audit.record(session, entry.who, f"{kind} list", f"{field} {value}", told)
@@ -94,8 +98,7 @@ def end(store: Store, entry_id: str, *, who: str, why: str) -> Entry:
 
     Raises
     ------
-    InputError
-        There is no such entry on a list, or who or why is missing.
+    InputError : There is no such entry on a list, or who or why is missing.
     """
     if empty := [name for name, text in (("who", who), ("why", why)) if not text.strip()]:
         raise InputError(f"Ending an entry needs {' and '.join(empty)}.")
@@ -140,16 +143,39 @@ def rulings(
     listed : for each row that an entry speaks of, the entry's id and its sentence.
     """
     out, listed = np.zeros(len(frame), np.int8), {}
-    for entry in sorted(entries, key=lambda e: LIST_KINDS.index(e.kind)):
-        if FIELDS[entry.field] not in frame:
+    about: dict[str, dict[str, list[Entry]]] = {}
+    for entry in entries:
+        about.setdefault(FIELDS[entry.field], {}).setdefault(entry.value, []).append(entry)
+    moments = frame["ts"]
+    for column, by_value in about.items():
+        if column not in frame:
             continue
-        speaks = (frame[FIELDS[entry.field]] == entry.value).fillna(False).to_numpy(bool, copy=True)
-        if entry.until is not None:
-            speaks &= (frame["ts"] < entry.until).to_numpy()
-        for i in np.flatnonzero(speaks & (out == 0)).tolist():
-            out[i] = 1 + LIST_KINDS.index(entry.kind)
-            listed[i] = entry.entry_id, entry.sentence()
+        named = frame[column].isin(by_value.keys()).to_numpy()
+        for i in np.flatnonzero(named).tolist():
+            for entry in by_value[frame[column].iloc[i]]:
+                kind = 1 + LIST_KINDS.index(entry.kind)
+                ended = entry.until is not None and moments.iloc[i] >= entry.until
+                if not ended and (not out[i] or kind < out[i]):
+                    out[i] = kind
+                    listed[i] = entry.entry_id, entry.sentence()
     return out, listed
+
+
+def _require_near(session: Session, end: pd.Timestamp, most_days: float) -> None:
+    """Refuse an end that is too far ahead on the transactions' clock, or on ours without any.
+
+    Where live ones begin after a history of long ago, the newest of all that is not ahead of our
+    clock counts.
+    """
+    now, sql = utc_now(), f"SELECT ({NEWEST}) AS usual, max(ts) AS last FROM transactions"
+    (newest,) = session.rows(sql)
+    moment = max(newest["usual"], min(newest["last"], now)) if newest["last"] else now
+    latest = moment + timedelta(days=most_days)
+    if end > latest:
+        raise InputError(
+            f"A snooze lasts {most_days:g} days at most (snooze_days in aegis.toml): until may be "
+            f"{latest:%Y-%m-%d %H:%M} at the latest, not {end:%Y-%m-%d %H:%M}."
+        )
 
 
 def _end(until: str | pd.Timestamp | None) -> pd.Timestamp | None:

@@ -13,7 +13,7 @@ from aegis_core.store import Store
 from aegis_core.store.session import Session
 
 PRECISION_OF: Final = 200
-"""Answers that the precision is taken from, the last ones about alerts."""
+"""Alerts that the precision is taken from, those that were answered last."""
 
 
 def statistics(source: Store | Session, *, now: dt.datetime | None = None) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def statistics(source: Store | Session, *, now: dt.datetime | None = None) -> di
     dict with `n_open` (cases), `oldest_s` and `median_s` (their age in seconds since scoring, None
     without any), `answered_today` and `answered_a_day` (answers that stand, mean of the last seven
     days, today among them), `agreement` (of the audit transactions that two analysts answered, how
-    many got the same answer) and `precision` (of the last `PRECISION_OF` answers about alerts, how
-    many were fraud), both as `share`, `low`, `high` (an interval at 0.9; None without any), `n`.
+    many got the same answer) and `precision` (of the last `PRECISION_OF` alerts that were answered,
+    how many were fraud), both as `share`, `low`, `high` (an interval at 0.9; None if none), `n`.
     """
     from aegis_core.metrics import share_of
 
@@ -52,8 +52,9 @@ def statistics(source: Store | Session, *, now: dt.datetime | None = None) -> di
     )
     (right,) = source.rows(
         f"""SELECT count(*) AS n, count(*) FILTER (answer = 'fraud') AS frauds FROM (
-          SELECT s.answer FROM ({STANDING}) s JOIN verdicts v USING (transaction_id)
-          WHERE v.inclusion = 1 ORDER BY s.answered_at DESC, s.review_id LIMIT {PRECISION_OF})"""
+          SELECT arg_max(s.answer, s.answered_at) AS answer
+          FROM ({STANDING}) s JOIN verdicts v USING (transaction_id) WHERE v.inclusion = 1
+          GROUP BY transaction_id ORDER BY max(s.answered_at) DESC, 1 LIMIT {PRECISION_OF})"""
     )
 
     def share(k: int, n: int) -> dict[str, Any]:

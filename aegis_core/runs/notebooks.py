@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -303,12 +304,15 @@ def _engine() -> str:
     class Client(PapermillNotebookClient):  # type: ignore[misc]
         start_options: dict[str, object]
         watch: Progress
+        sockets: str
 
         def create_kernel_manager(self) -> Any:
             manager = super().create_kernel_manager()
             # without folders to search, the only kernel is the one of sys.executable
             manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
-            manager.transport_encryption = "auto"  # its ports are open to every local user
+            # a port that is found free may be taken before the kernel has it; and no other user
+            # reaches into this folder
+            manager.transport, manager.ip = "ipc", self.sockets
             return manager
 
         def start_new_kernel(self, **kwargs: Any) -> None:
@@ -331,23 +335,40 @@ def _engine() -> str:
             def left_s(_: object) -> float | None:
                 return None if deadline is None else max(0.1, deadline - time.monotonic())
 
-            complete, nb_man.autosave_cell_every = nb_man.cell_complete, 0
+            start, complete, save = nb_man.cell_start, nb_man.cell_complete, nb_man.save
+            nb_man.autosave_cell_every = 0
+
+            @contextlib.contextmanager
+            def kept(cell: Any) -> Iterator[None]:
+                """Only code changes what is worth writing the whole notebook again."""
+                nb_man.save = save if cell.cell_type == "code" else lambda: None
+                try:
+                    yield
+                finally:
+                    nb_man.save = save
+
+            def cell_start(cell: Any, *args: Any, **kwargs: Any) -> None:
+                with kept(cell):
+                    start(cell, *args, **kwargs)
 
             def cell_complete(cell: Any, *args: Any, **kwargs: Any) -> None:
                 watch.ended(cell)
-                complete(cell, *args, **kwargs)
+                with kept(cell):
+                    complete(cell, *args, **kwargs)
                 # papermill calls this for a failed and for an interrupted cell as well
                 if cell.metadata.papermill.status == "completed" and sys.exc_info()[0] is None:
                     watch.done(cell)
                 else:  # after a failed cell it leaves the others pending, which never ran
                     cell.metadata.papermill.status = "failed"
 
-            nb_man.cell_complete = cell_complete
+            nb_man.cell_start, nb_man.cell_complete = cell_start, cell_complete
             client = Client(
                 nb_man, kernel_name="python3", timeout_func=left_s, startup_timeout=start_timeout
             )
             client.start_options, client.watch = start_options, watch
-            return client.execute()
+            with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
+                client.sockets = os.path.join(folder, "kernel")
+                return client.execute()
 
     papermill_engines.register("aegis", Engine)
     return "aegis"

@@ -85,7 +85,7 @@ class Redactor:
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         self.found: set[str] = set()
-        self._forms = [(form, of) for of, value in secrets.items() for form in _forms(value)]
+        self._forms = [(form, of) for of, value in secrets.items() for form in _hidden(value)]
         self._forms.sort(key=lambda pair: -len(pair[0]))  # a longer form may hold a shorter one
 
     def text(self, text: str) -> str:
@@ -110,8 +110,8 @@ class Redactor:
         return node
 
 
-def _forms(value: str) -> set[str]:
-    """How a value may be written in a notebook or a page."""
+def forms(value: str) -> set[str]:
+    """How a value may be written in a notebook, a page or an address."""
     return {
         value,
         json.dumps(value)[1:-1],
@@ -121,5 +121,8 @@ def _forms(value: str) -> set[str]:
         html.escape(value, quote=False),
         quote(value),
         quote_plus(value),
-        base64.b64encode(value.encode()).decode().rstrip("="),
     }
+
+
+def _hidden(value: str) -> set[str]:
+    return forms(value) | {base64.b64encode(value.encode()).decode().rstrip("=")}

@@ -8,6 +8,7 @@ script that came in with an output.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -17,10 +18,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aegis_core.config import Settings
 from aegis_core.machine import utc_now, written_whole
+
+if TYPE_CHECKING:
+    from nbconvert import HTMLExporter
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 
@@ -64,8 +68,6 @@ def render(
     parameters : what it was asked for: name, value and help of each.
     """
     import nbformat
-    from nbconvert import HTMLExporter
-    from traitlets.config import Config
 
     nb = nbformat.read(executed, as_version=4)
     figures = 0
@@ -79,13 +81,7 @@ def render(
                 output["data"] = {"text/html": _figure(output["data"][_PLOTLY])}
                 figures += 1
     nonce = secrets.token_urlsafe(16)
-    page, _ = HTMLExporter(
-        config=Config({"NbConvertBase": {"display_data_priority": _SHOWN}}),
-        template_name="basic",
-        extra_template_paths=[str(TEMPLATES)],
-        template_file="report.html.j2",
-        exclude_anchor_links=True,
-    ).from_notebook_node(
+    page, _ = _exporter().from_notebook_node(
         nb,
         resources={
             "run": _readable(run),
@@ -98,6 +94,21 @@ def render(
     )
     # after the conversion, which would parse the library's five megabytes
     return str(page).replace("/* plotly.js */", _plotly_js() if figures else "", 1)
+
+
+@functools.cache
+def _exporter() -> HTMLExporter:
+    """Compiles the templates once."""
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    return HTMLExporter(
+        config=Config({"NbConvertBase": {"display_data_priority": _SHOWN}}),
+        template_name="basic",
+        extra_template_paths=[str(TEMPLATES)],
+        template_file="report.html.j2",
+        exclude_anchor_links=True,
+    )
 
 
 def write_index(reports: Path) -> Path:

@@ -218,7 +218,7 @@ def _repeated(
             raise RunFailed(f"{run['notebook']} fails now: {error} See {folder}.") from None
         new = connect(scratch.db)
         (rerun,) = new.rows("SELECT * FROM runs WHERE run_id = ?", [again.run_id])
-        last = new.rows("SELECT max(seq) AS seq FROM transactions")[0]["seq"]
+        last = new.value("SELECT max(seq) FROM transactions")
         then, now = _stored(store, run, last, settings), _stored(new, rerun, last, scratch)
         executed, notes = settings.reports / run["run_id"] / again.notebook_path.name, _notes(run)
         if executed.exists():

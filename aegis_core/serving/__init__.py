@@ -1,7 +1,8 @@
 """Serving: transactions are scored as they arrive.
 
-In come rows that were checked, out come verdicts that are on the disk. `Engine` scores and keeps;
-`server` puts REST before it, `client` talks to that, `simulate` makes payments up.
+In come rows that were checked, out come verdicts that are on the disk. `Engine` scores and keeps,
+by a `state` that follows what others change; `server` puts REST before it, `client` talks to that,
+`simulate` makes payments up.
 """
 
 import lazy_loader

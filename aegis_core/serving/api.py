@@ -1,14 +1,14 @@
-"""The REST interface: routes, the token, the limits of a body, what an error is answered with."""
+"""The REST interface: routes, tokens, the limits of a body, what an error is answered with."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import prometheus_client as prometheus
-from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.requests import ClientDisconnect
@@ -17,12 +17,11 @@ from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
 from aegis_core import __version__
 from aegis_core.errors import AegisError, InputError, QueueFull
-from aegis_core.review.answers import STANDING, UNDO_S, answer
 from aegis_core.serving import casework
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.schemas import (
     LARGEST_ROW,
-    Review,
+    Later,
     Transaction,
     Verdict,
     as_json,
@@ -36,12 +35,23 @@ from aegis_core.serving.schemas import (
     takes_many,
     told,
 )
-from aegis_core.serving.service import ADMITTED, NOT_FOUND, PROBLEMS, Problem, Serves, Service
+from aegis_core.serving.service import (
+    ADMITTED,
+    NOT_FOUND,
+    PROBLEMS,
+    Problem,
+    Serves,
+    Service,
+    opened_to,
+)
 from aegis_core.serving.strangers import Tokens
+from aegis_core.serving.token import ROLES, SCORE
+from aegis_core.units.words import STATES, word
 
 LARGEST_BODY: Final = 8 * 2**20
 LARGEST_OTHER: Final = 3 * 2**20
 """Bytes of a body that brings no transactions; it may name ten thousand."""
+_NO_SUCH: Final = "There is no transaction {!r}."
 _STRANGER: Final = as_json(
     {"detail": "A bearer token is required."},
     401,
@@ -50,18 +60,18 @@ _STRANGER: Final = as_json(
 
 
 class Door:
-    """What every request comes through: it asks for the token and notes the time taken.
+    """What every request comes through: it asks for a token and notes the time taken.
 
     The one request that comes by the thousand is handed to `score`, past FastAPI's layers.
 
     Parameters
     ----------
     app : everything else.
-    token : what requests must bring as `Authorization: Bearer`.
+    tokens : one of them is what requests must bring as `Authorization: Bearer`.
     """
 
-    def __init__(self, app: FastAPI, service: Service, token: str) -> None:
-        self.app, self._service, self.tokens = app, service, Tokens(token, service.meters)
+    def __init__(self, app: FastAPI, service: Service, tokens: Tokens) -> None:
+        self.app, self._service, self.tokens = app, service, tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -69,12 +79,15 @@ class Door:
             await self.app(scope, receive, send)
             return
         began, path = time.perf_counter(), scope["path"]
-        closed = path.startswith("/v1/") and path != "/v1/health"
-        if closed and not self.tokens.known(scope["headers"]):
-            await self.tokens.refused()
-            await _STRANGER(scope, receive, send)
-            return
-        if path == "/v1/transactions" and scope["method"] == "POST":
+        token = None
+        if path.startswith("/v1/") and path != "/v1/health":
+            token = scope["user"] = self.tokens.known(scope["headers"])
+            if token is None:
+                await self.tokens.refused()
+                await _STRANGER(scope, receive, send)
+                return
+        scores = token is not None and token.role == SCORE
+        if scores and path == "/v1/transactions" and scope["method"] == "POST":
             response = await self._answered(Request(scope, _at_most(LARGEST_ROW, receive)))
             await response(scope, receive, send)
         else:
@@ -92,25 +105,26 @@ class Door:
             return problem(e)
 
 
-def create_app(engine: Engine, token: str) -> Door:
-    """The service around an engine, which stays the caller's to close; `token` as for `Door`."""
+def create_app(engine: Engine, score: str, desk: str) -> Door:
+    """The service around an engine, which stays the caller's to close; tokens as for `Tokens`."""
     service = Service(engine)
     app = FastAPI(
         title="Aegis", version=__version__, lifespan=service.running,
         description="Scores payment transactions: a decision, its reasons, and what would have "
-        "cleared it. A verdict is answered once it is on the disk, once for each transaction_id.",
+        "cleared it. A verdict is answered once it is on the disk, once for each transaction_id. "
+        "Each token is for one role: score, casework (under the name it was given for), or view.",
         docs_url=None, redoc_url=None,
     )  # fmt: skip
     app.state.service = service
     app.mount("/docs/static", StaticFiles(directory=swagger_ui_path))
-    for router in (openly, routes, casework.routes):
+    for router in (openly, scoring, looking, casework.looking, casework.routes):
         app.include_router(router)
 
     @app.exception_handler(AegisError)
     async def refused(request: Request, e: AegisError) -> Response:
         return problem(e)
 
-    return Door(app, service, token)
+    return Door(app, service, Tokens(service.store.path, score, desk, service.meters))
 
 
 def problem(e: AegisError) -> Response:
@@ -122,7 +136,10 @@ def problem(e: AegisError) -> Response:
     return as_json({"detail": str(e)}, 503, {"Retry-After": "5"})
 
 
-routes = APIRouter(dependencies=ADMITTED, responses=PROBLEMS)
+scoring, looking = (
+    APIRouter(route_class=opened_to(*roles), dependencies=ADMITTED, responses=PROBLEMS)
+    for roles in ((SCORE,), ROLES)
+)
 openly = APIRouter()
 
 
@@ -138,7 +155,7 @@ async def docs() -> Response:
     )  # fmt: skip
 
 
-@routes.post(
+@scoring.post(
     "/v1/transactions",
     response_model=Verdict,
     responses={409: {"model": Problem}},
@@ -155,7 +172,7 @@ async def score(request: Request, service: Serves) -> Response:
     return told(outcome)
 
 
-@routes.post("/v1/transactions:batch", openapi_extra=takes_many())
+@scoring.post("/v1/transactions:batch", openapi_extra=takes_many())
 async def score_batch(request: Request, service: Serves) -> Response:
     """Score up to 10,000 transactions, a JSON array or NDJSON; an answer a row."""
     body = await _body(request, ["application/json", "application/x-ndjson"])
@@ -175,37 +192,25 @@ async def score_batch(request: Request, service: Serves) -> Response:
     return await asyncio.to_thread(as_json, filled)
 
 
-@routes.get("/v1/transactions/{transaction_id}", responses=NOT_FOUND)
+@looking.get("/v1/transactions/{transaction_id}", responses=NOT_FOUND)
 async def look_up(transaction_id: str, service: Serves) -> Response:
     """A transaction and its verdict."""
     found = await service.lookups.find(transaction_id)
     if found is None:
-        raise HTTPException(404, f"There is no transaction {transaction_id!r}.")
+        raise HTTPException(404, _NO_SUCH.format(transaction_id))
     transaction, verdict = found
     return as_json({"transaction": shown(transaction), "verdict": public(verdict)})
 
 
-@routes.post("/v1/reviews", status_code=201, responses=NOT_FOUND)
-async def review(service: Serves, given: Annotated[Review, Body()]) -> Response:
-    """Keep an analyst's answer; it teaches learners once it can no longer be taken back."""
-
-    def keep() -> str | None:
-        if service.engine.find(given.transaction_id) is None:
-            return None
-        return answer(service.store, **given.model_dump(), hold_s=UNDO_S)
-
-    review_id = await service.do(keep)
-    if review_id is None:
-        raise HTTPException(404, f"There is no transaction {given.transaction_id!r}.")
-    service.remind()
-    return as_json({"review_id": review_id}, 201)
-
-
-@routes.get("/v1/reviews/queue")
-async def queue(service: Serves, limit: Annotated[int, Query(ge=1, le=1_000)] = 50) -> Response:
-    """Alerts and the audit sample that nobody answered yet, the largest risk × amount first."""
-    found = await service.lookups.read(service.store.rows, _QUEUE, [limit])
-    return as_json([shown(row) for row in found])
+@scoring.put("/v1/transactions/{transaction_id}/status", responses=NOT_FOUND)
+async def change(transaction_id: str, later: Later, service: Serves) -> Response:
+    """Say what became of a transaction: it is kept and shown, and changes no verdict."""
+    status = word(later.status, STATES) or later.status
+    found = await service.batcher.do(lambda: service.engine.change(transaction_id, status))
+    if found is None:
+        raise HTTPException(404, _NO_SUCH.format(transaction_id))
+    transaction, verdict = found
+    return as_json({"transaction": shown(transaction), "verdict": public(verdict)})
 
 
 @openly.get("/v1/health", responses={503: {"model": Problem}})
@@ -218,8 +223,8 @@ async def health(service: Serves) -> Response:
         "ready": failed is None,
         "seconds_since_commit": round(time.time() - batcher.committed_at, 3),
         "waiting": batcher.waiting,
-        "transactions": engine.next_seq,
-        "model_version": engine.champion.version,
+        "transactions": engine.state.next_seq,
+        "model_version": engine.state.champion.version,
     }
     if (behind := engine.table_writer.failed) is not None:
         state["detail"] = f"The tables cannot be written: {behind}"
@@ -228,7 +233,7 @@ async def health(service: Serves) -> Response:
     return as_json(state, 200 if failed is None else 503)
 
 
-@openly.get("/v1/metrics", dependencies=ADMITTED, responses={401: {"model": Problem}})
+@looking.get("/v1/metrics")
 async def metrics(service: Serves) -> Response:
     """Prometheus' text format."""
     text = prometheus.generate_latest(service.meters.registry)
@@ -258,12 +263,3 @@ async def _body(request: Request, kinds: Sequence[str]) -> bytes:
         return await request.body()
     except ClientDisconnect:  # nobody hears it
         raise HTTPException(408, "The body did not come to its end.") from None
-
-
-_QUEUE = f"""
-    SELECT v.transaction_id, v.seq, t.customer_id, t.ts, t.amount, t.currency, v.decision, v.risk,
-      v.score, v.reasons, v.cleared, v.inclusion, v.model_version
-    FROM verdicts v JOIN transactions t USING (seq)
-    WHERE v.inclusion <= 1 AND v.transaction_id NOT IN (SELECT transaction_id FROM ({STANDING}))
-    ORDER BY v.risk * t.amount DESC, v.seq LIMIT ?
-"""

@@ -116,7 +116,7 @@ class Batcher:
         self._some = asyncio.Event()
         self._ended = False
         self._before = 0
-        self._saved = (time.monotonic(), engine.next_seq)
+        self._saved = (time.monotonic(), engine.state.next_seq)
 
     async def put(
         self, rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]] = ()
@@ -125,10 +125,8 @@ class Batcher:
 
         Raises
         ------
-        QueueFull
-            Too many wait already.
-        StoreError
-            They could not be kept, or the service is ending.
+        QueueFull : Too many wait already.
+        StoreError : They could not be kept, or the service is ending.
         """
         if self.waiting + len(rows) + len(refused) > QUEUE_ROWS:
             raise QueueFull(f"{self.waiting} transactions are waiting; try again.")
@@ -140,8 +138,7 @@ class Batcher:
 
         Raises
         ------
-        StoreError
-            The service is ending.
+        StoreError : The service is ending.
         """
         return await self._enqueued(_Waiting(work=work))
 
@@ -178,7 +175,7 @@ class Batcher:
 
     async def tell(self) -> None:
         """Note rate and latency every `STATS_S` in `service_stats`, until it is cancelled."""
-        seq, began = self.engine.next_seq, time.monotonic()
+        seq, began = self.engine.state.next_seq, time.monotonic()
         while True:
             await asyncio.sleep(STATS_S)
             now, took = time.monotonic(), np.array(self.meters.drained())
@@ -186,13 +183,13 @@ class Batcher:
             stats = {
                 "noted_at": utc_now_us(),
                 "seconds": now - began,
-                "transactions": self.engine.next_seq - seq,
+                "transactions": self.engine.state.next_seq - seq,
                 "p50_ms": p50,
                 "p99_ms": p99,
                 "waiting": self.waiting,
             }
             self.engine.table_writer.note({"service_stats": {k: [v] for k, v in stats.items()}})
-            seq, began = self.engine.next_seq, now
+            seq, began = self.engine.state.next_seq, now
 
     async def _gather(self) -> None:
         """Wait a moment for those who were just answered: they tend to come again together."""
@@ -255,13 +252,13 @@ class Batcher:
 
     async def _save_now_and_then(self) -> None:
         when, seq = self._saved
-        if time.monotonic() - when < SNAPSHOT_S or seq == self.engine.next_seq:
+        if time.monotonic() - when < SNAPSHOT_S or seq == self.engine.state.next_seq:
             return
         try:
             await asyncio.get_running_loop().run_in_executor(self.engine.thread, self.engine.save)
         except Exception as e:  # whatever it is, the next group is scored
             log("snapshot_failed", error=str(e))
-        self._saved = (time.monotonic(), self.engine.next_seq)
+        self._saved = (time.monotonic(), self.engine.state.next_seq)
 
 
 def _answer(future: asyncio.Future[Any], result: Any) -> None:

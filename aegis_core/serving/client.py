@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -16,7 +16,6 @@ from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreBusy
 from aegis_core.review import answers, cases, statistics
 from aegis_core.schema import COLUMNS, TIME
-from aegis_core.serving.token import kept_token
 from aegis_core.store import Store
 from aegis_core.store.endpoint import find
 
@@ -68,10 +67,8 @@ class Client:
 
         Raises
         ------
-        StoreBusy
-            The service cannot be reached, or has no room or no disk.
-        InputError
-            It refuses the token or the content.
+        StoreBusy : The service cannot be reached, or has no room or no disk.
+        InputError : It refuses the token or the content.
         """
         try:
             self._connection.request(
@@ -155,10 +152,9 @@ class Desk:
     """What an analyst does at the queue: through the service where one runs, else in the database.
 
     Each call looks whether a process owns the database and answers over REST: its endpoint file
-    beside the database says so, with the address; the token is that of the settings or of the
-    service's own file. Without such a process the same functions of `cases`, `answers` and
-    `budgets` are called here, so that what is written is the same. A service that is away in the
-    middle is told as `StoreBusy`; nothing is tried twice.
+    beside the database says so, with the address and a token. Without such a process the same
+    functions of `cases`, `answers` and `budgets` are called here, so that what is written is the
+    same. A service that is away in the middle is told as `StoreBusy`; nothing is tried twice.
 
     Every answer bears the name of `analyst`.
     """
@@ -175,34 +171,23 @@ class Desk:
     def claim(self, case_id: str = "", *, order: str = "risk", after: str = "") -> str:
         """Keep a case, or the next one; its id, "" where nothing is free."""
         asked = {"case_id": case_id or None, "order": order, "after": after or None}
-        if (told := self._asked("POST", "/v1/cases/claim", asked)) is not None:
-            return str(told["claim"]["case_id"]) if told["claim"] else ""
-        made = cases.claim(self.store, self.analyst, case_id, order=order, after=after)
-        return made.case_id if made is not None else ""
+        made = self._do("/v1/cases/claim", asked)
+        return str(made["case_id"]) if made else ""
 
     def release(self) -> None:
         """Let go of what this analyst holds."""
-        if self._asked("POST", "/v1/cases/release", {}) is None:
-            cases.release(self.store, self.analyst)
+        self._do("/v1/cases/release", {})
 
     def answer(
         self, case_id: str, answer: str, *, note: str = "", only: Sequence[str] = ()
     ) -> list[str]:
         """Answer all of a case, or `only` some transactions; the reviews' ids, to be undone."""
-        these = list(only) or None
-        asked = {"case_id": case_id, "answer": answer, "note": note, "transaction_ids": these}
-        if (told := self._asked("POST", "/v1/cases/answer", asked)) is not None:
-            return list(told["review_ids"])
-        return cases.answer_case(
-            self.store, case_id, answer, analyst=self.analyst, note=note, transaction_ids=these
-        )
+        asked = {"case_id": case_id, "answer": answer, "note": note}
+        return list(self._do("/v1/cases/answer", {**asked, "transaction_ids": list(only) or None}))
 
     def undo(self, review_ids: Sequence[str]) -> list[str]:
         """Take answers back; the transactions they were about."""
-        asked = {"review_ids": list(review_ids)}
-        if (told := self._asked("POST", "/v1/reviews/undo", asked)) is not None:
-            return list(told["transaction_ids"])
-        return answers.undo(self.store, review_ids, analyst=self.analyst)
+        return list(self._do("/v1/reviews/undo", {"review_ids": list(review_ids)}))
 
     def publish(self) -> None:
         """Make labels of what can no longer be undone; a service does so by itself."""
@@ -212,8 +197,7 @@ class Desk:
     def snooze(self, customer_id: str, until: str, why: str) -> None:
         """Ask nothing about a customer until a date."""
         asked = {"customer_id": customer_id, "until": until, "why": why}
-        if self._asked("POST", "/v1/cases/snooze", asked) is None:
-            cases.snooze(self.store, customer_id, until, analyst=self.analyst, why=why)
+        self._do("/v1/cases/snooze", asked, most_days=self.settings.snooze_days)
 
     def statistics(self) -> dict[str, Any]:
         """How the queue does; see `statistics.statistics`."""
@@ -230,27 +214,50 @@ class Desk:
 
     def propose(self, alert_budget: float, note: str = "") -> str:
         """Record a proposal of a budget; its id."""
-        asked = {"alert_budget": alert_budget, "note": note}
-        if (told := self._asked("POST", "/v1/proposals", asked)) is not None:
-            return str(told["proposal_id"])
-        from aegis_core.evaluation.budgets import propose
+        return str(self._do("/v1/proposals", {"alert_budget": alert_budget, "note": note}))
 
-        return propose(self.store, alert_budget, analyst=self.analyst, note=note)
+    def _do(self, path: str, asked: dict[str, Any], **of_settings: Any) -> Any:
+        """What a service answers, or without one the function behind that part of it."""
+        name, function = _CALLS[path]
+        given = {k: v for k, v in asked.items() if v is not None} | {"analyst": self.analyst}
+        if (told := self._asked("POST", path, given)) is not None:
+            return told[name]
+        return function(self.store, **given, **of_settings)
 
     def _asked(self, method: str, path: str, content: dict[str, Any] | None = None) -> Any:
         """What the service says; None where none runs."""
-        address = self.served()
-        if not address:
+        found = find(self.store.path)
+        if found is None or not found.rest:
             return None
-        token = self.settings.token.get_secret_value() or kept_token(self.store)
-        line = Client(address, token, timeout_s=DESK_TIMEOUT_S)
+        line = Client(found.rest, found.desk_token, timeout_s=DESK_TIMEOUT_S)
         try:
-            sent = None if content is None else {**content, "analyst": self.analyst}
-            return line.ask(method, path, sent)
+            return line.ask(method, path, content)
         except _Refused as e:
             raise InputError(e.detail) from None  # in the words that a page can show
         finally:
             line.close()
+
+
+def _claimed(store: Store, **asked: Any) -> dict[str, Any] | None:
+    made = cases.claim(store, **asked)
+    return None if made is None else vars(made)
+
+
+def _proposed(store: Store, **asked: Any) -> str:
+    from aegis_core.evaluation.budgets import propose
+
+    return propose(store, **asked)
+
+
+_CALLS: Final[dict[str, tuple[str, Callable[..., Any]]]] = {
+    "/v1/cases/claim": ("claim", _claimed),
+    "/v1/cases/release": ("released", cases.release),
+    "/v1/cases/answer": ("review_ids", cases.answer_case),
+    "/v1/reviews/undo": ("transaction_ids", answers.undo),
+    "/v1/cases/snooze": ("entry_id", cases.snooze),
+    "/v1/proposals": ("proposal_id", _proposed),
+}
+"""What an analyst may ask for: the name of the service's answer, and the function behind it."""
 
 
 def _detail(body: bytes) -> str:

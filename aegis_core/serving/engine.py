@@ -6,8 +6,7 @@ transactions, the verdicts and what was refused are there together or not at all
 writer brings them into the tables soon after. A transaction that is sent again gets the verdict it
 already has, and one with other content than the first is told both.
 
-State in memory is a fold of what was answered, in the order of arrival: transactions, the decisions
-given, and labels. A snapshot makes a restart quick; without a good one, the history is folded anew.
+What it judges by, and how it follows what others change, is in `state`.
 """
 
 from __future__ import annotations
@@ -24,30 +23,27 @@ import pandas as pd
 import pyarrow as pa
 
 from aegis_core.config import Settings
-from aegis_core.detection.history import label_events, recorded, transactions
-from aegis_core.detection.learner import Learner
-from aegis_core.detection.registry import ModelVersion, load, roles
-from aegis_core.detection.scoring import Scorer
 from aegis_core.detection.verdicts import Verdicts
 from aegis_core.errors import StoreBusy, StoreError
-from aegis_core.features.arrays import Ids, Ints, hashed
-from aegis_core.features.checkpoint import begin, note_pass
+from aegis_core.features import checkpoint
+from aegis_core.features.arrays import Ints, hashed
 from aegis_core.intake.importing import checked
 from aegis_core.intake.refusals import Budget
 from aegis_core.intake.staging import REPEATED
-from aegis_core.review import answers, lists
-from aegis_core.serving import snapshot
+from aegis_core.review import answers
 from aegis_core.serving.rows import (
     Outcome,
     Row,
     again,
     as_group,
     by_column,
-    columns,
+    later_state,
+    later_states,
     rejected,
     stored,
     with_repeats,
 )
+from aegis_core.serving.state import State
 from aegis_core.serving.table_writer import TableWriter
 from aegis_core.serving.warming import warm_up
 from aegis_core.store import Store, journal
@@ -76,32 +72,26 @@ class Engine:
     Attributes
     ----------
     thread : the one that scores.
-    next_seq : the place of the next transaction in the order of arrival.
-    champion, shadows : the models that decide and that score beside it.
+    state : what transactions are judged by.
     """
-
-    next_seq: int
-    champion: ModelVersion
-    shadows: list[ModelVersion]
 
     def __init__(
         self, store: Store, settings: Settings, *, progress: Callable[[int], object] | None = None
     ) -> None:
-        self.store, self.settings, self._progress = store, settings, progress
+        self.store, self.settings = store, settings
         self._refusals = Budget(settings.rejected_mb * 1e6, store.rows)
-        self._forget()
+        self.state = State(store, settings, progress)
         with store.reading() as session:
-            self._fold(session)
-            self.entries = lists.current(session)
-            self._news = self._lacks(session)
-            reached = journal.reached(session)
+            self.state.follow(session)
+            self.state.behind = self.state.lacks(session)
+            ended = journal.ended(session)
         with store.writing() as session:
-            note_pass(session, self.next_seq)
-        self._looked, self.journal = 0.0, Journal(journal.folder_of(store.path), reached)
+            checkpoint.note_pass(session, self.state.next_seq)
+        self._looked, self.journal = 0.0, Journal(journal.folder_of(store.path), *ended)
         self.table_writer = TableWriter(store, self.journal, self._look)
         store.settle_with(self.table_writer.settle)
         self.thread = ThreadPoolExecutor(1, "aegis-engine")
-        warm_up(self.champion, self.shadows, learns=self.scorer.confirmed is not None)
+        warm_up(self.state.champion, self.state.shadows, learns=self.state.learns)
         self.table_writer.start()
 
     @classmethod
@@ -123,10 +113,8 @@ class Engine:
 
         Raises
         ------
-        StoreBusy
-            Another process owns the database or held it for `wait_s`.
-        NotReady
-            There is no champion model yet, or its files are broken.
+        StoreBusy : Another process owns the database or held it for `wait_s`.
+        NotReady : There is no champion model yet, or its files are broken.
         """
         store.require_no_service()
         limits = Limits(rows=10_000_000, memory=settings.service_memory)
@@ -192,17 +180,17 @@ class Engine:
 
         Raises
         ------
-        StoreError
-            Neither the disk nor, by far, the tables keep up.
+        StoreError : Neither the disk nor, by far, the tables keep up.
         """
         self.journal.flush()
         if self.table_writer.failed and self.journal.n_waiting > MOST_WAITING:
             raise StoreError(self.table_writer.failed)
-        if self._news:
+        if self.state.behind:
             self.follow()
 
     def do(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, which sees all that was answered, between two groups."""
+        self.journal.flush()
         self.settled()
         result = work()
         self._follow_soon()  # an answer counts from the next transaction on
@@ -211,25 +199,28 @@ class Engine:
     def follow(self) -> None:
         """Follow what others changed, between two groups: models, labels and lists.
 
-        A label without a place in the order of arrival gets it: after all that was scored.
+        A label without a place in the order of arrival gets it: after all that was scored, also
+        what the disk did not take yet.
         """
+        self.journal.flush()
         self.settled()
         session = None
         try:
             with self.store.writing() as session:
                 last = session.next_seq() - 1
                 session.execute("UPDATE labels SET after_seq = ? WHERE after_seq IS NULL", [last])
-                self._fold(session)
-                self.entries = lists.current(session)
+                self.state.follow(session)
+                if self.state.drop_asked(session):
+                    self.journal.clear()
         except BaseException:
             if session:  # the state may hold a part of it, or what was rolled back
-                self._forget()
+                self.state.forget()
             raise
-        self._news = False
+        self.state.behind = False
 
     def _follow_soon(self) -> None:
         """Follow at once; where that fails, what was done stays done, and the next group does."""
-        self._news = True
+        self.state.behind = True
         with suppress(Exception):
             self.follow()
 
@@ -238,8 +229,7 @@ class Engine:
 
         Raises
         ------
-        StoreBusy
-            They do not within some seconds.
+        StoreBusy : They do not within some seconds.
         """
         if not self.table_writer.settle():
             raise StoreBusy(self.table_writer.failed or "The tables are busy; try again.")
@@ -248,11 +238,32 @@ class Engine:
         """A transaction and its verdict, or None where it never arrived."""
         return self.told([transaction_id], self.places([transaction_id]))[0]
 
+    def change(self, transaction_id: str, status: str) -> Row | None:
+        """Keep what became of a transaction; it and its verdict, or None where it never arrived.
+
+        It was judged, and taught, by the state that it came with, and that stays so.
+
+        Raises
+        ------
+        StoreError : As `score`.
+        """
+        self.check()
+        found = self.find(transaction_id)
+        if found is None:
+            return None
+        row, verdict = found
+        known = [row["status"], *(row["later_states"] or ())]
+        if status != known[-1]:
+            new = later_state(row["seq"], transaction_id, status, "api")
+            self.journal.append({"states": by_column([new])})
+            known.append(status)
+        return row | {"later_states": known[1:] or None}, verdict
+
     def places(self, ids: Sequence[str]) -> list[int]:
         """Where transactions may stand in the order of arrival; -1: nowhere."""
-        if self._roles is None:  # after a failure
+        if not self.state.begun:  # after a failure
             self.follow()
-        places: list[int] = self.ids.find(hashed(ids)).tolist()
+        places: list[int] = self.state.ids.find(hashed(ids)).tolist()
         return places
 
     def told(self, ids: Sequence[str], places: Sequence[int]) -> list[Row | None]:
@@ -265,13 +276,11 @@ class Engine:
 
     def save(self) -> None:
         """Write a snapshot of the state, all or nothing."""
-        if self._roles is None:
+        if not self.state.begun:
             return
         self.settled()
         with self.store.reading() as session:
-            snapshot.State(
-                self.next_seq, self._n_labels, self.ids, self.scorer.profiles, self.scorer.confirmed
-            ).save(self.store.path, session)
+            self.state.save(session)
 
     def _taken(
         self, rows: pa.Table | pd.DataFrame, source: str, labels: pa.Table | None
@@ -281,8 +290,7 @@ class Engine:
         self.settled()
         with self.store.writing() as session:
             answers.publish(session)
-            self._news = self._lacks(session)
-            self.entries = lists.current(session)
+            self.state.look(session)
             good, bad = checked(session, rows, source, self.settings.future_minutes)
         sent = good.to_pylist()
         refused = [rejected(**row) for row in bad.to_pylist()]
@@ -293,7 +301,7 @@ class Engine:
         with suppress(StoreError):  # the journal has it, and takes it before the next
             if kept := self._refusals.kept(told_both):
                 self.journal.append({"rejected": by_column(kept)})
-        if with_them is not None and self.scorer.confirmed is not None:
+        if with_them is not None and self.state.learns:
             self._follow_soon()
         shown: pd.DataFrame = verdicts.frame().assign(
             **{c: batch[c] for c in ("customer_id", "ts", "amount", "currency")}
@@ -314,32 +322,37 @@ class Engine:
         self.check()
         keys = hashed([row["transaction_id"] for row in rows])
         outcomes, fresh = self._sorted(rows, keys)
-        kept, group = self._refusals.kept(refused), dict[str, Any]()
+        kept = self._refusals.kept(refused)
         try:
-            batch, verdicts = self._judged([rows[i] for i in fresh], source, group)
+            batch, verdicts, group = self.state.judge([rows[i] for i in fresh], source)
             for i, answer in zip(fresh, verdicts.answers(), strict=True):
                 outcomes[i] = Outcome(answer)
-            self.ids.add(keys[fresh], batch["seq"])
+            self.state.ids.add(keys[fresh], batch["seq"])
             if kept:
                 group["rejected"] = by_column(kept)
             if labels is not None:
                 n_labels = len(labels["transaction_id"])
-                group["labels"] = labels | {"after_seq": [self.next_seq - 1] * n_labels}
+                group["labels"] = labels | {"after_seq": [self.state.next_seq - 1] * n_labels}
+            told = with_repeats(rows, fresh, outcomes)
+            if len(fresh) < len(rows) and (
+                states := later_states(rows, told, self.state.ids.find(keys), source)
+            ):
+                group["states"] = by_column(states)
             if group:
                 self.journal.append(group)
         except StoreError:  # the journal has it, and takes it before the next
             raise
         except BaseException:  # the state holds what nobody kept
-            self._forget()
+            self.state.forget()
             raise
-        return with_repeats(rows, fresh, outcomes), (batch, verdicts)
+        return told, (batch, verdicts)
 
     def _sorted(
         self, rows: Sequence[Mapping[str, Any]], keys: Ints
     ) -> tuple[list[Outcome | None], list[int]]:
         """Outcomes of what is there already, and the places of what is new."""
         outcomes: list[Outcome | None] = [None] * len(rows)
-        places = self.ids.find(keys)
+        places = self.state.ids.find(keys)
         known = np.flatnonzero(places >= 0)
         there = self._stored(places[known].tolist()) if len(known) else {}
         fresh, here = [], set()
@@ -359,92 +372,13 @@ class Engine:
         with self.store.reading() as session:
             return stored(session, seqs)
 
-    def _judged(
-        self, rows: Sequence[Mapping[str, Any]], source: str, group: dict[str, Any]
-    ) -> tuple[dict[str, Any], Verdicts]:
-        """Score rows that are new, and add to `group` what the tables are to hold of it."""
-        n, batch = len(rows), columns(rows, self.next_seq)
-        rulings, listed = None, None
-        if self.entries:
-            wanted = ("customer_id", "merchant_id", "ts")
-            rulings, listed = lists.rulings(
-                self.entries, pd.DataFrame({c: batch[c] for c in wanted})
-            )
-        scored = self.scorer.run(batch, rulings=rulings, signals=True, explain=True)
-        verdicts = self.scorer.verdicts_of(batch, scored, self.champion.version, listed)
-        self.next_seq = self._indexed = self.next_seq + n
-        if n:
-            transactions = batch | {"ts": batch["ts"].view(np.int64), "source": [source] * n}
-            group |= {"transactions": transactions, "verdicts": verdicts.columns()}
-            if self.shadows:
-                beside = pd.concat([other.judge(batch, scored) for other in self.shadows])
-                group["shadow_scores"] = {str(c): beside[c].tolist() for c in beside}
-        return batch, verdicts
-
     def _look(self, session: Session) -> None:
         """Notice what others changed: the table writer looks, and `score` follows."""
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
         self._looked = now
-        self.entries = lists.current(session)
-        self._news = self._lacks(session)
-
-    def _lacks(self, session: Session) -> bool:
-        """Whether there are roles of models, or labels, that the state does not follow yet."""
-        (labels,) = session.rows(
-            "SELECT count(*) AS n, count(*) - count(after_seq) AS unplaced FROM labels"
-        )
-        unknown = self.scorer.confirmed is not None and labels["n"] != self._n_labels
-        return unknown or labels["unplaced"] > 0 or roles(session) != self._roles
-
-    def _forget(self) -> None:
-        """Begin with nothing; the next group is scored after the history was folded anew."""
-        self.scorer, self.ids = Scorer(), Ids()
-        self.next_seq = self._indexed = self._n_labels = 0
-        self._roles: tuple[str, tuple[str, ...]] | None = None
-        self._news = True
-
-    def _fold(self, session: Session) -> None:
-        """Bring models, state and ids up to what the tables hold."""
-        if (now := roles(session)) != self._roles:
-            self._load(session, *now)
-            self._roles = now
-        learns = self.scorer.confirmed is not None
-        n_labels = session.rows("SELECT count(*) AS n FROM labels")[0]["n"] if learns else 0
-        if session.next_seq() != self.next_seq or n_labels != self._n_labels:
-            labels = label_events(session, self._n_labels) if n_labels > self._n_labels else None
-            missed = transactions(session, "t.seq >= ?", [self.next_seq])
-            self.scorer.replay(missed, labels, recorded=recorded(missed), progress=self._progress)
-            self.next_seq, self._n_labels = session.next_seq(), n_labels
-        if self._indexed < self.next_seq:
-            there = session.numpy(
-                "SELECT transaction_id AS id, seq FROM transactions WHERE seq >= ? ORDER BY seq",
-                [self._indexed],
-            )
-            self.ids.add(hashed(there["id"].tolist()), there["seq"])
-            self._indexed = self.next_seq
-
-    def _load(self, session: Session, version: str, shadows: Sequence[str]) -> None:
-        """Let other models judge; the state stays, unless labels are needed for the first time."""
-        champion = load(session, version, self.settings)
-        beside = [load(session, shadow, self.settings) for shadow in shadows]
-        learns = any(isinstance(m.model, Learner) for m in (champion, *beside))
-        if self._roles is None or (learns and self.scorer.confirmed is None):
-            self._begin(session, learns)
-        self.champion, self.shadows = champion, beside
-        self.scorer = Scorer(
-            champion.model, champion.policy, self.scorer.profiles, self.scorer.confirmed
-        )
-
-    def _begin(self, session: Session, learns: bool) -> None:
-        """Take the state to fold the history onto: a snapshot's, or the one that it begins with."""
-        kept = snapshot.load(self.store.path, session, learns=learns)
-        if kept is None:
-            begun = begin(session, confirmed=learns)
-            self.next_seq = self._n_labels = 0
-            self.scorer = Scorer(profiles=begun.profiles, confirmed=begun.confirmed)
-            return
-        self.ids, self.next_seq, self._n_labels = kept.ids, kept.next_seq, kept.n_labels
-        self._indexed = kept.next_seq
-        self.scorer = Scorer(profiles=kept.profiles, confirmed=kept.confirmed)
+        self.state.look(session)
+        if checkpoint.asked(session):  # who waits for that, even if nothing arrives
+            with suppress(RuntimeError):  # it is ending
+                self.thread.submit(self._follow_soon)

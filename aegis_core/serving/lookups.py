@@ -42,8 +42,7 @@ class Lookups:
 
         Raises
         ------
-        QueueFull
-            Too many wait already.
+        QueueFull : Too many wait already.
         """
         self._admit(len(self._asked))
         answer: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from aegis_core.features.arrays import Ints
 from aegis_core.intake.refusals import masked
 from aegis_core.machine import utc_now_us
-from aegis_core.schema import CONTENT
+from aegis_core.schema import AGAIN, AGAIN_S, CONTENT, LATER_STATES, MEANT
+from aegis_core.store.meaning import Meaning
 from aegis_core.store.session import Session
 
+_MOST_LATELY: Final = 20_000
 Row = tuple[dict[str, Any], dict[str, Any] | None]
 """A stored transaction and its verdict, where it has one."""
 
@@ -24,22 +27,61 @@ class Outcome:
 
     `verdict` is a row of the table `verdicts`, or the part of it that is told. `repeat` says that
     it was there before; with `conflict`, what is there has other content, which `stored` holds.
+    `state` is a later state of it, where the repetition tells one that was not known.
     """
 
     verdict: Mapping[str, Any] | None
     repeat: bool = False
     conflict: bool = False
     stored: Mapping[str, Any] | None = None
+    state: str | None = None
 
 
-def columns(rows: Sequence[Mapping[str, Any]], first_seq: int) -> dict[str, Any]:
-    """Rows that were checked as the columns that the pass reads, numbered from `first_seq` on."""
+class Lately:
+    """The newest payments, by who paid whom how much: what comes again is probably the same one.
+
+    It tells and decides nothing, and begins empty when a service is started.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[Any, ...], tuple[int, str]] = {}
+
+    def again(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        """Remember `rows`; for those that repeat an earlier one, by number, a sentence of it.
+
+        >>> row = {"customer_id": "c", "merchant_id": "m", "amount": 5.0, "currency": "EUR"}
+        >>> sent = [row | {"transaction_id": f"t{s}", "ts": s * 1_000_000} for s in (0, 4, 60)]
+        >>> Lately().again(sent)
+        {1: 'Probably t0 again: the same customer, merchant and amount 4 s before.'}
+        """
+        told, last = {}, self._last
+        for i, row in enumerate(rows):
+            key = tuple(row.get(name) for name in AGAIN)
+            before, at = last.pop(key, None), row["ts"]
+            last[key] = at, row["transaction_id"]
+            if before is not None and abs(at - before[0]) <= AGAIN_S * 1e6:
+                told[i] = (
+                    f"Probably {before[1]} again: the same customer, merchant and amount "
+                    f"{abs(at - before[0]) / 1e6:.0f} s {'before' if at >= before[0] else 'after'}."
+                )
+        while len(last) > _MOST_LATELY:
+            del last[next(iter(last))]
+        return told
+
+
+def columns(rows: Sequence[Mapping[str, Any]], first_seq: int, meaning: Meaning) -> dict[str, Any]:
+    """Rows that were checked as the columns of the table, numbered from `first_seq` on.
+
+    They have all but `source`; numbers that may be missing are NaN then.
+    """
     batch: dict[str, Any] = {name: [row.get(name) for row in rows] for name in CONTENT}
+    meant = [meaning.of(row) for row in rows]
+    batch |= {name: [row[name] for row in meant] for name in MEANT}
     batch["transaction_id"] = [row["transaction_id"] for row in rows]
     batch["seq"] = np.arange(first_seq, first_seq + len(rows))
     batch["ts"] = np.array(batch["ts"], np.int64).view("datetime64[us]")
     batch["amount"] = np.array(batch["amount"], float)
-    for name in ("lat", "lon"):
+    for name in ("lat", "lon", "rate", "base_amount"):
         batch[name] = np.array(batch[name], float)  # None becomes NaN
     return batch
 
@@ -70,7 +112,8 @@ def stored(session: Session, seqs: Sequence[int]) -> dict[int, Row]:
     given = ", ".join(map(str, sorted({int(s) for s in seqs})))
     names = ", ".join("epoch_us(ts) AS ts" if name == "ts" else name for name in CONTENT)
     found = session.rows(
-        f"SELECT seq, transaction_id, {names} FROM transactions WHERE seq IN ({given})"
+        f"SELECT seq, transaction_id, {names}, {LATER_STATES} AS later_states "
+        f"FROM transactions t WHERE seq IN ({given})"
     )
     verdicts = {v["seq"]: v for v in session.rows(f"FROM verdicts WHERE seq IN ({given})")}
     return {row["seq"]: (row, verdicts.get(row["seq"])) for row in found}
@@ -91,8 +134,33 @@ def with_repeats(
 
 
 def again(row: Mapping[str, Any], first: Mapping[str, Any], outcome: Outcome | None) -> Outcome:
-    """The outcome of a transaction whose id came before."""
-    verdict = outcome.verdict if outcome is not None else None
-    if all(row.get(name) == first.get(name) for name in CONTENT):
+    """The outcome of a transaction whose id came before; with another status, of its later state.
+
+    A state that it had before is no later one, but a message that was sent again.
+    """
+    verdict, status = outcome.verdict if outcome is not None else None, row.get("status")
+    differ = {name for name in CONTENT if row.get(name) != first.get(name)}
+    if not differ:
         return Outcome(verdict, repeat=True)
+    if differ == {"status"} and status is not None:
+        known = status in (first.get("later_states") or ())
+        return Outcome(verdict, repeat=True, state=None if known else status)
     return Outcome(verdict, repeat=True, conflict=True, stored=first)
+
+
+def later_states(
+    rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome], places: Ints, source: str
+) -> list[dict[str, Any]]:
+    """Rows of the table `states`: each new state of a transaction once."""
+    new = {
+        (seq, outcome.state): row["transaction_id"]
+        for row, outcome, seq in zip(rows, outcomes, places.tolist(), strict=True)
+        if outcome.state is not None
+    }
+    return [later_state(seq, one, status, source) for (seq, status), one in new.items()]
+
+
+def later_state(seq: int, transaction_id: str, status: str, source: str) -> dict[str, Any]:
+    """A row of the table `states`."""
+    told = {"transaction_id": transaction_id, "status": status, "source": source}
+    return {"seq": seq, **told, "told_at": utc_now_us()}

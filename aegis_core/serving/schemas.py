@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Annotated, Any, Final, Literal
 
@@ -33,6 +33,7 @@ from aegis_core.intake.refusals import masked
 from aegis_core.machine import utc_now_us
 from aegis_core.schema import (
     COLUMNS,
+    DAY_US,
     END,
     EPOCH,
     HALF_PLACE,
@@ -46,6 +47,7 @@ from aegis_core.schema import (
     ahead,
 )
 from aegis_core.serving.rows import Outcome, rejected
+from aegis_core.store.meaning import said
 
 _PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 """Without the characters of `schema.CONTROL`, in the dialect of JSON Schema."""
@@ -54,11 +56,17 @@ LARGEST_ROW: Final = 16 * 2**10
 """Bytes of one transaction; the longest that keeps the rules has 15 kB, every character escaped."""
 _MOST_VALUES: Final = 2 * LARGEST_BATCH * len(COLUMNS)
 _LONGEST_RAW: Final = 10_000
-_DAY_US: Final = 86_400_000_000
 _END_US: Final = (END - EPOCH) // dt.timedelta(microseconds=1)
 
 
-def _microseconds(text: str) -> int:
+class _Sent(int):
+    """Microseconds since 1970; `utc_offset` and `clock` as in the table, where the text told."""
+
+    utc_offset: int | None = None
+    clock: str | None = None
+
+
+def _microseconds(text: str) -> _Sent:
     """Microseconds since 1970 of a text that looks like `schema.ISO_TIME`."""
     late = text[11:13] == "24"  # the end of a day
     try:
@@ -68,10 +76,15 @@ def _microseconds(text: str) -> int:
             return _microseconds(f"4{text[1:]}")
         raise PydanticCustomError("time", "is not a time") from None
     since = (at.replace(tzinfo=dt.UTC) if at.tzinfo is None else at) - EPOCH
-    us = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds + late * _DAY_US
+    us = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds + late * DAY_US
     if not 0 < us < _END_US:
         raise PydanticCustomError("years", "is out of range")
-    return us
+    sent = _Sent(us)
+    if len(text) == 10:
+        sent.clock = "date"
+    elif offset := at.utcoffset():
+        sent.utc_offset, sent.clock = round(offset.total_seconds() / 60), "sent"
+    return sent
 
 
 class _Plain:
@@ -105,13 +118,24 @@ Moment = Annotated[
 """A time as text, which becomes microseconds since 1970."""
 
 
+def _large_enough(least: float) -> Callable[[float], float]:
+    def check(number: float) -> float:
+        if 0 < abs(number) < least:
+            raise PydanticCustomError("least", "is too small")
+        return number
+
+    return check
+
+
 def _field(column: Column) -> tuple[object, Any]:
     """What pydantic is to check of a column."""
     kind: Any = {
         TEXT: Text if column.required else MayBeBlank,
         TIME: Moment,
         NUMBER: Annotated[
-            Number, Field(gt=0 if column.positive else None, ge=column.low, le=column.high)
+            Number,
+            Field(ge=column.low, le=column.high),
+            *([] if column.least is None else [AfterValidator(_large_enough(column.least))]),
         ],
         TRUTH: Annotated[bool, Strict()],
     }[column.kind]
@@ -131,6 +155,13 @@ Transaction: Final[type[BaseModel]] = create_model(
 )
 """A payment, as it is sent: the columns of `schema.COLUMNS`, with their rules."""
 _MAY_BE_BLANK: Final = tuple(c.name for c in COLUMNS if c.kind == TEXT and not c.required)
+
+
+class Later(BaseModel):
+    """What became of a transaction."""
+
+    model_config = ConfigDict(extra="forbid")
+    status: Text = Field(examples=["declined"], description="In the words of a payment's status.")
 
 
 class Reason(BaseModel):
@@ -156,17 +187,6 @@ class Verdict(BaseModel):
     repeat: bool = Field(False, description="The verdict was there before.")
 
 
-class Review(BaseModel):
-    """An analyst's answer."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    transaction_id: Text
-    answer: Literal["fraud", "legitimate"]
-    analyst: Text
-    note: Note = ""
-
-
 _ROW: Final = TypeAdapter(Transaction)
 _ROWS: Final = TypeAdapter[list[BaseModel]](
     Annotated[list[Transaction], Field(max_length=LARGEST_BATCH, fail_fast=True)]  # type: ignore[valid-type,arg-type]
@@ -179,7 +199,7 @@ _SENT: Final = {column.sent or column.name: column for column in COLUMNS}
 _FAULTS: Final = {
     "missing": "missing", "string_too_short": "missing", "string_type": "text",
     "string_pattern_mismatch": "control", "string_too_long": "longest", "float_type": "number",
-    "finite_number": "number", "greater_than": "positive", "greater_than_equal": "low",
+    "finite_number": "number", "greater_than_equal": "low",
     "less_than_equal": "high", "bool_type": "truth",
 }  # fmt: skip
 """What pydantic finds, and the fault of `Column.faults` that it is."""
@@ -190,13 +210,19 @@ def _row(sent: BaseModel, future_minutes: float) -> dict[str, Any]:
 
     Raises
     ------
-    ValueError
-        They are right one by one, but not together.
+    ValueError : They are right one by one, but not together.
     """
     row = sent.__dict__
     for name in _MAY_BE_BLANK:
         if row[name] == "":
             row[name] = None
+    at, amount = row["ts"], row["amount"]
+    row["currency"], row["kind"], row["status"] = said(
+        row["currency"], row["kind"], row["status"],
+        row["category"] if row["kind"] is None else None, (amount > 0) - (amount < 0),
+    )  # fmt: skip
+    row["ts"], row["utc_offset"], row["clock"] = int(at), at.utc_offset, at.clock
+    row["amount"] = abs(amount)
     if (row["lat"] is None) != (row["lon"] is None):
         raise ValueError(HALF_PLACE)
     if future_minutes and row["ts"] > utc_now_us() + future_minutes * 60e6:
@@ -212,8 +238,6 @@ def _reason(e: ValueError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     column = _SENT.get(where)
     fault = "missing" if first["input"] is None else _FAULTS.get(first["type"], first["type"])
-    if column is not None and column.positive and fault == "low" and first["input"] <= 0:
-        fault = "positive"
     if column is not None and column.kind == TIME and fault in ("text", "control"):
         fault = "time"
     if column is not None and fault in column.faults:
@@ -236,8 +260,7 @@ def checked_all(
 
     Raises
     ------
-    HTTPException
-        400 where there are no rows to be had, 413 where there are too many.
+    HTTPException : 400 where there are no rows to be had, 413 where there are too many.
     """
     commas = body.count(b",")
     if commas > _MOST_VALUES and _STRING.sub(b"", body).count(b",") > _MOST_VALUES:

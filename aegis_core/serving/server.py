@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import socket
 import sys
 import threading
+from typing import Final
 
 from aegis_core.config import Settings
 from aegis_core.detection.registry import roles
@@ -16,8 +18,13 @@ from aegis_core.serving.api import create_app
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.strangers import MOST_CONNECTIONS, guarded
 from aegis_core.serving.token import token_file, token_of
-from aegis_core.store import connect
+from aegis_core.store import Store, audit, connect
+from aegis_core.store.endpoint import find
 from aegis_core.store.files import open_to_others
+
+_NOT_NOTED: Final = {
+    *("home", "db", "models", "reports", "token", "review_token", "schedule", "notify", "analyst")
+}
 
 
 def serve(
@@ -27,12 +34,9 @@ def serve(
 
     Raises
     ------
-    NotReady
-        There is no champion model yet, or its files are broken.
-    StoreBusy
-        Another process holds the database.
-    InputError
-        The port is taken, or the token is not safe.
+    NotReady : There is no champion model yet, or its files are broken.
+    StoreBusy : Another process holds the database.
+    InputError : The port is taken, or a file of tokens cannot be used.
     """
     import uvicorn
     from tqdm import tqdm  # type: ignore[import-untyped]
@@ -50,7 +54,11 @@ def serve(
     bar = tqdm(unit="tx", desc="Reading the history", delay=2)
     with Engine.open(store, settings, rest=address, wait_s=1.0, progress=bar.update) as engine:
         bar.close()
-        app = create_app(engine, token)
+        if changed := note_settings(store, settings):
+            print(f"Other settings than at the last start: {changed}", flush=True)
+        endpoint = find(store.path)
+        assert endpoint is not None  # this process's own
+        app = create_app(engine, token, endpoint.desk_token)
         _without_long_breaths()
         server = uvicorn.Server(
             uvicorn.Config(
@@ -60,14 +68,41 @@ def serve(
             )
         )  # fmt: skip
         print(f"Scoring on {address}/v1/transactions, described at {address}/docs", flush=True)
-        print(f"The token is in {token_file(store)}" if not settings.token.get_secret_value() else
-              "The token is that of AEGIS_TOKEN", flush=True)  # fmt: skip
+        where = "AEGIS_TOKEN" if settings.token.get_secret_value() else token_file(store)
+        print(f"The token for scoring is in {where}; `aegis tokens add` gives analysts and viewers "
+              "theirs", flush=True)  # fmt: skip
         if for_s is not None:
             timer = threading.Timer(for_s, lambda: setattr(server, "should_exit", True))
             timer.daemon = True
             timer.start()
         with stop_signals(lambda *_: None):  # uvicorn raises them again when it is done
             server.run(sockets=[listener])
+
+
+def note_settings(store: Store, settings: Settings) -> str:
+    """Which settings are others than at the last start, for a human; the audit keeps it, too.
+
+    Of the schedule and of the rules of notification only the names count.
+    """
+    now = settings.model_dump(mode="json", exclude=_NOT_NOTED)
+    now |= {
+        "schedule": sorted(settings.schedule),
+        "notify": [rule.name for rule in settings.notify],
+    }
+    with store.changing() as session:
+        found = session.noted("settings")
+        before = json.loads(found) if found else now
+        if before == now and found:
+            return ""
+        changed = {key: [before.get(key), now[key]] for key in now if before.get(key) != now[key]}
+        if changed:
+            audit.record(session, "aegis", "settings", "aegis.toml", changed)
+        session.execute(
+            "INSERT INTO meta VALUES ('settings', ?) "
+            "ON CONFLICT DO UPDATE SET value = excluded.value",
+            [json.dumps(now)],
+        )
+    return ", ".join(f"{key} {then} → {is_now}" for key, (then, is_now) in changed.items())
 
 
 def _without_long_breaths() -> None:

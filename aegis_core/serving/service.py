@@ -8,14 +8,18 @@ from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from aegis_core.errors import AegisError
 from aegis_core.review import answers
 from aegis_core.serving.batcher import Batcher, Meters, log
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.lookups import Lookups
+from aegis_core.serving.schemas import as_json
+from aegis_core.serving.token import Token
 
 
 class Problem(BaseModel):
@@ -27,13 +31,37 @@ class Problem(BaseModel):
 ADMITTED: Final = [Depends(HTTPBearer(auto_error=False))]
 """For the description of a route; `api.Door` asks for the token."""
 PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
-    code: {"model": Problem} for code in (400, 401, 413, 415, 422, 429, 503)
+    code: {"model": Problem} for code in (400, 401, 403, 413, 415, 422, 429, 503)
 }
 """What the description of a route says may go wrong."""
 NOT_FOUND: Final[dict[int | str, dict[str, Any]]] = {404: {"model": Problem}}
 _PENDING: Final = f"""
     SELECT count(*) AS n FROM ({answers.STANDING})
     WHERE held_until IS NOT NULL AND review_id NOT IN (SELECT review_id FROM taught)"""
+
+
+class Opened(APIRoute):
+    """A route that tokens of some roles open; of other requests nothing but the head is read.
+
+    `api.Door` says whose token it is. A route that names no roles opens to nobody.
+    """
+
+    roles: tuple[str, ...] = ()
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, if its token is of one of the roles."""
+        token: Token = scope["user"]
+        if token.role in self.roles:
+            await super().handle(scope, receive, send)
+            return
+        needed = " or ".join(self.roles) or "of no role"
+        told = f"This token is for {token.role}; what you ask for needs one for {needed}."
+        await as_json({"detail": told}, 403)(scope, receive, send)
+
+
+def opened_to(*roles: str) -> type[Opened]:
+    """The routes of a router that tokens of these roles open."""
+    return type("Opened", (Opened,), {"roles": roles})
 
 
 class Service:
@@ -52,7 +80,8 @@ class Service:
         """Commit what comes for the length of the block, and save the state at its end."""
         committing = asyncio.create_task(self.batcher.run())
         beside = [asyncio.create_task(work) for work in (self._publishing(), self.batcher.tell())]
-        log("ready", transactions=self.engine.next_seq, model=self.engine.champion.version)
+        state = self.engine.state
+        log("ready", transactions=state.next_seq, model=state.champion.version)
         yield
         for task in beside:
             task.cancel()
@@ -61,7 +90,7 @@ class Service:
         self.lookups.close()
         with contextlib.suppress(OSError, AegisError):
             await asyncio.to_thread(self.engine.save)
-        log("ended", transactions=self.engine.next_seq)
+        log("ended", transactions=self.engine.state.next_seq)
 
     async def do(self, work: Callable[[], Any]) -> Any:
         """The result of `work`, done between two groups; an answer counts from the next one on."""

@@ -22,6 +22,7 @@ from aegis_core.serving.client import Client
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.token import kept_token
 from aegis_core.store import Store
+from aegis_core.units.money import worth
 
 TICK_S = 0.5
 """Length of a micro-batch of a paced stream, in seconds."""
@@ -90,10 +91,8 @@ def simulate(
 
     Raises
     ------
-    InputError
-        Nothing would end the stream, or a number is negative.
-    NotReady
-        There is no champion model.
+    InputError : Nothing would end the stream, or a number is negative.
+    NotReady : There is no champion model.
     """
     if min(n_transactions, seconds, rate, fraud_multiplier) < 0:
         raise InputError("n_transactions, seconds, rate and fraud_multiplier may not be negative.")
@@ -147,7 +146,7 @@ def _arrivals(
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Micro-batches of `size` rows, endless unless `n_transactions` says otherwise."""
     with store.reading() as session:
-        last = session.rows("SELECT max(ts) AS last FROM transactions")[0]["last"]
+        last = session.value("SELECT max(ts) FROM transactions")
         config = history_config(session)
     if config is None:
         config = SyntheticConfig(start=f"{last + pd.Timedelta(days=1):%Y-%m-%d}")
@@ -159,7 +158,7 @@ def _arrivals(
 
 def _line(verdict: Mapping[Hashable, Any]) -> str:
     """One verdict as an analyst would say it."""
-    money = f"{verdict['currency'] or ''} {verdict['amount']:,.2f}".strip()
+    money = worth(verdict["amount"], verdict["currency"])
     word = {"approve": "Approved", "review": "Review", "block": "Blocked"}[str(verdict["decision"])]
     why = [str(r["text"]) for r in verdict["reasons"]]
     return f"{word}: {'; '.join(why) if why else money} [{verdict['transaction_id']}]"

@@ -19,7 +19,7 @@ _LOG: Final = logging.getLogger("aegis.engine")
 
 
 @dataclass(frozen=True)
-class State:
+class Snapshot:
     """What scoring the transactions before `next_seq` and the first `n_labels` labels left.
 
     `confirmed` is None where no model looks at labels.
@@ -54,7 +54,13 @@ def folder_of(database: Path) -> Path:
     return database.with_name(database.name + ".state")
 
 
-def load(database: Path, session: Session, *, learns: bool) -> State | None:
+def remove(database: Path) -> None:
+    """Take it away: the next start folds the history anew."""
+    for path in folder_of(database).glob("*"):
+        path.unlink(missing_ok=True)
+
+
+def load(database: Path, session: Session, *, learns: bool) -> Snapshot | None:
     """The state that was saved, if it is whole and of this history; `learns`: with labels."""
     folder = folder_of(database)
     if not (folder / "state.json").exists():
@@ -64,7 +70,7 @@ def load(database: Path, session: Session, *, learns: bool) -> State | None:
         name, next_seq, n_labels = state["name"], int(state["next_seq"]), int(state["n_told"])
         if next_seq > session.next_seq() or state["last"] != _fingerprint(session, next_seq - 1):
             raise ValueError("it is of another history")
-        return State(
+        return Snapshot(
             next_seq,
             n_labels if learns else 0,
             Ids.of(read_arrays(folder / f"{name}.ids.npz")["hashes"]),
@@ -72,7 +78,7 @@ def load(database: Path, session: Session, *, learns: bool) -> State | None:
             Confirmed.load(folder / f"{name}.answers.npz") if learns else None,
         )
     except Exception as e:  # whatever is wrong with it: the history itself is there
-        _LOG.warning("snapshot ignored: %s", e)
+        _LOG.warning("%s is not used, the history is folded anew: %s", folder, e)
         return None
 
 

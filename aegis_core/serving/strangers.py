@@ -1,20 +1,26 @@
-"""Who has not shown the token: counted, answered a little later, and never in the way of others."""
+"""Who has shown no token: counted, answered a little later, and never in the way of others."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
+import os
+import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from aegis_core.errors import InputError
 from aegis_core.serving.batcher import Meters, log
+from aegis_core.serving.token import CASEWORK, SCORE, Token, given, given_file, hashed, holder
 
 DELAY_S: Final = 0.25
 """How long a wrong token waits for its answer."""
 MOST_DELAYED: Final = 200
 """So many wait at a time; more are answered at once, so that waiting holds no place of others."""
+LOOK_S: Final = 0.25
+"""How often it is looked whether tokens were given or revoked, in seconds."""
 TELL_S: Final = 60.0
 """Wrong tokens are one line of the log in so many seconds."""
 HEAD_S: Final = 10.0
@@ -25,30 +31,62 @@ BODY_S: Final = 30.0
 """How long a body may take after its head."""
 MOST_CONNECTIONS: Final = 1_000
 MOST_STRANGERS: Final = 500
-"""Of these connections so many may be without the token; then the oldest such one is closed."""
+"""Of these connections so many may be without a token; then the oldest such one is closed."""
 MOST_OF_ADDRESS: Final = 200
 """As many may come from one address."""
 GRACE_S: Final = 1.0
 """A connection is not closed for another one before it is so old, in seconds..."""
 CROWDED: Final = 900
-"""...unless so many are without the token."""
+"""...unless so many are without one."""
 
 
 class Tokens:
-    """Knows the token, counts who brings a wrong one, and says so once a minute."""
+    """Knows the tokens, counts who brings a wrong one, and says so once a minute.
 
-    def __init__(self, token: str, meters: Meters) -> None:
-        self._expected, self._meters = token.encode(), meters
+    Parameters
+    ----------
+    path : Of the database, beside which the tokens lie that were given to somebody.
+    score, desk : The service's own secrets for `SCORE`, and for `CASEWORK` under any name.
+
+    Raises
+    ------
+    InputError
+        The file of the given tokens cannot be used. Later that is logged, and none of them counts.
+    """
+
+    def __init__(self, path: Path, score: str, desk: str, meters: Meters) -> None:
+        self._path, self._file, self._meters = path, str(given_file(path)), meters
+        self._own = [Token("", SCORE, hashed(score)), Token("", CASEWORK, hashed(desk))]
+        self._looked_at, self._stamp = time.monotonic(), self._look()
+        self._all = [*self._own, *given(path).values()]
         self._untold = self._delayed = 0
         self._telling: asyncio.TimerHandle | None = None
 
-    def known(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether a request brings the token."""
-        given = next((value for name, value in headers if name == b"authorization"), b"")
-        return given[:7].lower() == b"bearer " and hmac.compare_digest(given[7:], self._expected)
+    def known(self, headers: Iterable[tuple[bytes, bytes]]) -> Token | None:
+        """The token that a request brings, of those of `LOOK_S` ago at the most; None: of none."""
+        sent = next((value for name, value in headers if name == b"authorization"), b"")
+        if sent[:7].lower() != b"bearer ":
+            return None
+        if (now := time.monotonic()) - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            if (stamp := self._look()) != self._stamp:
+                self._stamp, self._all = stamp, self._own
+                try:
+                    self._all = [*self._own, *given(self._path).values()]
+                except InputError as e:
+                    log("tokens_unusable", error=str(e))
+        return holder(sent[7:], self._all)
+
+    def _look(self) -> tuple[int, ...]:
+        """What changes with the file of the given tokens."""
+        try:
+            file = os.stat(self._file)
+        except OSError:
+            return ()
+        return file.st_mtime_ns, file.st_ino, file.st_size, file.st_mode
 
     async def refused(self) -> None:
-        """Count a request without the token, and let it wait for a moment."""
+        """Count a request without a token, and let it wait for a moment."""
         self._meters.wrong_tokens.inc()
         self._untold += 1
         if self._telling is None:
@@ -69,15 +107,15 @@ class Tokens:
 
 
 class Guarded(HttpToolsProtocol):
-    """A connection of uvicorn's with limits of time; those without the token make room for others.
+    """A connection of uvicorn's with limits of time; those without a token make room for others.
 
-    `known` says of a head's headers whether they have the token.
+    `known` says of a head's headers whether they have one.
     """
 
-    known: Callable[[Iterable[tuple[bytes, bytes]]], bool]
+    known: Callable[[Iterable[tuple[bytes, bytes]]], object]
     _head_size: int | None
     strangers: dict[Guarded, float]
-    """The connections without the token, the oldest first, and since when."""
+    """The connections without a token, the oldest first, and since when."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -147,6 +185,6 @@ class Guarded(HttpToolsProtocol):
         self.transport.abort()
 
 
-def guarded(known: Callable[[Iterable[tuple[bytes, bytes]]], bool]) -> type[Any]:
-    """The connections of one server, which together know who of them has the token."""
+def guarded(known: Callable[[Iterable[tuple[bytes, bytes]]], object]) -> type[Any]:
+    """The connections of one server, which together know who of them has a token."""
     return type("Connections", (Guarded,), {"known": staticmethod(known), "strangers": {}})

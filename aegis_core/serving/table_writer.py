@@ -87,7 +87,7 @@ class TableWriter(threading.Thread):
                 return
 
     def _bring_in(self) -> None:
-        number, groups = self.journal.waiting()
+        end, groups = self.journal.waiting()
         with self._changed:
             notes, self._notes = self._notes, []
         try:
@@ -95,13 +95,13 @@ class TableWriter(threading.Thread):
                 there = journal.reached(session)
                 if there > self.journal.reached:  # a commit was called failed and was there
                     self.journal.done(there)
-                    number, groups = self.journal.waiting()
+                    end, groups = self.journal.waiting()
                 if groups or notes:
-                    journal.bring_in(session, [*groups, *notes], number)
+                    journal.bring_in(session, [*groups, *notes], end)
                 self._look(session)
             if groups:
-                self._must_be_there(number, groups)
-                self.journal.done(number)
+                self._must_be_there(end.number, groups)
+                self.journal.done(end.number)
             self.failed = None
         except AegisError as e:
             if self.failed is None:

@@ -10,6 +10,8 @@ from aegis_core.detection.scoring import Scorer
 from aegis_core.features.arrays import Ids, hashed
 from aegis_core.features.confirmed import Confirmed
 from aegis_core.serving.rows import columns
+from aegis_core.store.meaning import Meaning
+from aegis_core.units.money import Rates
 
 _ROWS: Final = 64
 
@@ -19,7 +21,7 @@ def warm_up(champion: ModelVersion, shadows: Sequence[ModelVersion], *, learns: 
 
     `learns` : whether a model looks at labels.
     """
-    batch = columns(_made_up(_ROWS), 0)
+    batch = columns(_made_up(_ROWS), 0, Meaning(Rates("EUR")))
     Ids().find(hashed(batch["transaction_id"]))
     scorer = Scorer(champion.model, champion.policy, confirmed=Confirmed() if learns else None)
     scored = scorer.run(batch, signals=True, explain=True)

@@ -170,7 +170,6 @@ class Attached:
         load_quack(self._root)
         with translated():
             self._root.execute("SET http_retries = 0; SET http_timeout = 3600")
-            self._root.execute("SET TimeZone = 'UTC'")
         self._free: dict[bool, list[tuple[Connection, str, float]]] = {True: [], False: []}
         self._made = 0
         self._lock = threading.Lock()
@@ -241,5 +240,6 @@ class Attached:
         if writable:
             address, token = found.writers, found.writers_token
         with translated():
+            connection.execute("SET TimeZone = 'UTC'")  # each connection has its own
             connection.execute(f"ATTACH {literal(address)} AS {name} (TOKEN {literal(token)})")
         return connection, name

@@ -5,6 +5,9 @@ changed, removed or put in between breaks the chain from there on. What the chai
 is that its end was cut off, or that all of it was written anew: for that the last row's number and
 hash are kept in a file beside the database, and can be noted anywhere else. A head that was kept
 there and is not in the chain any more goes into a second file before the next one takes its place.
+
+Where a person is erased, rows that name them are written without the name. Their hashes stay, and
+the hash of what each says now is in the row that tells of the erasure: nothing else may replace it.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +32,8 @@ from aegis_core.store.session import Session
 _LOG: Final = logging.getLogger("aegis.audit")
 GENESIS: Final = "0" * 64
 """What the first row has for the hash of the row before."""
+ERASE: Final = "erase"
+"""The action of a row that says what others say since a person was erased."""
 _CHUNK: Final = 10_000
 _COLUMNS: Final = "seq, recorded_at, who, action, subject, details, before, hash"
 
@@ -82,11 +88,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a look at the whole chain found; `problem` is None where it is whole."""
+    """What a look at the whole chain found; `problem` is None where it is whole.
+
+    From `redacted` rows somebody was erased.
+    """
 
     rows: int
     head: Head | None
     problem: str | None = None
+    redacted: int = 0
 
     def sentence(self) -> str:
         """The result in words."""
@@ -94,7 +104,8 @@ class Verified:
             return f"The audit is BROKEN: {self.problem}"
         if self.head is None:
             return "The audit is empty."
-        return f"The audit is whole: {self.rows:,} rows, head {self.head}"
+        erased = f" ({self.redacted:,} without the names erased from them)" if self.redacted else ""
+        return f"The audit is whole: {self.rows:,} rows{erased}, head {self.head}"
 
 
 def record(
@@ -107,16 +118,19 @@ def record(
     """Add a row, in the transaction of the change that it tells of.
 
     The name of the account that runs this process is added to `details`, as `login`: `who` is
-    what somebody said. Two rows of one number cannot both be committed, so the chain cannot fork:
-    inside of `Store.changing()` others wait, elsewhere the later transaction fails as a whole.
+    what somebody said. So is a random `salt`, which goes when somebody is erased: without it the
+    hash does not tell whom the row named. Two rows of one number cannot both be committed, so the
+    chain cannot fork: inside of `Store.changing()` others wait, elsewhere the later transaction
+    fails as a whole.
     `InputError` where nobody says who, or `details` is not what JSON can say.
     """
     if not who.strip():
         raise InputError("Say who does this.")
     try:
         told = json.dumps(
-            {**(details or {}), "login": login()}, sort_keys=True, allow_nan=False, default=str
-        )
+            {**(details or {}), "login": login(), "salt": secrets.token_hex(8)},
+            sort_keys=True, allow_nan=False, default=str,
+        )  # fmt: skip
     except ValueError as e:
         raise InputError(f"The details of {action} {subject} cannot be kept: {e}.") from None
     last = head(session)
@@ -152,6 +166,39 @@ def entries(session: Session, since: datetime | None = None) -> list[Entry]:
     return [Entry(**row) for row in rows]
 
 
+def redact(session: Session, masked: Callable[[str], str]) -> dict[str, str]:
+    """Write rows in which `masked` changes a text without it; their new content's hash by number.
+
+    What comes back belongs into the details of a row of the action `ERASE`, as `redacted`, in the
+    same transaction: `verify` takes another content only on such a row's word.
+    """
+    told = {}
+    for entry in entries(session):
+        details = masked(entry.details)
+        now = replace(entry, who=masked(entry.who), subject=masked(entry.subject), details=details)
+        if now != entry:
+            rest = {key: value for key, value in json.loads(details).items() if key != "salt"}
+            now = replace(now, details=json.dumps(rest, sort_keys=True))
+            session.execute(
+                "UPDATE audit SET who = ?, subject = ?, details = ? WHERE seq = ?",
+                [now.who, now.subject, now.details, now.seq],
+            )
+            told[str(now.seq)] = now.content_hash
+    return told
+
+
+def _redacted(session: Session) -> dict[int, str]:
+    """The hash of what redacted rows say now, by their number."""
+    told = {}
+    erasures = "SELECT seq, details FROM audit WHERE action = ? ORDER BY seq"
+    for row in session.rows(erasures, [ERASE]):
+        with contextlib.suppress(ValueError, AttributeError):  # a row like that breaks the chain
+            for seq, digest in json.loads(row["details"]).get("redacted", {}).items():
+                if int(seq) < row["seq"]:
+                    told[int(seq)] = digest
+    return told
+
+
 def verify(session: Session, noted: Sequence[Head] = ()) -> Verified:
     """Look at the whole chain, and whether it still holds every head that was noted.
 
@@ -172,33 +219,34 @@ def verify(session: Session, noted: Sequence[Head] = ()) -> Verified:
     if lacking := sorted(set(_COLUMNS.split(", ")) - {column["name"] for column in columns}):
         lacks = f"its table lacks {', '.join(lacking)}." if columns else "its table is missing."
         return Verified(0, None, lacks)
-    last, n = Head(0, GENESIS), 0
+    last, n, redacted = Head(0, GENESIS), 0, _redacted(session)
     while chunk := session.rows(
         f"SELECT {_COLUMNS} FROM audit WHERE seq > ? ORDER BY seq LIMIT {_CHUNK}", [last.seq]
     ):
         for row in chunk:
             entry = Entry(**row)
-            if problem := _wrong(entry, last, noted):
+            if problem := _wrong(entry, last, noted, redacted):
                 return Verified(n, last if n else None, problem)
             last, n = Head(entry.seq, entry.hash), n + 1
-    (found,) = session.rows("SELECT count(*) AS n FROM audit")
-    if found["n"] != n:
-        return Verified(n, last, f"{found['n'] - n} rows were put in beside those of the chain.")
+    if (there := session.value("SELECT count(*) FROM audit")) != n:
+        return Verified(n, last, f"{there - n} rows were put in beside those of the chain.")
     first, upto = last.seq + 1, max((head.seq for head in noted), default=0)
     if upto >= first:
         missing = f"{_are(first, upto)} missing at its end: they were noted."
         return Verified(n, last if n else None, missing)
-    return Verified(n, last if n else None)
+    return Verified(n, last if n else None, redacted=len(redacted))
 
 
 def _are(first: int, last: int) -> str:
     return f"row {first} is" if first == last else f"rows {first} to {last} are"
 
 
-def _wrong(entry: Entry, last: Head, noted: Sequence[Head]) -> str | None:
+def _wrong(
+    entry: Entry, last: Head, noted: Sequence[Head], redacted: Mapping[int, str]
+) -> str | None:
     if entry.seq != last.seq + 1:
         return f"{_are(last.seq + 1, entry.seq - 1)} missing; the next one is row {entry}."
-    if entry.hash != entry.content_hash:
+    if entry.content_hash not in (entry.hash, redacted.get(entry.seq)):
         return f"row {entry} was changed: it is not what its hash says."
     if entry.before != last.hash:
         return (

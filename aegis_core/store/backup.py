@@ -312,8 +312,8 @@ def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
         raise FileUnreadable(f"{file} is damaged: it lacks {sorted(missing)[0]}.")
     with contextlib.closing(opened(folder / DATABASE, read_only=True, wait_s=0)) as connection:
         session = Session(connection, writable=False)  # of whatever version it is
-        count = "SELECT count(*) AS n FROM "
-        found = {name: session.rows(count + quoted(name))[0]["n"] for name in names(session)}
+        count = "SELECT count(*) FROM "
+        found = {name: session.value(count + quoted(name)) for name in names(session)}
     told = manifest["rows"]
     for name in sorted(told.keys() | found.keys()):
         if told.get(name) != found.get(name):

@@ -36,6 +36,10 @@ _SHUT_IN: dict[str, Any] = {
 _Kind = duckdb.StatementType
 _READING_STATEMENTS = {_Kind.SELECT, _Kind.EXPLAIN, _Kind.PREPARE, _Kind.EXECUTE}
 READ_ONLY = "A query cannot change the database; it is opened for reading only."
+_INEXACT = {
+    *("bignum", "bit", "geometry", "time with time zone", "time_ns", "uhugeint", "union"),
+    "variant",
+}
 _LONGEST_PAUSE_S = 0.05
 _BETWEEN_TELLS_S = 0.1
 _STOPS = 20
@@ -75,7 +79,8 @@ def opened(path: Path, *, read_only: bool, wait_s: float) -> Connection:
                 raise StoreBusy(
                     f"{path} was in use for {wait_s:g} s. Wait for the other run to "
                     "end, or close the program that keeps the file open (a DuckDB shell, a "
-                    "notebook with its own duckdb.connect). DuckDB says: " + str(e).splitlines()[0]
+                    "notebook with its own duckdb.connect, a service whose `.endpoint` file is "
+                    "gone or foreign: start it anew). DuckDB says: " + str(e).splitlines()[0]
                 ) from e
         time.sleep(pause_s * random.uniform(0.5, 1.5))
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -142,6 +147,11 @@ def only_reads(connection: Connection, sql: str) -> None:
 def _unusable(path: Path, e: duckdb.Error) -> Exception:
     if path.is_dir():
         return FileUnreadable(f"{path} is a folder; --db names a file.")
+    if path.exists() and path.stat().st_size == 0:
+        return FileUnreadable(
+            f"{path} holds nothing any more. `aegis restore FILE --force` puts a backup there; "
+            "without one, delete it."
+        )
     if "not a valid DuckDB" in str(e):
         return FileUnreadable(
             f"{path} is not a DuckDB database. Name another with --db; to read "
@@ -160,9 +170,7 @@ def _unusable(path: Path, e: duckdb.Error) -> Exception:
 
 
 def beside(
-    work: Callable[[], Result],
-    stop: Callable[[], object],
-    tell: Callable[[], object] | None = None,
+    work: Callable[[], Result], stop: Callable[[], object], tell: Callable[[], object] | None = None
 ) -> Result:
     """The result of a long call of DuckDB, made in another thread: a Ctrl-C here `stop`s it.
 
@@ -220,6 +228,39 @@ def translated() -> Iterator[None]:
         raise kind(told) from e
 
 
+@contextmanager
+def answered() -> Iterator[None]:
+    """`translated`; what Python or Arrow cannot take of an answer is an `InputError`, too."""
+    with translated():
+        try:
+            yield
+        except OSError as e:  # how a stream of Arrow tells of DuckDB's errors
+            raise InputError(" ".join(str(e).split())) from e
+        except (OverflowError, ValueError, NotImplementedError) as e:
+            raise InputError(
+                f"The answer has a value that Python cannot hold ({' '.join(str(e).split())}). "
+                "Ask for it as text, such as (…)::VARCHAR."
+            ) from e
+
+
+def exact(answer: Connection) -> Connection:
+    """The answer that a connection holds; `InputError` where Arrow would not hold it as it is."""
+    for name, kind, *_ in answer.description or ():
+        if _is_inexact(kind):
+            raise InputError(
+                f"The column {name} is of type {kind}, which does not reach Python as it is. Ask "
+                f"for it as text: ({name})::VARCHAR."
+            )
+    return answer
+
+
+def _is_inexact(kind: Any) -> bool:
+    inner = kind.children if kind.id in ("list", "array", "struct", "map") else ()
+    return kind.id in _INEXACT or any(
+        _is_inexact(part) for _, part in inner if not isinstance(part, int)
+    )
+
+
 def quoted(name: str) -> str:
     """`name` as an SQL identifier, whatever it contains.
 
@@ -230,10 +271,12 @@ def quoted(name: str) -> str:
 
 
 def literal(value: object) -> str:
-    """`value` as an SQL literal, whatever it contains; `InputError` if SQL has none for its type.
+    r"""`value` as an SQL literal, whatever it contains; `InputError` if SQL has none for its type.
 
     >>> literal("O'Hara"), literal(None), literal([1, 2.5])
     ("'O''Hara'", 'NULL', "[1, '2.5'::DOUBLE]")
+    >>> literal(b"\xaa")
+    "from_hex('aa')"
     >>> literal({"amount": 0.5})
     "{'amount': '0.5'::DOUBLE}"
     """
@@ -254,6 +297,8 @@ def literal(value: object) -> str:
     if isinstance(value, str | Path):
         text = str(value).replace("'", "''").replace("\0", "' || chr(0) || '")
         return f"('{text}')" if "\0" in str(value) else f"'{text}'"
+    if isinstance(value, bytes):
+        return f"from_hex('{value.hex()}')"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(literal, value)) + "]"
     if isinstance(value, dict):
@@ -262,16 +307,22 @@ def literal(value: object) -> str:
 
 
 def without_decimals(table: pa.Table) -> pa.Table:
-    """Sums of whole numbers are decimals of 38 digits to Arrow; here they are int64 again."""
+    """Sums of whole numbers are decimals of 38 digits to Arrow; here they are int64 again.
+
+    Decimals with a fraction become the nearest float64. `InputError` where a whole number is beyond
+    64 bits.
+    """
     import pyarrow as pa
 
     for i, field in enumerate(table.schema):
         if pa.types.is_decimal(field.type):
             try:
-                kind = pa.float64() if field.type.scale else pa.int64()
-                column = table.column(i).cast(kind)
-            except pa.ArrowInvalid:  # beyond 64 bits
-                column = table.column(i).cast(pa.float64())
+                column = table.column(i).cast(pa.float64() if field.type.scale else pa.int64())
+            except pa.ArrowInvalid:
+                raise InputError(
+                    f"The column {field.name} holds whole numbers beyond 64 bits. Ask for it as "
+                    f"text, ({field.name})::VARCHAR, or as ({field.name})::DOUBLE."
+                ) from None
             table = table.set_column(i, field.name, column)
     return table
 

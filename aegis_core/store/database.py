@@ -9,6 +9,7 @@ writes all the time holds it inside of `owned()` instead.
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aegis_core.errors import InputError, NotReady, StoreBusy, StoreError, StoreVersion
 from aegis_core.machine import private
 from aegis_core.schema import SCHEMA_VERSION
-from aegis_core.store import audit, journal, tables
+from aegis_core.store import audit, journal, meaning, tables
 from aegis_core.store.attached import Attached
 from aegis_core.store.connection import opened
 from aegis_core.store.endpoint import Endpoint, find, publish, started, withdraw
@@ -27,10 +28,9 @@ from aegis_core.store.owner import Held
 from aegis_core.store.session import Params, Session
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    import pyarrow as pa
 
+_MEANT_SINCE = 5  # the version that brought `schema.MEANT`
 _LONGEST_WAL = "512KB"  # every opening replays it, about 20 ms for each 100 KB
 
 
@@ -109,6 +109,7 @@ class Store:
             return
         with self._in_turn():
             if not self.path.exists():
+                self._require_no_remains()
                 raise NotReady(
                     f"There is no database at {self.path}. Make one with `aegis import FILE` or "
                     "`aegis run generate`, or name another with --db, AEGIS_DB or AEGIS_HOME."
@@ -251,6 +252,8 @@ class Store:
                     readers=gate.addresses[False],
                     readers_token=gate.tokens[False],
                     rest=rest,
+                    desk_token=secrets.token_urlsafe(32),
+                    inode=self.path.stat().st_ino,
                 )
                 publish(self.path, endpoint)
             with private():  # the log is made anew now and then
@@ -290,20 +293,15 @@ class Store:
         with self.reading() as session:
             return session.query(sql, params)
 
-    def arrow(self, sql: str, params: Params = None) -> pa.Table:
-        """One read-only query as an Arrow table, without importing pandas."""
-        with self.reading() as session:
-            return session.arrow(sql, params)
-
-    def numpy(self, sql: str, params: Params = None) -> dict[str, np.ndarray]:
-        """One read-only query as arrays by column name; see `Session.numpy`."""
-        with self.reading() as session:
-            return session.numpy(sql, params)
-
     def rows(self, sql: str, params: Params = None) -> list[dict[str, Any]]:
         """One read-only query as one dictionary a row."""
         with self.reading() as session:
             return session.rows(sql, params)
+
+    def value(self, sql: str, params: Params = None) -> Any:
+        """The first value of one read-only query; None where it has no row."""
+        with self.reading() as session:
+            return session.value(sql, params)
 
     def first(self, sql: str, params: Params, otherwise: str) -> dict[str, Any]:
         """The first row of a query; an `InputError` that says `otherwise` where there is none."""
@@ -363,8 +361,10 @@ class Store:
     @contextmanager
     def _up_to_date(self, session: Session) -> Iterator[None]:
         """A transaction that first brings in what an older version or a killed owner left."""
-        with tables.up_to_date(session, self.path):
+        with tables.up_to_date(session, self.path) as older:
             journal.recover(session, self.path)
+            if older < _MEANT_SINCE:
+                meaning.bring(session)
             yield
         journal.remove(self.path)  # while nobody else can have begun a new one
 
@@ -376,7 +376,16 @@ class Store:
         finally:
             self._here.session = None
 
+    def _require_no_remains(self) -> None:
+        if journal.is_left(self.path) and not self.path.exists():
+            raise StoreError(
+                f"There is no database at {self.path}, but the journal of one is beside it. Put "
+                "the database back (`aegis restore FILE`), or move the folder "
+                f"{journal.folder_of(self.path)} away to begin anew."
+            )
+
     def _make_folder(self) -> None:
+        self._require_no_remains()
         try:
             with private():
                 self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,8 @@ class Endpoint:
     schema_version : The version of the tables.
     writers, readers : Addresses for DuckDB's ATTACH, such as `quack:127.0.0.1:40123`.
     rest : Where the owner answers over REST, such as `http://127.0.0.1:8000`; "" if it does not.
+    desk_token : What opens an analyst's work there, under any name.
+    inode : Of the database; that of a copy of its folder is another one. 0 where it is not told.
     """
 
     pid: int
@@ -37,6 +39,8 @@ class Endpoint:
     readers: str
     readers_token: str
     rest: str = ""
+    desk_token: str = ""
+    inode: int = 0
 
 
 STOP: Final = "-- aegis stop "
@@ -117,9 +121,17 @@ def withdraw(database: Path, endpoint: Endpoint) -> None:
 def find(database: Path) -> Endpoint | None:
     """The owner of a database; None if there is none, or it is known to have died."""
     endpoint = _read(database)
-    if endpoint is None or (since := started(endpoint.pid)) is None or since != endpoint.started:
+    if endpoint is None or endpoint.inode not in (0, _inode(database)):
+        return None
+    if (since := started(endpoint.pid)) is None or since != endpoint.started:
         return None
     return endpoint
+
+
+def _inode(database: Path) -> int:
+    with contextlib.suppress(OSError):
+        return database.stat().st_ino
+    return 0
 
 
 def started(pid: int) -> str | None:

@@ -23,6 +23,7 @@ TABLES: Final = {
     "transactions": ("SELECT {columns} FROM transactions t", "ts", "t.seq"),
     "verdicts": ("SELECT {columns} FROM verdicts t JOIN transactions d USING (seq)", "ts", "t.seq"),
     "labels": ("SELECT {columns} FROM labels t", "known_at", "t.rowid"),
+    "states": ("SELECT {columns} FROM states t", "told_at", "t.rowid"),
     "reviews": ("SELECT {columns} FROM reviews t", "answered_at", "t.rowid"),
 }
 """What is exported: how it is asked for, the column that tells the day, and the order."""

@@ -23,7 +23,7 @@ BESIDE: Final = (
 )
 """What belongs to a database and lies beside it."""
 _LOCK: Final = ".lock"
-_OF_A_SERVICE: Final = (".endpoint", ".readers", ".token")
+_OF_A_SERVICE: Final = (".endpoint", ".readers", ".token", ".tokens")
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SIGNS_OF_FULL: Final = ("No space left", "quota exceeded", "File too large", "enough disk space")
 
@@ -82,10 +82,14 @@ def _clear(left: Path) -> None:
             os.close(lock)
 
 
+def of_database(database: Path) -> list[Path]:
+    """What belongs to a database and to its service, and lies beside it."""
+    return [database.with_name(database.name + e) for e in (*BESIDE, _LOCK, *_OF_A_SERVICE)]
+
+
 def apart(target: Path, database: Path, models: Path) -> None:
     """Refuse, by an `InputError`, to write where the database or what belongs to it is."""
-    beside = [database.with_name(database.name + e) for e in (*BESIDE, *_OF_A_SERVICE)]
-    for needed in (database, models, *beside):
+    for needed in (database, models, *of_database(database)):
         if _holds(target, needed) or (target.exists() and _holds(needed, target)):
             raise InputError(
                 f"{target} cannot be written: {needed}, which the database needs, is there. Name "

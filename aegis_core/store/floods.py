@@ -3,7 +3,7 @@
 A **campaign** is at least `ALIKE` alerts at one merchant, no more than `GAP_MINUTES` from one to
 the next; where there are more than can be told, also of one first reason. A **storm** is an hour
 with several times the alerts that the champion's budget forecasts for the transactions that a
-minute usually brings.
+minute usually brings. Where days are over the budget, the threshold **follows** them.
 """
 
 from __future__ import annotations
@@ -150,3 +150,31 @@ def _waves(alerts: Sequence[Alert], name: str) -> list[list[Alert]]:
                 waves.append(last)
             last.append(alert)
     return waves
+
+
+THRESHOLD: Final = """
+    SELECT * FROM thresholds WHERE model_version = (
+      SELECT version FROM models WHERE promoted_at IS NOT NULL ORDER BY promoted_at DESC LIMIT 1)
+    ORDER BY day DESC LIMIT 1"""
+"""A query: what the champion's threshold follows, if anything was looked at yet."""
+
+
+def follows(row: Mapping[str, Any]) -> str:
+    """A row of `thresholds` in words; "" where the trained threshold keeps the budget.
+
+    >>> print(follows({"alerts": 900, "transactions": 60_000, "alert_budget": 0.005,
+    ...                "days": 7, "review_above": 0.71, "trained_above": 0.66}))
+    Over budget: as trained, the model would have raised 900 alerts of 60,000 transactions in 7 \
+days, 3.0 times its 0.50%, five of a customer counted at most. Its threshold \
+follows: 0.7100 instead of 0.6600.
+    """
+    if row["review_above"] == row["trained_above"]:
+        return ""
+    times = row["alerts"] / (row["transactions"] * row["alert_budget"])
+    return (
+        f"{'Over' if times > 1 else 'Below'} budget: as trained, the model would have raised "
+        f"{row['alerts']:,} alerts of {row['transactions']:,} transactions in {row['days']} days, "
+        f"{times:.1f} times its {row['alert_budget']:.2%}, five of a customer counted at most. "
+        "Its threshold follows: "
+        f"{row['review_above']:.4f} instead of {row['trained_above']:.4f}."
+    )

@@ -59,11 +59,13 @@ UNION ALL SELECT schema_name, view_name, 'view' FROM duckdb_views()
 WHERE database_name = current_database()""",
 }
 # What the memory of a scoring owner stands for, which would not know of a change; deleting the
-# oldest is no change of it. This keeps mistakes out: the writers' token is the owner's own user's.
+# oldest, or a name in free text, is no change of it. This keeps mistakes out: the writers' token is
+# the owner's own user's.
 _OWNERS_ALONE = re.compile(
     r"\s*(insert\s+(or\s+\w+\s+)?into|update|merge\s+into|truncate(\s+table)?"
     r"|(drop|alter)\s+table(\s+if\s+exists)?)\s+([\w\"]+\s*\.\s*)*\"?"
-    r"(transactions|verdicts|shadow_scores)\b",
+    r"(transactions\b(?!\s+set\s+source\s*=\s*'([^']|'')*'\s+where)"
+    r"|verdicts\b(?!\s+set\s+reasons\s*=\s*list_transform)|shadow_scores\b)",
     re.IGNORECASE,
 )
 _NICE = 10

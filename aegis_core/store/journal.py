@@ -1,7 +1,8 @@
 """The journal beside the database: what was answered and is not in its tables yet.
 
 A group of rows is one line, a checksum and JSON, forced to the disk before anybody is told of it;
-that costs a fraction of what a transaction of the database does. Groups are numbered without gaps.
+that costs a fraction of what a transaction of the database does. Groups are numbered without gaps,
+and each holds the checksum of the one before, so that another history's is known by its first line.
 The table `meta` says which number the tables have reached, in the same transaction that brings the
 groups in, so whatever dies in between, each group gets there once. Whoever opens the database next
 brings in what a killed process left. A file beside it, the mark, says which group was answered
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -40,6 +41,8 @@ Group = Mapping[str, Columns]
 """Rows that belong together, by table."""
 SEGMENT_BYTES: Final = 32 * 2**20
 """A file of the journal is followed by the next one beyond this size."""
+AT_ONCE_ROWS: Final = 50_000
+"""About so many rows go into the tables at a time."""
 _LOG: Final = logging.getLogger("aegis.journal")
 _REACHED: Final = "journal"
 _LINE: Final = b"%08x %s\n"
@@ -97,6 +100,13 @@ def is_behind(session: Session, database: Path) -> bool:
     return noted is not None and noted.number > reached(session)
 
 
+class End(NamedTuple):
+    """A group that is the last one: its number and the checksum of its line, if that is known."""
+
+    number: int
+    checksum: int | None = None
+
+
 class Journal:
     """Groups on the disk, in their order.
 
@@ -105,14 +115,15 @@ class Journal:
     Parameters
     ----------
     folder : made where it is missing; left empty by `done` once nothing waits.
-    reached : number of the last group that the tables hold.
+    reached, checksum : the last group that the tables hold, as `ended` says.
     """
 
-    def __init__(self, folder: Path, reached: int) -> None:
+    def __init__(self, folder: Path, reached: int, checksum: int | None = None) -> None:
         self.folder = folder
         self.written = self.reached = reached
-        self._groups: list[tuple[int, Group]] = []
-        self._unwritten: list[tuple[int, Group, bytes]] = []
+        self._ended, self._last = End(reached, checksum), checksum
+        self._groups: list[tuple[End, Group]] = []
+        self._unwritten: list[tuple[End, Group, bytes]] = []
         self._segments: list[tuple[int, Path]] = []
         self._file: int | None = None
         self._mark: int | None = None
@@ -127,8 +138,10 @@ class Journal:
         One that the disk does not take, a `StoreError`, is kept and goes before the next one.
         """
         number = self.written + len(self._unwritten) + 1
-        line = orjson.dumps({"number": number, "tables": group}, _listed, _OPTIONS)
-        self._unwritten.append((number, group, _LINE % (zlib.crc32(line), line)))
+        told = {"number": number, "before": self._last, "tables": group}
+        line = orjson.dumps(told, _listed, _OPTIONS)
+        self._last = zlib.crc32(line)
+        self._unwritten.append((End(number, self._last), group, _LINE % (self._last, line)))
         self.flush()
         return number
 
@@ -147,14 +160,14 @@ class Journal:
             self._leave()  # what was half written ends its file; all of it goes into the next
             raise StoreError(f"The journal {self.folder} cannot be written: {e.strerror}.") from e
         with self._lock:
-            self._groups += [(number, group) for number, group, _ in self._unwritten]
-            self.written = self._unwritten[-1][0]
+            self._groups += [(end, group) for end, group, _ in self._unwritten]
+            self.written = self._unwritten[-1][0].number
         self._unwritten = []
         if self._size > SEGMENT_BYTES:
             self._leave()
 
-    def waiting(self, most_rows: int = 50_000) -> tuple[int, list[Group]]:
-        """Groups that the tables lack, the oldest first, and the number of the last of them.
+    def waiting(self) -> tuple[End, list[Group]]:
+        """The last of the groups that the tables lack, and these, the oldest first.
 
         Forces the mark to the disk: here, as who scores and answers does not wait for that.
         """
@@ -162,14 +175,15 @@ class Journal:
             self._marked = self.written
             with contextlib.suppress(OSError):  # it is for a loss of power only
                 os.fdatasync(self._mark)
-        number, groups, rows = self.reached, [], 0
+        groups, rows = [], 0
         with self._lock:
+            end = self._ended
             for at, group in self._groups:
-                number, rows = at, rows + _n_rows(group)
+                end, rows = at, rows + _n_rows(group)
                 groups.append(group)
-                if rows >= most_rows:
+                if rows >= AT_ONCE_ROWS:
                     break
-        return number, groups
+        return end, groups
 
     @property
     def n_waiting(self) -> int:
@@ -181,18 +195,25 @@ class Journal:
         """Forget the groups up to `number`: the tables hold them."""
         with self._lock:
             self.reached = number
-            self._groups = [pair for pair in self._groups if pair[0] > number]
+            self._ended = next(
+                (end for end, _ in self._groups if end.number == number), End(number)
+            )
+            self._groups = [pair for pair in self._groups if pair[0].number > number]
             spent = [p for (_, p), (after, _) in pairwise(self._segments) if after <= number + 1]
             self._segments = [pair for pair in self._segments if pair[1] not in spent]
         for path in spent:
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the file; remove it where the tables hold all of it."""
-        self._leave()
+        """Let go of the files; remove those of which the tables hold all."""
         if self._mark is not None:
             os.close(self._mark)
             self._mark = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove what was written where the tables hold all of it; the next group begins anew."""
+        self._leave()
         with self._lock:
             if self._groups or self._unwritten:
                 return
@@ -205,7 +226,7 @@ class Journal:
     def _open(self) -> int:
         if self._file is None:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            first = self._unwritten[0][0]
+            first = self._unwritten[0][0].number
             tries = len(list(self.folder.glob(f"{first:020d}-*.log")))  # half written before
             path = self.folder / f"{first:020d}-{tries:03d}.log"
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
@@ -226,7 +247,7 @@ class Journal:
         for _, group, _ in self._unwritten:
             if "transactions" in group:
                 self._next_seq = int(group["transactions"]["seq"][-1]) + 1
-        os.pwrite(self._mark, _MARK % (self._unwritten[-1][0], self._next_seq), 0)
+        os.pwrite(self._mark, _MARK % (self._unwritten[-1][0].number, self._next_seq), 0)
 
     def _leave(self) -> None:
         file, self._file = self._file, None
@@ -234,13 +255,12 @@ class Journal:
             os.close(file)
 
 
-def read(folder: Path, after: int) -> Iterator[tuple[int, Group]]:
-    """The groups beyond number `after`, in their order.
+def read(folder: Path, last: End) -> Iterator[tuple[End, Group]]:
+    """The groups after `last`, in their order.
 
     A line that is cut short ends its file: its group was never answered. `StoreError` where a group
     is missing or damaged in the middle, or the journal is of another history.
     """
-    last = after
     for path in sorted(folder.glob("*.log")):
         broken = 0
         with path.open("rb") as lines:
@@ -254,15 +274,23 @@ def read(folder: Path, after: int) -> Iterator[tuple[int, Group]]:
                         f"{path} is damaged at line {broken}. Put it right from a copy, or move "
                         "the folder away to go on without what it holds."
                     )
-                if group["number"] > last + 1:
-                    raise StoreError(
-                        f"The journal {folder} goes on at group {group['number']}, the database "
-                        f"ends at {last}: they are not of one history. Put back the database "
-                        "that belongs to it, or move the folder away to go on without it."
-                    )
-                if group["number"] == last + 1:
-                    last += 1
+                end = End(group["number"], int(line[:8], 16))
+                is_next, is_last = (end.number == last.number + n for n in (1, 0))
+                if end.number > last.number + 1:
+                    raise _another(folder, f"goes on at group {end.number}", last.number)
+                its = group.get("before") if is_next else end.checksum if is_last else None
+                if None not in (its, last.checksum) and its != last.checksum:
+                    raise _another(folder, f"has another group {last.number}", last.number)
+                if is_next:
+                    last = end
                     yield last, group["tables"]
+
+
+def _another(folder: Path, does: str, ends: int) -> StoreError:
+    return StoreError(
+        f"The journal {folder} {does}, the database ends at {ends}: they are not of one history. "
+        "Put back the database that belongs to it, or move the folder away to go on without it."
+    )
 
 
 def remove(database: Path) -> None:
@@ -276,20 +304,26 @@ def remove(database: Path) -> None:
 
 def reached(session: Session) -> int:
     """Number of the last group that the tables hold."""
-    found = session.execute(f"SELECT value FROM meta WHERE key = '{_REACHED}'").fetchone()
-    return int(found[0]) if found else 0
+    return ended(session).number
 
 
-def bring_in(session: Session, groups: Sequence[Group], number: int) -> None:
-    """Write groups into their tables, and that these have reached `number` now."""
+def ended(session: Session) -> End:
+    """The last group that the tables hold; number 0 where none ever came."""
+    found = session.noted(_REACHED)
+    return End(*map(int, found.split())) if found else End(0)
+
+
+def bring_in(session: Session, groups: Sequence[Group], end: End) -> None:
+    """Write groups into their tables, and that these have come to `end` now."""
     for table in {name: None for group in groups for name in group}:
         parts = [group[table] for group in groups if table in group]
         session.append(table, as_table(parts, _schema(session, table)))
         if table == "verdicts":
             rollups.add(session, int(parts[0]["seq"][0]), int(parts[-1]["seq"][-1]))
+    told = " ".join(str(part) for part in end if part is not None)
     session.execute(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-        [_REACHED, str(number)],
+        [_REACHED, told],
     )
 
 
@@ -311,14 +345,19 @@ def recover(session: Session, database: Path) -> int:
     """
     if not is_behind(session, database):
         return 0
-    last = reached(session)
+    last = ended(session)
     found = list(read(folder_of(database), last))
     if found:
+        first = next(
+            (int(g["transactions"]["seq"][0]) for _, g in found if "transactions" in g), None
+        )
+        if first is not None and first != session.next_seq():
+            raise _another(folder_of(database), f"goes on at transaction {first}", last.number)
         last = found[-1][0]
         bring_in(session, [group for _, group in found], last)
     noted = mark(database)
-    if noted is not None and noted.number > last:
-        _tell_loss(session, database, last, noted)
+    if noted is not None and noted.number > last.number:
+        _tell_loss(session, database, last.number, noted)
     return len(found)
 
 
@@ -327,7 +366,7 @@ def _tell_loss(session: Session, database: Path, last: int, noted: Mark) -> None
     kept = folder_of(database).with_name(f"{database.name}.journal.torn-{last + 1}")
     if is_left(database) and not kept.exists():
         shutil.copytree(folder_of(database), kept)
-    bring_in(session, [], noted.number)
+    bring_in(session, [], End(noted.number))
     told: dict[str, object] = {"groups": noted.number - last, "verdicts": n_verdicts}
     told |= {"kept": kept.name} if kept.exists() else {}
     audit.record(session, "aegis", "lost", "verdicts", told)

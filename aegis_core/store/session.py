@@ -11,7 +11,9 @@ from aegis_core.schema import TABLES
 from aegis_core.store.connection import (
     Connection,
     Result,
+    answered,
     beside,
+    exact,
     literal,
     only_reads,
     quoted,
@@ -76,13 +78,24 @@ class Session:
 
     def query(self, sql: str, params: Params = None) -> pd.DataFrame:
         """The result as a pandas frame; whole numbers with gaps become floats."""
-        frame: pd.DataFrame = self.arrow(sql, params).to_pandas(self_destruct=True)
+        table = self.arrow(sql, params)
+        with answered():
+            frame: pd.DataFrame = table.to_pandas(self_destruct=True)
         return frame
 
     def arrow(self, sql: str, params: Params = None) -> pa.Table:
-        """The result as an Arrow table, without importing pandas."""
-        with translated():
-            return without_decimals(self._beside(lambda: self._ran(sql, params).to_arrow_table()))
+        """The result as an Arrow table, without importing pandas.
+
+        Raises
+        ------
+        InputError
+            A column is of a type that would not arrive as it is, such as BIT or VARIANT; the
+            message says how to ask for it.
+        """
+        with answered():
+            return without_decimals(
+                self._beside(lambda: exact(self._ran(sql, params)).to_arrow_table())
+            )
 
     def numpy(self, sql: str, params: Params = None) -> dict[str, np.ndarray]:
         """The result as arrays by column name, without importing pandas.
@@ -91,21 +104,37 @@ class Session:
         and None in everything else.
         """
         with translated():
-            columns = self._beside(lambda: self._ran(sql, params).fetchnumpy())
+            columns = self._beside(lambda: exact(self._ran(sql, params)).fetchnumpy())
         return {name: without_mask(values) for name, values in columns.items()}
 
     def rows(self, sql: str, params: Params = None) -> list[dict[str, Any]]:
         """The result as one dictionary a row."""
-        rows: list[dict[str, Any]] = self.arrow(sql, params).to_pylist()
+        table = self.arrow(sql, params)
+        with answered():
+            rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 
-    def stream(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
-        """Names and rows of a result that may be larger than memory; read it inside the block."""
+    def value(self, sql: str, params: Params = None) -> Any:
+        """The first value of the result; None where it has no row."""
         with translated():
-            reader = self._beside(lambda: self._ran(sql).to_arrow_reader(10_000))
+            found = self._ran(sql, params).fetchone()
+        return found[0] if found else None
+
+    def noted(self, key: str) -> str | None:
+        """What the table `meta` has for a key; None where it has nothing."""
+        found: str | None = self.value("SELECT value FROM meta WHERE key = ?", [key])
+        return found
+
+    def stream(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+        """Names and rows of a result that may be larger than memory; read it inside the block.
+
+        Decimals keep all their digits.
+        """
+        with answered():
+            reader = self._beside(lambda: exact(self._ran(sql)).to_arrow_reader(10_000))
 
         def rows() -> Iterator[tuple[Any, ...]]:
-            with translated():
+            with answered():
                 while batch := self._beside(lambda: next(reader, None)):
                     yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
@@ -174,8 +203,11 @@ class Session:
 
     def next_seq(self) -> int:
         """The `seq` of the next transaction that arrives; 0 in an empty database."""
-        found = self.execute("SELECT coalesce(max(seq) + 1, 0) FROM transactions").fetchone()
-        return int(found[0]) if found else 0
+        found = self.value(
+            "SELECT greatest(coalesce(max(seq) + 1, 0), (SELECT coalesce(max(value::BIGINT), 0) "
+            "FROM meta WHERE key = 'erased before')) FROM transactions"
+        )
+        return int(found)
 
     def last_seq(self) -> int | None:
         """The `seq` of the last transaction; None where the engine of the owner says it later."""

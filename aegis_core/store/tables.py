@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aegis_core.errors import InputError, NotReady, StoreError, StoreVersion
-from aegis_core.schema import MIGRATIONS, SCHEMA_VERSION, TABLES, TRANSACTION_COLUMNS
+from aegis_core.schema import COLUMNS, MIGRATIONS, SCHEMA_VERSION, TABLES
 from aegis_core.store import audit
 from aegis_core.store.connection import literal, quoted
 from aegis_core.store.files import moment, scratch
@@ -45,21 +45,23 @@ def version(session: Session, tables: frozenset[str], path: Path) -> int:
     )
     if "meta" not in tables:
         raise foreign
-    found = session.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    found = session.noted("schema_version")
     if not found:
         raise foreign
     known = {str(n): n for n in (*MIGRATIONS, SCHEMA_VERSION)}
-    if found[0] not in known:
+    if found not in known:
         raise StoreVersion(
-            f"{path} has schema version {found[0]}, this Aegis uses {SCHEMA_VERSION}. "
+            f"{path} has schema version {found}, this Aegis uses {SCHEMA_VERSION}. "
             "Use the Aegis that wrote it, or name another database with --db."
         )
-    return known[found[0]]
+    return known[found]
 
 
 @contextlib.contextmanager
-def up_to_date(session: Session, path: Path) -> Iterator[None]:
+def up_to_date(session: Session, path: Path) -> Iterator[int]:
     """A transaction that first makes what is missing and migrates what is older, keeping a copy.
+
+    Yields the version that was there.
 
     `StoreError` where the copy cannot be written; nothing was changed then.
     """
@@ -80,7 +82,7 @@ def up_to_date(session: Session, path: Path) -> Iterator[None]:
             session.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", [now])
             change = {"from": older, "to": SCHEMA_VERSION, "kept": kept.name}
             audit.record(session, "aegis", "migrate", "schema", change)
-        yield
+        yield older
 
 
 def _copy_kept(session: Session, path: Path, older: int) -> Path:
@@ -112,7 +114,7 @@ def copy_into(
         session.watched(f"COPY FROM DATABASE {quoted(here)} TO aegis_copy", None, tell)
         for name in sorted(names(session)):
             source, copy = (
-                session.execute(f"SELECT count(*) FROM {of}.{quoted(name)}").fetchall()[0][0]
+                session.value(f"SELECT count(*) FROM {of}.{quoted(name)}")
                 for of in (quoted(here), "aegis_copy")
             )
             if source != copy:
@@ -131,10 +133,18 @@ def hashed(
     labels = "labels" if n_labels is None else f"(FROM labels ORDER BY rowid LIMIT {n_labels:d})"
     chosen = f"SELECT transaction_id FROM transactions WHERE {where}"
     total = "SELECT count(*) AS n, sum(hash({})::HUGEINT)::VARCHAR AS total FROM {}"
-    parts = session.rows(
-        total.format(", ".join(TRANSACTION_COLUMNS), f"transactions WHERE {where}"), params
-    ) + session.rows(
-        total.format(label_columns, f"{labels} WHERE transaction_id IN ({chosen})"), params
-    )
+    content = ", ".join(["seq", *(c.name for c in COLUMNS if not c.since), "source"])
+    newer = ", ".join(c.name for c in COLUMNS if c.since)
+    parts = [
+        row
+        for columns, of in (
+            (content, f"transactions WHERE {where}"),
+            (label_columns, f"{labels} WHERE transaction_id IN ({chosen})"),
+            (f"seq, {newer}", f"transactions WHERE {where} AND coalesce({newer}) IS NOT NULL"),
+        )
+        for row in session.rows(total.format(columns, of), params)
+    ]
+    if not parts[-1]["n"]:  # nothing that older versions did not know
+        parts.pop()
     told = "|".join(f"{part['n']}:{part['total']}" for part in parts)
     return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -114,10 +114,8 @@ def serve(
 
     Raises
     ------
-    InputError
-        The port is in use or not permitted.
-    ServerFailed
-        The server did not start within a minute, or ended by itself.
+    InputError : The port is in use or not permitted.
+    ServerFailed : The server did not start within a minute, or ended by itself.
     """
     try:
         port = free_port(port)

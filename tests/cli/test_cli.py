@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ import pytest
 
 from aegis_core import __version__, config
 from aegis_core.cli import app, main
-from aegis_core.detection.training import train
+from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import InputError, RunBusy, RunFailed
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
 from aegis_core.runs import ledger, notebooks
@@ -443,7 +445,7 @@ def with_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     some = SyntheticConfig(n_transactions=2_000, n_customers=40, days=10)
     write_history(store, some, progress=False)
     for _ in range(2):
-        train(store, settings, n_trees=10, max_samples=64)
+        train(store, settings, Recipe(n_trees=10, max_samples=64))
     return home
 
 
@@ -487,6 +489,38 @@ def test_lists_are_filled_shown_and_ended(
     assert main(["lists", "end", entry, "--why", "again"]) == 2
     assert main(["lists", "add", "snooze", "c1", "--why", "travels"]) == 2
     assert "needs an end" in capsys.readouterr().err
+    snooze = ["lists", "add", "snooze", "c1", "--who", "anna", "--why", "travels, she phoned"]
+    assert main([*snooze, "--until", "2099-01-01"]) == 2
+    assert "lasts 90 days at most" in capsys.readouterr().err
+    (newest,) = connect(config.load(home=at_home).db).rows("SELECT max(ts) AS ts FROM transactions")
+    soon = f"{newest['ts'] + timedelta(days=5):%Y-%m-%d}"
+    assert main([*snooze, "--until", soon]) == 0
+    capsys.readouterr()
+    assert main(["audit", "list"]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    for part in ("anna", "snooze list", "customer c1", soon, "travels, she phoned"):
+        assert part in told
+
+
+def test_a_token_is_shown_once_listed_and_revoked(
+    at_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tokens", "list"]) == 0
+    assert "Nobody" in capsys.readouterr().out
+    assert main(["tokens", "add", "anna", "--role", "casework", "--who", "root"]) == 0
+    secret = capsys.readouterr().out.strip()
+    assert re.fullmatch(r"casework-[\w-]{43}", secret), "alone, for a script to take"
+    assert main(["tokens", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(r"anna +casework +\S+ +root", listed)
+    assert secret not in listed
+    assert main(["tokens", "add", "anna", "--role", "view"]) == 2
+    assert main(["tokens", "add", "ben", "--role", "boss"]) == 2
+    assert "score, casework, view" in capsys.readouterr().err
+    assert main(["tokens", "revoke", "ana"]) == 2
+    assert "Did you mean anna?" in capsys.readouterr().err
+    assert main(["tokens", "revoke", "anna"]) == 0
+    assert main(["tokens", "revoke", "anna"]) == 2
 
 
 def test_an_answer_is_kept_with_who_gave_it(at_home: Path) -> None:

@@ -12,7 +12,7 @@ from aegis_core import config
 from aegis_core.cli import main
 from aegis_core.config import Settings
 from aegis_core.detection import approvals, registry
-from aegis_core.detection.training import train
+from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import InputError, NotReady
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.serving.engine import Engine
@@ -30,7 +30,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     some = SyntheticConfig(n_transactions=3_000, n_customers=40, days=10)
     write_history(store, some, progress=False)
     first, _ = (
-        train(store, settings, role="champion", n_trees=10, max_samples=64, seed=i).version
+        train(
+            store,
+            settings.model_copy(update={"seed": i}),
+            Recipe(role="champion", n_trees=10, max_samples=64),
+        ).version
         for i in (1, 2)
     )
     registry.promote(store, settings, first, who="train", role="shadow")
@@ -100,13 +104,13 @@ def test_no_other_way_leads_to_a_new_champion(
     with pytest.raises(InputError, match="aegis models propose"):
         registry.promote(store, settings, versions[1], who="anna", require_approval=True)
     with pytest.raises(InputError, match="require_approval"):
-        train(store, settings, role="champion")
+        train(store, settings, Recipe(role="champion"))
     found = registry.load(store, versions[1], settings)
     with pytest.raises(InputError, match="second person"):
         registry.register(
             store, settings, "sneaky", found.model, found.policy, role="champion", who="train"
         )
-    assert train(store, settings, n_trees=10, max_samples=64).role == "shadow"
+    assert train(store, settings, Recipe(n_trees=10, max_samples=64)).role == "shadow"
     assert registry.roles(store)[0] == versions[0]
 
 
@@ -139,7 +143,8 @@ def test_a_training_in_between_does_not_slip_another_model_in(
     store: Store, settings: Settings, versions: tuple[str, str]
 ) -> None:
     proposal = approvals.nominate(store, settings, versions[1], who="anna")
-    newer = train(store, settings, n_trees=10, max_samples=64).version  # takes the shadow's place
+    # takes the shadow's place
+    newer = train(store, settings, Recipe(n_trees=10, max_samples=64)).version
     assert newer not in versions
     approvals.approve(store, settings, proposal.proposal_id, who="ben")
     assert registry.roles(store)[0] == versions[1]
@@ -151,7 +156,7 @@ def test_files_that_are_not_those_proposed_are_refused(
     proposal = approvals.nominate(store, settings, versions[1], who="anna")
     other, ours = settings.models / versions[0], settings.models / versions[1]
     shutil.copytree(other, ours, dirs_exist_ok=True)
-    with pytest.raises(NotReady, match="not those that were proposed"):
+    with pytest.raises(NotReady, match="are not those"):
         approvals.approve(store, settings, proposal.proposal_id, who="ben")
     assert registry.roles(store)[0] == versions[0]
 
@@ -182,7 +187,7 @@ def test_a_proposal_for_the_place_of_a_former_champion_is_shown_as_outdated(
     proposal = approvals.nominate(store, settings, challenger, who="anna")
     assert main(["models"]) == 0
     assert "Outdated" not in capsys.readouterr().out
-    other = train(store, settings, n_trees=10, max_samples=64).version
+    other = train(store, settings, Recipe(n_trees=10, max_samples=64)).version
     registry.promote(store, settings, other, who="eva")
     assert main(["models"]) == 0
     told = capsys.readouterr().out

@@ -14,7 +14,7 @@ from aegis_core.detection import attacks, registry
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import Scorer
-from aegis_core.detection.training import train
+from aegis_core.detection.training import Recipe, train
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
 from aegis_core.store import Store, connect
 
@@ -63,14 +63,15 @@ def store(settings: Settings) -> Store:
 def test_a_training_that_would_lose_an_attack_scores_in_shadow_and_says_why(
     store: Store, settings: Settings
 ) -> None:
-    small = {"n_trees": 20, "max_samples": 64}
-    first = train(store, settings, alert_budget=0.05, **small)  # type: ignore[arg-type]
+    small = Recipe(n_trees=20, max_samples=64)
+    wide, narrow = (settings.model_copy(update={"alert_budget": b}) for b in (0.05, 1e-6))
+    first = train(store, wide, small)
     assert first.loses == ""
-    deaf = train(store, settings, alert_budget=1e-6, **small)  # type: ignore[arg-type]
+    deaf = train(store, narrow, small)
     assert deaf.role == "shadow"
     assert "spikes" in deaf.loses
     assert f"since it would lose {deaf.loses}" in deaf.summary()
     assert registry.roles(store)[0] == first.version
-    asked = train(store, settings, alert_budget=1e-6, role="champion", **small)  # type: ignore[arg-type]
+    asked = train(store, narrow, dataclasses.replace(small, role="champion"))
     assert registry.roles(store)[0] == asked.version
     assert (asked.role, asked.loses) == ("champion", "")

@@ -27,7 +27,7 @@ from aegis_core.detection.forest import (
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
-from aegis_core.features.profiles import SIGNAL_FACTOR, SIGNALS
+from aegis_core.features.signals import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS
 
 Floats = npt.NDArray[np.float64]

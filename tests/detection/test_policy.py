@@ -25,10 +25,11 @@ from aegis_core.detection.counter import (
     thinned,
 )
 from aegis_core.detection.detector import Detector
-from aegis_core.detection.policy import Policy, counted, reasons
+from aegis_core.detection.policy import Paid, Policy, _answered, counted, reasons
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
-from aegis_core.features.profiles import FACTS, RING, SIGNAL_FACTOR, SIGNALS
+from aegis_core.features.confirmed import HISTORY, weight_of_share
+from aegis_core.features.signals import FACTS, RING, SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS, Decision
 
 Floats = npt.NDArray[np.float64]
@@ -155,12 +156,16 @@ KNOWN = {
     "usual_amount": 68.5, "habit_amount": 40.0, "category_amount": 31.25,
     "population_amount": 25.0, "n_history": 214, "distance_km": 6190.4, "gap_s": 1320,
     "speed_kmh": 13_755.2, "hour": 3.2, "n_hour": 0, "burst_count": 61, "burst_window_s": 10,
-    "rate_per_hour": 0.1, "n_unusual_day": 2.2,
+    "rate_per_hour": 0.1, "n_unusual_day": 2.2, "utc_offset": 0, "n_declined": 0,
 }  # fmt: skip
 
 
 def told(
-    signal: str, amount: float = 1240.0, currency: str | None = "EUR", **facts: float
+    signal: str,
+    amount: float = 1240.0,
+    currency: str | None = "EUR",
+    paid: Paid | None = None,
+    **facts: float,
 ) -> tuple[str, str]:
     """Code and sentence when `signal` is the reason."""
     known = KNOWN | facts
@@ -169,8 +174,9 @@ def told(
     contributions, by_signal = np.zeros(len(FACTORS)), np.zeros(len(SIGNALS))
     contributions[SIGNAL_FACTOR[j]], by_signal[j] = 0.2, 5.0
     (reason,) = reasons(
-        amount, currency, np.array([known[f] for f in FACTS], float), contributions, by_signal
-    )
+        paid or Paid(amount, currency),
+        np.array([known[f] for f in FACTS], float), contributions, by_signal,
+    )  # fmt: skip
     assert reason["factor"] == FACTORS[SIGNAL_FACTOR[j]]
     assert reason["contribution"] == 0.2
     return str(reason["code"]), str(reason["text"])
@@ -304,7 +310,7 @@ def test_a_factor_is_told_by_its_strongest_signal() -> None:
     by_signal = np.zeros(len(SIGNALS))
     by_signal[[SIGNALS.index(s) for s in ("amount_customer", "amount_category")]] = 2.0, 3.0
     by_signal[SIGNALS.index("burst_swarm")] = 9.0
-    (reason,) = reasons(10.0, None, facts, np.array([0.1, 0, 0, 0]), by_signal)
+    (reason,) = reasons(Paid(10.0), facts, np.array([0.1, 0, 0, 0]), by_signal)
     assert reason["code"] == "AMOUNT-CATEGORY"
 
 
@@ -314,7 +320,7 @@ def test_reasons_come_strongest_first_and_only_what_speaks_against(
     contributions: list[float],
 ) -> None:
     facts = np.array([KNOWN[f] for f in FACTS], float)
-    out = reasons(10.0, "EUR", facts, np.array(contributions), np.ones(len(SIGNALS)))
+    out = reasons(Paid(10.0, "EUR"), facts, np.array(contributions), np.ones(len(SIGNALS)))
     given_ = [float(str(r["contribution"])) for r in out]
     assert given_ == sorted(given_, reverse=True)
     top = max(contributions)
@@ -327,14 +333,16 @@ def test_the_floor_says_what_is_still_a_reason() -> None:
     facts = np.array([KNOWN[f] for f in FACTS], float)
     contributions, by_signal = np.array([0.2, 0.1, 0.01, 0.0]), np.ones(len(SIGNALS))
     for floor, n in ((0.0, 3), (0.1, 2), (0.5, 2), (0.6, 1), (1.0, 1)):
-        assert len(reasons(1.0, "", facts, contributions, by_signal, floor=floor)) == n
+        assert len(reasons(Paid(1.0), facts, contributions, by_signal, floor=floor)) == n
 
 
 def test_every_alert_of_a_history_has_a_reason_without_nan(
     trained: Trained, payments: Payments, awkward: pd.DataFrame
 ) -> None:
     for frame in (payments[0], awkward):
-        verdicts = Scorer(*trained).verdicts(frame, "v1")
+        scorer = Scorer(*trained)
+        scored = scorer.run(frame, signals=True, explain=True)
+        verdicts = scorer.verdicts_of(frame, scored, "v1").frame()
         alerts = verdicts[verdicts.decision != "approve"]
         assert len(alerts)
         for told_ in alerts.reasons:
@@ -428,3 +436,26 @@ def test_the_counter_takes_half_of_the_budget_at_most_from_the_score(
 def test_a_rise_is_told_with_its_length() -> None:
     _, text = told("amount_customer", n_raised=12)
     assert text.endswith("this customer's usual 68.50, in a rise over 12 transactions")
+
+
+@pytest.mark.parametrize(
+    ("frauds", "payments", "told"),
+    [
+        (5, 30_000, "5 confirmed frauds at this merchant within about a month, of about 30,000 "),
+        (1, 1, "1 confirmed fraud at this merchant within about a month, of about 1 payment, "),
+        (3, 2_400, "3 confirmed frauds at this merchant within about a month, of about 2,000 "),
+    ],
+)
+def test_a_reason_of_answers_says_of_how_many_payments(
+    frauds: int, payments: int, told: str
+) -> None:
+    share, history = frauds / payments, dict.fromkeys(HISTORY, 0.0)
+    weight = weight_of_share(share)
+    history |= {
+        "merchant_per_payment": share,
+        "merchant_weighed_frauds": weight * frauds,
+        "merchant_weighed_recency": weight / 2,
+    }
+    found = _answered("merchant", history)
+    assert found.startswith(told)
+    assert found.endswith(", the newest 24 h ago")

@@ -11,7 +11,7 @@ import pytest
 from aegis_core import config, store
 from aegis_core.config import Settings
 from aegis_core.detection import registry
-from aegis_core.detection.training import train
+from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import InputError, NotReady
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
 from aegis_core.schema import Decision
@@ -20,21 +20,37 @@ from aegis_core.store import Store
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return config.load(home=tmp_path)
+    return config.load(home=tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a history, to be copied."""
+    home = tmp_path_factory.mktemp("written")
+    some = SyntheticConfig(n_transactions=4_000, n_customers=60, days=20)
+    write_history(store.connect(config.load(home=home).db), some, progress=False)
+    return home
+
+
+@pytest.fixture(scope="module")
+def forests(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with three forests, the last one champion, to be copied."""
+    home = tmp_path_factory.mktemp("forests") / "home"
+    settings = config.load(home=shutil.copytree(written, home))
+    for _ in range(3):
+        train(store.connect(settings.db), settings, Recipe(n_trees=10, max_samples=64))
+    return home
 
 
 @pytest.fixture
-def db(settings: Settings) -> Store:
-    db = store.connect(settings.db)
-    write_history(
-        db, SyntheticConfig(n_transactions=4_000, n_customers=60, days=20), progress=False
-    )
-    return db
+def db(written: Path, settings: Settings) -> Store:
+    shutil.copytree(written, settings.home)
+    return store.connect(settings.db)
 
 
 def test_the_model_trained_last_is_champion(db: Store, settings: Settings) -> None:
     first = train(db, settings)
-    second = train(db, settings, alert_budget=0.02)
+    second = train(db, settings.model_copy(update={"alert_budget": 0.02}))
     assert first.version != second.version
     champion = registry.champion(db, settings)
     assert champion.version == second.version
@@ -46,7 +62,7 @@ def test_the_model_trained_last_is_champion(db: Store, settings: Settings) -> No
 
 
 def test_training_keeps_to_its_window(db: Store, settings: Settings) -> None:
-    training = train(db, settings, train_from="2026-01-05", train_days=3)
+    training = train(db, settings, Recipe(train_from="2026-01-05", train_days=3))
     assert training.window.ts.min() >= pd.Timestamp("2026-01-05")
     assert training.window.ts.max() < pd.Timestamp("2026-01-08")
     expected = db.rows(
@@ -56,11 +72,11 @@ def test_training_keeps_to_its_window(db: Store, settings: Settings) -> None:
 
 
 def test_later_history_does_not_change_a_model(db: Store, settings: Settings) -> None:
-    window = {"train_from": "2026-01-05", "train_days": 5}
-    before = train(db, settings, **window)  # type: ignore[arg-type]
+    window = Recipe(train_from="2026-01-05", train_days=5)
+    before = train(db, settings, window)
     with db.writing() as session:
         session.execute("DELETE FROM transactions WHERE ts >= '2026-01-12'")
-    after = train(db, settings, **window)  # type: ignore[arg-type]
+    after = train(db, settings, window)
     pd.testing.assert_frame_equal(before.window, after.window, check_exact=True)
     assert before.policy == after.policy
 
@@ -74,7 +90,7 @@ def test_labels_do_not_reach_a_detector(db: Store, settings: Settings) -> None:
 
 
 def test_the_budget_is_kept_in_the_training_window(db: Store, settings: Settings) -> None:
-    training = train(db, settings, alert_budget=0.01, block_share=0.5)
+    training = train(db, settings.model_copy(update={"alert_budget": 0.01, "block_share": 0.5}))
     alerts = (training.window.decision != Decision.APPROVE).mean()
     blocks = (training.window.decision == Decision.BLOCK).mean()
     assert 0 < alerts <= 0.01
@@ -98,7 +114,6 @@ def test_training_without_transactions_says_what_to_do(settings: Settings) -> No
         ({"train_from": "soon"}, InputError),
         ({"train_days": 0}, InputError),
         ({"train_from": "2031-01-01"}, NotReady),
-        ({"alert_budget": 1.5}, InputError),
         ({"max_samples": 1}, InputError),
     ],
 )
@@ -106,7 +121,9 @@ def test_a_training_that_cannot_be_is_refused(
     db: Store, settings: Settings, wrong: dict[str, object], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        train(db, settings, **wrong)  # type: ignore[arg-type]
+        train(db, settings, Recipe(**wrong))  # type: ignore[arg-type]
+    with pytest.raises(InputError):
+        train(db, settings.model_copy(update={"alert_budget": 1.5}))
     assert db.rows("SELECT count(*) AS n FROM models")[0]["n"] == 0
 
 
@@ -134,7 +151,7 @@ def test_a_model_outside_of_home_is_found_again(db: Store, tmp_path: Path) -> No
 def test_one_clock_that_jumped_does_not_empty_the_window(db: Store, settings: Settings) -> None:
     with db.writing() as session:
         session.execute("UPDATE transactions SET ts = '2099-01-01' WHERE seq = 2000")
-    training = train(db, settings, train_days=5)
+    training = train(db, settings, Recipe(train_days=5))
     assert training.train_to < pd.Timestamp("2026-02-01")
     assert len(training.window) > 500
 
@@ -143,9 +160,10 @@ def test_one_clock_that_jumped_does_not_empty_the_window(db: Store, settings: Se
 
 
 @pytest.fixture
-def three(db: Store, settings: Settings) -> list[str]:
+def three(forests: Path, db: Store, settings: Settings) -> list[str]:
     """Three forests; the last one is champion."""
-    return [train(db, settings, n_trees=10, max_samples=64).version for _ in range(3)]
+    shutil.copytree(forests, settings.home, dirs_exist_ok=True)
+    return [row["v"] for row in db.rows("SELECT version AS v FROM models ORDER BY created_at")]
 
 
 def test_promoting_and_rolling_back_name_the_champion(
@@ -215,7 +233,7 @@ def test_a_clock_that_was_turned_back_does_not_keep_a_model_from_its_place(
     assert registry.roles(db) == (third, (second,))
     assert registry.rollback(db, settings, who="ben") == second
     assert registry.roles(db) == (second, ())
-    latest = train(db, settings, n_trees=10, max_samples=64).version
+    latest = train(db, settings, Recipe(n_trees=10, max_samples=64)).version
     assert registry.roles(db)[0] == latest
     times = [
         row["at"] for row in db.rows("SELECT promoted_at AS at FROM promotions ORDER BY rowid")
@@ -257,7 +275,7 @@ def test_a_learner_goes_into_shadow_and_a_promoted_one_is_not_replaced_by_a_fore
     some = SyntheticConfig(n_transactions=12_000, n_customers=150, days=30)
     write_history(db, some, progress=False)
     forest = train(db, settings)
-    learner = train(db, settings, detector="learner")
+    learner = train(db, settings, Recipe(detector="learner"))
     assert registry.roles(db) == (forest.version, (learner.version,))
     assert learner.role == "shadow"
     assert "confirmed fraud" in learner.taught()
@@ -276,12 +294,12 @@ def test_a_learner_without_enough_confirmed_frauds_is_refused(
     with db.writing() as session:
         session.execute("UPDATE labels SET known_at = '2100-01-01'")
     with pytest.raises(NotReady, match="0 frauds of the window"):
-        train(db, settings, detector="learner")
+        train(db, settings, Recipe(detector="learner"))
     assert registry.listed(db).empty
 
 
 def test_a_budget_can_be_a_number_of_alerts_a_day(db: Store, settings: Settings) -> None:
-    training = train(db, settings, alerts_per_day=4)
+    training = train(db, settings, Recipe(alerts_per_day=4))
     alerts = training.forecast().loc["alerts"]
     assert 2 < alerts["mean"] <= 4.3
     assert alerts["low"] <= alerts["mean"] <= alerts["high"]

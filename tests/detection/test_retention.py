@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from aegis_core.config import Settings
 from aegis_core.detection import history
 from aegis_core.detection.learner import Learner
 from aegis_core.detection.retention import forget, plan
-from aegis_core.detection.training import train
+from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import InputError, NotReady, StoreBusy, StoreError
 from aegis_core.evaluation.parity import parity
 from aegis_core.features import checkpoint
-from aegis_core.features.profiles import State
+from aegis_core.features.signals import State
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.review.answers import answer
 from aegis_core.schema import TABLES
@@ -46,8 +47,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = config.load(home=home, audit_share=0.0)
     store = connect(settings.db)
     write_history(store, SOME, progress=False)
-    small = {"n_trees": 10, "max_samples": 64, "alert_budget": 0.02}
-    train(store, settings, **small)  # type: ignore[arg-type]
+    small = Recipe(n_trees=10, max_samples=64)
+    wide = settings.model_copy(update={"alert_budget": 0.02})
+    train(store, wide, small)
 
     def live(*counts: int) -> None:
         with Engine.open(store, settings) as engine:
@@ -55,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 engine.take(*_arranged(batch(store, n)))
 
     live(450, 300)
-    train(store, settings, detector="learner", role="champion", **small)  # type: ignore[arg-type]
+    train(store, wide, replace(small, detector="learner", role="champion"))
     live(750, 1_750, 150)
     for at in ANSWERED:
         (row,) = store.rows("SELECT transaction_id AS id FROM transactions WHERE seq = ?", [at])
@@ -96,13 +98,13 @@ def pairs_of(state: State) -> dict[int, bytes]:
 
 
 def same_state(one: Engine, other: Engine) -> None:
-    ours, yours = one.scorer.profiles.state, other.scorer.profiles.state
+    ours, yours = one.state.scorer.profiles.state, other.state.scorer.profiles.state
     for name in ("customers", "sums", "published"):
         a, b = getattr(ours, name), getattr(yours, name)
         assert a[: len(b)].tobytes() == b[: len(a)].tobytes()
     # where a pair stands depends on the room there is, and that on how many rows came at once
     assert pairs_of(ours) == pairs_of(yours)
-    mine, theirs = one.scorer.confirmed, other.scorer.confirmed
+    mine, theirs = one.state.scorer.confirmed, other.state.scorer.confirmed
     assert mine is not None
     assert theirs is not None
     assert mine.merchant_codes == theirs.merchant_codes
@@ -150,7 +152,9 @@ def test_a_learner_trained_on_what_is_left_is_the_one_that_the_whole_history_mak
     shutil.copytree(made, tmp_path / "whole")
     whole = config.load(home=tmp_path / "whole")
     ours, theirs = (
-        train(connect(s.db), s, detector="learner", n_trees=10, train_from="2026-05-20").model
+        train(
+            connect(s.db), s, Recipe(detector="learner", n_trees=10, train_from="2026-05-20")
+        ).model
         for s in (settings, whole)
     )
     assert isinstance(ours, Learner)
@@ -214,7 +218,7 @@ def test_only_what_is_older_goes_and_labels_reviews_and_audit_stay(
     assert f'"cut": {planned.cut}' in entry.details
     assert audit.verify(store).problem is None
     assert plan(store, 120).nothing
-    train(store, settings, n_trees=10, max_samples=64)  # with the profiles of the forgotten
+    train(store, settings, Recipe(n_trees=10, max_samples=64))  # with the profiles of the forgotten
 
 
 def test_training_knows_what_the_forgotten_taught(
@@ -222,10 +226,10 @@ def test_training_knows_what_the_forgotten_taught(
 ) -> None:
     forget(store, plan(store, 120), who="anna")
     first = store.rows("SELECT min(ts) AS ts FROM transactions")[0]["ts"]
-    window = {"train_from": str(first + pd.Timedelta(days=1)), "train_days": 60, "n_trees": 10}
-    ours = train(store, settings, **window)
+    window = Recipe(train_from=str(first + pd.Timedelta(days=1)), train_days=60, n_trees=10)
+    ours = train(store, settings, window)
     shutil.copy(made / "data/aegis.duckdb", settings.db)
-    theirs = train(store, settings, **window)
+    theirs = train(store, settings, window)
     pd.testing.assert_frame_equal(ours.window, theirs.window, check_exact=True)
 
 

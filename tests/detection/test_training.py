@@ -13,7 +13,7 @@ from aegis_core.detection import history
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.learner import Learner
 from aegis_core.detection.scoring import Scorer
-from aegis_core.detection.training import Training, train
+from aegis_core.detection.training import Recipe, Training, train
 from aegis_core.features.arrays import Floats
 from aegis_core.features.confirmed import Confirmed, label_events
 from aegis_core.store import Store, connect
@@ -21,13 +21,13 @@ from aegis_core.store import Store, connect
 Payments = tuple[pd.DataFrame, pd.DataFrame]
 
 
-def test_labels_come_oldest_first_so_that_the_newest_word_counts(store: Store) -> None:
+def test_labels_come_as_they_arrived_so_that_the_last_word_counts(store: Store) -> None:
     with store.writing() as session:
         session.execute(
             "INSERT INTO labels VALUES ('t', true, 'night', '2026-02-01', 'b', -1),"
             " ('t', false, NULL, '2026-01-01', 'a', -1)"
         )
-    assert history.labels(store).is_fraud.tolist() == [False, True]
+    assert history.labels(store).is_fraud.tolist() == [True, False]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,9 @@ def training(payments: Payments, tmp_path_factory: pytest.TempPathFactory) -> Tr
     store = connect(settings.db)
     with store.writing() as session:
         session.append("transactions", payments[0])
-    return train(store, settings, train_days=20, alert_budget=0.02, n_trees=20)
+    return train(
+        store, settings.model_copy(update={"alert_budget": 0.02}), Recipe(train_days=20, n_trees=20)
+    )
 
 
 def test_flagged_are_the_best_of_each_factor_and_one_a_customer(
@@ -49,8 +51,8 @@ def test_flagged_are_the_best_of_each_factor_and_one_a_customer(
     assert flagged.customer_id.is_unique
     paid = payments[0].set_index("transaction_id").amount
     assert (paid[flagged.transaction_id].to_numpy() == flagged.amount).all()
-    highest = training.window.sort_values("score").transaction_id.iloc[-1]
-    assert highest in set(flagged.transaction_id)
+    highest = training.window[training.window.score == training.window.score.max()]
+    assert set(highest.transaction_id) & set(flagged.transaction_id)
 
 
 def test_the_training_tells_its_budget_and_what_it_saw(training: Training) -> None:
@@ -80,7 +82,12 @@ def test_a_learner_is_shown_the_labels_that_live_scoring_had_and_no_others(
     live, seen = Scorer(confirmed=Confirmed()), []
     for i, (place, some) in enumerate(arrived):
         assert live.confirmed is not None
-        live.confirmed.add_labels(label_events(frame, some).assign(before=True if i == 2 else None))
+        again = filed[filed.transaction_id.isin(some.transaction_id)] if i == 2 else filed[:0]
+        told = (
+            label_events(frame, part).assign(earlier=e)
+            for part, e in ((again, True), (some, False))
+        )
+        live.confirmed.add_labels(pd.concat(told, ignore_index=True))
         until = arrived[i + 1][0] + 1 if i < 2 else len(frame)
         seen.append(live.run(frame.iloc[place + 1 : until]).history)
     expected = np.concatenate(seen)
@@ -94,7 +101,9 @@ def test_a_learner_is_shown_the_labels_that_live_scoring_had_and_no_others(
             return methods[name](self, *given)
 
         monkeypatch.setattr(Learner, name, spy)
-    made = train(connect(settings.db), settings, detector="learner", n_trees=10, train_days=25)
+    made = train(
+        connect(settings.db), settings, Recipe(detector="learner", n_trees=10, train_days=25)
+    )
     window = frame.ts.between(made.train_from, made.train_to, inclusive="left").to_numpy()
     by_date = Scorer(confirmed=Confirmed())
     assert by_date.confirmed is not None

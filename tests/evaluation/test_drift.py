@@ -16,7 +16,7 @@ from aegis_core.detection import history, registry, retention
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.scoring import Scorer
-from aegis_core.detection.training import train
+from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import InputError, NotReady
 from aegis_core.evaluation import drift
 from aegis_core.evaluation.drift import DAY, MEASURES, Drift, Traffic, judge
@@ -356,14 +356,14 @@ def replayed(frame: pd.DataFrame, detector: Detector, policy: Policy) -> Traffic
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, config.Settings]:
     """35 days of history, a champion, and two more days that it scored live."""
-    from aegis_core.detection.training import train
+    from aegis_core.detection.training import Recipe, train
     from aegis_core.intake.synthetic import stream
 
     settings = config.load(home=tmp_path_factory.mktemp("drift"))
     store = connect(settings.db)
     made = SyntheticConfig(n_transactions=14_000, n_customers=300, days=35)
     write_history(store, made, progress=False)
-    train(store, settings, n_trees=20)
+    train(store, settings, Recipe(n_trees=20))
     with Engine.open(store, settings) as engine:
         for rows, _ in stream(made, 800, chunk_rows=800):
             engine.take(rows, "test")
@@ -396,7 +396,7 @@ def test_forgetting_what_lies_before_the_weeks_changes_no_evidence(tmp_path: Pat
     settings = config.load(home=tmp_path)
     store = connect(settings.db)
     write_history(store, SyntheticConfig(4_000, 60, 30, days=160), progress=False)
-    train(store, settings, n_trees=10, max_samples=64)
+    train(store, settings, Recipe(n_trees=10, max_samples=64))
     before = drift.observe(store, settings, drift.day_of(store, ""), 2)
     retention.forget(store, retention.plan(store, 90.0), who="anna")
     assert store.rows("SELECT min(seq) AS first FROM transactions")[0]["first"] > 500

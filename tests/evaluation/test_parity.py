@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aegis_core import config
-from aegis_core.detection.training import train
+from aegis_core.detection.training import Recipe, train
 from aegis_core.evaluation.parity import Parity, parity
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.serving.engine import Engine
@@ -17,7 +17,7 @@ def test_parity_sees_a_verdict_that_was_tampered_with(tmp_path: Path) -> None:
     store = connect(settings.db)
     population = SyntheticConfig(n_transactions=2_000, n_customers=40, days=10)
     write_history(store, population, progress=False)
-    train(store, settings, n_trees=10, max_samples=64)
+    train(store, settings, Recipe(n_trees=10, max_samples=64))
     assert parity(store, settings).sentence().startswith("No live verdicts")
     rows, _ = next(iter(stream(population, 50)))
     with Engine.open(store, settings) as engine:

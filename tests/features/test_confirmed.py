@@ -11,13 +11,27 @@ import pytest
 
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import NotReady
-from aegis_core.features.arrays import Floats
-from aegis_core.features.confirmed import HISTORY, N_HISTORY, Confirmed, label_events
+from aegis_core.features.arrays import Floats, read_arrays, write_arrays
+from aegis_core.features.confirmed import (
+    HISTORY,
+    N_HISTORY,
+    USUAL_SHARE,
+    Confirmed,
+    brought,
+    label_events,
+    weight_of_share,
+)
 
 DAY = pd.Timedelta(days=1)
+SHARE = HISTORY.index("merchant_per_payment")
 RUN, RUN_DAYS, FRAUDS = (
-    HISTORY.index(f"merchant_{name}") for name in ("run", "run_days", "frauds")
+    HISTORY.index(f"merchant_weighed_{name}") for name in ("run", "run_days", "frauds")
 )  # fmt: skip
+
+
+def pending(confirmed: Confirmed) -> int:
+    """Labels that no transaction has made known yet."""
+    return len(confirmed.memory.events.ts_us) - int(confirmed.memory.folded[0])
 
 
 def traffic(n: int = 600, seed: int = 0) -> pd.DataFrame:
@@ -138,8 +152,62 @@ def test_frauds_in_a_row_are_counted_and_end_with_an_ordinary_answer() -> None:
     frame["ts"] = pd.Timestamp("2026-03-01").as_unit("us") + pd.to_timedelta(range(6), "D")
     labels = labels_of(frame, delay_days=1).assign(is_fraud=[True, True, True, False, True, True])
     found = history(frame, labels)
-    assert found[:, RUN].tolist() == [0, 1, 2, 3, 0, 1]
-    assert found[:, RUN_DAYS].tolist() == [0, 1, 2, 3, 0, 1]
+    weight = np.array([weight_of_share(share) for share in found[:, SHARE]])
+    assert (weight > 0.9).tolist() == [False, *[True] * 5]
+    expected = (weight * [0, 1, 2, 3, 0, 1]).tolist()
+    assert found[:, RUN].tolist() == pytest.approx(expected, abs=1e-12)
+    assert found[:, RUN_DAYS].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_evidence_is_a_share_of_the_payments_and_not_of_the_answers() -> None:
+    days, a_day = 8, 1_000
+    at = np.arange(days * a_day)
+    large = pd.DataFrame(
+        {
+            "transaction_id": [f"l{i}" for i in at],
+            "customer_id": [f"c{i}" for i in at % 3_000],
+            "merchant_id": "large",
+            "ts": pd.Timestamp("2026-03-01 08:00") + at // a_day * DAY + at % a_day * DAY / 2_000,
+            "amount": 20.0,
+        }
+    )
+    small = large[large.index % 500 == 7].copy()
+    small["transaction_id"] = "s" + small.transaction_id
+    small["merchant_id"] = "small"
+    frame = pd.concat([large, small]).sort_values("ts", kind="stable", ignore_index=True)
+    frame = frame.astype({"ts": "datetime64[us]"}).assign(seq=range(len(frame)))
+    told = frame[(frame.merchant_id == "small") | frame.transaction_id.str.fullmatch("l.*500")]
+    known_at = (told.ts + DAY / 2).astype("datetime64[us]")
+    frauds = told[["transaction_id"]].assign(is_fraud=True, known_at=known_at)
+    found = pd.DataFrame(history(frame, frauds), columns=list(HISTORY))
+    last = found.groupby(frame.merchant_id).last()
+    shares = [f"merchant_share_{k}" for k in ("day", "week", "month")]
+    assert (last.loc["large", shares] < 0.004).all(), "one of a thousand, though all answers are"
+    assert (last.loc["small", shares] > 0.5).all()
+    assert last.merchant_per_payment["large"] == pytest.approx(0.001, rel=0.3)
+    counts = [f"merchant_weighed_{k}" for k in ("frauds", "run", "run_days", "recency")]
+    assert (last.loc["large", counts] < [0.8, 0.8, 0.8, 0.05]).all()
+    assert (last.loc["small", counts] > [10, 10, 5, 0.4]).all()
+    early = frame.merchant_id.eq("large") & (frame.ts < frame.ts.iloc[0] + 3 * DAY)
+    assert (found[early.to_numpy()][shares] < 0.01).all(axis=None), "nor on the first days"
+
+
+def test_answers_of_an_older_version_are_brought_up_or_refused(tmp_path: Path) -> None:
+    frame = traffic()
+    labels = labels_of(frame)
+    answers, path = Confirmed(), tmp_path / "answers.npz"
+    answers.add_labels(label_events(frame, labels))
+    Scorer(confirmed=answers).run(frame.iloc[:300])
+    answers.save(path)
+    kept = {n: a for n, a in read_arrays(path).items() if n != "rank"}
+    write_arrays(path, kept | {n: kept[n][:, :-1] for n in ("merchants", "customers")})
+    with pytest.raises(NotReady, match="Replay the history"):
+        Confirmed.load(path)
+    loaded = Confirmed.load(path, brought)
+    found = Scorer(confirmed=loaded).run(frame.iloc[300:]).history
+    assert found == pytest.approx(history(frame, labels)[300:], abs=0.2)
+    loaded.save(path)
+    assert (Confirmed.load(path, brought).memory.merchants == loaded.memory.merchants).all()
 
 
 def test_a_fraud_that_is_taken_back_no_longer_counts() -> None:
@@ -150,7 +218,7 @@ def test_a_fraud_that_is_taken_back_no_longer_counts() -> None:
     assert found[:, FRAUDS].astype(bool).tolist() == [False, True, True, False, False]
     assert (found[3:, RUN] == 0).all()
     shares = [i for i, name in enumerate(HISTORY) if "share" in name]
-    assert (found[3:][:, shares] == 0).all()
+    assert (found[3:][:, shares] < USUAL_SHARE).all()
 
 
 def test_an_answer_that_says_the_same_again_counts_once() -> None:
@@ -167,8 +235,8 @@ def test_an_answer_of_an_earlier_call_is_replaced_by_name() -> None:
     at_once, in_turn = Confirmed(), Confirmed()
     told = label_events(frame, labels)
     at_once.add_labels(told)
-    in_turn.add_labels(told.iloc[:1])
-    in_turn.add_labels(told.iloc[1:].assign(before=True))
+    in_turn.add_labels(told.iloc[:1].assign(rank=1))
+    in_turn.add_labels(told.assign(rank=[1, 2], earlier=[True, False]))
     one, two = (Scorer(confirmed=a).run(frame).history for a in (at_once, in_turn))
     assert (one == two).all()
 
@@ -196,7 +264,7 @@ def test_a_copy_goes_its_own_way() -> None:
     answers.add_labels(label_events(frame, labels_of(frame)))
     copy = answers.copy()
     Scorer(confirmed=answers).run(frame)
-    assert copy.n_pending == len(frame)
+    assert pending(copy) == len(frame)
     assert not copy.memory.customers.any()
 
 
@@ -234,16 +302,21 @@ def test_labels_that_arrive_in_the_course_of_a_pass_are_known_as_if_it_had_stopp
     events["is_fraud"] = rng.random(1_500) < 0.3
     events["known_at"] -= pd.to_timedelta(rng.integers(0, 6, 1_500), unit="D")
     events["after_seq"] = np.sort(rng.integers(-1, 2_200, 1_500)) // 7 * 7
-    events["before"] = events.groupby("transaction_id").is_fraud.shift().astype("boolean")
+    answered = rng.random(1_500) < 0.3  # holds before what a file says, whichever came last
+    events["rank"] = np.arange(1_500) + np.where(answered, 10_000, 0)
+    events["earlier"] = False
     expected, stopped = [], Confirmed()
     for at, after_seq in enumerate([-7, *frame.seq]):
         if at:
             expected.append(Scorer(confirmed=stopped).run(frame.iloc[at - 1 : at]).history)
-        if (events.after_seq == after_seq).any():
-            stopped.add_labels(events[events.after_seq == after_seq])
+        now = events[events.after_seq == after_seq]
+        if len(now):
+            before = events[events.after_seq < after_seq].assign(earlier=True)
+            before = before[before.transaction_id.isin(now.transaction_id)]
+            stopped.add_labels(pd.concat([before, now]))
     whole = Scorer(confirmed=Confirmed())
     found = whole.replay(frame, events).history
     np.testing.assert_array_equal(found, np.concatenate(expected))
     assert found.any()
     assert whole.confirmed is not None
-    assert whole.confirmed.n_pending > stopped.n_pending > 0, "some arrive after the last"
+    assert pending(whole.confirmed) > pending(stopped) > 0, "some arrive after the last"

@@ -86,7 +86,7 @@ def compiled_in(path: Path) -> set[str]:
 
 def test_every_module_that_is_compiled_in_counts() -> None:
     needed = set().union(*(compiled_in(path) for path in PACKAGE.rglob("*.py")))
-    some = {"features.profiles", "features.geo", "schema"}
+    some = {"features.signals", "features.geo", "schema"}
     assert some | {f"detection.{name}" for name in ("forest", "trees", "scoring")} <= needed
     assert {f"{name.replace('.', '/')}.py" for name in needed} <= set(COMPILED)
 

@@ -18,10 +18,11 @@ from scipy import stats
 from aegis_core.detection import scoring
 from aegis_core.detection.scoring import UNDECIDED, Scorer
 from aegis_core.errors import NotReady
+from aegis_core.features.geo import AIR_KMH, AIRPORTS_H, haversine_km
 from aegis_core.features.population import FULL_WEIGHT, PRIOR_POPULATION, REMEMBERED_DAYS
-from aegis_core.features.profiles import (
+from aegis_core.features.profiles import MAX_CATEGORIES, Profiles
+from aegis_core.features.signals import (
     FACTS,
-    MAX_CATEGORIES,
     PRIOR_RATE,
     RING,
     SIGNAL_FACTOR,
@@ -29,9 +30,6 @@ from aegis_core.features.profiles import (
     SPEED_SLACK_H,
     SPEED_UNIT_KMH,
     WINDOWS_S,
-    Profiles,
-    arrive,
-    observe,
 )
 from aegis_core.features.surprise import (
     MEMORY,
@@ -106,13 +104,11 @@ def learnt(frame: pd.DataFrame, recorded: list[int] | None = None) -> Profiles:
 
 def asked(profiles: Profiles, probe: pd.DataFrame) -> tuple[Floats, Floats]:
     """Signals and facts of each row of `probe` as if it came next; nothing is learnt."""
-    profiles = profiles.copy()
-    columns = profiles.columns(probe)
-    seen, told = np.empty((len(probe), len(SIGNALS))), np.empty((len(probe), len(FACTS)))
-    for i, row in enumerate(zip(*columns, strict=True)):
-        arrive(profiles.state, row[2])
-        observe(profiles.state, *row, seen[i], told[i], np.empty(0, np.int64))
-    return seen, told
+    each = [
+        Scorer(profiles=profiles.copy()).run(probe.iloc[i : i + 1], signals=True, explain=True)
+        for i in range(len(probe))
+    ]
+    return np.vstack([out.signals for out in each]), np.vstack([out.facts for out in each])
 
 
 def remembered(profiles: Profiles) -> dict[str, object]:
@@ -166,7 +162,8 @@ def test_a_signal_is_a_number_not_below_zero(frame: pd.DataFrame) -> None:
     may_lack = ("habit_amount", "category_amount", "distance_km", "gap_s", "speed_kmh")
     always = [fact(name) for name in FACTS if name not in may_lack]
     assert np.isfinite(out.facts[:, always]).all()
-    assert (np.nan_to_num(out.facts) >= 0).all()
+    signed = [fact("gap_s"), fact("utc_offset")]
+    assert (np.delete(np.nan_to_num(out.facts), signed, axis=1) >= 0).all()
 
 
 def test_every_awkward_row_gets_numbers(awkward: pd.DataFrame) -> None:
@@ -404,16 +401,18 @@ def test_amount_signals_never_fall_when_the_amount_rises(
 @given(streams())
 def test_the_travel_signal_never_falls_with_distance_or_haste(past: pd.DataFrame) -> None:
     now = (past.ts.max() - START) / pd.Timedelta(seconds=1) + 2 * DAY
-    profiles = learnt(pd.concat([past, stream(["a"], [now], place=(0.0, 0.0))]))
+    profiles = learnt(pd.concat([past, stream(["a"], [now], place=(1.0, 0.0))]))
     speed = view("travel_speed")
     degrees = np.linspace(0.0, 180.0, 100)
-    far = stream(["a"] * 100, np.full(100, now + 600), place=[(0.0, d) for d in degrees])
+    far = stream(["a"] * 100, np.full(100, now + 600), place=[(1.0, d) for d in degrees])
     out, _ = asked(profiles, far)
     assert out[0, speed] == 0
     assert (np.diff(out[:, speed]) >= -1e-12).all()  # by the rounding of the distance
-    later = stream(["a"] * 100, now + np.geomspace(1, 1e8, 100), place=BERLIN)
-    out, _ = asked(profiles, later)
-    assert (np.diff(out[:, speed]) < 0).all()
+    at = np.geomspace(1, 1e8, 100)
+    out, _ = asked(profiles, stream(["a"] * 100, now + at, place=BERLIN))
+    flown = at > HOUR * (AIRPORTS_H + haversine_km(1.0, 0.0, *BERLIN) / AIR_KMH)
+    assert (np.diff(out[~flown, speed]) < 0).all()
+    assert (out[flown, speed] == 0).all()
 
 
 @pytest.mark.parametrize("usual_gap_s", [30.0, HOUR, 3 * DAY])
@@ -462,7 +461,9 @@ def test_a_place_is_as_far_away_in_time_as_the_two_times_are_apart(late_s: float
     past = stream(["a"], [10 * DAY], place=BERLIN)
     probe = stream(["a"], [10 * DAY - late_s], place=(48.857, 2.352))
     _, (told,) = asked(learnt(past), probe)
-    assert told[fact("gap_s")] == pytest.approx(abs(late_s))
+    assert told[fact("gap_s")] == pytest.approx(-late_s)
+    apart_h = abs(late_s) / HOUR + SPEED_SLACK_H
+    assert told[fact("speed_kmh")] == pytest.approx(told[fact("distance_km")] / apart_h)
 
 
 @pytest.mark.parametrize("ahead_s", [3 * DAY, 23.9 * HOUR, 70 * 365 * DAY, -3 * DAY])
@@ -649,8 +650,8 @@ def test_the_usual_rate_is_that_of_the_history() -> None:
 
 
 def test_travel_is_told_in_km_seconds_and_kmh() -> None:
-    past = stream(["a"], [0.0], place=(0.0, 0.0))
-    (out,), (told,) = asked(learnt(past), stream(["a"], [1320.0], place=(0.0, 90.0)))
+    past = stream(["a"], [0.0], place=(0.0, 1.0))
+    (out,), (told,) = asked(learnt(past), stream(["a"], [1320.0], place=(0.0, 91.0)))
     assert told[fact("distance_km")] == pytest.approx(math.pi / 2 * 6371.0088)
     assert told[fact("gap_s")] == pytest.approx(1320)
     speed = told[fact("distance_km")] / (1320 / 3600 + SPEED_SLACK_H)

@@ -70,10 +70,10 @@ def test_a_file_of_bad_rows_keeps_what_fits_counts_all_and_is_masked(
     store: Store, tmp_path: Path
 ) -> None:
     file = tmp_path / "bad.csv"
-    lines = [f"{CARD},2026-01-01,-{i}" for i in range(1, 101)]
+    lines = [f"{CARD},2026-01-01,x{i}" for i in range(1, 101)]
     file.write_text("\n".join(["customer_id,ts,amount", *lines, "good,2026-01-01,5"]) + "\n")
     summary = import_files([file], store, rejected_mb=0.002, progress=False)
-    assert summary.rejected == {"amount is not positive": 100}
+    assert summary.rejected == {"amount is not a number": 100}
     kept = store.rows("SELECT raw, reason FROM rejected")
     assert len(kept) == 101 - summary.not_kept
     assert 10 < summary.not_kept < 90

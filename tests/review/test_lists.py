@@ -41,7 +41,7 @@ def test_an_entry_speaks_of_its_customer_or_merchant_until_it_ends(store: Store)
 
 def test_of_several_entries_denial_goes_first_and_a_snooze_last(store: Store) -> None:
     entries = [
-        lists.add(store, "snooze", "c1", until="2027-01-01", **BY),
+        lists.add(store, "snooze", "c1", until="2026-03-02", **BY),
         lists.add(store, "allow", "c1", **BY),
         lists.add(store, "deny", "m1", field="merchant", **BY),
     ]
@@ -85,6 +85,32 @@ def test_what_is_missing_or_wrong_is_said_and_nothing_is_kept(
     with pytest.raises(InputError, match=told):
         lists.add(store, given.pop("kind"), given.pop("value"), **given)
     assert store.rows("FROM lists") == []
+
+
+def test_a_snooze_ends_within_the_days_of_the_settings(store: Store) -> None:
+    def arrive(seq: int, ts: str, n: int = 1) -> None:
+        with store.writing() as session:
+            session.execute(
+                "INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount) "
+                "SELECT ? + i, 't' || (? + i), 'c1', ?, 5 FROM range(?) t(i)", [seq, seq, ts, n]
+            )  # fmt: skip
+
+    def refused(until: str, days: float = 90.0) -> None:
+        with pytest.raises(InputError, match=rf"lasts {days:g} days at most \(snooze_days .* lat"):
+            lists.add(store, "snooze", "c1", until=until, most_days=days, **BY)
+
+    arrive(0, "2020-03-01 12:00", 50)
+    for days, until, late in ((90, "2020-05-30", "2020-05-31"), (0.5, "2020-03-02", "2020-03-03")):
+        refused(late, days)
+        lists.add(store, "snooze", "c1", until=until, most_days=days, **BY)
+    arrive(50, "2024-03-01 12:00")  # live ones begin, long after the history
+    refused("2024-05-31")
+    lists.add(store, "snooze", "c1", until="2024-05-30", **BY)
+    arrive(51, "2098-03-01 12:00")  # one that is ahead of everybody's clock
+    refused("2098-03-02")
+    lists.add(store, "allow", "c1", until="2099-01-01", **BY)
+    years = [f"{entry.until:%Y}" for entry in lists.current(store) if entry.until]
+    assert years == ["2020", "2020", "2024", "2099"]
 
 
 def test_a_name_is_a_value_and_never_a_statement(store: Store) -> None:

@@ -53,6 +53,7 @@ if how == "dead": os._exit(9)
 MACHINE = """
 import os, sys
 from datetime import datetime
+from ipykernel.connect import get_connection_info
 from aegis_core import config, store
 from aegis_core.runs import execution, lineage
 settings = config.load(db=db)
@@ -60,7 +61,8 @@ seen = lineage.Seen("4711", -1, 0, datetime(2026, 3, 1))
 execution.record_data(store.connect(settings.db), run_id, seen)
 figures = {("average_precision", "forest/0"): 0.25}
 execution.record(store.connect(settings.db), run_id, metrics=figures)
-print(sys.executable, os.getcwd(), settings.alert_budget, settings.db, n, sep="|")
+spoken_to = get_connection_info(unpack=True)["transport"]
+print(sys.executable, os.getcwd(), settings.alert_budget, settings.db, n, spoken_to, sep="|")
 """
 FIGURE = """
 from IPython.display import HTML, display
@@ -173,10 +175,11 @@ def test_the_ledger_keeps_every_parameter_also_those_left_at_their_default(
 def test_a_run_uses_the_callers_python_and_settings_and_its_own_folder(
     settings: config.Settings, done: execution.RunResult
 ) -> None:
-    python, folder, budget, db, n = printed(done.notebook_path).strip().split("|")
+    python, folder, budget, db, n, spoken_to = printed(done.notebook_path).strip().split("|")
     assert python == sys.executable
     assert Path(folder) == done.notebook_path.parent == settings.reports / done.run_id
     assert (float(budget), Path(db), int(n)) == (0.25, settings.db, 1000)
+    assert spoken_to == "ipc"  # not a port that others could take before the kernel, or reach
 
 
 def test_metrics_of_a_run_are_rows_under_its_id(
@@ -383,7 +386,7 @@ def wait_for_cell(settings: config.Settings, before: set[str]) -> Path:
             if path.parent.name not in before and '"status": "running"' in path.read_text():
                 cells = nbformat.read(path, as_version=4).cells
                 running = [c for c in cells if c.metadata.papermill.status == "running"]
-                if any("slow" in cell.source for cell in running):
+                if any("time.sleep" in cell.source for cell in running):
                     return path
         time.sleep(0.05)
     raise AssertionError("the run did not start")

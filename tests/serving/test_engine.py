@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import shutil
@@ -26,7 +25,7 @@ from aegis_core.detection.comparison import compared
 from aegis_core.detection.history import label_events
 from aegis_core.detection.policy import inclusion
 from aegis_core.detection.scoring import Scorer
-from aegis_core.detection.training import train
+from aegis_core.detection.training import Recipe, train
 from aegis_core.detection.verdicts import Verdicts
 from aegis_core.errors import InputError, NotReady, StoreBusy, StoreError
 from aegis_core.evaluation.parity import Parity, parity
@@ -46,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = config.load(home=home)
     db = store.connect(settings.db)
     write_history(db, POPULATION, progress=False)
-    train(db, settings, train_days=10)
+    train(db, settings, Recipe(train_days=10))
     return home
 
 
@@ -118,7 +117,7 @@ def test_a_repeated_transaction_keeps_its_first_verdict(db: Store, settings: Set
 
 def test_a_row_refused_at_the_door_is_kept_with_its_reason(db: Store, settings: Settings) -> None:
     good = arrivals(3)[0].to_pandas()
-    bad = good.assign(transaction_id=["x", "y", "z"], amount=[-1.0, np.inf, 5.0])
+    bad = good.assign(transaction_id=["x", "y", "z"], amount=[1e-4, np.inf, 5.0])
     bad["customer_id"] = bad["customer_id"].astype(object)
     bad.loc[2, "customer_id"] = None
     verdicts = taken(db, settings, pd.concat([good, bad]))
@@ -325,7 +324,7 @@ def learned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
             "INSERT INTO labels SELECT transaction_id, true, NULL, ts, 'bank', -1 "
             "FROM transactions WHERE ts < '2026-01-13' ORDER BY amount DESC LIMIT 40"
         )
-    return home, train(db, settings, detector="learner", n_trees=20).version
+    return home, train(db, settings, Recipe(detector="learner", n_trees=20)).version
 
 
 @pytest.fixture
@@ -415,7 +414,7 @@ def test_an_answer_is_kept_as_review_and_as_label_and_known_from_then_on(taught:
     assert reviews.note[0] == "customer called"
     said = label_events(db, db.rows("SELECT count(*) AS n FROM labels")[0]["n"] - 2)
     assert said.is_fraud.tolist() == [True, False]
-    assert said.before.fillna(False).tolist() == [False, True]
+    assert said.earlier.tolist() == [False, False]
     assert (said.after_seq == last["seq"]).all()
     assert (said.known_at >= said.ts).all()
 
@@ -459,9 +458,11 @@ def test_a_list_decides_from_the_next_batch_on_and_is_named_in_the_verdict(
 def test_the_audit_sample_is_drawn_by_id_and_its_chance_is_kept(
     db: Store, settings: Settings
 ) -> None:
-    champion = registry.champion(db, settings)
-    lenient = dataclasses.replace(champion.policy, audit_share=0.2)
-    lenient.save(settings.home / db.rows("SELECT path FROM models")[0]["path"])
+    train(
+        db,
+        settings.model_copy(update={"audit_share": 0.2}),
+        Recipe(role="champion", train_days=10, n_trees=20),
+    )
     verdicts = taken(db, settings, arrivals(500)[0])
     alerts = verdicts.decision != "approve"
     assert (verdicts.inclusion[alerts] == 1).all()
@@ -497,9 +498,11 @@ def test_champion_and_challenger_are_compared_on_what_both_scored(taught: Taught
 def test_answers_of_the_audit_sample_count_for_those_nobody_was_asked_about(
     db: Store, settings: Settings
 ) -> None:
-    champion = registry.champion(db, settings)
-    some = dataclasses.replace(champion.policy, audit_share=0.25)
-    some.save(settings.home / db.rows("SELECT path FROM models")[0]["path"])
+    train(
+        db,
+        settings.model_copy(update={"audit_share": 0.25}),
+        Recipe(role="champion", train_days=10, n_trees=20),
+    )
     verdicts = taken(db, settings, arrivals(400)[0])
     assert "was answered yet" in registry.audited(db)
     asked = verdicts[verdicts.inclusion.notna()]

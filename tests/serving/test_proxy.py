@@ -23,6 +23,8 @@ from test_dashboard_browser import QUIET, SLOW_MS, Served, chromium, start, unti
 from test_service_process import TOKEN, free_port, started, trained  # noqa: F401 (a fixture)
 
 from aegis_core import config
+from aegis_core.serving import token
+from aegis_core.serving.strangers import LOOK_S
 from aegis_core.store import connect
 
 pytestmark = pytest.mark.nginx
@@ -204,6 +206,41 @@ def test_the_service_answers_through_the_proxy(proxy: Proxy) -> None:
     assert (status, "longer than" in str(told)) == (200, True), "it reached the service"
     for path, who, most in (("/v1/transactions", BEARER, 8 * 2**20), ("/", LOGGED_IN, 2**16)):
         assert proxy.status("POST", path, who, {"Content-Length": f"{most + 1}"}) == 413
+
+
+def test_each_group_gets_its_paths_alone(proxy: Proxy) -> None:
+    store = connect(proxy.db)
+    given = {role: token.add(store, role, role, who="root") for role in token.ROLES}
+    time.sleep(LOOK_S)
+    score, casework, view = ({"Authorization": f"Bearer {given[role]}"} for role in token.ROLES)
+    review = {"Host": "review.example.org"}
+    proposal = {"alert_budget": 0.01}
+
+    status, told = proxy.ask("POST", "/v1/transactions", score, payments(50, 1)[0])
+    assert (status, json.loads(told)["transaction_id"]) == (200, "p50")
+    assert proxy.status("GET", "/v1/transactions/p50", score) == 200
+    for path in ("/v1/transactions/p50", "/v1/cases", "/v1/cases/statistics", "/v1/metrics"):
+        assert proxy.status("GET", path, view) == 200, path
+    assert proxy.status("GET", "/v1/cases", casework, review) == 200
+    assert proxy.ask("POST", "/v1/proposals", casework | review, proposal)[0] == 201
+    assert proxy.ask("POST", "/v1/cases/claim", casework | review, {})[0] == 200
+
+    for path in ("/v1/proposals", "/v1/cases/claim", "/v1/reviews", "/v1/transactions/p50"):
+        status, told = proxy.ask("POST", path, casework, proposal)
+        assert (status, b"nginx" in told) == (403, True), "the proxy itself: the host is not theirs"
+    for path in ("/v1/transactions", "/v1/transactions:batch", "/v1/metrics", "/v1/health"):
+        for method in ("GET", "POST"):
+            status, told = proxy.ask(method, path, casework | review)
+            assert (status, b"nginx" in told) == (404, True), path
+    for who in (score, view):
+        status, told = proxy.ask("POST", "/v1/proposals", who | review, proposal)
+        assert (status, "needs one for casework" in str(told)) == (403, True)
+    assert proxy.ask("POST", "/v1/transactions", view, payments(51, 1)[0])[0] == 403
+    assert proxy.ask("POST", "/v1/transactions", casework, payments(51, 1)[0])[0] == 403
+    for role in given:
+        token.revoke(store, role, who="root")
+    time.sleep(LOOK_S)
+    assert proxy.status("GET", "/v1/cases", view) == 401
 
 
 def test_a_websocket_is_ours_and_of_the_newer_framing_or_refused(proxy: Proxy) -> None:

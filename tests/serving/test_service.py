@@ -24,13 +24,13 @@ from aegis_core.config import Settings
 from aegis_core.detection import registry
 from aegis_core.detection.history import recorded, transactions
 from aegis_core.detection.scoring import Scorer
-from aegis_core.detection.training import train
+from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import InputError, StoreError
 from aegis_core.evaluation.parity import Parity, parity
 from aegis_core.features.checkpoint import begin
 from aegis_core.intake.importing import checked
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
-from aegis_core.serving import api, batcher, schemas, snapshot, strangers
+from aegis_core.serving import api, batcher, schemas, snapshot
 from aegis_core.serving.engine import LOOK_S, Engine
 from aegis_core.serving.table_writer import EVERY_S
 from aegis_core.serving.token import token_file, token_of
@@ -38,7 +38,9 @@ from aegis_core.store import Store, connect
 from aegis_core.store.session import Session
 
 TOKEN = "a-token-for-the-tests"
+DESK_TOKEN = "the-token-of-the-desk"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+DESK = {"Authorization": f"Bearer {DESK_TOKEN}"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = connect(settings.db)
     some = SyntheticConfig(n_transactions=5_000, n_customers=80, days=15)
     write_history(store, some, progress=False)
-    train(store, settings, n_trees=20, max_samples=64)
+    train(store, settings, Recipe(n_trees=20, max_samples=64))
     return folder
 
 
@@ -78,7 +80,7 @@ def served(store: Store, settings: Settings) -> Iterator[TestClient]:
     with (
         store.owned(),
         closing(Engine(store, settings)) as engine,
-        TestClient(api.create_app(engine, TOKEN), headers=HEADERS) as client,
+        TestClient(api.create_app(engine, TOKEN, DESK_TOKEN), headers=HEADERS) as client,
     ):
         yield client
 
@@ -92,7 +94,7 @@ def same_as_folded(engine: Engine, store: Store) -> None:
     """Compare the engine's profiles with those of the history, folded anew."""
     whole, past = Scorer(profiles=begin(store, confirmed=False).profiles), transactions(store)
     whole.run(past, recorded=recorded(past))
-    for one, other in zip(engine.scorer.profiles.state, whole.profiles.state, strict=True):
+    for one, other in zip(engine.state.scorer.profiles.state, whole.profiles.state, strict=True):
         rows = min(len(one), len(other))
         assert one[:rows].tobytes() == other[:rows].tobytes()
 
@@ -148,6 +150,38 @@ def test_the_same_id_with_other_content_is_told_both(client: TestClient) -> None
     assert told["verdict"]["score"] == first["score"]
 
 
+def test_a_later_state_is_kept_and_changes_no_verdict(client: TestClient, store: Store) -> None:
+    def send(i: int, status: str) -> dict[str, Any]:
+        answer = client.post("/v1/transactions", json=payment(i, status=status))
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def states(one: str) -> list[str]:
+        found = client.get(f"/v1/transactions/{one}").json()["transaction"]
+        return [found["status"], *(found["later_states"] or [])]
+
+    first = send(1, "pending")
+    assert send(1, "Succeeded") == send(1, "pending") == send(1, "succeeded")
+    assert send(1, "declined") == first | {"repeat": True}
+    assert states("n1") == ["pending", "approved", "declined"]
+    for status, code in (("failed", 200), ("Failure", 200), ("approved", 200), ("", 422)):
+        told = client.put("/v1/transactions/n1/status", json={"status": status})
+        assert told.status_code == code, told.text
+    assert states("n1") == ["pending", "approved", "declined", "failed", "approved"]
+    assert client.put("/v1/transactions/nobody/status", json={"status": "ok"}).status_code == 404
+    assert (
+        client.post("/v1/transactions", json=payment(1, status="ok", amount=9)).status_code == 409
+    )
+    both = [payment(2, status=s) for s in ("pending", "declined", "declined", "pending")]
+    answers = client.post("/v1/transactions:batch", json=both).json()
+    assert [a["repeat"] for a in answers] == [False, True, True, True]
+    assert states("n2") == ["pending", "declined"]
+    assert [(r["transaction_id"], r["status"], r["source"]) for r in store.rows("FROM states")] == [
+        *(("n1", s, "api") for s in ("approved", "declined", "failed", "approved")),
+        ("n2", "declined", "api"),
+    ]
+
+
 def test_one_id_sent_by_many_at_once_is_scored_once(client: TestClient, store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         sent = [pool.submit(client.post, "/v1/transactions", json=payment()) for _ in range(24)]
@@ -163,7 +197,7 @@ def test_a_batch_answers_row_by_row_and_a_bad_row_spoils_nothing(
     client: TestClient, store: Store
 ) -> None:
     rows = [payment(i) for i in range(6)]
-    rows[2] = payment(2, amount=-5.0)
+    rows[2] = payment(2, amount=0.0001)
     rows[4] = rows[3]
     for kind, body in (
         ("application/json", json.dumps(rows)),
@@ -178,7 +212,7 @@ def test_a_batch_answers_row_by_row_and_a_bad_row_spoils_nothing(
         assert "amount" in told[2]["error"]
     assert all(a["repeat"] for a in told if "repeat" in a)
     assert store.rows("SELECT count(*) AS n FROM verdicts") == [{"n": 4}]
-    assert {row["reason"] for row in store.rows("FROM rejected")} == {"amount is not positive"}
+    assert {row["reason"] for row in store.rows("FROM rejected")} == {"amount is below 0.001"}
 
 
 @pytest.mark.fast
@@ -188,7 +222,8 @@ def test_live_verdicts_of_the_service_replay_bit_for_bit(
     client.post("/v1/transactions:batch", json=[payment(i) for i in range(300)])
     late = payment(900, timestamp="2026-01-10T00:00:00Z")
     client.post("/v1/transactions:batch", json=[late, payment(901, customer_id="new")])
-    client.post("/v1/reviews", json={"transaction_id": "n3", "answer": "fraud", "analyst": "anna"})
+    answer = {"transaction_id": "n3", "answer": "fraud", "analyst": "anna"}
+    assert client.post("/v1/reviews", json=answer, headers=DESK).status_code == 201
     client.post("/v1/transactions", json=payment(902, lat=52.5, lon=13.4))
     assert parity(store, settings) == Parity(303, 0, None)
 
@@ -218,17 +253,25 @@ def test_an_imported_transaction_has_no_verdict_and_gets_none(
     assert "never scored" in answered.json()["detail"]
 
 
-def test_the_queue_holds_alerts_until_they_are_answered(client: TestClient) -> None:
+def test_the_queue_holds_alerts_until_they_are_answered(client: TestClient, store: Store) -> None:
     burst = {"customer_id": "c1", "timestamp": "2026-02-01T02:00:00Z"}
     rows = [payment(i, amount=9_000.0 + i, **burst) for i in range(30)] + [payment(30)]
+    for row in rows[20:30]:
+        row |= {"amount": 400_000.0, "currency": "JPY"}  # a larger number, and a smaller worth
     told = client.post("/v1/transactions:batch", json=rows).json()
     alerts = {t["transaction_id"] for t in told if t["decision"] != "approve"}
+    client.headers.update(DESK)
     queue = client.get("/v1/reviews/queue").json()
     assert 0 < len(alerts) < 31
     assert alerts <= {item["transaction_id"] for item in queue}, "and of the others a sample"
     assert all(item["inclusion"] for item in queue)
-    stakes = [item["risk"] * item["amount"] for item in queue]
+    worth = {
+        r["transaction_id"]: r["base_amount"]
+        for r in store.rows("SELECT transaction_id, base_amount FROM transactions")
+    }
+    stakes = [item["risk"] * worth[item["transaction_id"]] for item in queue]
     assert stakes == sorted(stakes, reverse=True)
+    assert {item["currency"] for item in queue} == {"EUR", "JPY"}
     first = queue[0]["transaction_id"]
     review = {"transaction_id": first, "answer": "fraud", "analyst": "anna", "note": "phoned"}
     assert client.post("/v1/reviews", json=review).status_code == 201
@@ -239,7 +282,7 @@ def test_the_queue_holds_alerts_until_they_are_answered(client: TestClient) -> N
 
 def test_health_and_metrics_tell_how_it_is(client: TestClient) -> None:
     client.post("/v1/transactions", json=payment())
-    client.post("/v1/transactions", json=payment(1, amount=0))
+    client.post("/v1/transactions", json=payment(1, amount=1e13))
     health = client.get("/v1/health", headers={"Authorization": ""}).json()
     assert health["live"]
     assert health["ready"]
@@ -256,22 +299,6 @@ def test_health_and_metrics_tell_how_it_is(client: TestClient) -> None:
     )
 
 
-def test_without_the_token_nothing_is_told(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(strangers, "DELAY_S", 0.0)
-    for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong-wrong-wrong-wrong"}):
-        for method, path in (
-            ("POST", "/v1/transactions"),
-            ("POST", "/v1/transactions:batch"),
-            ("GET", "/v1/transactions/n0"),
-            ("POST", "/v1/reviews"),
-            ("GET", "/v1/reviews/queue"),
-            ("GET", "/v1/metrics"),
-        ):
-            assert client.request(method, path, headers=headers, json={}).status_code == 401
-
-
 # ---- bad input
 
 
@@ -280,7 +307,7 @@ def test_without_the_token_nothing_is_told(
     [
         ({"amount": "12"}, "amount"),
         ({"amount": True}, "amount"),
-        ({"amount": 0}, "amount"),
+        ({"amount": 1e-9}, "amount"),
         ({"amount": 1e308}, "amount"),
         ({"amount": None}, "amount"),
         ({"timestamp": "1900-01-01T00:00:00Z"}, "timestamp"),
@@ -454,7 +481,7 @@ def test_a_promotion_is_followed_within_a_moment(
     client: TestClient, store: Store, settings: Settings
 ) -> None:
     before = client.post("/v1/transactions", json=payment()).json()["model_version"]
-    other = train(store, settings, n_trees=10, max_samples=32, role="none").version
+    other = train(store, settings, Recipe(n_trees=10, max_samples=32, role="none")).version
     registry.promote(store, settings, other, who="anna")
     time.sleep(LOOK_S + 2 * EVERY_S)
     after = client.post("/v1/transactions", json=payment(1)).json()["model_version"]
@@ -521,7 +548,7 @@ def test_an_answer_from_another_process_is_known_from_where_the_engine_heard_of_
 ) -> None:
     rows = [payment(i, merchant_id=f"m{i % 3}") for i in range(60)]
     client.post("/v1/transactions:batch", json=rows[:20])
-    train(store, settings, detector="learner", role="champion", n_trees=10)
+    train(store, settings, Recipe(detector="learner", role="champion", n_trees=10))
     time.sleep(LOOK_S + 2 * EVERY_S)
     client.post("/v1/transactions:batch", json=rows[20:40])
     with store.writing() as session:  # as an attached session leaves it

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,20 +20,21 @@ from aegis_core.serving import strangers
 from aegis_core.serving.batcher import Meters
 from aegis_core.serving.strangers import Tokens, guarded
 
+TOKEN = "a-token-for-the-tests"
 KNOWN = b"authorization: Bearer a-token-for-the-tests\r\n"
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n%s\r\n"
 Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def test_wrong_tokens_are_counted_wait_and_are_told_once_a_minute(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(strangers, "DELAY_S", 3_600.0)
     caplog.set_level(logging.INFO, "aegis.service")
     meters = Meters()
 
     async def many() -> tuple[int, int]:
-        tokens = Tokens("a-token-for-the-tests", meters)
+        tokens = Tokens(tmp_path / "a.duckdb", TOKEN, "of-the-desk", meters)
         waiting = [asyncio.create_task(tokens.refused()) for _ in range(300)]
         for _ in range(3):
             await asyncio.sleep(0)
@@ -57,7 +59,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 @asynccontextmanager
 async def served() -> AsyncIterator[Callable[..., Awaitable[Line]]]:
     """A server of guarded connections; what opens one more to it."""
-    tokens = Tokens("a-token-for-the-tests", Meters())
+    tokens = Tokens(Path("there-is-none.duckdb"), TOKEN, "of-the-desk", Meters())
     config = uvicorn.Config(answer, log_config=None, ws="none")
     kind, state = guarded(tokens.known), ServerState()
     server = await asyncio.get_running_loop().create_server(

@@ -27,7 +27,7 @@ from aegis_core import config
 from aegis_core.cli import main
 from aegis_core.config import Settings
 from aegis_core.detection import registry
-from aegis_core.detection.training import train
+from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import AegisError, FileUnreadable, InputError, StoreBusy, StoreError
 from aegis_core.evaluation.parity import parity
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
@@ -69,15 +69,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = config.load(home=home)
     store = connect(settings.db)
     write_history(store, SOME, progress=False)
-    train(store, settings, n_trees=10, max_samples=64)
+    train(store, settings, Recipe(n_trees=10, max_samples=64))
     last = store.rows("SELECT max(ts) AS ts FROM transactions")[0]["ts"]
     rows, labels = next(iter(stream(SOME, 200, after=last, fraud_multiplier=10)))
     with Engine.open(store, settings) as engine:
         engine.take(rows, "test", labels)
     with store.writing() as session:
-        session.execute("CREATE TABLE mine AS SELECT range AS n, 'ä' AS t FROM range(300000)")
+        session.execute("CREATE TABLE mine AS SELECT range AS n, 'ä' AS t FROM range(130000)")
         session.execute(f"CREATE TABLE exact AS SELECT {EXACT}")
-        session.execute("DELETE FROM mine WHERE n % 3 = 0 OR n BETWEEN 100000 AND 250000")
+        session.execute("DELETE FROM mine WHERE n % 3 = 0 OR n BETWEEN 20000 AND 120000")
         session.execute("CREATE VIEW alerts AS FROM verdicts WHERE decision != 'approve'")
         session.execute("CREATE VIEW a AS SELECT count(*) AS n FROM alerts")
         session.execute("ALTER TABLE reviews ADD COLUMN mood VARCHAR DEFAULT 'good'")
@@ -109,7 +109,7 @@ def content(store: Store) -> dict[str, str]:
     with store.reading() as session:
         names = [r["table_name"] for r in session.rows("SELECT table_name FROM duckdb_tables()")]
         return {
-            name: session.query(f'FROM "{name}" ORDER BY rowid').to_csv()
+            name: session.query(f'SELECT COLUMNS(*)::VARCHAR FROM "{name}" ORDER BY rowid').to_csv()
             for name in names
             if name != "audit"
         }

@@ -11,22 +11,34 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
+from datetime import time as dt_time
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from aegis_core.errors import ColumnError, InputError, StoreBusy, StoreError, StoreVersion
+from aegis_core.errors import (
+    AegisError,
+    ColumnError,
+    InputError,
+    StoreBusy,
+    StoreError,
+    StoreVersion,
+)
 from aegis_core.schema import SCHEMA_VERSION
 from aegis_core.store import Store, connect
 from aegis_core.store.attached import Attached
 from aegis_core.store.endpoint import STOP, Asker, Endpoint, files_of, find, publish, started
 from aegis_core.store.gate import _SCHEMAS, Gate, Limits
+from aegis_core.store.session import Session
 
 NOON = datetime(2026, 3, 1, 12)
 
@@ -330,6 +342,78 @@ def test_an_attached_store_gives_the_same_answers(attached: Store) -> None:
         attached.query("SELECT amout FROM transactions")
     with pytest.raises(InputError, match="empty"):
         attached.query(" ; ")
+
+
+@pytest.fixture
+def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The zone of the machine is not UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+MOMENT = "TIMESTAMPTZ '2026-01-02 03:04:05+02'"
+EXACT = {
+    MOMENT: datetime(2026, 1, 2, 1, 4, 5, tzinfo=ZoneInfo("UTC")),
+    f"({MOMENT})::VARCHAR": "2026-01-02 01:04:05+00",
+    f"date_trunc('day', {MOMENT})": datetime(2026, 1, 2, tzinfo=ZoneInfo("UTC")),
+    f"hour({MOMENT})": 1,
+    "'2026-01-02 03:04:05'::TIMESTAMPTZ": datetime(2026, 1, 2, 3, 4, 5, tzinfo=ZoneInfo("UTC")),
+    f"{{'a': 5::HUGEINT, 'b': [{MOMENT}]}}": {
+        "a": Decimal(5), "b": [datetime(2026, 1, 2, 1, 4, 5, tzinfo=ZoneInfo("UTC"))],
+    },
+    "5::HUGEINT": 5, "sum(5)": 5, "NULL::HUGEINT": None, "18446744073709551615::UBIGINT": 2**64 - 1,
+    "1.25::DECIMAL(10, 2)": 1.25, "[1.25, 2.5]": [Decimal("1.25"), Decimal("2.50")],
+    "MAP {'a': 1.5}": [("a", Decimal("1.5"))], "'b'::ENUM('a', 'b')": "b", "[1, 2]::INT[2]": [1, 2],
+    "'00000000-0000-0000-0000-000000000001'::UUID": "00000000-0000-0000-0000-000000000001",
+    "'\\xAA'::BLOB": b"\xaa", "TIME '01:02:03'": dt_time(1, 2, 3), "'{}'::JSON": "{}",
+    "(170141183460469231731687303715884105727::HUGEINT)::VARCHAR": str(2**127 - 1),
+}  # fmt: skip
+AS_TEXT = (
+    *("'0101'::BIT", "['0101'::BIT]", "{'a': MAP {'b': '1'::BIT}}", "5::VARIANT", "5::BIGNUM"),
+    *("union_value(num := 2)", "5::UHUGEINT", "TIMETZ '01:02:03+05'", "'POINT(1 2)'::GEOMETRY"),
+    *("TIME_NS '01:02:03.123456789'", "(2::HUGEINT ** 64)::HUGEINT", "'infinity'::DATE"),
+    *("'infinity'::TIMESTAMP", "TIMESTAMPTZ '290000-01-01'"),
+)
+
+
+@pytest.mark.attack("types of an analyst's own expressions, with a service and without")
+def test_an_expression_has_one_answer_or_one_sentence_with_and_without_an_owner(
+    attached: Store, tmp_path: Path, far_away: None
+) -> None:
+    alone = connect(tmp_path / "alone.duckdb")
+    with alone.writing():
+        pass
+
+    def found(session: Session, expression: str) -> list[str]:
+        told = []
+        for form in (Session.arrow, Session.rows, Session.query, Session.stream):
+            try:
+                result: Any = form(session, f"SELECT {expression} AS v")
+                result = list(result[1]) if form is Session.stream else result
+            except InputError as e:
+                told.append(f"refused: {e}")
+                continue
+            try:
+                told.append(repr(result) + str(getattr(result, "dtypes", "")))
+            except NotImplementedError:  # pandas holds times that it cannot show
+                told.append(f"{result.dtypes} {result['v'].to_numpy('int64')}")
+        return told
+
+    with attached.reading() as one, alone.reading() as other:
+        for expression, value in EXACT.items():
+            assert one.rows(f"SELECT {expression} AS v") == [{"v": value}]
+            assert found(one, expression) == found(other, expression)
+        _, rows = one.stream("SELECT (2::HUGEINT ** 64)::HUGEINT, 1.10::DECIMAL(38, 2)")
+        assert list(rows) == [(Decimal(2**64), Decimal("1.10"))]
+        for expression in AS_TEXT:
+            told = found(one, expression)
+            assert told == found(other, expression)
+            assert "as text" in told[1]
+            as_text = f"SELECT ({expression})::VARCHAR AS v"
+            assert one.rows(as_text) == other.rows(as_text)
 
 
 def test_an_attached_writing_is_one_transaction(attached: Store) -> None:
@@ -803,6 +887,27 @@ def test_an_owner_that_died_is_ignored_also_where_there_is_no_proc(
 def test_an_owner_of_another_version_is_named(owner: Owner, store: Store) -> None:
     endpoint = find(owner.path)
     assert endpoint is not None
-    publish(store.path, replace(endpoint, schema_version=99))
+    store.path.touch()
+    publish(store.path, replace(endpoint, schema_version=99, inode=0))
     with pytest.raises(StoreVersion, match="99"):
         store.query("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("sql", "passes"),
+    [
+        ("UPDATE transactions SET amount = 1", False),
+        ("UPDATE transactions SET source = 'x', amount = 1 WHERE seq = 1", False),
+        ("UPDATE verdicts SET reasons = NULL, score = 1", False),
+        ("UPDATE transactions SET source = 'it''s' WHERE source = 'x'", True),
+        ("UPDATE verdicts SET reasons = list_transform(reasons, lambda r: r) WHERE false", True),
+    ],
+)
+def test_beside_an_engine_only_free_text_may_be_changed(
+    store: Store, sql: str, passes: bool
+) -> None:
+    with store.owned(limits=Limits()):
+        store.settle_with(lambda: None)
+        other = connect(store.path)
+        with nullcontext() if passes else pytest.raises(AegisError), other.writing() as session:
+            session.execute(sql)

@@ -21,7 +21,9 @@ def write(session: Session, first: int, n: int, *, at: dt.datetime = NOON) -> No
     """Transactions `first` to `first + n - 1`, one a second, with every kind of missing value."""
     session.execute(
         """
-        INSERT INTO transactions SELECT seq, 't' || seq, 'c', now()::TIMESTAMP, 0.01 + seq % 7 / 10,
+        INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount, currency,
+          merchant_id, category, channel, lat, lon, source)
+        SELECT seq, 't' || seq, 'c', now()::TIMESTAMP, 0.01 + seq % 7 / 10,
           CASE seq % 4 WHEN 0 THEN 'USD' WHEN 1 THEN NULL ELSE 'EUR' END, NULL,
           CASE seq % 3 WHEN 0 THEN NULL ELSE 'a"; DROP TABLE rollups; --' END,
           NULL, NULL, NULL, 'test' FROM range(?, ?) r(seq)""",

@@ -213,7 +213,8 @@ def test_a_database_of_an_older_version_is_brought_up_to_date_and_loses_nothing(
     with getattr(store, first)() as session:
         (verdict,) = session.rows("SELECT * FROM verdicts")
         assert session.rows("FROM meta") == [
-            {"key": "schema_version", "value": str(SCHEMA_VERSION)}
+            {"key": "schema_version", "value": str(SCHEMA_VERSION)},
+            {"key": "meant since", "value": "0"},
         ]
         for table in TABLES:
             assert session.columns(table)
@@ -520,11 +521,12 @@ def test_the_four_answers_agree(filled: Store) -> None:
 
 
 def test_missing_values_as_arrays(filled: Store) -> None:
-    arrays = filled.numpy(
-        """SELECT nullif(seq, 1) AS whole, nullif(amount, 2) AS number, nullif(ts, ts) AS time,
-        nullif(seq > 1, true) AS truth, nullif(category, category) AS text
-        FROM transactions WHERE seq < 3 ORDER BY seq"""
-    )
+    with filled.reading() as session:
+        arrays = session.numpy(
+            """SELECT nullif(seq, 1) AS whole, nullif(amount, 2) AS number, nullif(ts, ts) AS time,
+            nullif(seq > 1, true) AS truth, nullif(category, category) AS text
+            FROM transactions WHERE seq < 3 ORDER BY seq"""
+        )
     np.testing.assert_array_equal(arrays["whole"], [0.0, np.nan, 2.0])
     np.testing.assert_array_equal(arrays["number"], [1.0, np.nan, 3.0])
     assert np.isnat(arrays["time"]).all()

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from aegis_core import config
 from aegis_core.errors import InputError
+from aegis_core.review import lists
 from aegis_core.store import Store, connect, rollups
 from aegis_core.views import figures, launcher
 from aegis_core.views.dashboard import app, atlas, origins, pictures
@@ -43,7 +44,8 @@ HOSTILE = "\"><img src=x onerror=alert(1)><script>alert(2)</script> O'Łódź"
 NOON = dt.datetime(2026, 4, 1, 12)
 
 ARRIVE = """
-    INSERT INTO transactions
+    INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount, currency, merchant_id,
+      category, channel, lat, lon, source)
     SELECT seq, 't' || seq, 'c' || seq % 7, TIMESTAMP '2026-03-31' + INTERVAL (seq * 61) SECOND,
            1 + seq % 500, 'EUR', CASE seq % 3 WHEN 0 THEN NULL ELSE $merchant END,
            CASE seq % 2 WHEN 0 THEN 'travel' END, NULL,
@@ -392,6 +394,23 @@ def test_a_storm_is_told_on_the_board_with_the_worst_alert_first(store: Store, f
     calm.feed = Feed(store, now=feed.now, storm_multiple=1e6)
     calm.refresh()
     assert calm.head.storm == "", "it is a matter of the setting"
+
+
+def test_the_board_tells_who_is_snoozed_until_when_by_whom_and_why(
+    store: Store, feed: Feed
+) -> None:
+    (newest,) = store.rows("SELECT max(ts) AS ts FROM transactions")
+    for who, days in (("anna", 3), ("ben", 5), ("eve", 7)):
+        until = f"{newest['ts'] + dt.timedelta(days=days)}"
+        last = lists.add(store, "snooze", f"c-{who}", until=until, who=who, why="travels")
+    lists.add(store, "snooze", "c-past", until=f"{newest['ts']:%Y-%m-%d}", who="eve", why="x")
+    lists.end(store, last.entry_id, who="ben", why="is back")
+    board = Board(feed)
+    board.refresh()
+    told = [(customer, who, why) for customer, _, who, why in board.head.snoozed]
+    assert told == [("c-ben", "ben", "travels"), ("c-anna", "anna", "travels")]
+    ends = newest["ts"] + dt.timedelta(days=5)
+    assert board.head.snoozed[0][1] == f"{ends:%Y-%m-%d %H:%M}"
 
 
 def test_an_impossible_travel_begins_where_the_customer_was_last(store: Store, feed: Feed) -> None:

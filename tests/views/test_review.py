@@ -17,6 +17,7 @@ from aegis_core import config
 from aegis_core.config import Settings
 from aegis_core.errors import InputError, StoreBusy
 from aegis_core.review import cases
+from aegis_core.serving import token
 from aegis_core.store import Store
 from aegis_core.views.dashboard.customer import page as customer_page
 from aegis_core.views.review import page
@@ -218,3 +219,28 @@ def test_the_front_end_makes_nothing_of_markup() -> None:
     source += (PAGE.parent / "dashboard" / "element.js").read_text()
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http:"):
         assert way not in source.replace('"http://www.w3.org/2000/svg"', "")
+
+
+def test_where_analysts_have_tokens_the_page_asks_for_one_and_ends_with_it(
+    store: Store, settings: Settings
+) -> None:
+    arrive(store, [{"amount": 500.0}])
+    made = page.Review(store, settings)
+    made.act({"do": "name", "name": "eve"})
+    assert (made.page.status["who"], made.page.status["state"]) == ("eve", "live")
+    secret = token.add(store, "anna", "casework", who="root")
+    made.act({"do": "next"})
+    assert (told(made), made.page.status["who"]) == ("Say who answers.", "")
+    assert made.page.status["tokens"]
+    for wrong in ("anna", "casework-wrong", token.add(store, "eye", "view", who="root")):
+        made.act({"do": "name", "name": wrong})
+        assert "no analyst's token" in told(made)
+    made.act({"do": "name", "name": secret})
+    made.act({"do": "next"})
+    assert [claim.analyst for claim in cases.holds(store, "anna")] == ["anna"]
+    made.act({"do": "snooze", "until": "2099-01-01", "why": "travels"})
+    assert "lasts 90 days at most" in told(made)
+    token.revoke(store, "anna", who="root")
+    made.act({"do": "answer", "answer": "fraud"})
+    assert (told(made), made.page.status["who"]) == ("Say who answers.", "")
+    assert store.rows("FROM reviews") == []

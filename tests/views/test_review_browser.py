@@ -25,6 +25,7 @@ from test_dashboard_browser import SLOW_MS, browser, until  # noqa: F401 (a fixt
 from test_service_process import TOKEN, free_port, started, trained  # noqa: F401 (a fixture)
 
 from aegis_core import config
+from aegis_core.serving import token
 from aegis_core.store import Store, connect
 
 WIDTHS = (1440, 1024, 390)
@@ -228,6 +229,23 @@ def test_everybody_can_use_it_at_every_width(anna: Visit, theme: str, tmp_path: 
     found = Axe().run(anna.page)
     assert found.violations_count == 0, found.generate_report()
     anna.page.set_viewport_size({"width": 1440, "height": 1000})
+
+
+def test_where_analysts_have_tokens_the_page_asks_for_one_and_keeps_it_to_itself(
+    anna: Visit, store: Store
+) -> None:
+    secret = token.add(store, "dora", "casework", who="root")
+    asked = anna.page.get_by_label("Your token")
+    expect(asked).to_be_focused(timeout=10_000)
+    expect(asked).to_have_attribute("type", "password")
+    anna.page.keyboard.type(secret)
+    anna.press("Enter")
+    expect(anna.told).to_contain_text("You answer as dora")
+    assert secret not in anna.page.evaluate("JSON.stringify(localStorage)")
+    token.revoke(store, "dora", who="root")  # a name is not enough again
+    expect(anna.page.get_by_label("Your token")).to_be_focused(timeout=10_000)
+    token.given_file(store.path).unlink()
+    expect(anna.page.get_by_label("Your name")).to_have_value("anna", timeout=10_000)
 
 
 def test_nothing_went_wrong_and_nothing_left_the_machine(anna: Visit, address: str) -> None:

@@ -113,8 +113,7 @@ class Drift:
 
         Raises
         ------
-        InputError
-            `by` is none of `GROUPS`.
+        InputError : `by` is none of `GROUPS`.
         """
         if by not in GROUPS:
             raise InputError(
@@ -199,8 +198,7 @@ def judge(
 
     Raises
     ------
-    InputError
-        A number is out of range.
+    InputError : A number is out of range.
     """
     if size < MIN_SAMPLE or quiet_days < 1 or weeks < 1:
         raise InputError(

@@ -27,7 +27,7 @@ _WINDOW = f"""
     FROM transactions t LEFT JOIN verdicts v ON v.seq = t.seq AND v.model_version = ?
     WHERE t.ts >= ? AND t.ts < ? AND t.seq <= ? ORDER BY t.seq
 """
-_LATER = "SELECT count(*) AS n FROM transactions WHERE ts >= ? AND seq <= ?"
+_LATER = "SELECT count(*) FROM transactions WHERE ts >= ? AND seq <= ?"
 _TODAY = "SELECT ts::DATE AS day, count(*) AS n, max(ts) AS last FROM transactions GROUP BY 1"
 
 
@@ -69,10 +69,8 @@ def day_of(store: Store, day: str) -> pd.Timestamp:
 
     Raises
     ------
-    InputError
-        That is no day.
-    NotReady
-        There are no transactions.
+    InputError : That is no day.
+    NotReady : There are no transactions.
     """
     if day:
         try:
@@ -116,10 +114,8 @@ def observe(
 
     Raises
     ------
-    InputError
-        There is no such model, or `weeks` is out of range.
-    NotReady
-        No model was trained yet, or its files are gone.
+    InputError : There is no such model, or `weeks` is out of range.
+    NotReady : No model was trained yet, or its files are gone.
     """
     if not 1 <= weeks <= 52:
         raise InputError(f"weeks must lie in [1, 52], not {weeks}.")
@@ -129,17 +125,19 @@ def observe(
         saw = lineage.seen(session)
         window = [version, str(day - weeks * 7 * DAY), str(day + DAY), saw.last_seq]
         rows = session.query(_WINDOW, window)
-        (later,) = session.rows(_LATER, [str(day + DAY - LAST), saw.last_seq])
+        later = session.value(_LATER, [str(day + DAY - LAST), saw.last_seq])
         missing = rows.score.isna().to_numpy()
         if missing.any():
             last = int(rows.seq[missing].iloc[-1])
             learns = isinstance(judge.model, Learner)
             past = history.transactions(session, "t.seq <= ?", [last])
             events = history.label_events(session) if learns else None
-            begun = begin(session, confirmed=learns)
+            begun = begin(session, confirmed=learns, stop=last + 1)
     if missing.any():
         scorer = Scorer(judge.model, judge.policy, begun.profiles, begun.confirmed)
-        scored = scorer.replay(past, events, recorded=history.recorded(past), progress=progress)
+        scored = scorer.replay(
+            past, events, recorded=history.recorded(past), erased=begun.erased, progress=progress
+        )
         at = past.seq.searchsorted(rows.seq[missing])
         rows.loc[missing, list(FACTORS)] = scored.evidence[at]
         rows.loc[missing, "score"] = scored.score[at]
@@ -149,4 +147,4 @@ def observe(
     kinds = dict.fromkeys([*FACTORS, "score", "paid"], float) | {"alert": bool}
     rows = rows.astype(kinds).assign(day=rows.ts.dt.normalize())
     rows = rows.drop(columns=["seq", "ts"])
-    return Traffic(rows, version, int(np.sum(missing)), bool(later["n"]), saw)
+    return Traffic(rows, version, int(np.sum(missing)), bool(later), saw)

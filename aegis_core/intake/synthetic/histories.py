@@ -40,7 +40,7 @@ from aegis_core.intake.synthetic.population import (
 )
 from aegis_core.intake.synthetic.scenarios import BURST_SIZES, DEFAULT_RATES, TAKEOVER_SIZE
 from aegis_core.schema import SCENARIOS
-from aegis_core.store import Store
+from aegis_core.store import Store, meaning
 from aegis_core.store.session import Session
 
 CHANNELS: Final = (("chip", 0.50), ("contactless", 0.40), ("wallet", 0.10))
@@ -73,8 +73,7 @@ class SyntheticConfig:
 
     Raises
     ------
-    InputError
-        A value is out of range; the message says which and what to do.
+    InputError : A value is out of range; the message says which and what to do.
 
     >>> SyntheticConfig(days=30, start="2026-03-01").end
     datetime.datetime(2026, 3, 31, 0, 0)
@@ -225,7 +224,9 @@ def stream(
         day += config.days
 
 
-def write_history(store: Store, config: SyntheticConfig, *, progress: bool = True) -> int:
+def write_history(
+    store: Store, config: SyntheticConfig, *, base_currency: str = "", progress: bool = True
+) -> int:
     """Write the history into an empty database, all or nothing; the number of rows written.
 
     It is 0 when the same configuration has already been written there. The configuration is kept
@@ -233,8 +234,7 @@ def write_history(store: Store, config: SyntheticConfig, *, progress: bool = Tru
 
     Raises
     ------
-    InputError
-        The database holds other transactions.
+    InputError : The database holds other transactions.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -247,7 +247,8 @@ def write_history(store: Store, config: SyntheticConfig, *, progress: bool = Tru
         with tqdm(total=n, unit="row", unit_scale=True, disable=not progress) as bar:
             for transactions, labels in generate(config, chunk_rows=min(n // 20, _WRITTEN_ROWS)):
                 seq = np.arange(there, there + transactions.num_rows)
-                session.append("transactions", transactions.add_column(0, "seq", pa.array(seq)))
+                rows = transactions.add_column(0, "seq", pa.array(seq))
+                meaning.append(session, rows, base_currency)
                 session.append("labels", labels)
                 there += transactions.num_rows
                 bar.update(transactions.num_rows)
@@ -257,8 +258,8 @@ def write_history(store: Store, config: SyntheticConfig, *, progress: bool = Tru
 
 def history_config(session: Session) -> SyntheticConfig | None:
     """The configuration whose history this database holds; None when it holds other data."""
-    found = session.rows("SELECT value FROM meta WHERE key = 'synthetic'")
-    return SyntheticConfig.from_json(found[0]["value"]) if found else None
+    found = session.noted("synthetic")
+    return SyntheticConfig.from_json(found) if found else None
 
 
 def _plan(config: SyntheticConfig, period: int) -> dict[str, np.ndarray]:

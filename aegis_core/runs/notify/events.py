@@ -1,4 +1,4 @@
-"""What there is to tell: events of verdicts, runs, drift and the service, in plain words.
+"""What there is to tell: verdicts, runs, drift, the budget and the service, in plain words.
 
 Text from outside, such as the name of a merchant, is text here: one line, no control characters.
 """
@@ -15,19 +15,21 @@ from typing import Any, Final
 from aegis_core.config import NotifyRule, Settings
 from aegis_core.runs.ledger import KILLED, over
 from aegis_core.runs.notebooks import NOTEBOOKS
+from aegis_core.schema import WORTH
 from aegis_core.store import Store
 from aegis_core.store.endpoint import files_of, find
-from aegis_core.store.floods import plain
+from aegis_core.store.floods import follows, plain
 from aegis_core.store.session import Session
+from aegis_core.units.money import worth
 
 MOST: Final = 5_000
 """Events that a look brings at most; the next brings the others. The first one has no limit: what
 it finds is old, and what it left would be told as new."""
 HEALTH_S: Final = 5.0
 
-_VERDICTS: Final = """
+_VERDICTS: Final = f"""
     SELECT v.seq, v.transaction_id, v.risk, v.decision, v.reasons, v.cleared, t.customer_id, t.ts,
-      t.amount, t.currency, t.merchant_id, t.category
+      t.amount, t.currency, {WORTH} AS worth, t.merchant_id, t.category
     FROM verdicts v JOIN transactions t ON t.seq = v.seq
     WHERE v.seq > ? AND v.seq <= ? AND v.risk >= ? AND v.decision != 'approve'
     ORDER BY v.seq LIMIT ?
@@ -47,6 +49,12 @@ _DRIFT: Final = """
     WHERE alarm AND status != 'running'
       AND run_id NOT IN (SELECT event FROM notifications WHERE rule = ? AND what = 'drift')
     GROUP BY run_id, notebook, day ORDER BY day, run_id LIMIT ?
+"""
+_OVER: Final = """
+    SELECT * FROM thresholds WHERE review_above > trained_above
+      AND model_version || ' ' || day NOT IN (
+        SELECT event FROM notifications WHERE rule = ? AND what = 'budget')
+    ORDER BY day, model_version LIMIT ?
 """
 
 
@@ -89,6 +97,10 @@ def look(
             rows = session.rows(_DRIFT, [rule.name, MOST if "drift" in positions else None])
             events += [_drift(row, settings, rule) for row in rows]
             now["drift"] = "begun"
+        if "budget" in rule.what:
+            rows = session.rows(_OVER, [rule.name, MOST if "budget" in positions else None])
+            events += [_over(row) for row in rows]
+            now["budget"] = "begun"
     if "run" in rule.what:
         ended = _ended_badly(store, rule)[: MOST if "run" in positions else None]
         events += [_run(row, settings, rule) for row in ended]
@@ -127,8 +139,7 @@ def service_event(store: Store, rule: NotifyRule, state: str, at: str) -> Event:
 
 
 def _verdicts(session: Session, rule: NotifyRule, position: str | None) -> tuple[list[Event], str]:
-    (newest,) = session.rows("SELECT coalesce(max(seq), -1) AS seq FROM verdicts")
-    top = int(newest["seq"])
+    top: int = session.value("SELECT coalesce(max(seq), -1) FROM verdicts")
     if position is None or int(position) > top:  # an older state of the database was restored
         return [], str(top)
     rows = session.rows(_VERDICTS, [int(position), top, rule.from_risk, MOST])
@@ -136,9 +147,9 @@ def _verdicts(session: Session, rule: NotifyRule, position: str | None) -> tuple
 
 
 def _verdict(row: Mapping[str, Any]) -> Event:
-    customer, money = plain(row["customer_id"]), f"{plain(row['currency'] or '', 8)} ".lstrip()
+    customer, currency = plain(row["customer_id"]), plain(row["currency"] or "", 8)
     done = {"block": "Blocked", "review": "To review"}[row["decision"]]
-    paid = f"{money}{row['amount']:,.2f}"
+    paid = worth(row["amount"], currency or None)
     place = plain(row["merchant_id"]) if row["merchant_id"] else "an unknown merchant"
     kind = f" ({plain(row['category'])})" if row["category"] else ""
     lines = [
@@ -149,7 +160,7 @@ def _verdict(row: Mapping[str, Any]) -> Event:
         f"Transaction {plain(row['transaction_id'], 200)}",
     ]
     title = f"Aegis: {done.lower()}, {paid} of {customer}, risk {row['risk']:.6g}"
-    bad = (row["risk"] * row["amount"], row["risk"], row["decision"] == "block")
+    bad = (row["risk"] * row["worth"], row["risk"], row["decision"] == "block")
     return Event("verdict", row["transaction_id"], row["customer_id"], title, "\n".join(lines), bad)
 
 
@@ -189,6 +200,13 @@ def _drift(row: Mapping[str, Any], settings: Settings, rule: NotifyRule) -> Even
     title = f"Aegis: drift on {row['day']:%Y-%m-%d} in {measures}"
     lines = [*told, *_to_read(settings, rule, row)]
     return Event("drift", row["run_id"], f"{row['day']}", title, "\n".join(lines))
+
+
+def _over(row: Mapping[str, Any]) -> Event:
+    version = row["model_version"]
+    title = f"Aegis: over the alert budget of {row['alert_budget']:.2%} until {row['day']}"
+    text = f"{follows(row)} Model {version}; train anew with `aegis run train`."
+    return Event("budget", f"{version} {row['day']}", version, title, text)
 
 
 def _to_read(settings: Settings, rule: NotifyRule, row: Mapping[str, Any]) -> list[str]:

@@ -25,9 +25,11 @@ import pyarrow as pa
 
 from aegis_core.config import NotifyRule
 from aegis_core.runs.notify.events import Event
+from aegis_core.schema import WORTH, WORTH_IN
 from aegis_core.store import Store
 from aegis_core.store.floods import campaigns, plain
 from aegis_core.store.session import Session
+from aegis_core.units.money import worth
 
 MAX_ATTEMPTS: Final = 56
 """Then a message is given up: after two days."""
@@ -35,10 +37,10 @@ FIRST_PAUSE_S: Final = 30.0
 LONGEST_PAUSE_S: Final = 3600.0
 TOLD_IN_FULL: Final = 25
 """Events of a digest that are told in full, the worst; the others are counted."""
-_FACTS: Final = """
-    SELECT 'verdict' AS what, v.transaction_id AS event, v.risk, v.risk * t.amount AS weight,
-      v.decision, v.scored_at, v.reasons[1].code AS code, t.amount, t.currency, t.merchant_id,
-      t.customer_id
+_FACTS: Final = f"""
+    SELECT 'verdict' AS what, v.transaction_id AS event, v.risk, v.risk * {WORTH} AS weight,
+      v.decision, v.scored_at, v.reasons[1].code AS code, {WORTH} AS amount,
+      {WORTH_IN} AS currency, t.merchant_id, t.customer_id
     FROM verdicts v JOIN transactions t ON t.seq = v.seq WHERE v.decision != 'approve'"""
 Rows = Sequence[Mapping[str, Any]]
 """Rows of the table that go out as one message."""
@@ -231,7 +233,12 @@ def composed(rows: Rows, rule: NotifyRule, number: str) -> tuple[str, str, set[s
 
 
 def _title(rows: Rows, alerts: Rows) -> str:
-    names = {"verdict": "alert", "run": "failed run", "drift": "drift alarm"}
+    names = {
+        "verdict": "alert",
+        "run": "failed run",
+        "drift": "drift alarm",
+        "budget": "budget notice",
+    }
     counts = Counter(row["what"] for row in rows)
     told = ["storm"] if counts.pop("storm", 0) else []
     told += [
@@ -250,7 +257,7 @@ def _stake(alerts: Rows) -> str:
     sums: Counter[str] = Counter()
     for row in alerts:
         sums[plain(row["currency"] or "", 8)] += row["amount"]
-    most = [f"{currency} {total:,.2f}".strip() for currency, total in sums.most_common(3)]
+    most = [worth(total, currency or None) for currency, total in sums.most_common(3)]
     others = f" and {len(sums) - 3} more currencies" if len(sums) > 3 else ""
     return f"highest risk {max(r['risk'] for r in alerts):.6g}, {' + '.join(most)}{others} at stake"
 

@@ -160,6 +160,8 @@ class Board:
     def _notice(self, snapshot: Snapshot | None) -> None:
         text, steps = next_steps(snapshot)
         self.head.storm = snapshot.storm if snapshot else ""
+        self.head.budget = snapshot.budget if snapshot else ""
+        self.head.snoozed = [list(row.values()) for row in snapshot.snoozed] if snapshot else []
         self.head.notice = {"text": text, "steps": [list(step) for step in steps]}
         (self.widget.add_class if text else self.widget.remove_class)("aegis-empty")
 

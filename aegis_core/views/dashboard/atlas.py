@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from aegis_core.units.money import worth
 from aegis_core.views.dashboard.counts import Floats
 from aegis_core.views.dashboard.pictures import figure, line, packed, plain, trace
 
@@ -66,7 +67,7 @@ def map_figure(travels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "to": ("diamond", [t["lon"] for t in travels], [t["lat"] for t in travels]),
     }
     text = [
-        f"{plain(t['customer_id'])}<br>{plain(t['currency'])} {t['amount']:,.2f}<br>"
+        f"{plain(t['customer_id'])}<br>{plain(worth(t['amount'], t['currency']))}<br>"
         f"{plain(t['reasons'])}"
         for t in travels
     ]

@@ -26,7 +26,7 @@ class Counts:
     ----------
     start : Beginning of the bar in seconds since 1970, of shape (n,), as all columns.
     decision : 0, 1 or 2, as `schema.Decision`.
-    n, amount : Number of verdicts and sum of their amounts.
+    n, amount : Number of verdicts and sum of their amounts in the base currency.
     width_s : Length of a bar in seconds.
     """
 
@@ -77,9 +77,9 @@ def counted(rows: Columns, width_s: int = 60) -> Counts:
         np.asarray(rows["scored_at"] // width_s * width_s if start is None else start, np.float64),
         np.asarray(codes, np.int64).reshape(n),
         np.asarray(rows["factor"], object),
-        np.asarray(rows["currency"], object),
+        np.asarray(rows.get("unit", rows["currency"]), object),
         np.asarray(rows["n"] if "n" in rows else np.ones(n), np.float64),
-        np.asarray(rows["amount"], np.float64),
+        np.asarray(rows.get("worth", rows["amount"]), np.float64),
         width_s,
     )
 

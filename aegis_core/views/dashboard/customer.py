@@ -14,9 +14,12 @@ from typing import Any, Final
 import numpy as np
 
 from aegis_core.review.answers import STANDING
-from aegis_core.schema import FACTORS, TOLD_FACTORS
+from aegis_core.schema import AGAIN, AGAIN_S, FACTORS, LATER_STATES, TOLD_FACTORS
 from aegis_core.store import Store
 from aegis_core.store.session import Session
+from aegis_core.units.clocks import of_day
+from aegis_core.units.money import digits
+from aegis_core.units.words import PAYMENT, role_of
 
 MOST_HISTORY: Final = 1_500
 """Transactions of a customer that are drawn, the newest."""
@@ -27,8 +30,11 @@ FEWEST_FOR_A_BAND: Final = 5
 """Payments below which there is no usual band."""
 
 _HISTORY: Final = f"""
-    SELECT t.seq, epoch_ms(t.ts) AS ms, t.amount, t.lat, t.lon, t.merchant_id,
+    SELECT t.seq, epoch_ms(t.ts) AS ms, coalesce(t.base_amount, t.amount) AS amount,
+      CASE WHEN t.base_amount IS NULL THEN t.currency ELSE t.base_currency END AS unit,
+      t.lat, t.lon, t.merchant_id, coalesce(t.utc_offset, 0) AS utc_offset, t.local_zone, t.clock,
       coalesce(v.decision, 'approve') AS decision,
+      t.kind AS entry, t.status,
       CASE WHEN t.transaction_id = $this THEN 'this'
         WHEN list_contains($case, t.transaction_id) THEN 'case'
         WHEN s.answer = 'fraud' AND NOT list_contains($open, t.transaction_id) THEN 'fraud'
@@ -48,6 +54,17 @@ _EARLIER: Final = f"""
       AND NOT list_contains(?, t.transaction_id)
     ORDER BY t.seq DESC, s.answered_at DESC LIMIT ?
 """
+_SAME: Final = " AND ".join(f"o.{name} IS NOT DISTINCT FROM t.{name}" for name in AGAIN)
+_ENTRIES: Final = f"""
+    WITH own AS (SELECT * FROM transactions WHERE customer_id = $customer)
+    SELECT t.transaction_id, t.kind, t.status, {LATER_STATES} AS later, t.original_id,
+      (SELECT list(o.transaction_id ORDER BY o.seq) FROM own o
+        WHERE o.original_id = t.transaction_id) AS named_by,
+      (SELECT arg_max(o.transaction_id, o.seq) FROM own o
+        WHERE o.seq < t.seq AND {_SAME}
+          AND abs(epoch_us(o.ts) - epoch_us(t.ts)) <= {AGAIN_S} * 1000000) AS same
+    FROM own t WHERE list_contains($ids, t.transaction_id)
+"""
 _TOLD: Final = (
     *("transaction_id", "currency", "merchant_id", "why", "decision", "open", "amount", "risk"),
 )
@@ -66,9 +83,11 @@ def page(source: Store | Session, case: list[dict[str, Any]], this: str) -> dict
     -------
     dict with `customer_id`, `transactions` (of the case), `this` (one of them), `verdict` (its
     `score`, `base`, `parts` that add up to it, `reasons`, `cleared`), `history` (columns `ms`,
-    `amount`, `kind`), `band` (`low`, `usual`, `high`: percentiles 5, 50 and 95 of what the customer
-    paid before the case; None below `FEWEST_FOR_A_BAND` payments), `hours` (24 counts before the
-    case), `places` (`lat`, `lon`, `n`, and the `path` from the last place to this one), `merchants`
+    `amount`, `kind`, of those in the same currency), `band` (`low`, `usual`, `high`: percentiles 5,
+    50 and 95 of what was paid so before the case; None below `FEWEST_FOR_A_BAND` payments), `hours`
+    (24 counts before the case, by the local clock), of `n_timed` payments, `local_ms` (None: it
+    came without an hour) and `clock` (what that said, and where), `places` (`lat`,
+    `lon`, `n`, and the `path` from the last place to this one), `merchants`
     and `earlier` (verdicts and answers).
     """
     customer = case[0]["customer_id"]
@@ -83,14 +102,32 @@ def page(source: Store | Session, case: list[dict[str, Any]], this: str) -> dict
     (verdict,) = source.rows(_VERDICT, [chosen["seq"]])
     earlier = source.rows(_EARLIER, [customer, open_, MOST_SHOWN])
     first = min(row["seq"] for row in case)
-    before = [row for row in paid if row["seq"] < first and row["decision"] != "block"]
-    usual = np.quantile([row["amount"] for row in before] or [0.0], [0.05, 0.5, 0.95]).tolist()
+    for row in paid:
+        if row["kind"] == "paid" and role_of(row["entry"], row["status"]) != PAYMENT:
+            row["kind"] = "aside"
+    before = [
+        row
+        for row in paid
+        if row["seq"] < first and row["decision"] != "block" and row["kind"] != "aside"
+    ]
+    timed = [row for row in before if row["clock"] != "date"]
+    hours = np.array([_local_ms(row) // 3_600_000 % 24 for row in timed], np.int64)
+    this_one = next((row for row in paid if row["kind"] == "this"), None)
+    here = this_one or {
+        "ms": epoch_ms(chosen["ts"]), "utc_offset": 0, "local_zone": None, "clock": None,
+        "amount": chosen["amount"], "unit": chosen["currency"],
+    }  # fmt: skip
+    alike = [row for row in paid if row["unit"] == here["unit"]]
+    of_before = [row["amount"] for row in before if row["unit"] == here["unit"]]
+    usual = np.quantile(of_before or [0.0], [0.05, 0.5, 0.95]).tolist()
     band = dict(zip(("low", "usual", "high"), usual, strict=True))
-    hours = np.array([row["ms"] // 3_600_000 % 24 for row in before], np.int64)
+    first_ones = sorted(case, key=lambda row: (not row["open"], -row["risk"]))[:MOST_SHOWN]
+    entries = _entries(source, customer, [*first_ones, *earlier])
     told: list[dict[str, Any]] = [
         {name: row[name] for name in _TOLD}
         | {"ms": epoch_ms(row["ts"]), "audit": row["inclusion"] < 1}
-        for row in sorted(case, key=lambda row: (not row["open"], -row["risk"]))[:MOST_SHOWN]
+        | entries[row["transaction_id"]]
+        for row in first_ones
     ]
     return {
         "customer_id": customer,
@@ -99,22 +136,69 @@ def page(source: Store | Session, case: list[dict[str, Any]], this: str) -> dict
         "transactions": told,
         "this": chosen["transaction_id"],
         "ms": epoch_ms(chosen["ts"]),
-        "amount": chosen["amount"],
-        "currency": chosen["currency"],
+        "amount": here["amount"],
+        "currency": here["unit"],
+        "digits": digits(here["unit"]),
+        "local_ms": None if here["clock"] == "date" else _local_ms(here),
+        "clock": of_day(0.0, here["local_zone"]).removeprefix("00:00 "),
         "verdict": _verdict(verdict),
-        "history": {name: [row[name] for row in paid] for name in ("ms", "amount", "kind")},
+        "history": {name: [row[name] for row in alike] for name in ("ms", "amount", "kind")},
         "n_before": len(before),
-        "band": band if len(before) >= FEWEST_FOR_A_BAND else None,
+        "n_timed": len(timed),
+        "band": band if len(of_before) >= FEWEST_FOR_A_BAND else None,
         "hours": np.bincount(hours, minlength=24).tolist(),
         "places": _places(before, paid, chosen["seq"], verdict["distance_km"]),
         "merchants": _merchants(before, chosen["merchant_id"]),
-        "earlier": [{name: _plain(value) for name, value in row.items()} for row in earlier],
+        "earlier": [
+            {name: _plain(value) for name, value in row.items()} | entries[row["transaction_id"]]
+            for row in earlier
+        ],
     }
+
+
+def _entries(
+    source: Store | Session, customer: str, rows: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What kind of entry each row is, in words, and the digits of its currency, by its id."""
+    found = source.rows(
+        _ENTRIES, {"customer": customer, "ids": [row["transaction_id"] for row in rows]}
+    )
+    words = {row["transaction_id"]: _entry(row) for row in found}
+    return {
+        row["transaction_id"]: {
+            "entry": words.get(row["transaction_id"], ""), "digits": digits(row["currency"])
+        }
+        for row in rows
+    }  # fmt: skip
+
+
+def _entry(row: dict[str, Any]) -> str:
+    """What is not told of a plain payment.
+
+    >>> _entry({"kind": "refund", "status": "pending", "later": ["approved"], "original_id": "t1",
+    ...         "named_by": None, "same": None})
+    'refund of t1, pending → approved'
+    >>> _entry({"kind": None, "status": None, "later": None, "original_id": None,
+    ...         "named_by": ["t8", "t9"], "same": "t5"})
+    'named by t8, t9, probably t5 again'
+    """
+    kind = "" if row["kind"] in (None, "payment") else row["kind"]
+    if row["original_id"] is not None:
+        kind = f"{kind or 'payment'} of {row['original_id']}"
+    states = [row["status"] or "approved", *(row["later"] or ())]
+    status = "" if states == ["approved"] else " → ".join(states)
+    by = "named by " + ", ".join(row["named_by"][:5]) if row["named_by"] else ""
+    again = f"probably {row['same']} again" if row["same"] is not None else ""
+    return ", ".join(filter(None, (kind, status, by, again)))
 
 
 def epoch_ms(moment: dt.datetime | None) -> int | None:
     """Milliseconds since 1970 of a time in UTC; None of none."""
     return None if moment is None else round(moment.replace(tzinfo=dt.UTC).timestamp() * 1_000)
+
+
+def _local_ms(row: dict[str, Any]) -> int:
+    return int(row["ms"]) + int(row["utc_offset"]) * 60_000
 
 
 def _plain(value: Any) -> Any:

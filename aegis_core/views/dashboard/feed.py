@@ -19,10 +19,11 @@ from typing import Any, Final
 import numpy as np
 
 from aegis_core.machine import utc_now
-from aegis_core.schema import COLUMNS, LONGEST_TEXT, TEXT
+from aegis_core.review.cases import SNOOZED
+from aegis_core.schema import COLUMNS, LONGEST_TEXT, TEXT, WORTH, WORTH_IN
 from aegis_core.store import Store, rollups
 from aegis_core.store.endpoint import find
-from aegis_core.store.floods import storm
+from aegis_core.store.floods import THRESHOLD, follows, storm
 from aegis_core.store.session import Session
 from aegis_core.views.dashboard.counts import Columns, Counts, counted, nothing, width_of
 from aegis_core.views.dashboard.filters import Filters
@@ -37,6 +38,7 @@ RECOUNT_S: Final = 60.0
 SLOWLY_S: Final = 5.0
 """How often what changes slowly is read: latency, today's budget, model, proof."""
 MOST_TRAVELS: Final = 25
+MOST_SNOOZED: Final = 100
 MOST_EARLIER: Final = 5
 """Champions of the period, before the one of now, that are told."""
 STATS_OVER: Final = dt.timedelta(minutes=15)
@@ -64,6 +66,9 @@ class Snapshot:
     today : Verdicts since midnight UTC, in bars of ten minutes, whatever the filters.
     stats : Columns of `service_stats`, of the last quarter of an hour.
     storm : What is told of a storm of alerts; "" in ordinary weather.
+    budget : What the champion's threshold follows; "" where the trained one keeps the budget.
+    snoozed : Customers about whom nothing is asked: `value`, `until`, `who`, `why`; the longest
+        first, `MOST_SNOOZED` at most.
     facts : The champion, how it was made, the last proof: see `_FACTS`.
     earlier : Champions that judged in the period before the one of now, the newest first:
         `version`, `until` (seconds since 1970), `run_id`, `data_hash`, `report_path`.
@@ -88,6 +93,8 @@ class Snapshot:
     categories: tuple[str, ...] = ()
     travels: list[dict[str, Any]] = field(default_factory=list)
     storm: str = ""
+    budget: str = ""
+    snoozed: list[dict[str, Any]] = field(default_factory=list)
 
 
 def seconds(moment: dt.datetime) -> float:
@@ -99,11 +106,7 @@ class Feed:
     """Reads snapshots; remembers what need not be read again, so that a tick stays cheap."""
 
     def __init__(
-        self,
-        store: Store,
-        *,
-        now: Callable[[], dt.datetime] = utc_now,
-        storm_multiple: float = 5.0,
+        self, store: Store, *, now: Callable[[], dt.datetime] = utc_now, storm_multiple: float = 5.0
     ) -> None:
         self.store, self.now, self.storm_multiple = store, now, storm_multiple
         self._last = Snapshot(now())
@@ -118,10 +121,8 @@ class Feed:
 
         Raises
         ------
-        StoreBusy
-            A writer held the file for as long as the store waits.
-        NotReady
-            There is no database yet.
+        StoreBusy : A writer held the file for as long as the store waits.
+        NotReady : There is no database yet.
         """
         with self.store.reading() as session:
             session.with_one_thread()
@@ -253,6 +254,8 @@ class Feed:
             earlier=earlier,
             categories=tuple(sorted(categories)),
             storm=weather.told() if weather else "",
+            budget=" ".join(follows(row) for row in dicts(session.numpy(THRESHOLD))),
+            snoozed=dicts(session.numpy(_SNOOZED)),
         )
 
     def _travels(self, session: Session, made: Snapshot) -> list[dict[str, Any]]:
@@ -283,10 +286,10 @@ class Feed:
 def worst_first(window: Columns, places: np.ndarray) -> np.ndarray:
     """The order of the rows of a window at `places` by risk × amount, ties the newest first.
 
-    >>> worst_first({"risk": np.array([50, 99]), "amount": np.array([3, 2])}, np.arange(2))
+    >>> worst_first({"risk": np.array([50, 99]), "worth": np.array([3, 2])}, np.arange(2))
     array([1, 0])
     """
-    at_stake = window["risk"][places] * window["amount"][places]
+    at_stake = window["risk"][places] * window["worth"][places]
     return np.lexsort((-places, -at_stake))
 
 
@@ -350,8 +353,8 @@ _PASSING = """
       AND v.scored_at >= ? AND v.scored_at < ? AND {0}"""
 _COUNTED = f"""
     SELECT epoch(v.scored_at)::BIGINT // {{1}} * {{1}} AS start, v.decision,
-           coalesce(v.reasons[1].factor, '') AS factor, coalesce(t.currency, '') AS currency,
-           count(*) AS n, sum(t.amount) AS amount {_PASSING} GROUP BY ALL"""
+           coalesce(v.reasons[1].factor, '') AS factor, {WORTH_IN} AS currency,
+           count(*) AS n, sum({WORTH}) AS amount {_PASSING} GROUP BY ALL"""
 _TRANSACTION = {
     **{c.name: f"left(t.{c.name}, {LONGEST_TEXT})" for c in COLUMNS if c.kind == TEXT},
     **{c.name: f"t.{c.name}" for c in COLUMNS if c.kind != TEXT},
@@ -363,6 +366,7 @@ _WINDOW = f"""
            v.distance_km AS distance, coalesce(v.reasons[1].factor, '') AS factor,
            CASE v.decision WHEN 'approve' THEN 0 WHEN 'review' THEN 1 ELSE 2 END AS decision,
            {", ".join(f"{sql} AS {name}" for name, sql in _TRANSACTION.items())},
+           {WORTH} AS worth, {WORTH_IN} AS unit,
            left(array_to_string([reason.text FOR reason IN v.reasons], ' · '), 1000) AS reasons
     {_PASSING} ORDER BY v.seq DESC LIMIT {WINDOW}"""
 _STATS = """
@@ -391,6 +395,10 @@ _EARLIER = f"""
     SELECT version, epoch(until) AS until, m.run_id, m.data_hash, r.report_path
     FROM reigns JOIN models m USING (version) LEFT JOIN runs r ON r.run_id = m.run_id
     WHERE until > ? AND reigns.promoted_at < ? ORDER BY until DESC LIMIT {MOST_EARLIER}"""
+_SNOOZED = f"""
+    SELECT left(value, {LONGEST_TEXT}) AS value, strftime(until, '%Y-%m-%d %H:%M') AS until,
+           left(who, {LONGEST_TEXT}) AS who, left(why, {LONGEST_TEXT}) AS why
+    FROM ({SNOOZED}) ORDER BY until DESC, value LIMIT {MOST_SNOOZED}"""
 _CATEGORIES = f"""
     SELECT left(category, {LONGEST_TEXT}) AS category FROM rollups
     WHERE minute >= ? AND category <> '' GROUP BY 1 ORDER BY sum(n) DESC LIMIT 60"""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from aegis_core.schema import LONGEST_TEXT, TOLD_FACTORS, Decision
+from aegis_core.schema import LONGEST_TEXT, TOLD_FACTORS, WORTH, Decision
 
 DECISIONS: Final = tuple(decision.label for decision in Decision)
 REASONS: Final = (*TOLD_FACTORS, "list")
@@ -52,8 +52,8 @@ _BY_ROW: Final = {
     "decision": "v.decision = ?",
     "factor": "v.reasons[1].factor = ?",
     "category": f"left(t.category, {LONGEST_TEXT}) = ?",
-    "min_amount": "t.amount >= ?",
-    "max_amount": "t.amount <= ?",
+    "min_amount": f"{WORTH} >= ?",
+    "max_amount": f"{WORTH} <= ?",
     "customer": f"left(t.customer_id, {LONGEST_TEXT}) = ?",
 }
 
@@ -67,7 +67,7 @@ class Filters:
     period : A key of `PERIODS`, or "between" for `start` to `end`, in seconds since 1970. Periods
         count by the time of the verdict.
     factor : Of the first reason, one of `REASONS`.
-    min_amount, max_amount : In the transaction's currency; `max_amount` 0 means no limit.
+    min_amount, max_amount : In the base currency; `max_amount` 0 means no limit.
     x, y, z : Axes of the scatter; `z` "" draws it flat.
     bars : Width of a bar over time, a key of `BARS`.
     """

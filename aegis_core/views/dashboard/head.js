@@ -47,7 +47,11 @@ export default {
     const notice = element("div", "aegis-notice");
     const storm = element("p", "aegis-storm");
     storm.setAttribute("role", "alert");
-    el.append(brand, right, storm, origin, notice);
+    const snoozed = element("details", "aegis-snoozed");
+    const snoozers = element("table");
+    snoozed.append(element("summary"), snoozers);
+    const budget = element("p", "aegis-follows");
+    el.append(brand, right, storm, budget, origin, snoozed, notice);
 
     let heardAt = Date.now();
 
@@ -99,6 +103,23 @@ export default {
       storm.hidden = !storm.textContent;
     }
 
+    function showBudget() {
+      budget.textContent = model.get("budget");
+      budget.hidden = !budget.textContent;
+    }
+
+    function showSnoozed() {
+      const rows = model.get("snoozed");
+      snoozed.hidden = !rows.length;
+      snoozed.firstChild.textContent = `Snoozed: ${rows.length} customer${rows.length > 1 ? "s" : ""}, about whom nothing is asked`;
+      snoozers.replaceChildren();
+      for (const [i, row] of [["Customer", "Until (UTC)", "By", "Why"], ...rows].entries()) {
+        const line = element("tr");
+        line.append(...row.map((text) => element(i ? "td" : "th", "", text)));
+        snoozers.append(line);
+      }
+    }
+
     // When the kernel or the server is gone nothing arrives any more and nobody else says so.
     const watch = setInterval(() => {
       if (document.hidden) {
@@ -121,10 +142,14 @@ export default {
     model.on("change:proof", showOrigin);
     model.on("change:notice", showNotice);
     model.on("change:storm", showStorm);
+    model.on("change:budget", showBudget);
+    model.on("change:snoozed", showSnoozed);
     showStatus();
     showOrigin();
     showNotice();
     showStorm();
+    showBudget();
+    showSnoozed();
     return () => clearInterval(watch);
   },
 };

@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from aegis_core.schema import WORTH, WORTH_IN
 from aegis_core.views.dashboard.feed import (
     MOST_TRAVELS,
     RATE_OVER_S,
@@ -43,6 +44,7 @@ def queries(
     of_rows = where if by_row else _where(snapshot, filters, by_row=True)
     every_row = _where(snapshot, filters, by_row=True)
     table, n = (_ROWS, "count(*)") if by_row else ("rollups", "sum(n)")
+    worth, unit = (WORTH, WORTH_IN) if by_row else ("amount", "currency")
     time, factor = ("v.scored_at", "v.reasons[1].factor") if by_row else ("minute", "factor")
     bar_ms = snapshot.counts.width_s * 1_000
     share = snapshot.facts.get("alert_budget") or 0.0
@@ -56,14 +58,15 @@ def queries(
         "fraud_rate": f"SELECT {n} FILTER (decision <> 'approve') / {n} {of}",
         "blocked": f"SELECT {n} {of} AND decision = 'block'",
         "review": f"SELECT {n} {of} AND decision = 'review'",
-        "protected": f"SELECT currency, sum(amount) {of} AND decision = 'block'\n"
-        f"GROUP BY currency ORDER BY {n} DESC",
+        "protected": f"SELECT {unit} AS currency, sum({worth}) AS amount {of}\n"
+        "  AND decision = 'block'\n"
+        f"GROUP BY 1 ORDER BY {n} DESC",
         "rate": f"SELECT count(*) / {RATE_OVER_S:.0f} FROM verdicts\n"
         f"WHERE scored_at > now() - INTERVAL {RATE_OVER_S:.0f} SECOND",
         "latency": "SELECT p99_ms FROM service_stats\n"
         "WHERE p99_ms IS NOT NULL ORDER BY noted_at DESC LIMIT 1",
-        "scatter": "SELECT seq, decision, hour(ts) + minute(ts) / 60 AS hour, amount,\n"
-        "  distance_km AS distance, evidence.travel AS travel, risk, score\n"
+        "scatter": "SELECT seq, decision, hour(ts) + minute(ts) / 60 AS hour,\n"
+        f"  {WORTH} AS amount,\n  distance_km AS distance, evidence.travel AS travel, risk, score\n"
         f"FROM {_ROWS}\nWHERE {every_row}\n{newest}",
         "bars": f"SELECT epoch_ms({time}) // {bar_ms} * {bar_ms} AS bar_ms, decision, {n} AS n\n"
         f"{of}\nGROUP BY ALL ORDER BY ALL",

@@ -61,7 +61,8 @@ def points(window: Columns, x: str, y: str, z: str = "") -> list[dict[str, Any]]
     for decision in Decision:
         rows = np.flatnonzero(window["decision"] == decision)
         columns: dict[str, Any] = {
-            axis: packed(window[column][rows]) for axis, column in axes.items()
+            axis: packed(window["worth" if column == "amount" else column][rows])
+            for axis, column in axes.items()
         }
         columns["customdata"] = packed(window["seq"][rows], "f8")
         if decision != Decision.APPROVE:

@@ -22,6 +22,8 @@ from aegis_core.views.dashboard.filters import Filters
 from aegis_core.views.dashboard.log import COLUMNS, rows
 from aegis_core.views.dashboard.tiles import next_steps, proof, tiles
 
+MOST_CASES = 10
+
 
 def report(store: Store) -> None:
     """Display this moment of the board: its numbers, pictures and worst blocks."""
@@ -35,8 +37,7 @@ def report(store: Store) -> None:
     print(*(f"{t['label']}: {t['value']} ({t['note']})" for t in tiles(snapshot, ever)), sep="\n")
     print(*(" ".join(part) for part in origins.lineage(snapshot)), sep=", ")
     print(proof(snapshot)["text"])
-    if snapshot.storm:
-        print(snapshot.storm)
+    print(*filter(None, (snapshot.storm, snapshot.budget)), sep="\n")
     counts = snapshot.counts
     span = float(counts.start.min()), float(counts.start.max())
     scatter = pictures.scatter_figure(snapshot.window, "hour", "amount")
@@ -49,7 +50,7 @@ def report(store: Store) -> None:
     display(blocked.rename(columns=columns).round(2))  # type: ignore[no-untyped-call]
 
 
-def queue(store: Store, most: int = 10, *, now: dt.datetime | None = None) -> lineage.Seen:
+def queue(store: Store, *, now: dt.datetime | None = None) -> lineage.Seen:
     """Display the analysts' queue of one moment: numbers, the first cases, one of them.
 
     Parameters
@@ -63,7 +64,7 @@ def queue(store: Store, most: int = 10, *, now: dt.datetime | None = None) -> li
     with store.snapshot() as session:
         saw = lineage.seen(session)
         moment = now or saw.seen_at
-        found = cases.queue(session, limit=most, now=moment)
+        found = cases.queue(session, limit=MOST_CASES, now=moment)
         numbers = statistics.statistics(session, now=moment)
         verdicts = []
         if found.cases:

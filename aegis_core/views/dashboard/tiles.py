@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from aegis_core.schema import Decision
 from aegis_core.views.dashboard.counts import Counts, Floats
 from aegis_core.views.dashboard.feed import RATE_OVER_S, Snapshot, seconds
 from aegis_core.views.dashboard.filters import PERIODS, Filters
@@ -14,8 +15,7 @@ from aegis_core.views.dashboard.origins import utc
 
 TREND: Final = 48
 """Points of a spark line."""
-REVIEW: Final = 1
-BLOCK: Final = 2
+REVIEW, BLOCK = Decision.REVIEW, Decision.BLOCK
 
 
 def tiles(

@@ -35,6 +35,8 @@ class Head(anywidget.AnyWidget):
     proof: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     notice: traitlets.Dict[str, Any] = traitlets.Dict({"text": ""}).tag(sync=True)
     storm = traitlets.Unicode("").tag(sync=True)
+    budget = traitlets.Unicode("").tag(sync=True)
+    snoozed: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
 
 class Tiles(anywidget.AnyWidget):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import pandas as pd
 import plotly.express as px
@@ -9,6 +11,9 @@ import plotly.graph_objects as go
 
 from aegis_core.schema import SCENARIOS
 from aegis_core.views.figures.house import COLOURS, in_house
+
+MOST_POINTS: Final = 2_000
+"""Transactions of a kind that `landscape` shows."""
 
 
 def payments(frame: pd.DataFrame, title: str) -> go.Figure:
@@ -66,18 +71,18 @@ def hours(frame: pd.DataFrame) -> go.Figure:
     return in_house(drawn, xaxis_dtick=3, xaxis_range=[0, 24])
 
 
-def landscape(frame: pd.DataFrame, most: int = 2_000) -> go.Figure:
+def landscape(frame: pd.DataFrame) -> go.Figure:
     """Every scenario among ordinary transactions: how much beyond habit, and at what hour.
 
     `frame` has the columns local_hour, ratio (amount / the customer's mean so far) and scenario; at
-    most `most` points of each kind are shown, evenly spaced in time.
+    most `MOST_POINTS` of each kind are shown, evenly spaced in time.
 
     >>> frame = pd.DataFrame({"local_hour": [3, 9], "ratio": [8, 1], "scenario": ["night", None]})
     >>> [trace.name for trace in landscape(frame).data]
     ['ordinary', 'night']
     """
     kind = frame["scenario"].astype(object).where(frame["scenario"].notna(), "ordinary")
-    every = 1 + kind.map(kind.value_counts()) // most
+    every = 1 + kind.map(kind.value_counts()) // MOST_POINTS
     drawn = px.scatter(
         frame.assign(scenario=kind)[kind.groupby(kind).cumcount() % every == 0],
         x="local_hour",

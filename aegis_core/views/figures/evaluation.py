@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import pandas as pd
 import plotly.express as px
@@ -9,6 +11,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from aegis_core.views.figures.house import COLOURS, by_detector, colour, in_house, nothing, plain
+
+FEW: Final = 5
+"""Transactions of a burst that may well pass before its first alert."""
 
 
 def compared(table: pd.DataFrame) -> go.Figure:
@@ -147,11 +152,11 @@ def stacked_days(days: pd.DataFrame) -> go.Figure:
     return in_house(drawn, xaxis_type="date", yaxis_rangemode="tozero")
 
 
-def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
+def bursts(frame: pd.DataFrame) -> go.Figure:
     """How quickly bursts are noticed: by transactions and by seconds until the first alert.
 
     The further left a line rises, the less a burst got through. Left of the dotted line, at most
-    `asked` transactions did. Where a line ends below 100 %, the rest was never noticed.
+    `FEW` transactions did. Where a line ends below 100 %, the rest was never noticed.
 
     `frame` is of `evaluation.bursts`: let_through and seconds are the policy's, those that begin
     with counter_ the exact counter's alone.
@@ -193,8 +198,8 @@ def bursts(frame: pd.DataFrame, asked: int = 5) -> go.Figure:
         drawn.update_xaxes(title=measure, rangemode="tozero", row=1, col=1 + i)
     drawn.update_traces(mode="lines+markers", cliponaxis=False)
     line = {"color": COLOURS["random"], "dash": "dot", "width": 2}
-    note = {"annotation_text": f"{asked}", "annotation_position": "bottom right"}
-    drawn.add_vline(asked, line=line, row=1, col=1, **note)
+    note = {"annotation_text": f"{FEW}", "annotation_position": "bottom right"}
+    drawn.add_vline(FEW, line=line, row=1, col=1, **note)
     drawn.update_yaxes(title="bursts noticed (%)", range=[0, 104], col=1)
     return in_house(drawn, title="How soon bursts are noticed")
 

@@ -3,8 +3,10 @@
 `Page` is the one widget, all of it text and pictures that the browser draws; `Review` is what an
 analyst's messages do. Every message is taken as input from a stranger: it may name an action of a
 short list, and each value is checked before the desk is asked, which asks the service or the
-database (`client.Desk`). Nothing is done for somebody who has no name. An exception becomes a
-sentence on the page; a traceback never gets there.
+database (`client.Desk`). Nothing is done for somebody who has no name; where analysts have tokens,
+theirs is what the page asks for, and it holds no longer than that; a page that was started for one
+analyst asks for none. An exception becomes a sentence
+on the page; a traceback never gets there.
 
 The kernel imports neither pandas nor plotly.py as long as a service runs: what needs them is
 asked of it. Without Voilà the same page runs in JupyterLab; `board.report` tells the queue for
@@ -30,8 +32,10 @@ from aegis_core.errors import AegisError, InputError
 from aegis_core.machine import utc_now
 from aegis_core.review import cases
 from aegis_core.review.answers import NEWEST, UNDO_S, named
+from aegis_core.serving import token
 from aegis_core.serving.client import Desk
 from aegis_core.store import Store, floods
+from aegis_core.units.money import digits
 from aegis_core.views import launcher
 from aegis_core.views.dashboard.assets import ASSETS
 from aegis_core.views.dashboard.customer import epoch_ms, page
@@ -96,6 +100,7 @@ class Review:
         self.interval_s, self.silent_s, self.on_left = interval_s, silent_s, on_left
         self.desk = Desk(store, settings, analyst) if analyst else None
         self.fixed = bool(analyst)
+        self._said = ""  # who this is: a name, or a token
         self.page = Page(outlines=json.loads(OUTLINES.read_text("utf-8"))["lines"])
         self._order, self._storm = "risk", ""
         self._weather_at = -WEATHER_EVERY_S
@@ -123,6 +128,7 @@ class Review:
 
     def _done(self, content: Mapping[str, Any]) -> _Changes:
         try:
+            self._look_who_is_here()
             if content.get("do") == "name":
                 told = self._name(content)
             elif self.desk is None:
@@ -138,8 +144,23 @@ class Review:
     def _name(self, content: Mapping[str, Any]) -> dict[str, Any]:
         if self.fixed:
             raise InputError("This page answers for one analyst; start another one for others.")
-        self.desk = Desk(self.store, self.settings, _text(content, "name", 200))
+        self._said = _text(content, "name", 200)
+        who = token.analyst(self.store.path, self._said)
+        self.desk = Desk(self.store, self.settings, who)
         return {"text": f"You answer as {self.desk.analyst}. N brings the next case."}
+
+    def _look_who_is_here(self) -> None:
+        """Do nothing more for whose token was revoked, or who has none where others have."""
+        if self.desk and not self.fixed and self._known_as(self._said) != self.desk.analyst:
+            self.desk = None
+            self._look_at("")
+
+    def _known_as(self, said: str) -> str:
+        """The analyst's name for what somebody says of themselves, "" where that is not enough."""
+        try:
+            return token.analyst(self.store.path, said)
+        except InputError:
+            return ""
 
     def _did(self, desk: Desk, content: Mapping[str, Any]) -> dict[str, Any]:
         """Do what a page may ask for, and nothing else; what to tell of it."""
@@ -217,10 +238,12 @@ class Review:
     def _read(self, *, count: bool = False) -> _Changes:
         """The queue and the case as they are now; a database that is busy makes the page stale."""
         self._ticks += 1
+        self._look_who_is_here()
         who = self.desk.analyst if self.desk else ""
         status: dict[str, Any] = {"who": who, "fixed": self.fixed, "tick": self._ticks}
         if self.desk is None:
-            return {"status": status | {"state": "asking"}}
+            status |= {"state": "asking", "tokens": not self._known_as("a name")}
+            return {"status": status, "queue": {"cases": []}, "case": {}}
         try:
             return self._everything(self.desk, status, count)
         except Exception as e:
@@ -269,10 +292,10 @@ class Review:
             return {"case_id": self._case_id, "done": True}
         with self.store.reading() as session:
             told = page(session, inside, self._this)
-            (newest,) = session.rows(f"SELECT ({NEWEST}) AS ts")
+            newest = session.value(f"SELECT ({NEWEST})")
         self._this = told["this"]
         told |= {"case_id": self._case_id, "done": not told["n_open"], "until": epoch_ms(until)}
-        later = newest["ts"] + dt.timedelta(days=SNOOZE_DAYS)
+        later = newest + dt.timedelta(days=SNOOZE_DAYS)
         return told | {"snooze_until": f"{later:%Y-%m-%d}"}
 
     def _show(self, changes: _Changes) -> None:
@@ -331,8 +354,7 @@ def _text(content: Mapping[str, Any], name: str, most: int, *, empty: bool = Fal
 
     Raises
     ------
-    InputError
-        It is no text, too long, or missing.
+    InputError : It is no text, too long, or missing.
     """
     given = content.get(name, "")
     if not isinstance(given, str) or len(given) > most or not (given.strip() or empty):
@@ -343,7 +365,8 @@ def _text(content: Mapping[str, Any], name: str, most: int, *, empty: bool = Fal
 def _said(case: dict[str, Any]) -> dict[str, Any]:
     """A case of the queue in values that JSON has."""
     times = ("first_ts", "last_ts", "oldest", "until")
-    return {k: epoch_ms(v) if k in times else v for k, v in case.items()}
+    told = {k: epoch_ms(v) if k in times else v for k, v in case.items()}
+    return told | {"digits": digits(case["currency"])}
 
 
 def show(
@@ -365,8 +388,7 @@ def show(
 
     Raises
     ------
-    InputError
-        `now` is no moment.
+    InputError : `now` is no moment.
     """
     if run_id or not live:
         try:
@@ -391,8 +413,7 @@ def served_page(settings: Settings, analyst: str = "") -> launcher.Page:
 
     Raises
     ------
-    InputError
-        The token of the settings is too short, or the analyst's name is none.
+    InputError : The token of the settings is too short, or the analyst's name is none.
     """
     token = settings.review_token.get_secret_value() or secrets.token_urlsafe(24)
     if len(token) < 16:

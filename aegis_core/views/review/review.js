@@ -103,13 +103,15 @@ export default {
     asked.required = true;
     const start = element("button", "aegis-button ar-primary", "Begin");
     start.type = "submit";
+    const askedFor = field("", asked);
     asking.append(element("h2", "", "Who answers?"),
-      said("Every answer bears your name, and stays."), field("Your name", asked), start);
+      said("Every answer bears your name, and stays."), askedFor, start);
     asking.hidden = true;
     asking.onsubmit = (event) => {
       event.preventDefault();
-      stored("aegis-analyst", asked.value);
+      if (asked.type === "text") stored("aegis-analyst", asked.value);
       send("name", { name: asked.value });
+      if (asked.type === "password") asked.value = "";
     };
 
     const tiles = element("div", "ar-tiles");
@@ -148,7 +150,13 @@ export default {
       asking.hidden = known;
       if (begins && document.body.dataset.voila) setTimeout(() => asked.focus(), 0);
       for (const part of [tiles, body, whatIf, help]) part.hidden = !known;
-      if (!known && !asked.value && stored("aegis-analyst")) asked.value = stored("aegis-analyst");
+      const secret = Boolean(status.tokens);
+      if (!known && secret !== (asked.type === "password")) {
+        asked.type = secret ? "password" : "text";
+        asked.value = "";
+      }
+      askedFor.firstChild.textContent = secret ? "Your token" : "Your name";
+      if (!known && !secret && !asked.value) asked.value = stored("aegis-analyst") || "";
     }
 
     function showTold() {
@@ -218,7 +226,7 @@ export default {
         open.dataset.id = c.case_id;
         if (c.case_id === mine) open.setAttribute("aria-current", "true");
         const first = element("span", "ar-row-first");
-        first.append(element("b", "", money(c.amount, c.currency)),
+        first.append(element("b", "", money(c.amount, c.currency, c.digits)),
           element("span", "", `risk ${number(c.risk, 1)}`), element("span", "", ago(c.oldest)));
         const second = element("span", "ar-row-second");
         second.append(element("span", "", clipped(c.customer_id, 40)),
@@ -322,8 +330,9 @@ export default {
         const one = button("", "ar-transaction", () => send("pick", { transaction_id: t.transaction_id }));
         one.dataset.id = t.transaction_id;
         one.setAttribute("aria-pressed", String(t.transaction_id === page.this));
-        one.append(element("b", "", money(t.amount, t.currency)), element("span", "", minute(t.ms)),
+        one.append(element("b", "", money(t.amount, t.currency, t.digits)), element("span", "", minute(t.ms)),
           element("span", "", clipped(t.merchant_id ?? "no merchant", 24)), pill(t.decision),
+          element("em", "", clipped(t.entry, 120)),
           element("em", "", t.audit ? "audit sample" : ""),
           element("em", "", t.open ? "" : "answered"));
         made.append(one);
@@ -370,10 +379,10 @@ export default {
         const row = element("tr");
         const decision = element("td");
         if (e.decision) decision.append(pill(e.decision));
-        row.append(element("td", "", minute(e.ms)), element("td", "number", money(e.amount, e.currency)),
+        row.append(element("td", "", minute(e.ms)), element("td", "number", money(e.amount, e.currency, e.digits)),
           element("td", "", clipped(e.merchant_id ?? "–", 30)), decision,
           element("td", e.answer === "fraud" ? "ar-is-fraud" : "", e.answer ?? "open"),
-          element("td", "", clipped(e.analyst ?? "–", 30)), element("td", "prose", clipped(e.note ?? e.why ?? "", 200)));
+          element("td", "", clipped(e.analyst ?? "–", 30)), element("td", "prose", clipped([e.entry, e.note ?? e.why].filter(Boolean).join(": "), 200)));
         tbody.append(row);
       }
       table.append(thead, tbody);
@@ -408,7 +417,7 @@ export default {
       const narrow = isNarrow(), outlines = model.get("outlines");
       grid.append(
         pictured("Amounts", amountsPicture(page, narrow)), reasons(page, above, narrow),
-        pictured("Hours (UTC)", hoursPicture(page)),
+        pictured("Hours (local)", hoursPicture(page)),
         pictured("Places", placesPicture(page, outlines, narrow)),
         pictured("Merchants", merchantsPicture(page, narrow)), earlier(page),
       );

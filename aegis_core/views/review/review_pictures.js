@@ -22,7 +22,8 @@ const shortNumber = (value) =>
   value.toLocaleString("en-US", { notation: "compact", maximumSignificantDigits: 3 });
 const day = (ms) => new Date(ms).toISOString().slice(0, 10);
 const minute = (ms) => new Date(ms).toISOString().slice(0, 16).replace("T", " ");
-const money = (amount, currency) => `${currency ? clipped(currency, 8) + " " : ""}${number(amount, 2)}`;
+const money = (amount, currency, digits = 2) =>
+  `${currency ? clipped(currency, 8) + " " : ""}${number(amount, digits)}`;
 // Text from outside: shortened, and marks that would turn the writing round are made visible.
 const clipped = (text, most) => {
   const told = String(text).slice(0, most + 1).replace(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
@@ -30,6 +31,7 @@ const clipped = (text, most) => {
 };
 
 const MARKS = {
+  aside: { shape: "cross", size: 2.6, name: "no payment: refund, declined, check" },
   paid: { shape: "circle", size: 2.6, name: "paid" },
   alert: { shape: "square", size: 4, name: "other alert" },
   fraud: { shape: "cross", size: 5, name: "confirmed fraud" },
@@ -78,12 +80,12 @@ function amountsPicture(page, narrow) {
   const y = (v) =>
     height - bottom - ((Math.log10(Math.max(v, 0.01)) - low) / (high - low)) * (height - top - bottom);
   const usual = band
-    ? `Usually between ${number(band.low, 2)} and ${number(band.high, 2)}, ` +
-      `in the middle ${number(band.usual, 2)}.`
+    ? `Usually between ${number(band.low, page.digits)} and ${number(band.high, page.digits)}, ` +
+      `in the middle ${number(band.usual, page.digits)}.`
     : "Too few payments before this case to say what is usual.";
   const made = picture(width, height,
-    `Amounts of ${ms.length} payments from ${day(first)} to ${day(last)}, this one ` +
-    `${money(page.amount, page.currency)}. ${usual}`, "ar-amounts");
+    `Amounts of ${ms.length} entries from ${day(first)} to ${day(last)}, this one ` +
+    `${money(page.amount, page.currency, page.digits)}. ${usual}`, "ar-amounts");
   if (band) {
     made.append(drawn("rect", {
       class: "ar-band", x: left, width: width - left - right,
@@ -122,11 +124,13 @@ function amountsPicture(page, narrow) {
 function hoursPicture(page) {
   const size = 230, middle = size / 2, inner = 26, outer = 84;
   const most = Math.max(...page.hours, 1);
-  const at = new Date(page.ms);
+  const at = new Date(page.local_ms);
   const hour = at.getUTCHours() + at.getUTCMinutes() / 60;
   const count = page.hours[at.getUTCHours()];
-  const sentence = `${minute(page.ms).slice(11)} UTC: in this hour the customer paid ${number(count)} ` +
-    `of ${number(page.n_before)} times before.`;
+  const sentence = page.local_ms === null
+    ? "It came with a date and no hour."
+    : `${minute(page.local_ms).slice(11)} ${page.clock}: in this hour the customer paid ` +
+      `${number(count)} of ${number(page.n_timed)} times before.`;
   const made = picture(size, size, `Hours of the day. ${sentence}`, "ar-hours");
   const point = (h, r) => {
     const angle = (h / 24) * 2 * Math.PI - Math.PI / 2;
@@ -150,7 +154,9 @@ function hoursPicture(page) {
       String(h).padStart(2, "0")));
   }
   const [x1, y1] = point(hour, inner - 8), [x2, y2] = point(hour, outer);
-  made.append(drawn("line", { class: "ar-hand", x1, y1, x2, y2 }), mark("this", x2, y2));
+  if (page.local_ms !== null) {
+    made.append(drawn("line", { class: "ar-hand", x1, y1, x2, y2 }), mark("this", x2, y2));
+  }
   return [made, said(sentence)];
 }
 

@@ -1,0 +1,96 @@
+"""An alert budget that is kept: the champion's threshold follows what the last days brought.
+
+A model trained on a quiet month would give several times its budget for as long as it decides. So
+when a day of the transactions' clock has ended, the score above which somebody looks becomes the
+one that would have kept the days before it within the budget: by the verdicts that are stored,
+bounded, and noted in the table `thresholds`. Decisions are recorded with the verdicts and teach by
+that, so a replay needs no threshold to come to the same state.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from aegis_core.detection.registry import ModelVersion
+from aegis_core.machine import utc_now
+from aegis_core.schema import EPOCH
+from aegis_core.store.session import Session
+
+BOUND: Final = 3.0
+"""The threshold never leaves what the trained model gives to so many times its budget, or to that
+part of it."""
+AS_TRAINED: Final = (0.8, 1.25)
+"""While the trained threshold gives this many times the budget, it is kept."""
+FEWEST: Final = 20
+"""Alerts that the budget allows in the days looked at; of fewer nothing is read."""
+A_CUSTOMER: Final = 5
+"""Alerts of a customer that count, the highest, so that nobody moves it for all."""
+
+_JUDGED: Final = """
+    FROM verdicts v JOIN transactions t USING (seq)
+    WHERE v.model_version = $version AND v.score > 0 AND v.score <= 1
+      AND t.ts >= $first AND t.ts < $day"""
+_HIGH: Final = f"""
+    SELECT score, counted FROM (
+      SELECT v.score, t.customer_id,
+        coalesce(v.reasons[1].code = 'BURST-LIMIT', false) AS counted {_JUDGED})
+    WHERE counted OR score > $low
+    QUALIFY row_number() OVER (PARTITION BY customer_id ORDER BY score DESC) <= {A_CUSTOMER}
+    ORDER BY score DESC"""
+
+
+def applied(session: Session, model: ModelVersion) -> ModelVersion:
+    """The model with the threshold that it decides by now."""
+    rows = session.rows(
+        "SELECT review_above FROM thresholds WHERE model_version = ? ORDER BY day DESC LIMIT 1",
+        [model.version],
+    )
+    if not rows:
+        return model
+    above, policy = float(rows[0]["review_above"]), model.policy
+    policy = replace(policy, review_above=above, block_above=max(policy.block_above, above))
+    return replace(model, policy=policy)
+
+
+def look_back(session: Session, model: ModelVersion, day: int, days: int) -> bool:
+    """Note the threshold for a day that has begun; whether there was something to note.
+
+    Parameters
+    ----------
+    model : with the policy that it was trained with.
+    day : the first day that has not ended, in days since 1970, by the transactions' clock.
+    days : how many days before it are looked at.
+    """
+    today, policy = (EPOCH + dt.timedelta(days=day)).date(), model.policy
+    asked = {"version": model.version, "first": today - dt.timedelta(days=days), "day": today}
+    (known,) = session.rows(
+        "SELECT count(*) AS n FROM thresholds WHERE model_version = ? AND day >= ?",
+        [model.version, today],
+    )
+    if known["n"]:
+        return False
+    (judged,) = session.rows(f"SELECT count(*) AS n {_JUDGED}", asked)
+    budget = policy.alert_budget * judged["n"]
+    if budget < FEWEST:
+        return False
+    trained = policy.review_above
+    low = min(trained, model.model.threshold(min(policy.alert_budget * BOUND, 1.0)))
+    high = max(trained, model.model.threshold(policy.alert_budget / BOUND))
+    found = session.numpy(_HIGH, asked | {"low": low})
+    counted = found["counted"].astype(bool)
+    scores, n_counted = found["score"][~counted], int(counted.sum())
+    alerts = int((scores > trained).sum()) + n_counted
+    above = trained
+    if not AS_TRAINED[0] <= alerts / budget <= AS_TRAINED[1]:
+        room = int(max(budget - n_counted, budget / 2))  # as `Policy.from_budget` shares it
+        above = float(np.clip(scores[room] if room < len(scores) else low, low, high))
+    session.execute(
+        "INSERT INTO thresholds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [today, model.version, session.next_seq(), above, trained, judged["n"], alerts,
+         policy.alert_budget, days, utc_now()],
+    )  # fmt: skip
+    return True

@@ -1,0 +1,384 @@
+"""The one pass: what is normal for each customer, and how surprising each transaction is.
+
+`observe` reads the state and writes the signals of one transaction; `learn` folds the transaction
+into the state. Both are called row after row in order of arrival, by training, evaluation and live
+scoring alike, from the loop in `scoring`. There is no other way to compute a signal.
+
+A signal is the surprise of one view on the transaction, −log of a tail probability under a simple
+model of the customer (`surprise`), in nats: 0 where the view has nothing to say, one-sided, higher
+is more suspicious. `detector` recalibrates every signal on real traffic, so only the order and the
+shape of the bulk matter.
+
+Customers with a short history lean on the population's figures of the days that have ended
+(`population`): `PRIOR_*` say how many transactions these count for.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from aegis_core.features.arrays import Floats, Ints, slot_of
+from aegis_core.features.entries import LEAST_AMOUNT, Entry
+from aegis_core.features.geo import could_travel, haversine_km
+from aegis_core.features.kernels import kernel
+from aegis_core.features.population import (
+    GAP,
+    HOURS,
+    MEAN,
+    VAR,
+    WINSOR,
+    WITHIN,
+    N,
+    add,
+    add_gap,
+    add_hour,
+    add_to_scale,
+    recent,
+    weight_of,
+    within,
+)
+from aegis_core.features.surprise import (
+    PRIOR_VARIANCE,
+    expected,
+    faded,
+    hour_surprise,
+    normal_score,
+    poisson_surprise,
+    surprise,
+    welford,
+)
+from aegis_core.schema import DAY_US
+from aegis_core.units.words import ASIDE, DECLINED, PAYMENT
+
+SIGNALS: Final = (
+    "amount_customer",  # above this customer's own amounts
+    "amount_habit",  # above this customer's amounts in this category
+    "amount_category",  # above everybody's amounts in this category
+    "amount_population",  # above everybody's amounts
+    "travel_speed",  # faster than people travel, between here and the last place
+    "hour_customer",  # at an hour that this customer rarely uses
+    "hour_quiet",  # close to the middle of this customer's quiet time
+    "burst_count",  # more transactions in 10 s, 1 min, 10 min or 1 h than the usual rate explains
+    "burst_swarm",  # several unusual amounts within about a day
+)
+"""The views, in the order of every signal array."""
+
+SIGNAL_FACTOR: Final = (0, 0, 0, 0, 1, 2, 2, 3, 3)
+"""Index into `schema.FACTORS` of the factor that each signal speaks for."""
+
+FACTS: Final = (
+    "usual_amount",  # exp of the customer's mean log amount
+    "habit_amount",  # the same of this customer in this category; NaN without one
+    "category_amount",  # the same of everybody in this category; NaN without one
+    "population_amount",  # the same of everybody
+    "n_history",  # transactions this customer's amounts were learnt from
+    "distance_km",  # from the last place; NaN without one
+    "gap_s",  # since the last place, in seconds; below 0 where that was later
+    "speed_kmh",
+    "hour",  # local hour of day with fraction; NaN where it says nothing
+    "utc_offset",  # minutes that this is ahead of UTC
+    "n_hour",  # transactions this customer made at this hour of day
+    "burst_count",  # transactions in the most surprising window, this one included
+    "burst_window_s",
+    "n_declined",  # of these, declined ones
+    "rate_per_hour",  # usual
+    "n_unusual_day",  # unusual amounts of about the last day, decayed
+    "n_raised",  # transactions before this one that were above the usual without a pause
+)
+"""What a reason is told with, in the customer's own units, one column each."""
+
+PRIOR_RATE: Final = 2.0
+RISE_SLACK: Final = 1.0
+"""Standard deviations above the usual that are no rise yet."""
+RISE_STEP: Final = 2.0
+"""Standard deviations that one transaction counts for at most in a rise."""
+RISE_FLOOR: Final = 5.0
+"""Standard deviations that a rise adds up to before it says anything."""
+RISE_HOURS: Final = 24.0 * 30
+"""Hours after which a rise is forgotten by a factor of e."""
+SWARM_HOURS: Final = 24.0
+SWARM_FLOOR: Final = 4.0
+"""Nats of amount surprise from which a transaction counts towards a swarm."""
+SWARM_GAIN: Final = 1.5
+WINDOWS_S: Final = (10.0, 60.0, 600.0, 3600.0)
+N_WINDOWS: Final = len(WINDOWS_S)
+SPEED_SLACK_H: Final = 1 / 12
+"""Added to the time between two places, so that near and quick is not fast."""
+SPEED_UNIT_KMH: Final = 50.0
+BURST_FLOOR: Final = 3.0
+"""Nats of surprise below which the usual rate explains a count."""
+OWN_RUN: Final = 5
+"""Fewest in a window that are a run of the customer's own, such as a daily posting. What fewer say
+stays, whether or not they came before: a detector learns from it how ordinary counts are spread."""
+RING: Final = 64
+"""Recent timestamps kept of each customer; counts end there."""
+
+_HOUR_US = 3.6e9
+
+# Columns of a customer's row; the first three are also those of a customer and category.
+_N, _MEAN, _M2, _SEEN, _FIRST, _LAST, _LAT, _LON, _PLACE_TS, _SWARM, _UNUSUAL, _HEAD = range(12)
+_RECENT, _RISE, _RAISED, _LOOSE = range(12, 16)
+_HOURS = 16
+_TIMES = _HOURS + 24
+# Of the customer's clock: whether it is known, and its minutes ahead of UTC. Of each window: the
+# largest count of a day, of the days before it, the largest of another of these, and the day of the
+# largest.
+ZONED, LIVED, _DAY = range(_TIMES + RING, _TIMES + RING + 3)
+_TODAY = _DAY + 1
+_ONCE, _TWICE, _ONCE_DAY = (_TODAY + n * N_WINDOWS for n in (1, 2, 3))
+WIDTH: Final = _TODAY + 4 * N_WINDOWS
+"""Columns of a customer's row."""
+
+
+class State(NamedTuple):
+    """All that the pass remembers, as flat arrays.
+
+    `customers` one row each; `pair_keys` and `pairs` an open-addressing table of customer and
+    category. Of the population (row 0) and the categories (row 1 + code): `sums` of the day that
+    has not ended, `kept` of those before it, `published` until it ends; `clock` which day it is.
+    `scales` one row for each currency without a rate.
+    """
+
+    customers: Floats
+    pair_keys: Ints
+    pairs: Floats
+    sums: Ints
+    kept: Ints
+    published: Floats
+    clock: Ints
+    scales: Ints
+
+
+@kernel
+def observe(
+    s: Floats,
+    published: Floats,
+    pair_keys: Ints,
+    pairs: Floats,
+    entry: Entry,
+    amount: float,
+    signals: Floats,
+    facts: Floats,
+    counts: Ints,
+    raw: Ints,
+) -> None:
+    """Write the signals and facts of one transaction, from what is known before it.
+
+    `s` is the row of its customer; it and the other arrays are parts of `State`, one by one, since
+    numba would count references to all of a tuple for every row.
+    `amount`, in the base currency, may be another than the entry's own. `category` is −1 and what
+    else is missing NaN; their views then say 0. `counts` takes the customer's transactions within
+    each of `WINDOWS_S`, this one included, exact up to `RING` and `RING + 1` beyond, and 1 where
+    the usual rate explains them, or where `OWN_RUN` or more came, as on two days before; `raw` all
+    of them. `facts`, `counts` and `raw` may have length 0. The state stays as it is.
+    """
+    population = published[0]
+    ts, paid = float(entry.ts_us), entry.role == PAYMENT
+    signals[:] = 0.0
+
+    p_mean, mean, c_mean, h_mean, raised = math.nan, math.nan, math.nan, math.nan, False
+    if paid and not math.isnan(amount):
+        x = math.log(max(amount, LEAST_AMOUNT))
+        p_mean = population[MEAN] if population[N] > 0 else x
+        mean, sd = _usual(s, population, p_mean)
+        z = normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N])
+        signals[0] = surprise(z)
+        if z > RISE_SLACK and s[_RISE] + RISE_STEP > RISE_FLOOR:
+            rise = s[_RISE] * faded(ts - s[_LAST], RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
+            raised = 2 * (rise - RISE_FLOOR) > signals[0]  # by chance at most e^(−2 · slack · rise)
+            signals[0] = max(signals[0], 2 * (rise - RISE_FLOOR))
+        signals[3] = surprise((x - p_mean) / math.sqrt(population[VAR]))
+        if entry.category >= 0 and population[N] > 0:
+            c = published[1 + entry.category]
+            c_mean = c[MEAN]
+            signals[2] = surprise((x - c_mean) / math.sqrt(c[VAR]))
+            pair = pairs[slot_of(pair_keys, (entry.customer << 20) | entry.category)]
+            h_mean, h_sd = expected(pair[_N], pair[_MEAN], pair[_M2], c_mean, c[WITHIN])
+            signals[1] = surprise(normal_score((x - h_mean) / h_sd, PRIOR_VARIANCE + pair[_N]))
+
+    distance, gap_h, speed = math.nan, math.nan, math.nan
+    if paid and entry.timed and not math.isnan(entry.lat) and s[_PLACE_TS] > 0:
+        distance = haversine_km(s[_LAT], s[_LON], entry.lat, entry.lon)
+        gap_h = abs(ts - s[_PLACE_TS]) / _HOUR_US
+        speed = distance / (gap_h + SPEED_SLACK_H)
+        if not could_travel(distance, gap_h):
+            signals[4] = math.log1p(speed / SPEED_UNIT_KMH)
+
+    if paid and not math.isnan(entry.hour):
+        signals[5], signals[6] = hour_surprise(
+            s[_HOURS : _HOURS + 24], population[HOURS : HOURS + 24], entry.hour
+        )
+
+    rate = (PRIOR_RATE + s[_SEEN]) / (PRIOR_RATE * population[GAP] + s[_LAST] - s[_FIRST])
+    best, best_count, best_window, count, back = 0.0, 1, WINDOWS_S[0], 1, 1
+    declined = 1 if entry.role == DECLINED else 0
+    best_declined, counted = declined, entry.timed and entry.role != ASIDE
+    head = int(s[_HEAD])
+    newest = abs(s[_TIMES + (head - 1) % RING])
+    loose = s[_LOOSE] > 0 or ts < newest
+    alone = not loose and ts - newest > WINDOWS_S[N_WINDOWS - 1] * 1e6
+    if alone or not counted:
+        counts[:], raw[:] = 1, 1
+    for k in range(0 if alone or not counted else N_WINDOWS):
+        window = WINDOWS_S[k] * 1e6
+        if loose:  # not in the order of their times: all are looked at
+            count, back, declined = 1, 1, 1 if entry.role == DECLINED else 0
+        while back <= RING:
+            t = s[_TIMES + (head - back) % RING]  # below 0 where it was declined
+            inside = t != 0.0 and abs(ts - abs(t)) <= window
+            if not inside and not loose:
+                break
+            count += inside
+            declined += inside and t < 0.0
+            back += 1
+        nats = poisson_surprise(float(count - 1), rate * window)
+        own = OWN_RUN <= count <= s[_TWICE + k]
+        if own:
+            nats = min(nats, BURST_FLOOR)
+        if nats > best:
+            best, best_count, best_window, best_declined = nats, count, WINDOWS_S[k], declined
+        if len(counts) > 0:
+            counts[k] = count if nats >= BURST_FLOOR and not own else 1
+        if len(raw) > 0:
+            raw[k] = count
+    signals[7] = best
+
+    fade = 0.0 if s[_UNUSUAL] == 0 else faded(ts - s[_LAST], SWARM_HOURS)
+    if paid and s[_SWARM] > 0:
+        signals[8] = SWARM_GAIN * math.log1p(s[_SWARM] * fade)
+
+    if len(facts) > 0:
+        facts[0], facts[1] = math.exp(mean), math.exp(h_mean)
+        facts[2], facts[3], facts[4] = math.exp(c_mean), math.exp(p_mean), 0.0
+        for h in range(24):
+            facts[4] += s[_HOURS + h]  # `n` itself ends at MEMORY
+        facts[5], facts[6], facts[7] = distance, (ts - s[_PLACE_TS]) / 1e6, speed
+        facts[8], facts[9], facts[10] = entry.hour, entry.offset, math.nan
+        if not math.isnan(entry.hour):
+            facts[10] = s[_HOURS + int(entry.hour)]
+        facts[11], facts[12], facts[13] = best_count, best_window, best_declined
+        facts[14], facts[15] = rate * _HOUR_US, s[_UNUSUAL] * fade
+        facts[16] = s[_RAISED] if raised else 0.0
+
+
+@kernel
+def learn(
+    s: Floats,
+    published: Floats,
+    pair_keys: Ints,
+    pairs: Floats,
+    sums: Ints,
+    scales: Ints,
+    entry: Entry,
+    signals: Floats,
+    raw: Ints,
+    teach: bool,
+) -> None:
+    """Fold one transaction into the state; `raw` are its counts, as `observe` wrote them.
+
+    Without `teach` (it was blocked) it leaves what is normal untouched and still counts for
+    bursts and swarms. One that nobody paid with counts for bursts alone, or for nothing.
+    """
+    if entry.role == ASIDE:
+        return
+    ts = float(entry.ts_us)
+    if entry.timed:
+        head = int(s[_HEAD])
+        late = ts < abs(s[_TIMES + (head - 1) % RING])
+        s[_TIMES + head] = -ts if entry.role == DECLINED else ts
+        s[_HEAD] = (head + 1) % RING
+        s[_LOOSE] = RING if late else max(s[_LOOSE] - 1, 0.0)
+    if entry.role != PAYMENT:
+        return
+    first, gap = s[_SEEN] == 0, ts - s[_LAST]
+
+    fade = 0.0 if s[_UNUSUAL] == 0 else faded(gap, SWARM_HOURS)
+    unusual = max(signals[0], signals[1], signals[2], signals[3]) - SWARM_FLOOR
+    s[_SWARM] = s[_SWARM] * fade + max(0.0, unusual)
+    s[_UNUSUAL] = s[_UNUSUAL] * fade + (1.0 if unusual > 0 else 0.0)
+
+    worth, x = not math.isnan(entry.amount), math.log(max(entry.amount, LEAST_AMOUNT))
+    population = published[0]
+    p_known = population[N] > 0
+    mean, sd = _usual(s, population, population[MEAN] if p_known else x)
+    t = (x - mean) / sd
+    if worth and (s[_RISE] > 0 or t > RISE_SLACK):  # else there is none, nor does one begin
+        z = normal_score(t, PRIOR_VARIANCE + s[_N])
+        rise = s[_RISE] * faded(gap, RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
+        s[_RISE], s[_RAISED] = max(rise, 0.0), s[_RAISED] + 1 if rise > 0 else 0.0
+
+    s[_RECENT] = recent(s[_RECENT], gap)
+    weight = weight_of(s[_RECENT])
+    if teach and not first:
+        add_gap(sums[0], population, weight, gap)
+    s[_FIRST] = ts if first else min(s[_FIRST], ts)
+    # the newest time, unless that was a clock of more than a day ahead
+    s[_LAST] = ts if first or gap < -DAY_US else max(s[_LAST], ts)
+    s[_SEEN] += 1
+    if not teach:
+        return
+
+    if entry.timed:
+        _remember_counts(s, entry.ts_us // DAY_US, raw)
+    # as with the newest time, what arrives late does not move where somebody is
+    back = ts - s[_PLACE_TS]
+    if not math.isnan(entry.lat) and not (-DAY_US <= back < 0):
+        s[_LAT], s[_LON], s[_PLACE_TS] = entry.lat, entry.lon, ts
+    if entry.stated:
+        s[ZONED], s[LIVED] = 1.0, entry.offset
+    if entry.scale >= 0:
+        add_to_scale(scales[entry.scale], weight, entry.x)
+    if worth:
+        xw = within(x, mean, WINSOR * sd)
+        add(sums[0], population, weight, x, xw - mean)
+        s[_N], s[_MEAN], s[_M2] = welford(s[_N], s[_MEAN], s[_M2], xw)
+    if worth and entry.category >= 0:
+        key = (entry.customer << 20) | entry.category
+        slot = slot_of(pair_keys, key)
+        pair, c = pairs[slot], published[1 + entry.category]
+        pair_keys[slot] = key
+        mean, sd = expected(pair[_N], pair[_MEAN], pair[_M2], c[MEAN] if p_known else x, c[WITHIN])
+        xw = within(x, mean, WINSOR * sd)
+        add(sums[1 + entry.category], c, weight, x, xw - mean)
+        pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
+    if not math.isnan(entry.hour):
+        h = int(entry.hour)
+        s[_HOURS + h] += 1.0
+        add_hour(sums[0], weight, h)
+
+
+@kernel
+def _remember_counts(s: Floats, day: int, raw: Ints) -> None:
+    """Keep the customer's largest counts: what came on two days is theirs.
+
+    Of a count that reaches over midnight, a day has no more than came on it.
+    """
+    if day != s[_DAY]:
+        for k in range(N_WINDOWS):
+            of_day = s[_TODAY + k]
+            if s[_ONCE_DAY + k] != s[_DAY]:
+                s[_TWICE + k] = max(s[_TWICE + k], min(s[_ONCE + k], of_day))
+            if of_day >= s[_ONCE + k]:
+                s[_ONCE + k], s[_ONCE_DAY + k] = of_day, s[_DAY]
+            s[_TODAY + k] = 0.0
+        s[_DAY] = day
+    larger = False
+    for k in range(N_WINDOWS):
+        larger |= raw[k] > s[_TODAY + k]
+    if not larger:
+        return
+    of_day = 1.0
+    if raw[N_WINDOWS - 1] > 1:  # else nothing is near, and most often so
+        begin, end, of_day = float(day * DAY_US), float((day + 1) * DAY_US), 0.0
+        for j in range(RING):
+            of_day += begin <= abs(s[_TIMES + j]) < end
+    for k in range(N_WINDOWS):
+        s[_TODAY + k] = max(s[_TODAY + k], min(raw[k], of_day))
+
+
+@kernel
+def _usual(s: Floats, population: Floats, p_mean: float) -> tuple[float, float]:
+    """Mean and standard deviation that are expected of a customer's next log amount."""
+    p_var: float = population[WITHIN] if population[N] > 50 else population[VAR]
+    return expected(s[_N], s[_MEAN], s[_M2], p_mean, p_var)

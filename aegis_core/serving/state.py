@@ -1,0 +1,224 @@
+"""What the engine keeps in memory: a fold of what was answered, and what of others it follows.
+
+The fold is of transactions, the decisions given, and labels, in the order of arrival. A snapshot
+makes a restart quick; without a good one, the history is folded anew. What others change is looked
+for and followed between two groups: models, the threshold that keeps a budget, labels, lists,
+rates, and customers who are being erased.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from aegis_core.config import Settings
+from aegis_core.detection import following
+from aegis_core.detection.history import label_events, recorded, transactions
+from aegis_core.detection.learner import Learner
+from aegis_core.detection.registry import ModelVersion, load, roles
+from aegis_core.detection.scoring import Scorer
+from aegis_core.detection.verdicts import Verdicts
+from aegis_core.errors import NotReady
+from aegis_core.features import checkpoint
+from aegis_core.features.arrays import Ids, hashed
+from aegis_core.review import lists
+from aegis_core.serving import snapshot
+from aegis_core.serving.rows import Lately, columns
+from aegis_core.store import Store
+from aegis_core.store.meaning import Meaning
+from aegis_core.store.session import Session
+
+_LOG: Final = logging.getLogger("aegis.service")
+_N_RATES: Final = "SELECT count(*) FROM rates"
+
+
+class State:
+    """The state that transactions are judged by, one group after the other, in one thread.
+
+    Parameters
+    ----------
+    progress : called with the number of past transactions folded since the last call.
+
+    Attributes
+    ----------
+    next_seq : the place of the next transaction in the order of arrival.
+    ids : where each transaction stands in that order.
+    champion, shadows :
+        The models that decide, by the threshold that keeps the budget, and that score beside it.
+    behind : whether others changed something that is not followed yet.
+    """
+
+    champion: ModelVersion
+    shadows: list[ModelVersion]
+    _trained: ModelVersion
+
+    def __init__(
+        self, store: Store, settings: Settings, progress: Callable[[int], object] | None = None
+    ) -> None:
+        self._path, self._settings, self._progress = store.path, settings, progress
+        self._lately, self._n_rates = Lately(), -1
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin with nothing; the next group is scored after the history was folded anew."""
+        self.scorer, self.ids = Scorer(), Ids()
+        self.next_seq = self._indexed = self._n_labels = 0
+        self._looked_back = -1  # the day that the budget was looked at for
+        self._noted = False  # whether a threshold was noted that is not followed yet
+        self._roles: tuple[str, tuple[str, ...]] | None = None
+        self.behind = True
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a state at all: after a failure there is none."""
+        return self._roles is not None
+
+    @property
+    def learns(self) -> bool:
+        """Whether a model looks at labels."""
+        return self.scorer.confirmed is not None
+
+    def judge(
+        self, rows: Sequence[Mapping[str, Any]], source: str
+    ) -> tuple[dict[str, Any], Verdicts, dict[str, Any]]:
+        """Score rows that are new, as if kept: as columns, their verdicts, and all for the tables.
+
+        The last is a group of the journal, by the names of tables; it is empty without a row.
+        """
+        n, batch = len(rows), columns(rows, self.next_seq, self.meaning)
+        rulings, listed = None, None
+        if self.entries:
+            wanted = ("customer_id", "merchant_id", "ts")
+            rulings, listed = lists.rulings(
+                self.entries, pd.DataFrame({c: batch[c] for c in wanted})
+            )
+        scored = self.scorer.run(batch, rulings=rulings, signals=True, explain=True)
+        verdicts = self.scorer.verdicts_of(
+            batch, scored, self.champion.version, listed, self._lately.again(rows)
+        )
+        self.next_seq = self._indexed = self.next_seq + n
+        if not n:
+            return batch, verdicts, {}
+        transactions = batch | {"ts": batch["ts"].view(np.int64), "source": [source] * n}
+        group: dict[str, Any] = {"transactions": transactions, "verdicts": verdicts.columns()}
+        if self.shadows:
+            beside = pd.concat([other.judge(batch, scored) for other in self.shadows])
+            group["shadow_scores"] = {str(c): beside[c].tolist() for c in beside}
+        return batch, verdicts, group
+
+    def look(self, session: Session) -> None:
+        """Notice what others changed; lists count at once, the rest when it is followed.
+
+        Where a day has ended, also by which threshold the budget is kept in the next one.
+        """
+        self.entries = lists.current(session)
+        day, days = self.scorer.profiles.day, self._settings.budget_follows_days
+        if days and day > self._looked_back and self.begun:
+            self._looked_back = day  # first: what fails is not tried again at every look
+            self._noted |= following.look_back(session, self._trained, day, days)
+        self.behind = self.lacks(session)
+
+    def follow(self, session: Session) -> None:
+        """Bring all up to what the tables hold and others decided."""
+        self._fold(session)
+        self.entries = lists.current(session)
+        if (n := session.value(_N_RATES)) != self._n_rates:
+            settings = self._settings
+            self.meaning = Meaning.read(session, settings.base_currency, settings.timezone)
+            self._n_rates = n
+
+    def drop_asked(self, session: Session) -> bool:
+        """Forget the customers who are being erased, and say from which transaction on.
+
+        Nothing of them stays here or in the snapshot; the tables are for who asked. Whether there
+        was one.
+        """
+        asked = checkpoint.asked(session)
+        for customer, names in asked:
+            checkpoint.drop(self.scorer.profiles, self.scorer.confirmed, customer, names)
+            theirs = session.numpy("SELECT seq FROM transactions WHERE customer_id = ?", [customer])
+            hashes = self.ids.in_order(self.next_seq)
+            hashes[theirs["seq"]] = -1
+            self.ids = Ids.of(hashes)
+            self._lately = Lately()
+            snapshot.remove(self._path)
+            checkpoint.dropped_at(session, customer, names, self.next_seq)
+        return bool(asked)
+
+    def save(self, session: Session) -> None:
+        """Write a snapshot, all or nothing."""
+        snapshot.Snapshot(
+            self.next_seq, self._n_labels, self.ids, self.scorer.profiles, self.scorer.confirmed
+        ).save(self._path, session)
+
+    def lacks(self, session: Session) -> bool:
+        """Whether there are roles of models, or labels, that the state does not follow yet."""
+        (labels,) = session.rows(
+            "SELECT count(*) AS n, count(*) - count(after_seq) AS unplaced FROM labels"
+        )
+        unknown = self.learns and labels["n"] != self._n_labels
+        return (
+            bool(checkpoint.asked(session))
+            or unknown
+            or labels["unplaced"] > 0
+            or roles(session) != self._roles
+            or session.value(_N_RATES) != self._n_rates
+            or self._noted
+        )
+
+    def _fold(self, session: Session) -> None:
+        """Bring models, state and ids up to what the tables hold."""
+        if (now := roles(session)) != self._roles:
+            self._load(session, *now)
+            self._roles, self._looked_back = now, -1
+        self.champion, self._noted = following.applied(session, self._trained), False
+        self.scorer.policy = self.champion.policy
+        n_labels = session.value("SELECT count(*) FROM labels") if self.learns else 0
+        if session.next_seq() != self.next_seq or n_labels != self._n_labels:
+            labels = label_events(session, self._n_labels) if n_labels > self._n_labels else None
+            missed = transactions(session, "t.seq >= ?", [self.next_seq])
+            self.scorer.replay(
+                missed, labels, recorded=recorded(missed), progress=self._progress,
+                erased=checkpoint.erased(session, self.next_seq, session.next_seq()),
+            )  # fmt: skip
+            self.next_seq, self._n_labels = session.next_seq(), n_labels
+        if self._indexed < self.next_seq:
+            there = session.numpy(
+                "SELECT transaction_id AS id, seq FROM transactions WHERE seq >= ? ORDER BY seq",
+                [self._indexed],
+            )
+            self.ids.add(hashed(there["id"].tolist()), there["seq"])
+            self._indexed = self.next_seq
+
+    def _load(self, session: Session, version: str, shadows: Sequence[str]) -> None:
+        """Let other models judge; the state stays, unless labels are needed for the first time."""
+        champion = load(session, version, self._settings)
+        beside = []
+        for shadow in shadows:
+            try:
+                beside.append(load(session, shadow, self._settings))
+            except NotReady as e:  # such as of an older version; it decides nothing
+                _LOG.warning("a model in shadow does not score: %s", e)
+        learns = any(isinstance(m.model, Learner) for m in (champion, *beside))
+        if not self.begun or (learns and not self.learns):
+            self._begin(session, learns)
+        self._trained, self.shadows = champion, beside
+        self.scorer = Scorer(
+            champion.model, champion.policy, self.scorer.profiles, self.scorer.confirmed
+        )
+
+    def _begin(self, session: Session, learns: bool) -> None:
+        """Take the state to fold the history onto: a snapshot's, or the one that it begins with."""
+        kept = snapshot.load(self._path, session, learns=learns)
+        if kept is None:
+            begun = checkpoint.begin(session, confirmed=learns)
+            self.next_seq = self._n_labels = 0
+            self.scorer = Scorer(profiles=begun.profiles, confirmed=begun.confirmed)
+            return
+        self.ids, self.next_seq, self._n_labels = kept.ids, kept.next_seq, kept.n_labels
+        self._indexed = kept.next_seq
+        self.scorer = Scorer(profiles=kept.profiles, confirmed=kept.confirmed)

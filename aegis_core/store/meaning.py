@@ -1,0 +1,296 @@
+"""What an entry means: its words in one vocabulary, its amount in one currency, its local time.
+
+Both doors, files and REST, ask here, and what is found is stored with the transaction, so that a
+replay neither asks again nor learns of a rate that came later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from aegis_core.errors import InputError
+from aegis_core.schema import CLOCKS, DAY_US, MEANT, ROLLED_UP, TRANSACTION_COLUMNS
+from aegis_core.store.connection import literal, quoted
+from aegis_core.store.session import Session
+from aegis_core.units import clocks
+from aegis_core.units.money import Rates, coded, known
+from aegis_core.units.words import KINDS, STATES, folded, present, word
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+USUAL_BASE: Final = "EUR"
+INCOME: Final = frozenset({"salary", "wage", "wages", "payroll", "income", "pension", "dividend"})
+"""Categories of what comes in, in an entry that does not say what kind it is."""
+_SENT, _PLACE, _CUSTOMER, _ASSUMED, _DATE = CLOCKS
+_BASE: Final = "base_currency"
+_SINCE: Final = "meant since"
+
+
+@lru_cache(10_000)
+def said(
+    currency: str | None, kind: str | None, status: str | None, category: str | None, sign: int
+) -> tuple[str | None, str | None, str | None]:
+    """Currency, kind and status in the words of the vocabularies; `sign` is that of the amount.
+
+    >>> said("eur", None, "Paid", None, -1), said("392", None, None, "salary", 1)
+    (('EUR', 'refund', 'approved'), ('JPY', 'credit', None))
+    """
+    kind = word(kind, KINDS)
+    if kind is None and category is not None and folded(category) in INCOME:
+        kind = "credit"
+    if sign <= 0 and kind in (None, "payment"):
+        kind = "refund" if sign < 0 else "verification"
+    return None if currency is None else coded(currency), kind, word(status, STATES)
+
+
+class Meaning:
+    """The meaning of what comes in now.
+
+    Parameters
+    ----------
+    rates : that are known.
+    zone : of whom nothing tells the local time.
+    """
+
+    def __init__(self, rates: Rates, zone: str = "UTC") -> None:
+        self.rates, self.zone = rates, zone
+
+    @classmethod
+    def read(cls, session: Session, base: str = "", zone: str = "UTC") -> Meaning:
+        """The meaning by what a database holds; `base` and `zone` are those of the settings.
+
+        Raises
+        ------
+        InputError
+            The settings want another base currency than the one that amounts were judged in.
+        """
+        kept, wanted = base_of(session), _wanted(base)
+        if kept and wanted and wanted != kept:
+            raise InputError(
+                f"The amounts of this database are judged in {kept}; base_currency = {wanted} "
+                "is for a new one. Take the line out of aegis.toml, or name another with --db."
+            )
+        rates = session.execute("SELECT day - DATE '1970-01-01', currency, per_base FROM rates")
+        return cls(Rates(kept or wanted or USUAL_BASE, rates.fetchall()), zone)
+
+    def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """`schema.MEANT` of a row whose words are said, `ts` in microseconds since 1970.
+
+        Its `clock` and `utc_offset` are what came with its time, where anything did.
+        """
+        rate = self.rates.of(row.get("currency"), row["ts"] // DAY_US)
+        lat: Any = row.get("lat")
+        lon: Any = row.get("lon")
+        nowhere = lat is None or lon is None or lat == lon == 0 or abs(lat) == 90
+        cells = (None, None) if nowhere else (clocks.cell(lat), clocks.cell(lon))
+        clock, zone = self._clock(
+            row.get("clock"), row.get("utc_offset"), row.get("channel"), row.get("zone"), *cells
+        )  # fmt: skip
+        return {
+            "base_amount": None if rate is None else row["amount"] * rate,
+            "base_currency": self.rates.base,
+            "rate": rate,
+            "utc_offset": 0 if zone is None else clocks.offset_min(zone, _step(row["ts"])),
+            "local_zone": zone,
+            "clock": clock,
+        }
+
+    def prepared(self, session: Session, relation: str) -> tuple[str, str]:
+        """SQL of `of` for a relation named `s`: expressions for `MEANT`, and joins for them."""
+        place = "s.lat IS NULL OR (s.lat = 0 AND s.lon = 0) OR abs(s.lat) = 90"
+        cells = [f"CASE WHEN {place} THEN NULL ELSE floor(s.{c} * {clocks.CELLS_A_DEGREE}) END"
+                 for c in ("lat", "lon")]  # fmt: skip
+        day, step = f"epoch_us(s.ts) // {DAY_US}", f"epoch_us(s.ts) // {clocks.STEP_US}"
+        rates = _looked_up(
+            session, "aegis_meant_rates", f"{relation} s", ("s.currency", day), ("rate DOUBLE",),
+            lambda currency, on: (self.rates.of(None if currency is None else coded(currency), on),)
+        )  # fmt: skip
+        zones = _looked_up(
+            session, "aegis_meant_zones", f"{relation} s",
+            ("s.clock", "s.utc_offset", "s.channel", "s.zone", *cells),
+            ("clock VARCHAR", "zone VARCHAR"), self._clock,
+        )  # fmt: skip
+        offsets = _looked_up(
+            session, "aegis_meant_offsets", f"{relation} s {zones}",
+            ("aegis_meant_zones.zone", step), ("minutes INTEGER",),
+            lambda zone, at: (0 if zone is None else clocks.offset_min(zone, at),),
+        )  # fmt: skip
+        rate = "aegis_meant_rates.rate"
+        meant = {
+            "base_amount": f"s.amount * {rate}", "base_currency": literal(self.rates.base),
+            "rate": rate, "utc_offset": "aegis_meant_offsets.minutes",
+            "local_zone": "aegis_meant_zones.zone", "clock": "aegis_meant_zones.clock",
+        }  # fmt: skip
+        return ", ".join(f"{meant[name]} AS {name}" for name in MEANT), f"{rates} {zones} {offsets}"
+
+    def _clock(
+        self, clock: str | None, utc_offset: int | None, channel: str | None, zone: str | None,
+        lat: float | None, lon: float | None,
+    ) -> tuple[str, str | None]:  # fmt: skip
+        """How the local time of a row is known, and the zone that says it."""
+        if clock == _DATE:
+            return _DATE, None
+        if clock == _SENT and utc_offset is not None:
+            return _SENT, clocks.sent(utc_offset)
+        placed = lat is not None and lon is not None and present(channel)
+        if placed and (found := clocks.zone_at(int(lat), int(lon))):  # type: ignore[arg-type]
+            return _PLACE, found
+        if zone is not None and (found := clocks.zone_of(zone)):
+            return _CUSTOMER, found
+        return _ASSUMED, self.zone
+
+
+def settle_words(session: Session, relation: str, where: str = "reason IS NULL") -> None:
+    """Bring the words of rows into the vocabularies, and the signs of amounts.
+
+    Without `where`, SQL for a row, it is those of staged rows without a fault.
+    """
+    keys = ("s.currency", "s.kind", "s.status",
+            "CASE WHEN s.kind IS NULL THEN s.category END", "sign(s.amount)")  # fmt: skip
+    texts = tuple(f"{name} VARCHAR" for name in ("currency", "kind", "status"))
+    rows = f"(FROM {relation} WHERE {where}) s"
+    join = _looked_up(session, "aegis_said", rows, keys, texts, said)
+    session.execute(
+        f"""UPDATE {relation} AS t SET amount = abs(t.amount), currency = m.currency,
+            kind = m.kind, status = m.status
+        FROM (SELECT s.rowid AS place, aegis_said.currency, aegis_said.kind, aegis_said.status
+            FROM {relation} s {join} WHERE {where}) m
+        WHERE m.place = t.rowid AND (t.amount <= 0 OR t.currency IS DISTINCT FROM m.currency
+            OR t.kind IS DISTINCT FROM m.kind OR t.status IS DISTINCT FROM m.status)"""
+    )
+
+
+def choose_base(session: Session, relation: str, base: str = "") -> None:
+    """Settle the base currency of a database by the settings, else by most of its first rows."""
+    if base_of(session):
+        return
+    wanted = _wanted(base)
+    if not wanted:
+        most = session.execute(
+            f"SELECT currency FROM {relation} GROUP BY currency "
+            "ORDER BY currency IS NULL, count(*) DESC, currency LIMIT 1"
+        ).fetchone()
+        if most is None:  # there is nothing to judge yet
+            return
+        wanted = USUAL_BASE if most[0] is None else coded(most[0])
+    session.execute("INSERT INTO meta VALUES (?, ?)", [_BASE, wanted])
+
+
+def _wanted(base: str) -> str:
+    """The base currency of the settings, "" if they leave it open; `InputError` if it is none."""
+    wanted = coded(base)
+    if wanted and not known(wanted):
+        raise InputError(f"base_currency = {base!r} is no code of ISO 4217, such as EUR.")
+    return wanted
+
+
+def append(session: Session, rows: pa.Table, base: str = "", zone: str = "UTC") -> None:
+    """Add rows of the table `transactions` whose words are said and that have no meaning yet."""
+    there = rows.column_names
+    lacks = [f"NULL::{kind} AS {name}" for name, kind in TRANSACTION_COLUMNS.items()
+             if name not in there]  # fmt: skip
+    with session.lent("aegis_made", rows):
+        made = f"(SELECT *, {', '.join(lacks)} FROM aegis_made)"
+        choose_base(session, made, base)
+        meant, joins = Meaning.read(session, base, zone).prepared(session, made)
+        session.execute(
+            f"INSERT INTO transactions ({', '.join([*there, *MEANT])}) "
+            f"SELECT {', '.join(f's.{name}' for name in there)}, {meant} FROM {made} s {joins}"
+        )
+
+
+def bring(session: Session) -> None:
+    """Give transactions that were kept before anybody asked for it their words and meaning."""
+    session.execute("INSERT INTO meta VALUES (?, ?)", [_SINCE, str(session.next_seq())])
+    settle_words(session, "transactions", "true")
+    choose_base(session, "transactions")
+    meaning = Meaning.read(session)
+    meant, joins = meaning.prepared(session, "transactions")
+    values = ", ".join(f"{name} = m.{name}" for name in MEANT)
+    session.execute(
+        f"""UPDATE transactions AS t SET {values}
+        FROM (SELECT s.rowid AS place, {meant} FROM transactions s {joins}) m
+        WHERE m.place = t.rowid"""
+    )
+    _convert_rollups(session, meaning)
+
+
+def _convert_rollups(session: Session, meaning: Meaning) -> None:
+    """Count the verdicts anew, now that sums are in the base currency.
+
+    Where a part of the history was forgotten, sums of several currencies are brought together by
+    the rates of the newest day.
+    """
+    if not session.value("SELECT count(*) FROM carried"):
+        session.execute("DELETE FROM rollups")
+        session.execute(f"INSERT INTO rollups {ROLLED_UP} GROUP BY ALL")
+        return
+    (today,) = session.execute(
+        "SELECT epoch_us(max(minute)) // ? FROM rollups", [DAY_US]
+    ).fetchall()
+    join = _looked_up(
+        session, "aegis_meant_rates", "rollups s", ("nullif(s.currency, '')",), ("rate DOUBLE",),
+        lambda currency: (meaning.rates.of(currency and coded(currency), today[0]) or 0.0,),
+    )  # fmt: skip
+    session.execute(
+        f"""CREATE TEMP TABLE aegis_rollups AS
+        SELECT minute, decision, factor, category, {literal(meaning.rates.base)} AS currency,
+            sum(n)::BIGINT AS n,
+            sum(s.amount * aegis_meant_rates.rate)::DECIMAL(38, 6) AS amount,
+            min(first_seq) AS first_seq, max(last_seq) AS last_seq
+        FROM rollups s {join} GROUP BY ALL"""
+    )
+    session.execute("DELETE FROM rollups")
+    session.execute("INSERT INTO rollups BY NAME FROM aegis_rollups")
+    session.execute("DROP TABLE aegis_rollups")
+
+
+def meant_since(session: Session) -> int:
+    """The first transaction that was kept with all columns that its sender brought."""
+    return int(session.noted(_SINCE) or 0)
+
+
+def base_of(session: Session) -> str:
+    """The base currency of a database; "" while none is settled."""
+    return session.noted(_BASE) or ""
+
+
+def _step(ts_us: int) -> int:
+    return ts_us // clocks.STEP_US
+
+
+def _looked_up(
+    session: Session,
+    table: str,
+    relation: str,
+    keys: Sequence[str],
+    gives: Sequence[str],
+    of: Callable[..., Iterable[object]],
+) -> str:
+    """A join of `s` to a table with the value of `of` for each combination of some expressions.
+
+    `relation` is `s` itself, and what was joined to it.
+    """
+    import pyarrow as pa
+
+    session.execute(f"DROP TABLE IF EXISTS {table}")
+    names = [f"key_{n}" for n in range(len(keys))]
+    asked = ", ".join(f"{key} AS {name}" for key, name in zip(keys, names, strict=True))
+    found = session.execute(f"SELECT DISTINCT {asked} FROM {relation}").to_arrow_table()
+    given = [tuple(of(*row)) for row in zip(*(c.to_pylist() for c in found.columns), strict=True)]
+    for place, name in enumerate(gives):
+        kind = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "INTEGER": pa.int32()}
+        column, type_name = name.split()
+        found = found.append_column(
+            column, pa.array([row[place] for row in given], kind[type_name])
+        )
+    with session.lent("aegis_lookup", found):
+        session.execute(f"CREATE TEMP TABLE {table} AS FROM aegis_lookup")
+    same = " AND ".join(
+        f"{key} IS NOT DISTINCT FROM {table}.{name}" for key, name in zip(keys, names, strict=True)
+    )
+    # All combinations are there; inner joins may be reordered, so as to begin with two such tables.
+    return f"LEFT JOIN {quoted(table)} ON {same}"

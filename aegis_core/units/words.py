@@ -1,0 +1,119 @@
+"""Words that files and senders use for the same thing, each as one word of a vocabulary.
+
+A vocabulary is a dictionary of every word that is known to the one that it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+UNFOLDED: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ -./"
+"""Characters that `folded` replaces."""
+_FOLDED: Final = str.maketrans(UNFOLDED, "abcdefghijklmnopqrstuvwxyz____")
+
+
+def folded(text: str) -> str:
+    """A text in small letters of ASCII, with `_` for what parts its words.
+
+    >>> folded("Direct-Debit")
+    'direct_debit'
+    """
+    return text.translate(_FOLDED)
+
+
+def word(text: str | None, words: Mapping[str, str]) -> str | None:
+    """The word of a vocabulary that a text means; the text itself where it means none.
+
+    >>> word("Cash-Out", KINDS), word("DECLINED", STATES), word("barter", KINDS)
+    ('withdrawal', 'declined', 'barter')
+    """
+    return None if text is None else words.get(folded(text), text)
+
+
+def _named(words: Mapping[str, str]) -> dict[str, str]:
+    return {said: name for name in words for said in (folded(name), *words[name].split())}
+
+
+KINDS: Final = _named(
+    {
+        "payment": "purchase sale debit dbit charge pos capture d dr",
+        "refund": "return refunded",
+        "reversal": "reversed reverse void voided cancellation rvsl",
+        "credit": "deposit crdt c cr incoming inflow income salary payout",
+        "verification": "verify validation account_verification zero_auth",
+        "withdrawal": "cash atm cash_withdrawal cash_out",
+        "transfer": "wire remittance",
+    }
+)
+"""Kinds of an entry, by every word for them. Others are kept, and judged as payments."""
+
+BACK: Final = ("refund", "reversal", "credit")
+"""Kinds of what comes in, which nobody pays."""
+
+STATES: Final = _named(
+    {
+        "approved": "approve paid succeeded success successful captured settled completed complete "
+        "authorized authorised ok posted booked book accepted",
+        "declined": "decline refused rejected denied blocked insufficient_funds",
+        "pending": "pdng processing authorization_pending requires_capture open",
+        "failed": "failure error timeout timed_out system_error technical_error",
+    }
+)
+"""States of an entry, by every word for them. Others are kept, and count as approved."""
+
+CHANNELS: Final = _named(
+    {
+        "in person": "chip contactless swipe pos atm magstripe in_person card_present terminal "
+        "chip_transaction swipe_transaction branch unattended wallet",
+        "remote": "online ecommerce e_commerce ecom web internet app mobile moto mail phone "
+        "telephone cnp card_not_present not_present virtual keyed manual transfer credit_transfer "
+        "bank_transfer sepa wire online_transaction",
+        "by itself": "direct_debit standing_order recurring subscription installment batch "
+        "scheduled merchant_initiated mit",
+    }
+)
+"""Channels by where the customer was: at the place, elsewhere, or with no part in it, so that not
+even the hour is theirs. Others count as in person."""
+
+LABEL_WORDS: Final = _named(
+    {
+        "fraud": "1 1_0 true t yes y fraudulent confirmed_fraud is_fraud",
+        "legitimate": "0 0_0 false f no n legit genuine not_fraud non_fraud nonfraud "
+        "no_fraud normal",
+        "unknown": "unlabelled unlabeled undetermined undecided pending n_a na nan null",
+    }
+)
+"""What a label may say, by every word for them; others are for who imports to name."""
+
+
+@lru_cache(10_000)
+def present(channel: str | None) -> bool:
+    """Whether who pays by a channel is where the payment is."""
+    return word(channel, CHANNELS) not in ("remote", "by itself")
+
+
+@lru_cache(10_000)
+def by_itself(channel: str | None) -> bool:
+    """Whether a payment by a channel comes without anybody doing something at that hour."""
+    return word(channel, CHANNELS) == "by itself"
+
+
+PAYMENT, CHECK, DECLINED, ASIDE = range(4)
+"""What the pass makes of an entry: judged and learnt from; counted alone, a card that is checked or
+a payment that was declined; left aside, since nobody paid with it."""
+
+
+@lru_cache(10_000)
+def role_of(kind: str | None, status: str | None) -> int:
+    """What the pass makes of an entry of a kind and status.
+
+    >>> role_of(None, None), role_of("refund", None), role_of(None, "declined")
+    (0, 3, 2)
+    """
+    if kind in BACK or status == "failed":
+        return ASIDE
+    if status == "declined":
+        return DECLINED
+    return CHECK if kind == "verification" else PAYMENT

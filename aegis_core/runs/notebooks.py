@@ -32,6 +32,7 @@ from aegis_core.errors import (
     did_you_mean,
 )
 from aegis_core.runs.redaction import Redactor
+from aegis_core.runs.reports import write_whole
 from aegis_core.store import Store, connect
 
 NOTEBOOKS: Final = {
@@ -296,10 +297,18 @@ def _sentence(text: str) -> str:
 
 @functools.cache
 def _engine() -> str:
-    """Name of a papermill engine that uses this Python, counts cells and keeps a deadline."""
+    """Name of a papermill engine that uses this Python, counts cells and keeps a deadline.
+
+    What papermill writes is whole at any time: reports are read while they are made.
+    """
     from jupyter_client.kernelspec import KernelSpecManager
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
+    from papermill.iorw import LocalHandler, papermill_io
+
+    class Whole(LocalHandler):  # type: ignore[misc]
+        def write(self, buf: str, path: str) -> None:
+            write_whole(Path(path), buf)
 
     class Client(PapermillNotebookClient):  # type: ignore[misc]
         start_options: dict[str, object]
@@ -370,6 +379,7 @@ def _engine() -> str:
                 client.sockets = os.path.join(folder, "kernel")
                 return client.execute()
 
+    papermill_io.register(os.sep, Whole())
     papermill_engines.register("aegis", Engine)
     return "aegis"
 

@@ -355,13 +355,18 @@ def test_a_terminated_run_is_marked_interrupted_and_leaves_no_kernel(
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(notebook)], env=environment, stderr=subprocess.PIPE
     )
-    executed = wait_for_cell(settings, before)
-    notebook.write_bytes(shorter)  # which other tests use
-    with pytest.raises(RunBusy, match=f"process {process.pid}"):
-        execution.run_notebook("generate", {}, settings, progress=False)
-    kernels = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=20)
+    try:
+        executed = wait_for_cell(settings, before)
+        with pytest.raises(RunBusy, match=f"process {process.pid}"):
+            execution.run_notebook("generate", {}, settings, progress=False)
+        kernels = psutil.Process(process.pid).children(recursive=True)
+        with executed.open() as opened:  # what a reader has open is whole whatever follows
+            process.send_signal(signal.SIGTERM)
+            _, told = process.communicate(timeout=20)
+            assert '"status": "running"' in json.dumps(json.load(opened))
+    finally:
+        notebook.write_bytes(shorter)  # which other tests use
+        process.kill()
     assert process.returncode not in (0, -signal.SIGTERM)
     assert b"KeyboardInterrupt" in told
     assert kernels

@@ -27,6 +27,7 @@ from aegis_core.features.population import SCALE, SUMS, ends_day
 from aegis_core.features.profiles import MAX_CATEGORIES, Profiles
 from aegis_core.schema import DAY_US
 from aegis_core.store.session import Session
+from aegis_core.units.words import folded
 
 
 class _Kept:
@@ -88,7 +89,8 @@ class _Kept:
         return found
 
     def _sums(self, seq: int, categories: set[str], currencies: set[str]) -> None:
-        codes = {self.profiles.category_codes.get(c, MAX_CATEGORIES) for c in categories}
+        known = self.profiles.category_codes
+        codes = {known.get(folded(c), MAX_CATEGORIES) for c in categories}
         for row in (0, *(1 + code for code in codes)):
             self.sums[seq, row] = self.profiles.state.sums[row].copy()
         known = self.profiles.currency_codes

@@ -34,6 +34,9 @@ _JUDGED: Final = """
     FROM verdicts v JOIN transactions t USING (seq)
     WHERE v.model_version = $version AND v.score > 0 AND v.score <= 1
       AND t.ts >= $first AND t.ts < $day"""
+_TRAFFIC: Final = f"""
+    SELECT coalesce(sum(least(n, $most)), 0)::BIGINT AS n
+    FROM (SELECT count(*) AS n {_JUDGED} GROUP BY t.customer_id)"""
 _HIGH: Final = f"""
     SELECT score, counted FROM (
       SELECT v.score, t.customer_id,
@@ -73,7 +76,9 @@ def look_back(session: Session, model: ModelVersion, day: int, days: int) -> boo
     )
     if known["n"]:
         return False
-    (judged,) = session.rows(f"SELECT count(*) AS n {_JUDGED}", asked)
+    # who counts with so many alerts counts with the payments that allow these
+    most = A_CUSTOMER / policy.alert_budget
+    (judged,) = session.rows(_TRAFFIC, asked | {"most": most})
     budget = policy.alert_budget * judged["n"]
     if budget < FEWEST:
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -52,8 +52,15 @@ def rehash(old_keys: Ints, old_pairs: Floats, keys: Ints, pairs: Floats) -> None
         pairs[slot] = old_pairs[i]
 
 
-def encode(ids: pd.Series | list[str | None], codes: dict[str, int], most: int = 2**62) -> Ints:
+def encode(
+    ids: pd.Series | list[str | None],
+    codes: dict[str, int],
+    most: int = 2**62,
+    key: Callable[[str], str] = str,
+) -> Ints:
     """Codes of `ids`, new ones appended to `codes` in order of appearance; −1 for missing.
+
+    Ids of one `key` are one.
 
     With `most` in `codes`, whatever is new gets `most` itself and is not remembered.
 
@@ -64,7 +71,8 @@ def encode(ids: pd.Series | list[str | None], codes: dict[str, int], most: int =
     ([2, 1], {'b': 0, 'a': 1})
     """
 
-    def code(name: str) -> int:
+    def code(text: str) -> int:
+        name = key(text)
         return codes.setdefault(name, len(codes)) if len(codes) < most else codes.get(name, most)
 
     if isinstance(ids, list):  # a few live rows, for which pandas costs more than it saves

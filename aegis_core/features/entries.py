@@ -20,7 +20,7 @@ from aegis_core.features.kernels import kernel
 from aegis_core.features.population import MEAN, N, scale_of
 from aegis_core.schema import CLOCKS
 from aegis_core.units.money import digits
-from aegis_core.units.words import ASIDE, by_itself, present, role_of
+from aegis_core.units.words import ASIDE, by_itself, folded, present, role_of
 
 STATED, ASSUMED, UNTIMED, NO_CLOCK = range(4)
 """How an hour is known: as it was said, as nothing said it, as that of a machine, or not at all."""
@@ -79,7 +79,9 @@ def _clock_of(clock: str | None, channel: str | None) -> int:
         return NO_CLOCK
     if by_itself(channel):
         return UNTIMED
-    return STATED if clock in CLOCKS[:3] else ASSUMED
+    sent, place, customer = CLOCKS[:3]
+    # the offset of a shop that the customer is not in is the shop's
+    return STATED if clock == customer or (clock in (sent, place) and present(channel)) else ASSUMED
 
 
 def columns(frame: Rows, customers: dict[str, int], categories: dict[str, int], most: int,
@@ -87,8 +89,8 @@ def columns(frame: Rows, customers: dict[str, int], categories: dict[str, int], 
     """Arrays of `frame`; whoever is new in it gets a code in the dictionaries.
 
     What `frame` lacks is missing in all rows, and an amount without a rate, in a row that nobody
-    asked the meaning of, is in the base currency. Of categories, and of currencies without a rate,
-    what is new after `most` is one together.
+    asked the meaning of, is in the base currency. Categories are one however they are written
+    (`folded`). Of these, and of currencies without a rate, what is new after `most` is one.
     """
     n = len(frame["customer_id"])
     nothing = np.full(n, np.nan)
@@ -110,7 +112,7 @@ def columns(frame: Rows, customers: dict[str, int], categories: dict[str, int], 
         scale[odd] = encode(names, currencies, most)
     return Columns(
         encode(frame["customer_id"], customers),
-        encode(frame["category"], categories, most)
+        encode(frame["category"], categories, most, folded)
         if "category" in frame
         else np.full(n, -1, np.int64),
         np.asarray(frame["ts"], "datetime64[us]").astype(np.int64),

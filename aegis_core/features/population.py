@@ -2,8 +2,9 @@
 
 They are sums of whole numbers, so that neither the order of simultaneous rows nor how a history is
 split changes a bit, and are published when a day ends. No sender rules them: what a customer sends
-enters within `WINSOR` standard deviations of what was published, many transactions of one customer
-count for few (`weight_of`), and days fade. So a day ends once, whoever says that it is over.
+enters within a few standard deviations of what was published (`BELOW`, `ABOVE`), many transactions
+of one customer count for few (`weight_of`), and days fade. So a day ends once, whoever says that it
+is over.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ from aegis_core.schema import DAY_US
 
 PRIOR_POPULATION: Final = 10.0
 """Transactions that what is expected beforehand counts for."""
-WINSOR: Final = 4.0
-"""Standard deviations beyond which an amount teaches only that much."""
+PRIOR_CATEGORY: Final = 100.0
+"""The same in a category: as many as ten customers count for, so that none says what is usual."""
+BELOW: Final = 2.0
+"""Standard deviations below the usual beyond which an amount teaches only that much: none is too
+small to be judged ordinary, so that small ones must not widen what is."""
+ABOVE: Final = 4.0
+"""The same above the usual."""
 GAP_WINSOR: Final = 5.0
 """Mean gaps beyond which a longer one teaches only that much."""
 REMEMBERED_DAYS: Final = 56
@@ -44,7 +50,7 @@ PUBLISHED: Final = HOURS + 24
 # before it.
 _D_N, _D_X, _K_N, _K_X = range(4)
 SCALE: Final = 4
-FEWEST_OF_SCALE: Final = 20
+FEWEST_OF_SCALE: Final = 40
 """Amounts of a currency after which it is known how much is usual."""
 # The day that has not ended, arrivals since the last one did, votes that it never began, and the
 # last day that they name.
@@ -115,7 +121,7 @@ def figures(kept: Ints, published: Floats, from_row: int) -> None:
             own = s[_S_X] / s[_S_N]
             own_var = max(s[_S_XX] / s[_S_N] - own * own, 0.0)
             own_within = s[_S_WITHIN] / s[_S_N]
-            share = n / (n + PRIOR_POPULATION)
+            share = n / (n + (PRIOR_POPULATION if r == 0 else PRIOR_CATEGORY))
             mean = own if r == 0 else mean + share * (own - mean)
             var += share * (own_var - var)
             within += share * (own_within - within)
@@ -144,20 +150,24 @@ def weight_of(n_recent: float) -> int:
 
 
 @kernel
-def within(x: float, middle: float, reach: float) -> float:
-    """The nearest number to `x` that is no further than `reach` from the middle."""
-    return min(max(x, middle - reach), middle + reach)
+def within(x: float, usual: float, below: float, above: float) -> float:
+    """The nearest number to `x` that is no further than that from the usual."""
+    return min(max(x, usual - below), usual + above)
 
 
 @kernel
-def add(sums: Ints, published: Floats, weight: int, x: float, deviation: float) -> None:
+def add(
+    sums: Ints, published: Floats, known: bool, weight: int, x: float, deviation: float
+) -> None:
     """Add a log amount and its deviation from the customer's own, near what was published.
 
-    `sums` and `published` are rows of the population or of a category.
+    `sums` and `published` are rows of the population or of a category; a new category's are the
+    population's, and `known` where that is.
     """
-    if published[N] > 0:
-        x = within(x, published[MEAN], WINSOR * math.sqrt(published[VAR]))
-        deviation = within(deviation, 0.0, WINSOR * math.sqrt(published[WITHIN]))
+    if known:
+        sd, own_sd = math.sqrt(published[VAR]), math.sqrt(published[WITHIN])
+        x = within(x, published[MEAN], BELOW * sd, ABOVE * sd)
+        deviation = within(deviation, 0.0, BELOW * own_sd, ABOVE * own_sd)
     sums[_S_N] += weight
     sums[_S_X] += round(x * weight)
     sums[_S_XX] += round(x * x * weight)
@@ -178,7 +188,7 @@ def add_to_scale(scale: Ints, weight: int, x: float) -> None:
     """Add a log amount to its currency, near what is usual in it."""
     usual = scale_of(scale)
     if not math.isnan(usual):
-        x = within(x, usual, WINSOR)
+        x = within(x, usual, BELOW, ABOVE)
     scale[_D_N] += weight
     scale[_D_X] += round(x * weight)
 

@@ -28,6 +28,7 @@ from aegis_core.features.arrays import (
 from aegis_core.features.entries import Columns, columns
 from aegis_core.features.population import NO_CLOCK, PUBLISHED, SCALE, SUMS, figures
 from aegis_core.features.signals import WIDTH, State
+from aegis_core.units.words import folded
 
 MAX_CATEGORIES: Final = 20_000
 """With more of them, `category` is an identifier by mistake."""
@@ -94,7 +95,7 @@ class Profiles:
     def drop(self, customer: str, categories: list[str]) -> None:
         """Forget a customer, and the names of categories; what all were told together stays."""
         code = self.customer_codes.get(customer)
-        self.category_codes = without(self.category_codes, categories)
+        self.category_codes = without(self.category_codes, [folded(name) for name in categories])
         if code is None:
             return
         self.customer_codes = without(self.customer_codes, [customer])

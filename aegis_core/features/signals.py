@@ -23,11 +23,12 @@ from aegis_core.features.entries import LEAST_AMOUNT, Entry
 from aegis_core.features.geo import could_travel, haversine_km
 from aegis_core.features.kernels import kernel
 from aegis_core.features.population import (
+    ABOVE,
+    BELOW,
     GAP,
     HOURS,
     MEAN,
     VAR,
-    WINSOR,
     WITHIN,
     N,
     add,
@@ -89,6 +90,8 @@ FACTS: Final = (
 """What a reason is told with, in the customer's own units, one column each."""
 
 PRIOR_RATE: Final = 2.0
+LONGEST_GAP_US: Final = 14.0 * DAY_US
+"""What a longer gap counts as in the usual rate: one wrong time makes nobody a rare customer."""
 RISE_SLACK: Final = 1.0
 """Standard deviations above the usual that are no rise yet."""
 RISE_STEP: Final = 2.0
@@ -112,13 +115,16 @@ OWN_RUN: Final = 5
 """Fewest in a window that are a run of the customer's own, such as a daily posting. What fewer say
 stays, whether or not they came before: a detector learns from it how ordinary counts are spread."""
 RING: Final = 64
-"""Recent timestamps kept of each customer; counts end there."""
+"""Recent timestamps kept of each customer, in their order; counts end there."""
+MOST_BEHIND: Final = 8
+"""Arrivals in turn, each more than a day before the newest, that set a customer's clock back."""
 
 _HOUR_US = 3.6e9
+_LONGEST_US = WINDOWS_S[-1] * 1e6
 
 # Columns of a customer's row; the first three are also those of a customer and category.
-_N, _MEAN, _M2, _SEEN, _FIRST, _LAST, _LAT, _LON, _PLACE_TS, _SWARM, _UNUSUAL, _HEAD = range(12)
-_RECENT, _RISE, _RAISED, _LOOSE = range(12, 16)
+_N, _MEAN, _M2, _SEEN, _SPAN, _LAST, _LAT, _LON, _PLACE_TS, _SWARM, _UNUSUAL, _HEAD = range(12)
+_RECENT, _RISE, _RAISED, _BEHIND = range(12, 16)
 _HOURS = 16
 _TIMES = _HOURS + 24
 # Of the customer's clock: whether it is known, and its minutes ahead of UTC. Of each window: the
@@ -210,25 +216,24 @@ def observe(
             s[_HOURS : _HOURS + 24], population[HOURS : HOURS + 24], entry.hour
         )
 
-    rate = (PRIOR_RATE + s[_SEEN]) / (PRIOR_RATE * population[GAP] + s[_LAST] - s[_FIRST])
+    rate = (PRIOR_RATE + s[_SEEN]) / (PRIOR_RATE * population[GAP] + s[_SPAN])
     best, best_count, best_window, count, back = 0.0, 1, WINDOWS_S[0], 1, 1
     declined = 1 if entry.role == DECLINED else 0
     best_declined, counted = declined, entry.timed and entry.role != ASIDE
     head = int(s[_HEAD])
     newest = abs(s[_TIMES + (head - 1) % RING])
-    loose = s[_LOOSE] > 0 or ts < newest
-    alone = not loose and ts - newest > WINDOWS_S[N_WINDOWS - 1] * 1e6
+    late, alone = ts < newest, ts - newest > _LONGEST_US
     if alone or not counted:
         counts[:], raw[:] = 1, 1
     for k in range(0 if alone or not counted else N_WINDOWS):
         window = WINDOWS_S[k] * 1e6
-        if loose:  # not in the order of their times: all are looked at
+        if late:  # there are some after it, which the window before had not
             count, back, declined = 1, 1, 1 if entry.role == DECLINED else 0
         while back <= RING:
             t = s[_TIMES + (head - back) % RING]  # below 0 where it was declined
-            inside = t != 0.0 and abs(ts - abs(t)) <= window
-            if not inside and not loose:
+            if t == 0.0 or ts - abs(t) > window:
                 break
+            inside = abs(t) - ts <= window
             count += inside
             declined += inside and t < 0.0
             back += 1
@@ -284,11 +289,7 @@ def learn(
         return
     ts = float(entry.ts_us)
     if entry.timed:
-        head = int(s[_HEAD])
-        late = ts < abs(s[_TIMES + (head - 1) % RING])
-        s[_TIMES + head] = -ts if entry.role == DECLINED else ts
-        s[_HEAD] = (head + 1) % RING
-        s[_LOOSE] = RING if late else max(s[_LOOSE] - 1, 0.0)
+        _remember_time(s, ts, entry.role == DECLINED)
     if entry.role != PAYMENT:
         return
     first, gap = s[_SEEN] == 0, ts - s[_LAST]
@@ -312,26 +313,27 @@ def learn(
     weight = weight_of(s[_RECENT])
     if teach and not first:
         add_gap(sums[0], population, weight, gap)
-    s[_FIRST] = ts if first else min(s[_FIRST], ts)
-    # the newest time, unless that was a clock of more than a day ahead
-    s[_LAST] = ts if first or gap < -DAY_US else max(s[_LAST], ts)
+    if not first:
+        s[_SPAN] += min(max(gap, 0.0), LONGEST_GAP_US)
     s[_SEEN] += 1
+    # what is late says nothing of now; many such in turn, that the newest time was ahead
+    s[_BEHIND] = s[_BEHIND] + 1.0 if gap < -DAY_US else 0.0
+    s[_LAST] = ts if s[_BEHIND] >= MOST_BEHIND else max(s[_LAST], ts)
     if not teach:
         return
 
     if entry.timed:
         _remember_counts(s, entry.ts_us // DAY_US, raw)
-    # as with the newest time, what arrives late does not move where somebody is
-    back = ts - s[_PLACE_TS]
-    if not math.isnan(entry.lat) and not (-DAY_US <= back < 0):
+    # nor does it say where somebody is
+    if not math.isnan(entry.lat) and (ts >= s[_PLACE_TS] or s[_PLACE_TS] > s[_LAST]):
         s[_LAT], s[_LON], s[_PLACE_TS] = entry.lat, entry.lon, ts
     if entry.stated:
         s[ZONED], s[LIVED] = 1.0, entry.offset
     if entry.scale >= 0:
         add_to_scale(scales[entry.scale], weight, entry.x)
     if worth:
-        xw = within(x, mean, WINSOR * sd)
-        add(sums[0], population, weight, x, xw - mean)
+        xw = within(x, mean, BELOW * sd, ABOVE * sd)
+        add(sums[0], population, p_known, weight, x, xw - mean)
         s[_N], s[_MEAN], s[_M2] = welford(s[_N], s[_MEAN], s[_M2], xw)
     if worth and entry.category >= 0:
         key = (entry.customer << 20) | entry.category
@@ -339,13 +341,43 @@ def learn(
         pair, c = pairs[slot], published[1 + entry.category]
         pair_keys[slot] = key
         mean, sd = expected(pair[_N], pair[_MEAN], pair[_M2], c[MEAN] if p_known else x, c[WITHIN])
-        xw = within(x, mean, WINSOR * sd)
-        add(sums[1 + entry.category], c, weight, x, xw - mean)
+        xw = within(x, mean, BELOW * sd, ABOVE * sd)
+        add(sums[1 + entry.category], c, p_known, weight, x, xw - mean)
         pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     if not math.isnan(entry.hour):
         h = int(entry.hour)
         s[_HOURS + h] += 1.0
         add_hour(sums[0], weight, h)
+
+
+@kernel
+def _remember_time(s: Floats, ts: float, declined: bool) -> None:
+    """Keep a time in its place among the newest ones, of which one goes: the oldest.
+
+    Of one that is late it is the oldest that is near neither it nor the newest, so that what is
+    dated back does not end the count of what comes now; what is far ahead of all payments is none.
+    """
+    head, stored = int(s[_HEAD]), -ts if declined else ts
+    newest = abs(s[_TIMES + (head - 1) % RING])
+    if ts >= newest:
+        s[_TIMES + head], s[_HEAD] = stored, (head + 1) % RING
+        return
+    times = s[_TIMES : _TIMES + RING]
+    if 0 < s[_LAST] < newest - 30 * DAY_US:
+        newest = s[_LAST]
+    place = 0
+    for j in range(RING):  # from the oldest on
+        t = abs(times[(head + j) % RING])
+        if abs(t - ts) > _LONGEST_US and abs(t - newest) > _LONGEST_US:
+            place = j
+            break
+    while place < RING - 1 and abs(times[(head + place + 1) % RING]) <= ts:
+        times[(head + place) % RING] = times[(head + place + 1) % RING]
+        place += 1
+    while place > 0 and abs(times[(head + place - 1) % RING]) > ts:
+        times[(head + place) % RING] = times[(head + place - 1) % RING]
+        place -= 1
+    times[(head + place) % RING] = stored
 
 
 @kernel

@@ -110,6 +110,21 @@ def test_a_busier_week_stays_within_the_budget(
     assert not following.look_back(session, model, NUMBER, 7)  # a day is looked at once
 
 
+def test_the_traffic_of_one_customer_lets_no_more_of_others_be_alerted(
+    session: Session, model: registry.ModelVersion
+) -> None:
+    judged(session, model, of_share(model, 0.02))
+    assert following.look_back(session, model, NUMBER, 7)
+    alone = found(session)
+    session.execute("DELETE FROM thresholds")
+    judged(session, model, np.full(2 * N, 1e-9), ["made one"] * 2 * N)
+    assert following.look_back(session, model, NUMBER, 7)
+    beside = found(session)
+    assert beside["transactions"] == N + following.A_CUSTOMER / 0.01
+    assert beside["review_above"] == pytest.approx(alone["review_above"], rel=0.02)
+    assert alone["review_above"] > model.policy.review_above
+
+
 def test_it_never_leaves_its_bounds(session: Session, model: registry.ModelVersion) -> None:
     judged(session, model, of_share(model, 0.4))
     assert following.look_back(session, model, NUMBER, 7)

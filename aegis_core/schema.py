@@ -215,6 +215,10 @@ TRANSACTION_COLUMNS: Final = {
 CONTENT: Final = tuple(column.name for column in COLUMNS if not column.made)
 """What makes two transactions of one id the same."""
 
+ATTEMPT: Final = ("customer_id", "merchant_id", "ts")
+"""What a payment has in common with what came under its id before and was none: a declined try, or
+a check of the card."""
+
 REQUIRED: Final = tuple(column.name for column in COLUMNS if column.required and not column.made)
 """What a row must bring; a missing `transaction_id` is made from source and row number."""
 

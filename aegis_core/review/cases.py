@@ -62,7 +62,8 @@ _ASKED: Final = f"""
         t.base_currency IS NOT NULL AND t.base_amount IS NULL AS no_rate, t.merchant_id, v.decision,
         v.risk, v.score, v.inclusion, v.scored_at,
         v.reasons[1].text AS why, v.reasons[1].code AS code,
-        coalesce(answered.n, 0) = 0 OR answered.at < v.scored_at  -- that was of a try before
+        coalesce(answered.n, 0) = 0 OR (answered.at < v.scored_at  -- of the try that it was before
+            AND lag(v.seq) OVER (PARTITION BY v.transaction_id ORDER BY v.seq) IS NOT NULL)
           OR (answered.n = 1 AND v.inclusion < 1 AND $analyst != ''
           AND NOT answered.mine AND hash(v.transaction_id) % {SECOND_OPINION} = 0) AS open
       FROM verdicts v JOIN transactions t USING (seq)

@@ -31,7 +31,7 @@ from aegis_core.errors import InputError, NotReady, StoreBusy, StoreError
 from aegis_core.evaluation.parity import Parity, parity
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.review import answers, cases, lists
-from aegis_core.serving import snapshot
+from aegis_core.serving import erasing, snapshot
 from aegis_core.serving.engine import Engine
 from aegis_core.store import Store
 
@@ -584,3 +584,37 @@ def test_a_try_that_becomes_a_payment_is_judged_then(
         assert engine.take(sent("t", "approved"), "test").empty
         again = engine.state.scorer.profiles.state
         assert all(np.array_equal(a, b) for a, b in zip(kept, again, strict=True))
+
+
+def test_a_payment_waits_for_an_answer_though_its_try_was_answered(
+    db: Store, settings: Settings
+) -> None:
+    lists.add(db, "deny", "C000001", who="anna", why="lost card")
+    with Engine.open(db, settings) as engine:
+        engine.take(sent("t", "declined"), "test")
+        assert cases.queue(db).n_open == 1
+        answers.answer(db, "t", "legitimate", analyst="anna")
+        assert cases.queue(db).n_open == 0
+        engine.take(sent("t", "approved"), "test")
+        (case,) = cases.queue(db).cases
+        assert (case["n_all"], case["waiting"]) == (2, 1)
+        cases.answer_case(db, case["case_id"], "fraud", analyst="anna")
+        assert cases.queue(db).n_open == 0
+        engine.take(sent("other", customer_id="C000002"), "test")
+        (labels,) = db.rows("SELECT count(*) AS n FROM labels WHERE transaction_id = 't'")
+        told = (label_events(db).transaction_id == "t").sum()
+        assert told == labels["n"] > 0, "each once, though two rows have the id"
+        assert parity(db, settings).different == 0
+
+
+def test_a_customer_who_is_erased_leaves_neither_try_nor_payment(
+    db: Store, settings: Settings
+) -> None:
+    with Engine.open(db, settings) as engine:
+        for status in ("declined", "approved"):
+            engine.take(sent("t", status, customer_id="gone"), "test")
+        erasing.erase(db, settings, "gone", who="anna")
+        left = db.rows("SELECT count(*) AS n FROM verdicts WHERE transaction_id = 't'")
+        assert (left[0]["n"], engine.find("t")) == (0, None)
+        engine.take(sent("other", customer_id="C000002"), "test")
+        assert parity(db, settings).different == 0

@@ -215,6 +215,10 @@ TRANSACTION_COLUMNS: Final = {
 CONTENT: Final = tuple(column.name for column in COLUMNS if not column.made)
 """What makes two transactions of one id the same."""
 
+ATTEMPT: Final = ("customer_id", "merchant_id", "ts")
+"""What a payment has in common with what came under its id before and was none: a declined try, or
+a check of the card."""
+
 REQUIRED: Final = tuple(column.name for column in COLUMNS if column.required and not column.made)
 """What a row must bring; a missing `transaction_id` is made from source and row number."""
 
@@ -361,7 +365,8 @@ on: what it follows are the `transactions` of some `days` before, of which the t
 would have made `alerts`, five of a customer counted at most.
 
 `states` has what became of transactions after they came, such as a pending one that was declined;
-`transactions.status` stays what they came with, by which they were judged.
+`transactions.status` stays what they came with, by which they were judged. What came as no payment
+and became one has a second row in `transactions`, with a later `seq`, and its verdict.
 
 `audit` is written by the module of that name, `nominations` by `approvals`. `carried` holds the
 state of the pass before transaction `cut`, where older ones were forgotten, and `remains` what a

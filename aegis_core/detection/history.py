@@ -32,7 +32,8 @@ _LABEL_EVENTS = f"""
         after_seq < (SELECT coalesce(max(cut), -1) FROM carried)) AS earlier FROM placed
     )
     SELECT events.*, customer_id, merchant_id, ts FROM events JOIN (
-      SELECT transaction_id, customer_id, merchant_id, ts FROM transactions UNION ALL
+      SELECT transaction_id, customer_id, merchant_id, ts FROM transactions
+        WHERE transaction_id IN (SELECT transaction_id FROM events) UNION
       FROM remains WHERE transaction_id NOT IN (SELECT transaction_id FROM transactions)
     ) USING (transaction_id)
     WHERE transaction_id IN (SELECT transaction_id FROM events WHERE NOT earlier)

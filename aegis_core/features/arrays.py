@@ -147,25 +147,35 @@ def _find(keys: Ints, places: Ints, wanted: Ints, out: Ints) -> None:
 
 @kernel
 def _put(keys: Ints, places: Ints, new: Ints, numbers: Ints) -> None:
-    """Store each hash with its number; a hash that is there keeps the first."""
+    """Store each hash with its number; the number before is then that of the hash `^ OLDER`."""
     for i in range(len(new)):
         at = slot_of(keys, new[i])
-        if keys[at] == -1:
-            keys[at], places[at] = new[i], numbers[i]
+        if keys[at] == new[i]:
+            older = slot_of(keys, new[i] ^ OLDER)
+            keys[older], places[older] = new[i] ^ OLDER, places[at]
+        keys[at], places[at] = new[i], numbers[i]
+
+
+OLDER: Final = 1 << 62
+"""The bit by which the hash of an id's earlier place differs from that of its last one."""
 
 
 class Ids:
     """Where each `transaction_id` stands in the order of arrival, by a hash of 63 bits.
 
     Two ids may share a hash, in about one of five thousand histories of 60 million transactions;
-    what is found is therefore compared by its text.
+    what is found is therefore compared by its text. An id may come to stand at a second place: a
+    payment that was no payment at the first (`Ids.older`).
 
     >>> ids = Ids()
     >>> ids.add(hashed(["a", "b"]), np.array([7, 8]))
     >>> ids.find(hashed(["b", "c"])).tolist()
     [8, -1]
-    >>> Ids.of(ids.in_order(9)).find(hashed(["b"])).tolist()
-    [8]
+    >>> ids.add(hashed(["a"]), np.array([9]))
+    >>> Ids.of(ids.in_order(10)).find(hashed(["b", "a"])).tolist()
+    [8, 9]
+    >>> Ids.of(ids.in_order(10)).older(hashed(["b", "a"])).tolist()
+    [-1, 7]
     """
 
     def __init__(self) -> None:
@@ -190,6 +200,10 @@ class Ids:
         out = np.empty(len(keys), np.int64)
         _find(self.keys, self.places, keys, out)
         return out
+
+    def older(self, keys: Ints) -> Ints:
+        """Likewise the one before that, −1 for nearly all."""
+        return self.find(keys ^ OLDER)
 
     def add(self, new: Ints, seq: Ints) -> None:
         """Remember where these ids, given as `hashed`, stand."""

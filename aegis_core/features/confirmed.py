@@ -434,6 +434,7 @@ def label_events(frame: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     transaction are all kept.
     """
     known = [c for c in ("transaction_id", "customer_id", "merchant_id", "ts") if c in frame]
+    once = frame[known].drop_duplicates("transaction_id")  # a payment and the try before it
     return labels[["transaction_id", "is_fraud", "known_at"]].merge(
-        frame[known], on="transaction_id", how="inner", validate="many_to_one"
+        once, on="transaction_id", how="inner", validate="many_to_one"
     )

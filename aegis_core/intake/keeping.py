@@ -38,17 +38,26 @@ def keep_states(session: Session) -> int:
     """Keep what staged rows tell of the later states of transactions that are there; how many.
 
     A state that it had before is no later one. Of what an older version kept no state of, the
-    first one that is told is none either.
+    first one that is told is none either. Where an id is stored twice it is of the payment, unless
+    that came after it.
     """
     told = session.execute(
         f"""INSERT INTO states
-        SELECT any_value(t.seq), s.transaction_id, s.status, any_value(s.source), ?
-        FROM aegis_staged s JOIN transactions t USING (transaction_id)
-        WHERE s.reason = {literal(THERE)} AND s.status IS NOT NULL
-            AND s.status IS DISTINCT FROM t.status
-            AND NOT (t.status IS NULL AND t.seq < {meant_since(session)})
-            AND NOT list_contains(coalesce({LATER_STATES}, []), s.status)
-        GROUP BY s.transaction_id, s.status ORDER BY min(s.rowid)""",
+        WITH told AS (
+            SELECT s.rowid AS place, t.seq, s.transaction_id, s.status, s.source,
+                list_contains({LATER_STATES}, s.status) AS known
+            FROM aegis_staged s JOIN transactions t USING (transaction_id)
+            WHERE s.reason = {literal(THERE)} AND s.status IS NOT NULL
+                AND s.status IS DISTINCT FROM t.status
+                AND NOT (t.status IS NULL AND t.seq < {meant_since(session)}))
+        SELECT if(max(p.rowid) > min(place), min(told.seq), max(told.seq)), told.transaction_id,
+            told.status, any_value(told.source), ?
+        FROM told
+            LEFT JOIN aegis_staged p ON p.transaction_id = told.transaction_id AND p.reason IS NULL
+            LEFT JOIN transactions o
+                ON o.transaction_id = told.transaction_id AND o.status = told.status
+        GROUP BY told.transaction_id, told.status
+        HAVING count(o.seq) = 0 AND NOT coalesce(bool_or(known), false) ORDER BY min(place)""",
         [utc_now()],
     ).fetchall()
     return int(told[0][0])

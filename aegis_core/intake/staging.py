@@ -16,6 +16,7 @@ from typing import Final
 from aegis_core.intake.columns import FILE_COLUMNS
 from aegis_core.schema import (
     ANSWERS,
+    ATTEMPT,
     COLUMNS,
     CONTENT,
     CONTROL,
@@ -34,7 +35,7 @@ from aegis_core.schema import (
 from aegis_core.store.connection import literal, quoted
 from aegis_core.store.meaning import meant_since
 from aegis_core.store.session import Session
-from aegis_core.units.words import LABEL_WORDS, UNFOLDED, folded
+from aegis_core.units.words import LABEL_WORDS, UNFOLDED, folded, paid_in_sql
 
 THERE: Final = "already there"
 """The reason of a staged row with which nothing is wrong, but it is stored already."""
@@ -108,6 +109,9 @@ _SAME_BUT_LATER = " AND ".join(
     + (f" OR (o.{column.name} IS NULL AND o.seq < {{older}}))" if column.since else ")")
     for column in COLUMNS
     if not column.made
+)
+_BECOMES = " AND ".join(
+    [paid_in_sql("s"), f"NOT {paid_in_sql('o')}", *(_EQUAL[name] for name in ATTEMPT)]
 )
 # A column that came later is no part of an id, which may have been made before it.
 _MADE_OF = ", ".join(
@@ -305,25 +309,29 @@ def _as_json(name: str, kind: str) -> str:
 
 
 def mark_repeated(session: Session) -> None:
-    """Mark staged rows whose id is stored or came earlier; what is kept is as it was read."""
+    """Mark staged rows whose id is stored or came earlier; what is kept is as it was read.
+
+    The first payment of an id that came as none before, such as a declined try, is new
+    (`serving.rows.becomes_payment`).
+    """
     raw = "json_object(" + ", ".join(f"{literal(n)}, s.{n}" for n in FILE_COLUMNS) + ")::VARCHAR"
-    mark = f"""UPDATE aegis_staged AS s SET
-        reason = CASE WHEN {{same}} THEN {literal(THERE)} ELSE {literal(REPEATED)} END,
-        raw = CASE WHEN {{same}} THEN NULL ELSE {raw} END"""
-    session.execute(
-        f"""{mark.format(same=_SAME_BUT_LATER.format(older=meant_since(session)))}
-        FROM transactions o
-        WHERE s.transaction_id = o.transaction_id AND s.reason IS NULL"""
-    )
-    session.execute(
-        f"""{mark.format(same=_SAME)} FROM (
-            SELECT r.first, f.* FROM aegis_staged f JOIN (
-                SELECT min(rowid) AS first FROM aegis_staged WHERE reason IS NULL
-                GROUP BY transaction_id HAVING count(*) > 1
-            ) r ON f.rowid = r.first
-        ) o
-        WHERE s.transaction_id = o.transaction_id AND s.rowid <> o.first AND s.reason IS NULL"""
-    )
+    first = """SELECT min(rowid) AS first FROM aegis_staged s WHERE reason IS NULL AND {}
+        GROUP BY transaction_id HAVING count(*) > 1"""
+    staged = f"(SELECT r.first, f.* FROM aegis_staged f JOIN ({first}) r ON f.rowid = r.first)"
+    same_but_later = _SAME_BUT_LATER.format(older=meant_since(session))
+    for older, same, where in (
+        ("transactions", same_but_later, same_but_later),
+        ("transactions", "false", "true"),  # an id may be stored twice
+        (staged.format("true"), _SAME, "s.rowid > o.first"),
+        (staged.format(paid_in_sql("s")), _SAME, "s.rowid > o.first"),
+    ):
+        session.execute(
+            f"""UPDATE aegis_staged AS s SET
+                reason = CASE WHEN {same} THEN {literal(THERE)} ELSE {literal(REPEATED)} END,
+                raw = CASE WHEN {same} THEN NULL ELSE {raw} END
+            FROM {older} o WHERE s.transaction_id = o.transaction_id AND s.reason IS NULL
+                AND ({where}) AND NOT ({_BECOMES})"""
+        )
 
 
 def mark_unknown(session: Session, names: Sequence[str]) -> None:

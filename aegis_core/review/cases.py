@@ -53,7 +53,8 @@ _NOT_OPEN: Final = "There is no open case {!r}; it may have been answered."
 _ASKED: Final = f"""
     WITH standing AS ({STANDING}),
     answered AS (
-      SELECT transaction_id, count(DISTINCT analyst) AS n, bool_or(analyst = $analyst) AS mine
+      SELECT transaction_id, count(DISTINCT analyst) AS n, bool_or(analyst = $analyst) AS mine,
+        max(answered_at) AS at
       FROM standing GROUP BY transaction_id),
     judged AS (
       SELECT v.seq, v.transaction_id, coalesce(answered.n, 0) AS n_answered, t.customer_id, t.ts,
@@ -61,7 +62,9 @@ _ASKED: Final = f"""
         t.base_currency IS NOT NULL AND t.base_amount IS NULL AS no_rate, t.merchant_id, v.decision,
         v.risk, v.score, v.inclusion, v.scored_at,
         v.reasons[1].text AS why, v.reasons[1].code AS code,
-        coalesce(answered.n, 0) = 0 OR (answered.n = 1 AND v.inclusion < 1 AND $analyst != ''
+        coalesce(answered.n, 0) = 0 OR (answered.at < v.scored_at  -- of the try that it was before
+            AND lag(v.seq) OVER (PARTITION BY v.transaction_id ORDER BY v.seq) IS NOT NULL)
+          OR (answered.n = 1 AND v.inclusion < 1 AND $analyst != ''
           AND NOT answered.mine AND hash(v.transaction_id) % {SECOND_OPINION} = 0) AS open
       FROM verdicts v JOIN transactions t USING (seq)
         LEFT JOIN answered ON answered.transaction_id = v.transaction_id

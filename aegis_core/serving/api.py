@@ -204,7 +204,7 @@ async def look_up(transaction_id: str, service: Serves) -> Response:
 
 @scoring.put("/v1/transactions/{transaction_id}/status", responses=NOT_FOUND)
 async def change(transaction_id: str, later: Later, service: Serves) -> Response:
-    """Say what became of a transaction: it is kept and shown, and changes no verdict."""
+    """Say what became of a transaction: kept, and judged where that makes a payment of it."""
     status = word(later.status, STATES) or later.status
     found = await service.batcher.do(lambda: service.engine.change(transaction_id, status))
     if found is None:

@@ -4,7 +4,8 @@ There is one, on a database that this process owns: the service runs it behind R
 the simulator by `Engine.open`. One thread scores. Each call is one group of the journal: the
 transactions, the verdicts and what was refused are there together or not at all, and a table
 writer brings them into the tables soon after. A transaction that is sent again gets the verdict it
-already has, and one with other content than the first is told both.
+already has, and one with other content than the first is told both. What was no payment and comes
+again as one is judged then, at a place of its own in the order of arrival (ADR 26).
 
 What it judges by, and how it follows what others change, is in `state`.
 """
@@ -18,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Final, TypeVar
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -36,12 +36,12 @@ from aegis_core.serving.rows import (
     Row,
     again,
     as_group,
+    becomes_payment,
     by_column,
     later_state,
     later_states,
     rejected,
     stored,
-    with_repeats,
 )
 from aegis_core.serving.state import State
 from aegis_core.serving.table_writer import TableWriter
@@ -56,6 +56,8 @@ LOOK_S: Final = 0.25
 MOST_WAITING: Final = 200_000
 """Rows that the tables may lack; beyond, nothing more is taken."""
 Result = TypeVar("Result")
+_Repeated = tuple[int, Mapping[str, Any] | None]
+"""The place of a row among those of a group, and what it was before, where it was no payment."""
 
 
 class Engine:
@@ -241,7 +243,8 @@ class Engine:
     def change(self, transaction_id: str, status: str) -> Row | None:
         """Keep what became of a transaction; it and its verdict, or None where it never arrived.
 
-        It was judged, and taught, by the state that it came with, and that stays so.
+        It was judged, and taught, by the state that it came with, and that stays so; but a state
+        that makes a payment of what was none is judged, as if it had been sent again with it.
 
         Raises
         ------
@@ -252,6 +255,9 @@ class Engine:
         if found is None:
             return None
         row, verdict = found
+        if becomes_payment(row | {"status": status}, row):
+            self.score([row | {"status": status}])
+            return self.find(transaction_id)
         known = [row["status"], *(row["later_states"] or ())]
         if status != known[-1]:
             new = later_state(row["seq"], transaction_id, status, "api")
@@ -321,7 +327,7 @@ class Engine:
         """
         self.check()
         keys = hashed([row["transaction_id"] for row in rows])
-        outcomes, fresh = self._sorted(rows, keys)
+        outcomes, fresh, repeats = self._sorted(rows, keys)
         kept = self._refusals.kept(refused)
         try:
             batch, verdicts, group = self.state.judge([rows[i] for i in fresh], source)
@@ -333,10 +339,11 @@ class Engine:
             if labels is not None:
                 n_labels = len(labels["transaction_id"])
                 group["labels"] = labels | {"after_seq": [self.state.next_seq - 1] * n_labels}
-            told = with_repeats(rows, fresh, outcomes)
-            if len(fresh) < len(rows) and (
-                states := later_states(rows, told, self.state.ids.find(keys), source)
-            ):
+            seqs = dict(zip(fresh, batch["seq"].tolist(), strict=True)) if repeats else {}
+            for i, (k, before) in repeats.items():
+                outcomes[i] = again(rows[i], {**rows[k], "seq": seqs[k]}, outcomes[k], before)
+            told = [o for o in outcomes if o is not None]
+            if len(fresh) < len(rows) and (states := later_states(rows, told, source)):
                 group["states"] = by_column(states)
             if group:
                 self.journal.append(group)
@@ -349,21 +356,31 @@ class Engine:
 
     def _sorted(
         self, rows: Sequence[Mapping[str, Any]], keys: Ints
-    ) -> tuple[list[Outcome | None], list[int]]:
-        """Outcomes of what is there already, and the places of what is new."""
+    ) -> tuple[list[Outcome | None], list[int], dict[int, _Repeated]]:
+        """Outcomes of what is there already, the places of what is new, and what repeats that."""
         outcomes: list[Outcome | None] = [None] * len(rows)
-        places = self.state.ids.find(keys)
-        known = np.flatnonzero(places >= 0)
-        there = self._stored(places[known].tolist()) if len(known) else {}
-        fresh, here = [], set()
+        places, older = self.state.ids.find(keys), self.state.ids.older(keys)
+        there = self._stored([*places[places >= 0].tolist(), *older[older >= 0].tolist()])
+        fresh: list[int] = []
+        here: dict[str, _Repeated] = {}
+        repeats: dict[int, _Repeated] = {}
         for i, row in enumerate(rows):
-            found = there.get(int(places[i])) if there else None
-            if found is not None and found[0]["transaction_id"] == row["transaction_id"]:
-                outcomes[i] = again(row, found[0], Outcome(found[1]))
-            elif row["transaction_id"] not in here:
-                here.add(row["transaction_id"])
+            one, first, verdict = row["transaction_id"], None, None
+            k, before = here.get(one, (-1, None))
+            if k >= 0:
+                first = rows[k]
+            elif there:
+                for at in (int(older[i]), int(places[i])):
+                    if at in there and there[at][0]["transaction_id"] == one:
+                        before, (first, verdict) = first, there[at]
+            if first is None or becomes_payment(row, first):
+                here[one] = i, first
                 fresh.append(i)
-        return outcomes, fresh
+            elif k >= 0:
+                repeats[i] = k, before
+            else:
+                outcomes[i] = again(row, first, Outcome(verdict), before)
+        return outcomes, fresh, repeats
 
     def _stored(self, seqs: Sequence[int]) -> dict[int, Row]:
         if not seqs:

@@ -9,14 +9,15 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from aegis_core.features.arrays import Ints
 from aegis_core.intake.refusals import masked
 from aegis_core.machine import utc_now_us
-from aegis_core.schema import AGAIN, AGAIN_S, CONTENT, LATER_STATES, MEANT
+from aegis_core.schema import AGAIN, AGAIN_S, ATTEMPT, CONTENT, LATER_STATES, MEANT
 from aegis_core.store.meaning import Meaning
 from aegis_core.store.session import Session
+from aegis_core.units.words import PAYMENT, role_of
 
 _MOST_LATELY: Final = 20_000
+_STORED: Final = (*CONTENT, "utc_offset", "clock")
 Row = tuple[dict[str, Any], dict[str, Any] | None]
 """A stored transaction and its verdict, where it has one."""
 
@@ -27,14 +28,15 @@ class Outcome:
 
     `verdict` is a row of the table `verdicts`, or the part of it that is told. `repeat` says that
     it was there before; with `conflict`, what is there has other content, which `stored` holds.
-    `state` is a later state of it, where the repetition tells one that was not known.
+    `state` is its place in the order of arrival and a later state of it, where the repetition tells
+    one that was not known.
     """
 
     verdict: Mapping[str, Any] | None
     repeat: bool = False
     conflict: bool = False
     stored: Mapping[str, Any] | None = None
-    state: str | None = None
+    state: tuple[int, str] | None = None
 
 
 class Lately:
@@ -59,7 +61,9 @@ class Lately:
             key = tuple(row.get(name) for name in AGAIN)
             before, at = last.pop(key, None), row["ts"]
             last[key] = at, row["transaction_id"]
-            if before is not None and abs(at - before[0]) <= AGAIN_S * 1e6:
+            if before is None or before[1] == row["transaction_id"]:
+                continue  # the same one, a try before
+            if abs(at - before[0]) <= AGAIN_S * 1e6:
                 told[i] = (
                     f"Probably {before[1]} again: the same customer, merchant and amount "
                     f"{abs(at - before[0]) / 1e6:.0f} s {'before' if at >= before[0] else 'after'}."
@@ -110,7 +114,7 @@ def as_group(rows: pa.Table) -> dict[str, Any]:
 def stored(session: Session, seqs: Sequence[int]) -> dict[int, Row]:
     """Transactions and their verdicts, where they have one, by `seq`."""
     given = ", ".join(map(str, sorted({int(s) for s in seqs})))
-    names = ", ".join("epoch_us(ts) AS ts" if name == "ts" else name for name in CONTENT)
+    names = ", ".join("epoch_us(ts) AS ts" if name == "ts" else name for name in _STORED)
     found = session.rows(
         f"SELECT seq, transaction_id, {names}, {LATER_STATES} AS later_states "
         f"FROM transactions t WHERE seq IN ({given})"
@@ -119,45 +123,49 @@ def stored(session: Session, seqs: Sequence[int]) -> dict[int, Row]:
     return {row["seq"]: (row, verdicts.get(row["seq"])) for row in found}
 
 
-def with_repeats(
-    rows: Sequence[Mapping[str, Any]], fresh: Sequence[int], outcomes: Sequence[Outcome | None]
-) -> list[Outcome]:
-    """The outcomes of all of a group; who has none yet repeats one of `fresh`."""
-    if None in outcomes:
-        firsts = {rows[k]["transaction_id"]: k for k in fresh}
-        places = [firsts.get(row["transaction_id"], 0) for row in rows]
-        return [
-            again(row, rows[first], outcomes[first]) if outcome is None else outcome
-            for row, first, outcome in zip(rows, places, outcomes, strict=True)
-        ]
-    return [o for o in outcomes if o is not None]
+def becomes_payment(row: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
+    """Whether `row` is a payment that came under its id as none, such as a declined try.
+
+    >>> first = {"customer_id": "c", "ts": 0, "status": "declined"}
+    >>> [becomes_payment(first | {"status": s}, first) for s in ("approved", None, "failed")]
+    [True, True, False]
+    """
+    was, now = (role_of(r.get("kind"), r.get("status")) == PAYMENT for r in (first, row))
+    return now and not was and all(row.get(name) == first.get(name) for name in ATTEMPT)
 
 
-def again(row: Mapping[str, Any], first: Mapping[str, Any], outcome: Outcome | None) -> Outcome:
+def again(
+    row: Mapping[str, Any],
+    first: Mapping[str, Any],
+    outcome: Outcome | None,
+    before: Mapping[str, Any] | None = None,
+) -> Outcome:
     """The outcome of a transaction whose id came before; with another status, of its later state.
 
-    A state that it had before is no later one, but a message that was sent again.
+    `before` is what `first` was when it was no payment. What it had before is no later state, but a
+    message that was sent again.
     """
     verdict, status = outcome.verdict if outcome is not None else None, row.get("status")
-    differ = {name for name in CONTENT if row.get(name) != first.get(name)}
-    if not differ:
+    told = [first] if before is None else [first, before]
+    differ, *older = ({name for name in CONTENT if row.get(name) != r.get(name)} for r in told)
+    if not differ or set() in older:
         return Outcome(verdict, repeat=True)
     if differ == {"status"} and status is not None:
-        known = status in (first.get("later_states") or ())
-        return Outcome(verdict, repeat=True, state=None if known else status)
+        known = any(status in (r.get("later_states") or ()) for r in told)
+        return Outcome(verdict, repeat=True, state=None if known else (first["seq"], status))
     return Outcome(verdict, repeat=True, conflict=True, stored=first)
 
 
 def later_states(
-    rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome], places: Ints, source: str
+    rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome], source: str
 ) -> list[dict[str, Any]]:
     """Rows of the table `states`: each new state of a transaction once."""
-    new = {
-        (seq, outcome.state): row["transaction_id"]
-        for row, outcome, seq in zip(rows, outcomes, places.tolist(), strict=True)
-        if outcome.state is not None
-    }
-    return [later_state(seq, one, status, source) for (seq, status), one in new.items()]
+    new: dict[tuple[str, str], int] = {}
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if outcome.state is not None:
+            seq, status = outcome.state
+            new.setdefault((row["transaction_id"], status), seq)
+    return [later_state(seq, one, status, source) for (one, status), seq in new.items()]
 
 
 def later_state(seq: int, transaction_id: str, status: str, source: str) -> dict[str, Any]:

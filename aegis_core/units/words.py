@@ -117,3 +117,12 @@ def role_of(kind: str | None, status: str | None) -> int:
     if status == "declined":
         return DECLINED
     return CHECK if kind == "verification" else PAYMENT
+
+
+def paid_in_sql(row: str) -> str:
+    """SQL for whether a row, by its name, is a `PAYMENT` by its kind and status."""
+    none = ", ".join(f"'{kind}'" for kind in (*BACK, "verification"))
+    return (
+        f"(coalesce({row}.kind, '') NOT IN ({none})"
+        f" AND coalesce({row}.status, '') NOT IN ('failed', 'declined'))"
+    )

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from aegis_core.config import Settings, load
@@ -16,6 +18,7 @@ from aegis_core.errors import InputError
 from aegis_core.evaluation.parity import parity
 from aegis_core.intake import ImportSummary, import_files
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
+from aegis_core.schema import LATER_STATES
 from aegis_core.serving import schemas
 from aegis_core.serving.engine import Engine
 from aegis_core.store import Store, connect
@@ -363,6 +366,66 @@ def test_a_file_tells_of_later_states(tmp_path: Path) -> None:
     ]  # fmt: skip
     came = store.rows("SELECT status FROM transactions ORDER BY seq")
     assert [row["status"] for row in came] == ["pending", "pending", "approved"]
+
+
+TRIES: Final = """
+    1 c m 5 failed;   1 c m 5 declined;   1 c m 5 Captured;   1 c m 5 declined;   1 c m 5 approved
+    2 d m 5 declined; 2 d other 5 paid;   2 e m 5 paid;       3 d m 0 ;           3 d m 9
+    3 d m 0 ;         3 d m 10 ;          4 d m 7 paid;       4 d m 7 declined;   2 d m 6
+    1 c m 5 failed
+"""
+"""Id, customer, merchant, amount and status of what is sent, one after the other."""
+TRIED: Final = [
+    ("1", 5.0, None, "failed", ["declined"]), ("1", 5.0, None, "approved", None),
+    ("2", 5.0, None, "declined", None), ("3", 0.0, "verification", None, None),
+    ("3", 9.0, None, None, None), ("4", 7.0, None, "approved", ["declined"]),
+    ("2", 6.0, None, None, None),
+]  # fmt: skip
+"""What is kept of it: id, amount, kind, status and later states, in the order of arrival."""
+
+
+def tries(name: str) -> list[dict[str, Any]]:
+    cells = [row.split() for line in TRIES.split("\n") for row in line.split(";") if row.strip()]
+    return [
+        {"transaction_id": f"{name}#{one}", "customer_id": customer, "merchant_id": merchant,
+         "ts": f"2026-05-0{one}", "amount": float(amount), "status": "".join(status) or None}
+        for one, customer, merchant, amount, *status in cells
+    ]  # fmt: skip
+
+
+def kept_of(store: Store, name: str) -> list[tuple[Any, ...]]:
+    rows = store.rows(
+        f"SELECT transaction_id, amount, kind, status, {LATER_STATES} AS later FROM transactions t "
+        "WHERE starts_with(transaction_id, ? || '#') ORDER BY seq", [name],
+    )  # fmt: skip
+    return [(str(r["transaction_id"]).partition("#")[2], *list(r.values())[1:]) for r in rows]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 16])
+def test_what_was_tried_and_then_paid_is_two_rows_at_every_door(
+    engine: Engine, tmp_path: Path, parts: int
+) -> None:
+    """In one file or group and in several; sent again, it changes nothing."""
+    store, path = connect(tmp_path / "filed.duckdb"), tmp_path / "some.csv"
+    name = f"tried {parts}"
+    rows = tries(name)
+    for again in range(2):
+        refused = later = new = 0
+        for i in range(parts):
+            part = pd.DataFrame(rows[i * len(rows) // parts : (i + 1) * len(rows) // parts])
+            part.to_csv(path, index=False)
+            summary = import_files([path], store, progress=False)
+            refused += sum(summary.rejected.values())
+            later += summary.later_states
+            new += len(engine.take(pa.Table.from_pandas(part), "test"))
+        assert (refused, later, new) == ((3, 2, 7), (3, 0, 0))[again]
+        engine.settled()
+        assert kept_of(engine.store, name) == TRIED
+        # one file is stored in the order of its times
+        assert sorted(map(str, kept_of(store, name))) == sorted(map(str, TRIED))
+        told = store.rows("SELECT transaction_id, max(status) AS last FROM transactions "
+                          "WHERE status IS NOT NULL GROUP BY 1, seq ORDER BY 1, seq")  # fmt: skip
+        assert [row["last"] for row in told][:2] == ["failed", "approved"]
 
 
 def test_all_of_it_replays_bit_for_bit(engine: Engine, home: tuple[Store, Settings]) -> None:

@@ -41,19 +41,32 @@ from aegis_core.serving.rows import Outcome, rejected
 from aegis_core.store import audit, connect
 from aegis_core.store.backup import backup, restore
 
+KEY: Final = "transaction_id || ' ' || coalesce(status, 'approved')"
+"""SQL of `key_of`."""
 BEGIN: Final = datetime(2026, 1, 20)
 CUSTOMERS: Final = ("anna", "ben", "once", "'; --")
 HOLD_S: Final = 3600.0
+TRIED: Final = ("declined", "failed")
+PAID: Final = {"status": "approved"}
 FORBIDS: Final = {"deny": {"approve", "review"}, "allow": {"review", "block"}, "snooze": {"review"}}
+
+
+def key_of(row: dict[str, Any]) -> str:
+    """What is judged once: a payment, and the try that it was before, of the same id."""
+    return f"{row['transaction_id']} {row.get('status', 'approved')}"
 
 
 @dataclass
 class Model:
-    """What was told to whoever sent and answered, and what has to be there because of that."""
+    """What was told to whoever sent and answered, and what has to be there because of that.
+
+    By `key_of`, in the order of their verdicts; `last` is the last one of each id.
+    """
 
     sent: dict[str, dict[str, Any]] = field(default_factory=dict)
     verdicts: dict[str, tuple[float, str]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
+    last: dict[str, str] = field(default_factory=dict)
     unanswered: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: int = 0
     maybe_refused: int = 0
@@ -113,7 +126,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(
         what=st.lists(
             st.tuples(
-                st.sampled_from(("new", "new", "new", "again", "other", "bad")),
+                st.sampled_from(("new", "new", "try", "paid", "paid", "again", "other", "bad")),
                 st.sampled_from(CUSTOMERS),
                 st.sampled_from((0.01, 5.0, 40.0, 900.0, 1e6)),
                 st.integers(0, 10**6),
@@ -128,8 +141,12 @@ class AnyOrder(RuleBasedStateMachine):
         for kind, customer, amount, pick in what:
             if kind == "bad":
                 rows.append(("bad", self.payment(customer, 1e15 * amount)))
-            elif kind == "new" or not self.model.verdicts:
-                rows.append(("new", self.payment(customer, amount)))
+            elif kind in ("new", "try") or not self.model.verdicts:
+                tried = {"status": TRIED[pick % 2]} if kind == "try" else {}
+                rows.append(("new", self.payment(customer, amount) | tried))
+            elif kind == "paid":
+                if tries := [k for k in sorted(self.model.verdicts) if k.endswith(TRIED)]:
+                    rows.append(("paid", self.model.sent[tries[pick % len(tries)]] | PAID))
             else:
                 same = self.model.sent[self.known(pick)]
                 more = {"amount": same["amount"] + 1} if kind == "other" else {}
@@ -167,17 +184,27 @@ class AnyOrder(RuleBasedStateMachine):
                 self.engine.score([checked for *_, checked in good], bad)
         self.model.maybe_refused += len(bad)
         self.model.unanswered |= {
-            row["transaction_id"]: row for kind, row, _ in good if kind in ("new", "maybe")
-        }
+            key_of(row): row for kind, row, _ in good if kind in ("new", "paid", "maybe")
+            and key_of(row) not in self.model.verdicts
+        }  # fmt: skip
+        for row in [r for r in self.model.unanswered.values() if r.get("status") == "approved"]:
+            self.send_again(row)
+
+    def send_again(self, row: dict[str, Any]) -> None:
+        checked, _ = schemas.checked(json.dumps(row).encode())
+        assert checked is not None
+        self.answered("maybe", row, self.engine.score([checked])[0])
 
     def answered(self, kind: str, row: dict[str, Any], outcome: Outcome) -> None:
         assert outcome.verdict is not None
-        name, told = row["transaction_id"], outcome.verdict
+        name, told = key_of(row), outcome.verdict
         verdict = (float(told["score"]), str(told["decision"]))
-        if name in self.model.verdicts:
+        last = self.model.last.get(row["transaction_id"], "")
+        becomes = last.endswith(TRIED) and row.get("status") == "approved"
+        if last in self.model.verdicts and not becomes:
             assert outcome.repeat
             assert outcome.conflict == (row != self.model.sent[name])
-            assert verdict == self.model.verdicts[name]
+            assert verdict == self.model.verdicts[last]
             return
         if kind == "maybe":
             self.model.unanswered.pop(name, None)
@@ -186,7 +213,8 @@ class AnyOrder(RuleBasedStateMachine):
             self.model.order.append(name)
         if not outcome.repeat:
             listed = self.model.listed.get(row["customer_id"], "")
-            assert verdict[1] not in FORBIDS.get(listed, ())
+            assert verdict[1] not in FORBIDS.get(listed, ()) or row.get("status") == "failed"
+        self.model.last[row["transaction_id"]] = name
         self.model.sent[name], self.model.verdicts[name] = row, verdict
 
     # --- analysts ------------------------------------------------------------------------
@@ -194,7 +222,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.model.verdicts)
     @rule(pick=st.integers(0, 10**6), fraud=st.booleans(), held=st.booleans())
     def answer(self, pick: int, fraud: bool, held: bool) -> None:
-        name = self.known(pick)
+        name = self.known(pick).partition(" ")[0]
         given, hold_s = "fraud" if fraud else "legitimate", HOLD_S if held else 0.0
         review = self.engine.do(
             lambda: answers.answer(self.store, name, given, analyst="anna", hold_s=hold_s)
@@ -266,12 +294,15 @@ class AnyOrder(RuleBasedStateMachine):
             return
         names = self.model.order[: len(self.model.order) // 2]
         last = names[-1]
-        (found,) = self.store.rows("SELECT seq FROM transactions WHERE transaction_id = ?", [last])
+        (found,) = self.store.rows(f"SELECT seq FROM transactions WHERE {KEY} = ?", [last])
         old = retention.Plan(BEGIN - timedelta(days=1), found["seq"] + 1, {}, None, None, 0)
         self.engine.do(lambda: retention.forget(self.store, old, who="anna"))
         self.model.order = self.model.order[len(names) :]
         there = {
-            row["name"] for row in self.store.rows("SELECT transaction_id AS name FROM verdicts")
+            row["name"]
+            for row in self.store.rows(
+                f"SELECT {KEY} AS name FROM transactions JOIN verdicts USING (seq, transaction_id)"
+            )
         }
         gone = self.model.verdicts.keys() - there
         assert gone.isdisjoint(self.model.order)
@@ -305,7 +336,8 @@ class AnyOrder(RuleBasedStateMachine):
     def all_of_it_is_there(self) -> None:
         self.engine.check()
         found = self.store.rows(
-            "SELECT transaction_id AS name, score, decision FROM verdicts ORDER BY seq"
+            f"SELECT {KEY} AS name, score, decision FROM verdicts "
+            "JOIN transactions USING (seq, transaction_id) ORDER BY seq"
         )
         there = {row["name"]: (row["score"], row["decision"]) for row in found}
         assert len(there) == len(found), "once each"

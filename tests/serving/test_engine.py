@@ -30,7 +30,8 @@ from aegis_core.detection.verdicts import Verdicts
 from aegis_core.errors import InputError, NotReady, StoreBusy, StoreError
 from aegis_core.evaluation.parity import Parity, parity
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
-from aegis_core.review import answers, lists
+from aegis_core.review import answers, cases, lists
+from aegis_core.serving import erasing, snapshot
 from aegis_core.serving.engine import Engine
 from aegis_core.store import Store
 
@@ -517,3 +518,103 @@ def test_answers_of_the_audit_sample_count_for_those_nobody_was_asked_about(
     assert f"{len(asked):,} answers" in told
     alerts = (asked.decision != "approve").sum()
     assert f"the alerts hold {alerts / frauds:.0%} of it" in told
+
+
+def sent(one: str, status: str | None = None, **more: object) -> pd.DataFrame:
+    """A payment as a frame: much money of a customer of the history, at a merchant of its own."""
+    row = {"transaction_id": one, "customer_id": "C000001", "ts": pd.Timestamp("2026-03-30 12:00"),
+           "amount": 9e5, "currency": "EUR", "merchant_id": "m", "status": status}  # fmt: skip
+    return pd.DataFrame([row | more]).astype({"status": "str"} if status else {})
+
+
+@pytest.mark.parametrize("first", ["declined", "failed"])
+@pytest.mark.parametrize("then", ["take", "score", "change", "one group"])
+def test_a_try_that_becomes_a_payment_is_judged_then(
+    db: Store, settings: Settings, first: str, then: str
+) -> None:
+    """Its verdict is that of a payment that comes at that place in the order of arrival."""
+    states = [first, "approved"]
+    with Engine.open(db, settings) as engine:
+        if then == "one group":
+            both = engine.take(pd.concat([sent("t", s) for s in [*states, *states]]), "test")
+            assert both.transaction_id.tolist() == ["t", "t"]
+        else:
+            engine.take(sent("t", first), "test")
+            if then == "change":
+                told = engine.thread.submit(engine.change, "t", "approved").result()
+                assert told is not None
+                assert told[0]["status"] == "approved"
+                assert (told[1] or {})["decision"] != "approve"
+            elif then == "take":
+                assert len(engine.take(sent("t", "approved"), "test")) == 1
+            else:
+                row = sent("t", "approved").to_dict("records")[0]
+                row["ts"] = int(row["ts"].value // 1_000)
+                (outcome,) = engine.thread.submit(engine.score, [row]).result()
+                assert (outcome.repeat, outcome.conflict) == (False, False)
+        for status in (first, "approved"):  # messages that are sent again
+            assert engine.take(sent("t", status), "test").empty
+        engine.take(sent("other", None, amount=5.0, customer_id="C000002"), "test")
+        found = db.rows(
+            "SELECT t.seq, t.status, v.decision, v.score, v.inclusion FROM transactions t "
+            "JOIN verdicts v USING (seq) WHERE t.transaction_id = 't' ORDER BY seq"
+        )
+        assert [row["status"] for row in found] == states
+        tried, judged = found
+        assert judged["seq"] == tried["seq"] + 1
+        assert tried["decision"] == "approve"
+        assert (judged["decision"] != "approve", judged["inclusion"]) == (True, 1)
+        assert [(verdict or {})["seq"] for _, verdict in filter(None, [engine.find("t")])] == [
+            judged["seq"]
+        ]
+        assert db.rows("FROM states") == []
+        (row,) = db.rows("SELECT sum(n) AS n FROM rollups WHERE decision <> 'approve'")
+        assert row["n"] == 1
+        assert cases.queue(db).n_open == 1
+        assert parity(db, settings).different == 0
+        state = engine.state.scorer.profiles.state
+        kept = [array.copy() for array in state]
+        engine.save()
+    with Engine.open(db, settings) as engine:  # from the snapshot
+        assert engine.take(sent("t", "approved"), "test").empty
+        again = engine.state.scorer.profiles.state
+        assert all(np.array_equal(a, b) for a, b in zip(kept, again, strict=True))
+    snapshot.remove(db.path)
+    with Engine.open(db, settings) as engine:  # the history folded anew
+        assert engine.take(sent("t", "approved"), "test").empty
+        again = engine.state.scorer.profiles.state
+        assert all(np.array_equal(a, b) for a, b in zip(kept, again, strict=True))
+
+
+def test_a_payment_waits_for_an_answer_though_its_try_was_answered(
+    db: Store, settings: Settings
+) -> None:
+    lists.add(db, "deny", "C000001", who="anna", why="lost card")
+    with Engine.open(db, settings) as engine:
+        engine.take(sent("t", "declined"), "test")
+        assert cases.queue(db).n_open == 1
+        answers.answer(db, "t", "legitimate", analyst="anna")
+        assert cases.queue(db).n_open == 0
+        engine.take(sent("t", "approved"), "test")
+        (case,) = cases.queue(db).cases
+        assert (case["n_all"], case["waiting"]) == (2, 1)
+        cases.answer_case(db, case["case_id"], "fraud", analyst="anna")
+        assert cases.queue(db).n_open == 0
+        engine.take(sent("other", customer_id="C000002"), "test")
+        (labels,) = db.rows("SELECT count(*) AS n FROM labels WHERE transaction_id = 't'")
+        told = (label_events(db).transaction_id == "t").sum()
+        assert told == labels["n"] > 0, "each once, though two rows have the id"
+        assert parity(db, settings).different == 0
+
+
+def test_a_customer_who_is_erased_leaves_neither_try_nor_payment(
+    db: Store, settings: Settings
+) -> None:
+    with Engine.open(db, settings) as engine:
+        for status in ("declined", "approved"):
+            engine.take(sent("t", status, customer_id="gone"), "test")
+        erasing.erase(db, settings, "gone", who="anna")
+        left = db.rows("SELECT count(*) AS n FROM verdicts WHERE transaction_id = 't'")
+        assert (left[0]["n"], engine.find("t")) == (0, None)
+        engine.take(sent("other", customer_id="C000002"), "test")
+        assert parity(db, settings).different == 0

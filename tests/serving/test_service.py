@@ -182,6 +182,36 @@ def test_a_later_state_is_kept_and_changes_no_verdict(client: TestClient, store:
     ]
 
 
+@pytest.mark.parametrize("door", ["single", "batch", "status"])
+def test_a_declined_try_that_is_approved_later_is_judged(
+    client: TestClient, store: Store, door: str
+) -> None:
+    def post(**more: Any) -> dict[str, Any]:
+        row = payment(1, timestamp="2026-03-01T21:30:00-05:00", **more)
+        if door == "batch":
+            return dict(client.post("/v1/transactions:batch", json=[row]).json()[0])
+        return dict(client.post("/v1/transactions", json=row).json())
+
+    tried = post(status="declined")
+    if door == "status":
+        told = client.put("/v1/transactions/n1/status", json={"status": "captured"}).json()
+        assert (told["transaction"]["status"], told["transaction"]["clock"]) == ("approved", "sent")
+        judged = told["verdict"]
+    else:
+        judged = post(status="captured")
+    assert (judged["repeat"], judged["seq"] > tried["seq"]) == (False, True)
+    again = judged | {"repeat": True}
+    assert post(status="declined") == post(status="approved") == again
+    assert client.get("/v1/transactions/n1").json()["verdict"] == judged
+    larger = post(status="captured", amount=9_000.0)
+    assert larger.get("status", 409) == 409, "refused and told, as any other content"
+    assert "known with other content" in larger.get("error", larger.get("detail", ""))
+    assert [r["status"] for r in store.rows("FROM transactions WHERE transaction_id = 'n1'")] == [
+        "declined", "approved"
+    ]  # fmt: skip
+    assert store.rows("FROM states") == []
+
+
 def test_one_id_sent_by_many_at_once_is_scored_once(client: TestClient, store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         sent = [pool.submit(client.post, "/v1/transactions", json=payment()) for _ in range(24)]

@@ -41,7 +41,8 @@ _FACTS: Final = f"""
     SELECT 'verdict' AS what, v.transaction_id AS event, v.risk, v.risk * {WORTH} AS weight,
       v.decision, v.scored_at, v.reasons[1].code AS code, {WORTH} AS amount,
       {WORTH_IN} AS currency, t.merchant_id, t.customer_id
-    FROM verdicts v JOIN transactions t ON t.seq = v.seq WHERE v.decision != 'approve'"""
+    FROM verdicts v JOIN transactions t ON t.seq = v.seq WHERE v.decision != 'approve'
+    QUALIFY row_number() OVER (PARTITION BY v.transaction_id ORDER BY v.seq) = 1"""
 Rows = Sequence[Mapping[str, Any]]
 """Rows of the table that go out as one message."""
 _HOUR: Final = timedelta(hours=1)

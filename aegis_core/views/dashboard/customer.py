@@ -61,7 +61,7 @@ _ENTRIES: Final = f"""
       (SELECT list(o.transaction_id ORDER BY o.seq) FROM own o
         WHERE o.original_id = t.transaction_id) AS named_by,
       (SELECT arg_max(o.transaction_id, o.seq) FROM own o
-        WHERE o.seq < t.seq AND {_SAME}
+        WHERE o.seq < t.seq AND o.transaction_id <> t.transaction_id AND {_SAME}
           AND abs(epoch_us(o.ts) - epoch_us(t.ts)) <= {AGAIN_S} * 1000000) AS same
     FROM own t WHERE list_contains($ids, t.transaction_id)
 """

@@ -31,8 +31,8 @@ from aegis_core.errors import (
     StoreVersion,
     did_you_mean,
 )
+from aegis_core.machine import written_whole
 from aegis_core.runs.redaction import Redactor
-from aegis_core.runs.reports import write_whole
 from aegis_core.store import Store, connect
 
 NOTEBOOKS: Final = {
@@ -308,7 +308,8 @@ def _engine() -> str:
 
     class Whole(LocalHandler):  # type: ignore[misc]
         def write(self, buf: str, path: str) -> None:
-            write_whole(Path(path), buf)
+            with written_whole(Path(path)) as fresh:
+                fresh.write_text(buf, "utf-8")
 
     class Client(PapermillNotebookClient):  # type: ignore[misc]
         start_options: dict[str, object]

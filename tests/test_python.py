@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 
@@ -20,3 +22,23 @@ MODULES = [
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_is_imported_without_a_warning(name: str) -> None:
     assert importlib.import_module(name).__doc__
+
+
+IRIS = """
+import sys
+import aegis_core
+from jsonschema import Draft7Validator
+assert "rfc3987_syntax.syntax_helpers" not in sys.modules
+conforms = Draft7Validator.FORMAT_CHECKER.conforms
+print([conforms(text, "iri") for text in ("http://exämple.org/ä", "a b", "a:b")])
+import rfc3987_syntax
+print(rfc3987_syntax.is_valid_syntax_iri("a b"), rfc3987_syntax.is_valid_syntax("iri", "a:b"))
+"""
+
+
+@pytest.mark.fast
+def test_what_parses_iris_is_built_when_the_first_one_is_parsed() -> None:
+    """Whoever reads a notebook imports it, and building it takes longer than all the rest."""
+    code = [sys.executable, "-c", IRIS]
+    ran = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert ran.stdout.split("\n") == ["[True, False, True]", "False True", ""], ran.stderr

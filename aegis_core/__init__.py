@@ -6,6 +6,8 @@ people are in `review`, hindsight is in `evaluation`, eyes are in `views`.
 """
 
 import sys
+from importlib.machinery import PathFinder
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -60,4 +62,38 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-sys.meta_path.insert(0, _Moved)
+class _Later:
+    """Lets `rfc3987_syntax` build its parsers, which takes seconds, when it first has to parse.
+
+    Whoever reads a notebook, draws a figure or serves a page imports `jsonschema`, which imports it
+    for IRIs, and no notebook has one.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> Any:
+        spec: Any = PathFinder.find_spec(name) if name == "rfc3987_syntax" else None
+        if spec:
+            spec.loader = cls(spec.loader)
+        return spec
+
+    def exec_module(self, module: Any) -> None:
+        def real(name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            vars(module).pop("__getattr__", None)
+            self.loader.exec_module(module)
+            return getattr(module, name)
+
+        def is_valid_syntax(term: str, value: str) -> bool:
+            return bool(real("is_valid_syntax")(term, value))
+
+        module.__getattr__, module.is_valid_syntax = real, is_valid_syntax
+
+
+sys.meta_path[:0] = [_Moved, _Later]

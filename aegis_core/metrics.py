@@ -1,7 +1,8 @@
 """How good a ranking is, with its ceiling and its floor.
 
 Every function takes scores where higher is more suspicious. Where a figure is undefined (no fraud,
-nothing but fraud, no day) the result is None and never NaN, so that a report can say why.
+nothing but fraud, no day) the result is None and never NaN, so that a report can say why. SciPy and
+scikit-learn take a second to import, and whoever asks for a share does not wait for them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -52,6 +51,8 @@ def auc_roc(is_fraud: npt.ArrayLike, score: npt.ArrayLike) -> Figure:
     y = np.asarray(is_fraud, bool)
     if not len(y) or y.all() or not y.any():
         return Figure(None, None, None)
+    from sklearn.metrics import roc_auc_score
+
     return Figure(float(roc_auc_score(y, score)), 0.5, 1.0)
 
 
@@ -64,6 +65,8 @@ def average_precision(is_fraud: npt.ArrayLike, score: npt.ArrayLike) -> Figure:
     y = np.asarray(is_fraud, bool)
     if not y.any():
         return Figure(None, None, None)
+    from sklearn.metrics import average_precision_score
+
     return Figure(float(average_precision_score(y, score)), float(y.mean()), 1.0)
 
 
@@ -73,6 +76,8 @@ def precision_at_recall(is_fraud: npt.ArrayLike, score: npt.ArrayLike, levels: F
     >>> precision_at_recall([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1], np.array([0.5, 1.0])).round(3)
     array([1.   , 0.667])
     """
+    from sklearn.metrics import precision_recall_curve
+
     precision, recall, _ = precision_recall_curve(np.asarray(is_fraud, bool), score)
     at: Floats = precision[::-1][np.searchsorted(recall[::-1], levels - 1e-12)]
     return at
@@ -203,6 +208,8 @@ def predictive_interval(counts: Floats, level: float = 0.9) -> Interval:
     >>> predictive_interval(np.array([9.0, 12, 11, 8, 10, 14, 6]))
     Interval(value=10.0, low=5.0, high=16.0)
     """
+    from scipy import stats
+
     n = len(counts)
     if not n:
         return Interval(None, None, None)

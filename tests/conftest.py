@@ -1,20 +1,20 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share; who needs none imports nothing of the package here."""
 
 from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import pyarrow as pa
 import pytest
 from hypothesis import settings
 
-from aegis_core.detection.detector import Detector
-from aegis_core.detection.policy import Policy
-from aegis_core.detection.scoring import Scorer
-from aegis_core.intake.synthetic import SyntheticConfig, generate
-from aegis_core.store import Store, connect
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from aegis_core.detection.detector import Detector
+    from aegis_core.detection.policy import Policy
+    from aegis_core.store import Store
 
 # A shell that starts a job in the background lets it ignore Ctrl-C, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A store on a file that is not there yet."""
+    from aegis_core.store import connect
+
     return connect(tmp_path / "aegis.duckdb", wait_s=5)
 
 
@@ -51,6 +53,8 @@ def awkward() -> pd.DataFrame:
     A null place, category and merchant, ties in time, midnight, a customer seen once, days without
     fraud, late events, a jump of the clock and back, hostile strings, 0.01 and 1e12.
     """
+    import pandas as pd
+
     hostile = "'; DROP TABLE transactions; --"
     berlin, tokyo = (52.52, 13.405), (35.677, 139.692)
     rows = [
@@ -87,6 +91,10 @@ def awkward() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def payments() -> tuple[pd.DataFrame, pd.DataFrame]:
     """40 days of 200 synthetic customers: transactions in order of arrival, and their labels."""
+    import pyarrow as pa
+
+    from aegis_core.intake.synthetic import SyntheticConfig, generate
+
     config = SyntheticConfig(
         n_transactions=20_000, n_customers=200, n_merchants=300, days=40, label_delay_days=3
     )
@@ -100,6 +108,10 @@ def payments() -> tuple[pd.DataFrame, pd.DataFrame]:
 @pytest.fixture(scope="session")
 def trained(payments: tuple[pd.DataFrame, pd.DataFrame]) -> tuple[Detector, Policy]:
     """A detector fitted on the first half of `payments`, and a policy of 2 % alerts."""
+    from aegis_core.detection.detector import Detector
+    from aegis_core.detection.policy import Policy
+    from aegis_core.detection.scoring import Scorer
+
     signals = Scorer().run(payments[0].iloc[:10_000], signals=True).signals
     detector = Detector(n_trees=40, seed=1).fit(signals)
     return detector, Policy.from_budget(detector, 0.02, 0.3)

@@ -38,13 +38,19 @@ def serve(
     StoreBusy : Another process holds the database.
     InputError : The port is taken, or a file of tokens cannot be used.
     """
-    import uvicorn
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
     store = connect(settings.db)
     roles(store)
     token = token_of(store, settings)
-    listener = _listener(host, port)
+    with _listener(host, port) as listener:
+        _serve(store, settings, token, listener, for_s)
+
+
+def _serve(
+    store: Store, settings: Settings, token: str, listener: socket.socket, for_s: float | None
+) -> None:
+    import uvicorn
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
     if exposed := open_to_others(store.path, settings.models, settings.reports):
         names = " ".join(map(str, exposed))
         print(f"Other accounts of this machine can read {names}; `chmod -R go= {names}` ends that.",

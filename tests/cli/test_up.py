@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from aegis_core import config
@@ -20,6 +21,7 @@ from aegis_core.cli import up
 from aegis_core.errors import RunFailed
 from aegis_core.runs import execution
 from aegis_core.store import connect
+from aegis_core.views.launcher import answers
 
 
 @pytest.fixture
@@ -124,54 +126,80 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.mark.parametrize("time", ["first", "second"])
-def test_a_new_machine_gets_to_the_dashboard_and_ends_by_itself(time: str, home: Path) -> None:
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "aegis_core.cli",
-            "up",
-            *["--transactions", "20000", "--port", "0", "--for", "8"],
-        ],
-        env={**os.environ, "AEGIS_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )
-    assert process.returncode == 0, process.stderr
-    assert "Dashboard: http://127.0.0.1:" in process.stdout
-    assert "Traceback" not in process.stderr
-    assert ("generate took" in process.stdout) == (time == "first")
-    assert ("Using the champion" in process.stdout) == (time == "second")
+def begun(home: Path, *more: str) -> subprocess.Popen[str]:
+    """`aegis up` in a process of its own; what it tells is in `out` and `err` of the home."""
+    with (home / "out").open("w") as out, (home / "err").open("w") as err:
+        return subprocess.Popen(
+            [sys.executable, "-m", "aegis_core.cli", "up", "--port", "0", *more],
+            env={**os.environ, "AEGIS_HOME": str(home)},
+            stdout=out,
+            stderr=err,
+            text=True,
+        )
+
+
+def verdicts(home: Path) -> int:
+    store = connect(home / "data" / "aegis.duckdb")
+    return int(store.value("SELECT count(*) FROM verdicts"))
+
+
+def ended_well(process: subprocess.Popen[str], home: Path) -> str:
+    """What a call told that goes on to its own end."""
+    told, errors = home / "out", home / "err"
+    assert process.wait(300) == 0, errors.read_text()
+    assert "Traceback" not in errors.read_text()
+    assert "Dashboard: http://127.0.0.1:" in told.read_text()
+    assert "Scoring on http://127.0.0.1:" in told.read_text()
     assert "simulate" in (home / "reports" / "index.html").read_text("utf-8")
-    assert "Scoring on http://127.0.0.1:" in process.stdout
-    streamed = connect(home / "data" / "aegis.duckdb").rows("SELECT count(*) AS n FROM verdicts")
-    assert streamed[0]["n"] > 0
+    return told.read_text()
 
 
-def test_a_service_that_dies_is_started_again_with_all_that_it_answered(home: Path) -> None:
-    settings = config.load(home=home)
-    store = connect(settings.db)
-    with up._service(settings, 0) as address, up._stream(settings, 20, address):
-        deadline = time.monotonic() + 60
-        before = store.rows("SELECT count(*) AS n FROM verdicts")[0]["n"]
-        (service,) = (p for p in multiprocessing.active_children() if p.name == "service")
-        while store.rows("SELECT count(*) AS n FROM verdicts")[0]["n"] == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        service.kill()
-        service.join()
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=2)
-                connection.request("GET", "/v1/health")
-                assert connection.getresponse().status == 200
-                connection.close()
-                break
-            time.sleep(0.2)
-        (again,) = (p for p in multiprocessing.active_children() if p.name == "service")
-        assert again.pid != service.pid
-        again_there = store.rows("SELECT count(*) AS n FROM verdicts")[0]["n"]
-        assert again_there > before
+def test_a_new_machine_gets_to_the_dashboard_and_ends_by_itself(home: Path) -> None:
+    with begun(home, "--transactions", "20000", "--for", "8") as process:
+        try:
+            told = ended_well(process, home)
+        finally:
+            process.kill()
+    assert "generate took" in told
+    assert "Using the champion" not in told
+    assert verdicts(home) > 0
+
+
+def test_the_second_time_a_service_that_dies_is_started_again_with_all_that_it_answered(
+    home: Path,
+) -> None:
+    before, deadline = verdicts(home), time.monotonic() + 120
+    with begun(home, "--for", "20") as process:
+        try:
+            while not (
+                found := re.search(r"Scoring service: .*:(\d+)/", (home / "out").read_text())
+            ):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            port = int(found[1])
+            while verdicts(home) == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            service = owner(process, port)
+            service.kill()
+            service.wait()
+            while not answers(lambda: True, port, "/v1/health", 1.0):
+                assert time.monotonic() < deadline
+            assert owner(process, port) != service
+            assert verdicts(home) > before
+            told = ended_well(process, home)
+        finally:
+            process.kill()
+    assert "The service ended and is started again." in told
+    assert "generate took" not in told
+    assert "Using the champion" in told
+
+
+def owner(process: subprocess.Popen[str], port: int) -> psutil.Process:
+    """The process that listens at a port."""
+    (found,) = (
+        child
+        for child in psutil.Process(process.pid).children()
+        if port in {c.laddr.port for c in child.net_connections() if c.status == psutil.CONN_LISTEN}
+    )
+    return found

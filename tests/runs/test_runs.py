@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import json
 import os
@@ -21,6 +23,7 @@ import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from papermill import PapermillExecutionError
 
 from aegis_core import config
 from aegis_core.errors import InputError, NotReady, RunBusy, RunFailed
@@ -43,7 +46,6 @@ ENDINGS = """
 import time, os
 from aegis_core.errors import NotReady
 if how == "expected": raise NotReady("There is no champion. Train one first.")
-if how == "crash": [][n]
 if how == "slow": time.sleep(60)
 while how == "endless":
     try: time.sleep(60)
@@ -126,10 +128,16 @@ def failing(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def done(settings: config.Settings, notebook: Path) -> execution.RunResult:
-    return execution.run_notebook(
-        "generate", {"n": "1_000", "how": HOSTILE}, settings, progress=False
-    )
+def ended(settings: config.Settings, notebook: Path) -> tuple[execution.RunResult, str]:
+    """A run that ended well, and what it told on the standard error."""
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        result = execution.run_notebook("generate", {"n": "1_000", "how": HOSTILE}, settings)
+    return result, told.getvalue()
+
+
+@pytest.fixture(scope="module")
+def done(ended: tuple[execution.RunResult, str]) -> execution.RunResult:
+    return ended[0]
 
 
 def row(settings: config.Settings, run_id: str | None = None) -> dict[str, Any]:
@@ -273,11 +281,18 @@ def test_an_error_on_purpose_is_told_as_its_sentence(settings: config.Settings) 
 
 
 def test_any_other_error_is_told_with_its_name_and_without_colours(
-    settings: config.Settings,
+    settings: config.Settings, quick: Quick
 ) -> None:
-    with pytest.raises(RunFailed, match=r"IndexError: list index out of range\."):
-        execution.run_notebook("generate", {"how": "crash"}, settings, progress=False)
-    assert row(settings)["error"] == "IndexError: list index out of range."
+    coloured = "\x1b[31mlist index\x1b[39m out of range"
+
+    def crash(_: notebooks.Progress) -> None:
+        raise PapermillExecutionError(4, 5, "[][n]", "IndexError", coloured, [coloured])
+
+    quick.append(crash)
+    told = "IndexError: list index out of range."
+    with pytest.raises(RunFailed, match=rf"generate failed in cell In \[5\]: {told}"):
+        generate(settings)
+    assert row(settings)["error"] == told
 
 
 def test_a_notebook_that_never_ends_is_ended_with_its_kernel(settings: config.Settings) -> None:
@@ -422,11 +437,8 @@ def test_the_row_of_a_killed_run_is_closed_by_the_next(
     assert row(settings, "other")["status"] == "interrupted"
 
 
-def test_progress_is_papermills_bar(
-    settings: config.Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
-    execution.run_notebook("generate", {}, settings)
-    told = capsys.readouterr().err
+def test_progress_is_papermills_bar(ended: tuple[execution.RunResult, str]) -> None:
+    _, told = ended
     assert "generate: 100%" in told
     assert "cell" in told
     assert "WARNING" not in told

@@ -24,6 +24,7 @@ from hypothesis import settings as examples
 from test_service import same_as_folded
 
 from aegis_core import config
+from aegis_core.cli import main
 from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import InputError, StoreBusy
 from aegis_core.evaluation.parity import Parity, parity
@@ -37,7 +38,7 @@ from aegis_core.store import connect
 from aegis_core.views.dashboard.feed import Feed, Filters
 
 TOKEN = "a-token-for-the-tests"
-ROUNDS = int(os.environ.get("AEGIS_TEST_KILLS", "5"))
+ROUNDS = int(os.environ.get("AEGIS_TEST_KILLS", "3"))
 CLIENTS = 4
 
 
@@ -88,6 +89,20 @@ def started(home: Path, port: int) -> subprocess.Popen[bytes]:
         finally:
             connection.close()
     raise AssertionError("the service did not get ready")
+
+
+@pytest.fixture(scope="module")
+def running(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """A service that goes on meanwhile, its home and its port."""
+    home = tmp_path_factory.mktemp("running") / "home"
+    shutil.copytree(trained, home)
+    port = free_port()
+    process = started(home, port)
+    try:
+        yield home, port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
 
 
 class Client(threading.Thread):
@@ -183,24 +198,30 @@ def test_a_graceful_end_answers_all_and_leaves_a_snapshot(home: Path, tmp_path: 
     assert {t for client in clients for t in client.answered} <= kept
 
 
-def refused(folder: Path, at: int, **environment: str) -> str:
-    """What the service says that does not start."""
-    done = subprocess.run(
-        [sys.executable, "-m", "aegis_core.cli", "serve", "--port", str(at)],
-        env={**os.environ, "AEGIS_HOME": str(folder), "AEGIS_TOKEN": TOKEN, **environment},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    return done.stderr
+class Refused:
+    """Says what `aegis serve` told, where it did not start."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self.patch, self.told = monkeypatch, capfd
+
+    def __call__(self, folder: Path, at: int) -> str:
+        self.patch.setenv("AEGIS_HOME", str(folder))
+        self.patch.setenv("AEGIS_TOKEN", TOKEN)
+        self.told.readouterr()
+        assert main(["serve", "--port", str(at)]) == 2
+        told = self.told.readouterr().err
+        assert "Traceback" not in told
+        assert len(told.splitlines()) == 1
+        return told
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
+    return Refused(monkeypatch, capfd)
 
 
 def test_a_newer_database_a_broken_model_and_a_folder_that_takes_nothing_are_too(
-    home: Path,
+    home: Path, refused: Refused
 ) -> None:
     store = connect(config.load(home=home).db)
     with store.writing() as session:
@@ -218,22 +239,13 @@ def test_a_newer_database_a_broken_model_and_a_folder_that_takes_nothing_are_too
 
 
 def test_a_second_owner_a_taken_port_and_no_model_are_one_clear_sentence_each(
-    home: Path, tmp_path: Path
+    home: Path, running: tuple[Path, int], tmp_path: Path, refused: Refused
 ) -> None:
-    port = free_port()
-    process = started(home, port)
-    try:
-        other = tmp_path / "other"
-        shutil.copytree(home / "data" / "models", other / "data" / "models")
-        assert "owns" in refused(home, free_port())
-        assert "no database" in refused(other, free_port())
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        assert "choose another with --port" in refused(home, taken.getsockname()[1])
+    other = tmp_path / "other"
+    shutil.copytree(home / "data" / "models", other / "data" / "models")
+    assert "owns" in refused(running[0], free_port())
+    assert "no database" in refused(other, free_port())
+    assert "choose another with --port" in refused(home, running[1])
 
 
 # ---- others beside the owner
@@ -290,19 +302,9 @@ def test_while_it_scores_others_read_simulate_and_write_all_but_transactions(
 
 
 @pytest.fixture(scope="module")
-def described(
-    trained: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[schemathesis.BaseSchema]:
+def described(running: tuple[Path, int]) -> schemathesis.BaseSchema:
     """What a running service says of itself."""
-    home = tmp_path_factory.mktemp("described") / "home"
-    shutil.copytree(trained, home)
-    port = free_port()
-    process = started(home, port)
-    try:
-        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+    return schemathesis.openapi.from_url(f"http://127.0.0.1:{running[1]}/openapi.json")
 
 
 def test_nothing_that_is_sent_is_a_fault_of_the_service(
@@ -313,7 +315,7 @@ def test_nothing_that_is_sent_is_a_fault_of_the_service(
         operation = found.ok()
 
         @given(case=operation.as_strategy())
-        @examples(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+        @examples(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
         def send(case: schemathesis.Case) -> None:
             for headers in ({"Authorization": f"Bearer {TOKEN}"}, {}):
                 response = case.call(headers=headers)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from aegis_core.features.arrays import Floats
 from aegis_core.schema import FACTORS
@@ -138,4 +138,4 @@ def limit(measure: Measure, quiet: Sequence[float], groups: int, quiet_days: flo
     freedom = max(len(values) - groups, 1)
     rare = 1 / (2 * len(MEASURES) * quiet_days)
     spread = np.sqrt(np.square(values).sum() / len(values))
-    return max(float(spread * stats.t.ppf(1 - rare, freedom)), measure.least)
+    return max(float(spread * special.stdtrit(freedom, 1 - rare)), measure.least)

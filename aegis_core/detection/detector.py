@@ -25,11 +25,10 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import IsolationForest
 
 from aegis_core.detection.forest import (
     BULK,
@@ -52,6 +51,9 @@ from aegis_core.errors import InputError, NotReady
 from aegis_core.features.arrays import Floats, read_arrays, reading, write_arrays
 from aegis_core.features.signals import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import IsolationForest
 
 MIN_TAIL: Final = 20
 """Fewest training transactions beyond the knee that a factor's unit is measured on."""
@@ -160,6 +162,8 @@ class Detector(Calibrated):
         middle = np.median(np.column_stack([evidence.sum(axis=1), evidence]), axis=0)
         model = model._replace(floor=middle.astype(np.float32))
         features = _features(model, evidence)
+        from sklearn.ensemble import IsolationForest  # seconds, which who only scores does without
+
         self.forest_ = IsolationForest(
             n_estimators=self.n_trees,
             max_samples=min(self.max_samples, len(features)),

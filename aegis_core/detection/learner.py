@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import ExtraTreesClassifier
 
 from aegis_core.detection.detector import Calibrated, Detector, score_levels
 from aegis_core.detection.forest import N_SIGNALS, N_TOLD
@@ -40,6 +39,9 @@ from aegis_core.errors import InputError
 from aegis_core.features.arrays import Floats, Ints, read_arrays, reading, write_arrays
 from aegis_core.features.confirmed import N_HISTORY
 from aegis_core.schema import TOLD_FACTORS
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import ExtraTreesClassifier
 
 MIN_FRAUDS: Final = 10
 """Confirmed frauds below which the trees have no say."""
@@ -117,6 +119,8 @@ class Learner(Calibrated):
             trust=np.array([trust]), usual=np.array([usual]), levels=levels, shares=shares
         )
         if enough:
+            from sklearn.ensemble import ExtraTreesClassifier
+
             rows, weight = thinned(answer, self.seed)
             features = self.features(signals[rows], amount[rows], history[rows])
             self.forest_ = ExtraTreesClassifier(

@@ -319,8 +319,16 @@ def _brought(arrays: Arrays) -> Arrays:
         arrays = _with_clock(arrays)
         wider = np.zeros((len(arrays["customers"]), WIDTH))
         wider[:, : arrays["customers"].shape[1]] = arrays["customers"]
+        wider[:, 4] = np.maximum(wider[:, 5] - wider[:, 4], 0.0)  # was the first time
+        times = wider[:, 40:104]  # as they arrived, of which the next place was told
+        wider[:, 40:104] = np.take_along_axis(times, np.abs(times).argsort(axis=1), axis=1)
+        wider[:, [11, 15]] = 0.0
+        # as many customers as what they said counts for
+        who = arrays["kept"][:, :1] // 65_536
         arrays = arrays | {
             "customers": wider,
+            "sums": np.pad(arrays["sums"], ((0, 0), (0, 1))),
+            "kept": np.hstack([arrays["kept"], who]),
             "scales": np.zeros((1, SCALE), np.int64),
             "currency_ids": packed({}),
         }

@@ -18,8 +18,6 @@ from aegis_core.schema import DAY_US
 
 PRIOR_POPULATION: Final = 10.0
 """Transactions that what is expected beforehand counts for."""
-PRIOR_CATEGORY: Final = 100.0
-"""The same in a category: as many as ten customers count for, so that none says what is usual."""
 BELOW: Final = 2.0
 """Standard deviations below the usual beyond which an amount teaches only that much: none is too
 small to be judged ordinary, so that small ones must not widen what is."""
@@ -43,7 +41,8 @@ _MINUTE_US = 60e6
 
 # Columns of the sums and of what is published from them, each followed by the hours of the day.
 _S_N, _S_X, _S_XX, _S_WITHIN, _S_GAPS, _S_GAP, _S_HOURS = range(7)
-SUMS: Final = _S_HOURS + 24
+_S_WHO = _S_HOURS + 24  # of a category: customers who ever paid in it, whole numbers
+SUMS: Final = _S_WHO + 1
 N, MEAN, VAR, WITHIN, GAP, HOURS = range(6)
 PUBLISHED: Final = HOURS + 24
 # Of a currency without a rate: the number and the sum of log amounts of the day, and of those
@@ -93,7 +92,8 @@ def publish(sums: Ints, kept: Ints, published: Floats, scales: Ints) -> None:
     full = 256 * min(sums[0, _S_N], usual) // usual
     for r in range(len(sums)):
         for c in range(SUMS):
-            kept[r, c] += sums[r, c] - kept[r, c] // REMEMBERED_DAYS * full // 256
+            gone = 0 if c == _S_WHO else kept[r, c] // REMEMBERED_DAYS * full // 256
+            kept[r, c] += sums[r, c] - gone
             sums[r, c] = 0
     for scale in scales:
         for c in range(SCALE // 2):
@@ -121,7 +121,8 @@ def figures(kept: Ints, published: Floats, from_row: int) -> None:
             own = s[_S_X] / s[_S_N]
             own_var = max(s[_S_XX] / s[_S_N] - own * own, 0.0)
             own_within = s[_S_WITHIN] / s[_S_N]
-            share = n / (n + (PRIOR_POPULATION if r == 0 else PRIOR_CATEGORY))
+            told = n if r == 0 else min(n, float(s[_S_WHO]))  # no one says what is usual for all
+            share = told / (told + PRIOR_POPULATION)
             mean = own if r == 0 else mean + share * (own - mean)
             var += share * (own_var - var)
             within += share * (own_within - within)
@@ -157,17 +158,18 @@ def within(x: float, usual: float, below: float, above: float) -> float:
 
 @kernel
 def add(
-    sums: Ints, published: Floats, known: bool, weight: int, x: float, deviation: float
+    sums: Ints, published: Floats, known: bool, new: bool, weight: int, x: float, deviation: float
 ) -> None:
     """Add a log amount and its deviation from the customer's own, near what was published.
 
-    `sums` and `published` are rows of the population or of a category; a new category's are the
-    population's, and `known` where that is.
+    `sums` and `published` are rows of the population or of a category, in which the customer is
+    `new`; where nothing was published of a category, that is the population's, if it is `known`.
     """
     if known:
         sd, own_sd = math.sqrt(published[VAR]), math.sqrt(published[WITHIN])
         x = within(x, published[MEAN], BELOW * sd, ABOVE * sd)
         deviation = within(deviation, 0.0, BELOW * own_sd, ABOVE * own_sd)
+    sums[_S_WHO] += new
     sums[_S_N] += weight
     sums[_S_X] += round(x * weight)
     sums[_S_XX] += round(x * x * weight)

@@ -333,7 +333,7 @@ def learn(
         add_to_scale(scales[entry.scale], weight, entry.x)
     if worth:
         xw = within(x, mean, BELOW * sd, ABOVE * sd)
-        add(sums[0], population, p_known, weight, x, xw - mean)
+        add(sums[0], population, p_known, first, weight, x, xw - mean)
         s[_N], s[_MEAN], s[_M2] = welford(s[_N], s[_MEAN], s[_M2], xw)
     if worth and entry.category >= 0:
         key = (entry.customer << 20) | entry.category
@@ -342,7 +342,7 @@ def learn(
         pair_keys[slot] = key
         mean, sd = expected(pair[_N], pair[_MEAN], pair[_M2], c[MEAN] if p_known else x, c[WITHIN])
         xw = within(x, mean, BELOW * sd, ABOVE * sd)
-        add(sums[1 + entry.category], c, p_known, weight, x, xw - mean)
+        add(sums[1 + entry.category], c, p_known, pair[_N] == 0, weight, x, xw - mean)
         pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     if not math.isnan(entry.hour):
         h = int(entry.hour)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score
 
 from aegis_core.features.geo import haversine_km
 from aegis_core.intake.synthetic.scenarios import NIGHT
@@ -98,6 +97,8 @@ def audit(frame: pd.DataFrame) -> pd.DataFrame:
     scenario = frame["scenario"].to_numpy(object)
     if not fraud.any():
         return pd.DataFrame({"all": [0.0]}, index=["floor"])
+    from sklearn.metrics import average_precision_score
+
     slices = {"all": np.ones(len(frame), dtype=bool)}
     slices |= {s: ~fraud | (scenario == s) for s in SCENARIOS if (scenario == s).any()}
     table = {

@@ -318,10 +318,11 @@ def _brought(arrays: Arrays) -> Arrays:
     if "scales" not in arrays:
         arrays = _with_clock(arrays)
         wider = np.zeros((len(arrays["customers"]), WIDTH))
-        wider[:, : arrays["customers"].shape[1]] = arrays["customers"]
+        before = np.insert(arrays["customers"], 16, 0.0, axis=1)
+        wider[:, : before.shape[1]] = before
         wider[:, 4] = np.maximum(wider[:, 5] - wider[:, 4], 0.0)  # was the first time
-        times = wider[:, 40:104]  # as they arrived, of which the next place was told
-        wider[:, 40:104] = np.take_along_axis(times, np.abs(times).argsort(axis=1), axis=1)
+        times = wider[:, 41:105]  # as they arrived, of which the next place was told
+        wider[:, 41:105] = np.take_along_axis(times, np.abs(times).argsort(axis=1), axis=1)
         wider[:, [11, 15]] = 0.0
         # as many customers as what they said counts for
         who = arrays["kept"][:, :1] // 65_536

@@ -24,7 +24,6 @@ from aegis_core.features.geo import could_travel, haversine_km
 from aegis_core.features.kernels import kernel
 from aegis_core.features.population import (
     ABOVE,
-    BELOW,
     GAP,
     HOURS,
     MEAN,
@@ -92,6 +91,12 @@ FACTS: Final = (
 PRIOR_RATE: Final = 2.0
 LONGEST_GAP_US: Final = 14.0 * DAY_US
 """What a longer gap counts as in the usual rate: one wrong time makes nobody a rare customer."""
+OWN_BELOW: Final = 2.5
+"""`population.BELOW` of a customer's own amounts."""
+SMALL_BELOW: Final = 1.0
+"""The same in a run of small ones."""
+RUN_OF_SMALL: Final = 3.0
+"""Amounts below the usual that are a run; each other one takes a quarter of those before it."""
 RISE_SLACK: Final = 1.0
 """Standard deviations above the usual that are no rise yet."""
 RISE_STEP: Final = 2.0
@@ -124,8 +129,8 @@ _LONGEST_US = WINDOWS_S[-1] * 1e6
 
 # Columns of a customer's row; the first three are also those of a customer and category.
 _N, _MEAN, _M2, _SEEN, _SPAN, _LAST, _LAT, _LON, _PLACE_TS, _SWARM, _UNUSUAL, _HEAD = range(12)
-_RECENT, _RISE, _RAISED, _BEHIND = range(12, 16)
-_HOURS = 16
+_RECENT, _RISE, _RAISED, _BEHIND, _SMALL = range(12, 17)
+_HOURS = 17
 _TIMES = _HOURS + 24
 # Of the customer's clock: whether it is known, and its minutes ahead of UTC. Of each window: the
 # largest count of a day, of the days before it, the largest of another of these, and the day of the
@@ -331,8 +336,10 @@ def learn(
         s[ZONED], s[LIVED] = 1.0, entry.offset
     if entry.scale >= 0:
         add_to_scale(scales[entry.scale], weight, entry.x)
+    below = OWN_BELOW if s[_SMALL] < RUN_OF_SMALL else SMALL_BELOW
     if worth:
-        xw = within(x, mean, BELOW * sd, ABOVE * sd)
+        s[_SMALL] = s[_SMALL] + 1.0 if t < -1.0 else 0.75 * s[_SMALL]
+        xw = within(x, mean, below * sd, ABOVE * sd)
         add(sums[0], population, p_known, first, weight, x, xw - mean)
         s[_N], s[_MEAN], s[_M2] = welford(s[_N], s[_MEAN], s[_M2], xw)
     if worth and entry.category >= 0:
@@ -341,7 +348,7 @@ def learn(
         pair, c = pairs[slot], published[1 + entry.category]
         pair_keys[slot] = key
         mean, sd = expected(pair[_N], pair[_MEAN], pair[_M2], c[MEAN] if p_known else x, c[WITHIN])
-        xw = within(x, mean, BELOW * sd, ABOVE * sd)
+        xw = within(x, mean, below * sd, ABOVE * sd)
         add(sums[1 + entry.category], c, p_known, pair[_N] == 0, weight, x, xw - mean)
         pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     if not math.isnan(entry.hour):

@@ -54,7 +54,7 @@ def sent(frame: pd.DataFrame, **what: object) -> pd.DataFrame:
     n = len(frame.iloc[:15_000]) // 100
     base = pd.concat([frame.iloc[[14_999]]] * n, ignore_index=True)
     ts = base.ts + pd.to_timedelta(np.arange(n) * 300, unit="s")
-    return base.assign(customer_id="one", ts=ts, **what)
+    return base.assign(**{"customer_id": "one", "ts": ts, **what})
 
 
 NOISE: dict[str, Callable[[int], dict[str, object]]] = {
@@ -62,6 +62,11 @@ NOISE: dict[str, Callable[[int], dict[str, object]]] = {
     "the largest amount": lambda n: {"amount": 1e12},
     "amounts in turn": lambda n: {"amount": np.where(np.arange(n) % 2, 0.001, 1e12)},
     "one category": lambda n: {"amount": 1e9, "category": "grocery"},
+    "small ones in a category": lambda n: {"amount": 0.005, "category": "grocery"},
+    "small ones by fifteen": lambda n: {
+        "amount": 0.005,
+        "customer_id": [f"one{i % 15}" for i in range(n)],
+    },
     "a category of each": lambda n: {"category": [f"id{i}" for i in range(n)]},
     "places in turn": lambda n: {"lat": np.where(np.arange(n) % 2, 89.0, -89.0), "lon": 0.0},
 }
@@ -83,6 +88,25 @@ def test_one_row_in_a_hundred_moves_nobody_elses_alert(
         told.append(scorer.run(probes(frame)).decision > 0)
     assert told[0].mean() > 0.2, "the probes are seen"
     assert (told[0] != told[1]).mean() <= 0.02
+
+
+def test_small_amounts_of_a_customer_hide_no_large_one(
+    payments: Payments, before: tuple[Profiles, Detector, Policy]
+) -> None:
+    frame = payments[0]
+    profiles, detector, policy = before
+    last = frame.iloc[:15_000].groupby("customer_id").tail(1)
+    usual = frame.iloc[:15_000].groupby("customer_id").amount.median()
+    end = frame.ts.iloc[15_000]
+    fraud = last.assign(amount=20 * last.customer_id.map(usual), ts=end + pd.Timedelta("3D"))
+    small = [last.assign(amount=0.01, ts=end + pd.Timedelta(hours=4 * i)) for i in range(10)]
+    told = []
+    for rows in (frame.iloc[:0], pd.concat(small)):
+        scorer = Scorer(detector, policy, profiles.copy())
+        scorer.run(rows)
+        told.append(int((scorer.run(fraud).decision > 0).sum()))
+    assert told[0] > len(fraud) / 2, "it is seen"
+    assert told[1] >= 0.85 * told[0]
 
 
 @pytest.mark.parametrize("gap", ["ahead", "behind", "days in turn"])

@@ -93,7 +93,7 @@ def test_a_history_holds_its_case_once_and_lies_around_it(
     payments: Payments, found: Evaluation
 ) -> None:
     shown = drawn(found, 3)
-    told = cases.histories(payments[0], shown, found.frauds, 20)
+    told = cases.histories(payments[0], shown, found.frauds, 8)
     assert list(told.columns) == [
         *("case", "outcome", "title", "ts", "amount", "is_case", "is_fraud"),
     ]  # fmt: skip
@@ -104,12 +104,13 @@ def test_a_history_holds_its_case_once_and_lies_around_it(
     for case, part in told.groupby("case"):
         at = part.ts[part.is_case].iloc[0]
         assert part.ts.is_monotonic_increasing
-        assert part.ts.between(at - 20 * DAY, at + DAY).all()
+        assert part.ts.between(at - 8 * DAY, at + DAY).all()
+        assert len(part) < cases.MOST_POINTS, "all of it is told"
         own = payments[0][payments[0].customer_id == owner[case]]
-        assert len(part) == own.ts.between(at - 20 * DAY, at + DAY).sum()
+        assert len(part) == own.ts.between(at - 8 * DAY, at + DAY).sum()
         assert (
             part.is_fraud.sum()
-            == own.transaction_id[own.ts.between(at - 20 * DAY, at + DAY)].isin(frauds).sum()
+            == own.transaction_id[own.ts.between(at - 8 * DAY, at + DAY)].isin(frauds).sum()
         )
 
 

@@ -197,9 +197,9 @@ def test_what_makes_scoring_fail_makes_health_503_with_the_reason_and_changes_no
 ) -> None:
     client.post("/v1/transactions", json=payment())
     with broken(monkeypatch, after):
+        monkeypatch.setattr(State, "_fold", lambda self, session: unfolded())
         refused = client.post("/v1/transactions", json=payment(1))
         assert (refused.status_code, "no room" in refused.json()["detail"]) == (503, True)
-        monkeypatch.setattr(State, "_fold", lambda self, session: unfolded())
         health = client.get("/v1/health")
         assert (health.status_code, "no history" in health.json()["detail"]) == (503, True)
         assert client.get("/v1/health").status_code == 503, "as long as it lasts"

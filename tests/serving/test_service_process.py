@@ -38,7 +38,7 @@ from aegis_core.store import connect
 from aegis_core.views.dashboard.feed import Feed, Filters
 
 TOKEN = "a-token-for-the-tests"
-ROUNDS = int(os.environ.get("AEGIS_TEST_KILLS", "3"))
+ROUNDS = int(os.environ.get("AEGIS_TEST_KILLS", "5"))
 CLIENTS = 4
 
 

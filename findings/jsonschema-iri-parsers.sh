@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # jsonschema 4.26.0 with its extra "format-nongpl" (which jupyter-events asks for, so that every Jupyter
-# has it): importing it imports rfc3987-syntax, which builds 39 Earley parsers, one for each rule of an
-# IRI's grammar, though no schema has asked for the format "iri". Whatever imports nbformat, papermill or
+# has it): importing it imports rfc3987-syntax, which builds 39 Earley parsers, though no
+# schema has asked for the format "iri". Whatever imports nbformat, papermill or
 # jupyter-server waits for that; a jsonschema without the extra builds none.
 #
-# Seen: CPython 3.11, jsonschema 4.26.0, rfc3987-syntax 1.1.0, lark 1.3.1: 2.7 s of 4.8 s that
+# Seen: CPython 3.11, jsonschema 4.26.0, rfc3987-syntax 1.1.0, lark 1.3.1: 2.7 s of 5.1 s that
 # `import papermill` took, on a core of a virtual machine.
 set -euo pipefail
 folder="$(mktemp -d)"

@@ -58,13 +58,17 @@ dashboard: setup ## Serve the dashboard alone (PORT=8866)
 lab: setup ## Open the notebooks in JupyterLab
 	@exec $(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks $(AS_ROOT)
 
+.PHONY: kernels
+kernels: setup ## Compile what scoring needs, most of a minute, before many processes each do it
+	@$(BIN)/python -c "from aegis_core.serving.warming import compile_all; compile_all()"
+
 .PHONY: test
-test: lint ## Lint, types and all tests
+test: lint kernels ## Lint, types and all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nginx"
 
 .PHONY: setup-fast
 setup-fast: ## Make the environment of test-fast (PYTHON=python3.13)
-	@PIP_COMPILE=0 $(MAKE) --silent setup VENV=.venv-$(notdir $(PYTHON))
+	@PIP_COMPILE=0 $(MAKE) --silent kernels VENV=.venv-$(notdir $(PYTHON))
 
 .PHONY: test-fast
 test-fast: setup-fast ## Test a part on another Python (PYTHON=python3.13), in an environment of its own

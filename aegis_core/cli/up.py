@@ -66,6 +66,9 @@ def first_light(
         from there.
     """
     there = what_is_there(settings)
+    if not there["transactions"]:  # what training needs is compiled while they are generated
+        spawn = multiprocessing.get_context("spawn")
+        spawn.Process(target=_compile, daemon=True).start()
     for name, found, words, parameters in (
         ("generate", "transactions", "{:,} transactions in {db}", {"n_transactions": transactions}),
         ("train", "champion", "champion model {}", {}),
@@ -85,6 +88,13 @@ def first_light(
         if rate:
             stack.enter_context(_stream(settings, for_s, address, rate))
         serve(settings, port, for_s=for_s)
+
+
+def _compile() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    from aegis_core.serving.warming import compile_all
+
+    compile_all()
 
 
 def what_is_there(settings: Settings) -> dict[str, object]:
@@ -164,7 +174,8 @@ def _serve(settings: Settings, port: int) -> None:
     try:
         run_service(settings, port=port)
     except AegisError as e:
-        sys.exit(f"The service failed. {e}")
+        print(f"The service failed. {e}", file=sys.stderr)
+        sys.exit(TOLD)
 
 
 @contextlib.contextmanager

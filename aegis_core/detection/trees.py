@@ -97,11 +97,14 @@ def describe(
     """Write what the trees are asked about, from one transaction and the detector's view of it."""
     features[0] = math.log(amount if amount > LEAST_AMOUNT else LEAST_AMOUNT)
     at = 1 + N_SIGNALS
-    features[1:at] = signals
-    features[at : at + N_FACTORS] = evidence
+    for j in range(N_SIGNALS):  # slices take seconds more to compile
+        features[1 + j] = signals[j]
+    for f in range(N_FACTORS):
+        features[at + f] = evidence[f]
     features[at + N_FACTORS] = evidence.sum()
     features[at + N_FACTORS + 1] = score
-    features[at + N_FACTORS + 2 :] = history
+    for k in range(N_HISTORY):
+        features[at + N_FACTORS + 2 + k] = history[k]
 
 
 @kernel

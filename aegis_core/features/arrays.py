@@ -49,7 +49,8 @@ def rehash(old_keys: Ints, old_pairs: Floats, keys: Ints, pairs: Floats) -> None
     for i in range(len(old_keys)):
         slot = slot_of(keys, old_keys[i])
         keys[slot] = old_keys[i]
-        pairs[slot] = old_pairs[i]
+        for column in range(pairs.shape[1]):  # a whole row at once takes 4 s more to compile
+            pairs[slot, column] = old_pairs[i, column]
 
 
 def encode(

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.learner import Learner
+from aegis_core.detection.policy import Policy
 from aegis_core.detection.registry import ModelVersion
 from aegis_core.detection.scoring import Scorer
 from aegis_core.features.arrays import Ids, hashed
-from aegis_core.features.confirmed import Confirmed
+from aegis_core.features.confirmed import N_HISTORY, Confirmed
 from aegis_core.serving.rows import columns
 from aegis_core.store.meaning import Meaning
 from aegis_core.units.money import Rates
@@ -28,6 +33,22 @@ def warm_up(champion: ModelVersion, shadows: Sequence[ModelVersion], *, learns: 
     scorer.verdicts_of(batch, scored, champion.version)
     for shadow in shadows:
         shadow.judge(batch, scored)
+
+
+def compile_all() -> None:
+    """Compile what training and scoring need with either kind of model: most of a minute, once.
+
+    Done beforehand, processes that begin together do not each compile the same.
+    """
+    batch = columns(_made_up(_ROWS), 0, Meaning(Rates("EUR")))
+    scored = Scorer().run(batch, signals=True)
+    forest = Detector(n_trees=2).fit(scored.signals)
+    nothing = np.zeros((_ROWS, N_HISTORY)), np.zeros(_ROWS, np.int8)
+    learner = Learner(forest).fit(scored.signals, scored.amount, *nothing)
+    learner.contributions(scored.signals, scored.amount, nothing[0])
+    for model in (forest, learner):
+        version = ModelVersion("", model, Policy.from_budget(model))
+        warm_up(version, [version], learns=True)
 
 
 def _made_up(n: int) -> list[dict[str, Any]]:

@@ -165,7 +165,6 @@ def test_every_notebook_has_its_turn() -> None:
     assert sorted(ORDER) == NAMES
 
 
-@pytest.mark.fast
 def test_every_notebook_runs_as_it_stands_and_prints_what_it_keeps(tmp_path: Path) -> None:
     """With its default parameters, from an empty place, one after another."""
     nbval = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
@@ -238,6 +237,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     return folder, ran.stdout, ran.stderr
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("population", ODD)
 def test_the_whole_chain_runs_on_an_odd_population(
     population: str, ran: tuple[Path, str, str]

@@ -228,6 +228,10 @@ class Settings(BaseSettings):
         10.0, ge=0, allow_inf_nan=False,
         description="Megabytes of refused rows kept a source and day; beyond, they are counted.",
     )  # fmt: skip
+    rejected_share: float = Field(
+        0.01, ge=0, le=1, allow_inf_nan=False,
+        description="Share of a file's rows that may be bad; with more it is not taken.",
+    )  # fmt: skip
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
     keep_runs: int = Field(
         0, ge=0, description="Runs whose reports are kept; 0 for all. The ledger keeps its rows."

@@ -139,12 +139,12 @@ COLUMNS: Final = (
     Column("transaction_id", required=True, made=True,
            also="trans_id tx_id txn_id trans_num transaction_number payment_id id"),
     Column("customer_id", required=True, title="Customer", also="customer cust_id client_id "
-           "account_id account user_id card_id card_number cc_num card card_no"),
+           "account_id account user_id user card_id card_number cc_num card card_no"),
     Column("ts", TIME, required=True, sent="timestamp",
            about="ISO 8601; without an offset it is UTC.",
            also="timestamp datetime date_time time date transaction_time transaction_date "
            "transaction_datetime transaction_timestamp tx_datetime tx_time trans_date_trans_time "
-           "event_time created_at occurred_at"),
+           "event_time created_at created_date creation_date occurred_at"),
     Column("amount", NUMBER, required=True, low=-1e12, high=1e12, least=0.001,
            about="In the transaction's currency; 0 checks a card, less than 0 is a refund.",
            also="amt tx_amount transaction_amount trans_amount payment_amount value"),

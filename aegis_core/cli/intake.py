@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,8 @@ from aegis_core.cli.common import Database, Who, app, assignment, days, example,
 from aegis_core.cli.output import write_table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from aegis_core.config import Settings
     from aegis_core.intake.importing import ImportSummary
 
@@ -38,19 +40,35 @@ Label = Annotated[
 ]
 
 
+def _list_presets(wanted: bool) -> None:
+    if wanted:
+        from aegis_core.intake.presets import CANNOT, PRESETS
+
+        known = [(name, preset.about) for name, preset in PRESETS.items()]
+        cannot = [(name, f"cannot be used: {why}") for name, why in CANNOT.items()]
+        write_table(
+            ["preset", "what it is, and what of it cannot be judged"], known + cannot, 0, 200
+        )
+        raise typer.Exit
+
+
 @app.command(
     "import",
     epilog=example(
-        "aegis import payments.csv",
+        "aegis import payments.csv --dry-run",
         'aegis import "2026-*.csv.gz" --map customer_id=card --map amount=total',
         "aegis import history.parquet --label is_fraud --label-delay 7d",
+        "aegis import export.csv --map ts=Date+Time --timezone Europe/Berlin --decimal ,",
+        "aegis import steps.csv --map ts=step --time-from 2026-01-01 --time-unit h",
+        "aegis import first.csv --map ts=booked --save-as mybank.toml",
+        "aegis import second.csv --as mybank.toml",
         "aegis import handbook.parquet --preset handbook --db handbook.duckdb",
     ),
 )
 def import_(
     files: Files,
     preset: Annotated[
-        str | None, typer.Option(help="A known data set: handbook or sparkov.")
+        str | None, typer.Option(help="A known form of a file; --list-presets tells which.")
     ] = None,
     mapping: Mapped = None,
     label: Label = None,
@@ -61,36 +79,114 @@ def import_(
         str | None, typer.Option(help="When a label is known after its transaction: 7d, 12h.")
     ] = None,
     words: Words = None,
+    time_format: Annotated[
+        str, typer.Option(metavar="FORM", help="Of times, such as '%d.%m.%Y %H:%M'.")
+    ] = "",
+    time_from: Annotated[
+        str, typer.Option(metavar="MOMENT", help="That times count from, such as 2026-01-01.")
+    ] = "",
+    time_unit: Annotated[str, typer.Option(help="In which they count: us, ms, s, m, h, d.")] = "",
+    timezone: Annotated[
+        str,
+        typer.Option(
+            metavar="ZONE", help="Of times without an offset; a zone, or the column that names it."
+        ),
+    ] = "",
+    decimal: Annotated[
+        str, typer.Option(metavar="SIGN", help="Before the decimals of a number: . or ,")
+    ] = "",
+    minor_units: Annotated[
+        bool, typer.Option("--minor-units", help="Amounts are in cents, or their like.")
+    ] = False,
+    encoding: Annotated[str, typer.Option(help="Of a text: utf-8, latin-1 or utf-16.")] = "",
     strict: Annotated[
         bool, typer.Option("--strict", help="Import nothing if any row is bad.")
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Import the good rows, however many are bad.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be read, and store nothing.")
+    ] = False,
+    save_as: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Keep what was said of the file's form.")
+    ] = None,
+    as_: Annotated[
+        Path | None, typer.Option("--as", metavar="TOML", help="Read it as --save-as kept it.")
+    ] = None,
+    list_presets: Annotated[
+        bool,
+        typer.Option(
+            "--list-presets", is_eager=True, callback=_list_presets, help="Which there are."
+        ),
     ] = False,
     source: Source = None,
     db: Database = None,
 ) -> None:
     """Read transactions from CSV, TSV or Parquet files.
 
-    Columns with usual names are recognised. Bad rows go to the table `rejected`
-    with their reason; rows that are already there stay as they are.
+    Columns with usual names are recognised, and the forms of times and numbers by all
+    values of a column; `+` joins several. Bad rows go to the table `rejected` with
+    their reason, and a file with too many of them is not taken; rows that are already
+    there stay as they are.
     """
-    from aegis_core.intake.importing import import_files
+    from aegis_core.intake.importing import import_files, preview
+    from aegis_core.intake.said import Kept, Said, read, write
 
     store, settings = opened(db)
-    summary = import_files(
-        files,
-        store,
-        preset=preset,
-        mapping=_assigned("--map", mapping),
-        label=label,
-        scenario=scenario,
-        label_delay_days=settings.label_delay_days if label_delay is None else days(label_delay),
-        words=_assigned("--words", words),
-        strict=strict,
-        rejected_mb=settings.rejected_mb,
-        base_currency=settings.base_currency,
-        zone=settings.timezone,
-        source=source,
+    said = Said(time_format, time_from, time_unit, timezone, decimal, minor_units, encoding)
+    form = Kept(
+        preset,
+        _assigned("--map", mapping)
+        | {name: c for name, c in (("is_fraud", label), ("scenario", scenario)) if c},
+        _assigned("--words", words),
+        said,
     )
-    _tell(summary, settings)
+    if as_ is not None:
+        form = read(as_).unless(form)
+    given: dict[str, Any] = {
+        "preset": form.preset,
+        "mapping": form.mapping,
+        "label_delay_days": settings.label_delay_days if label_delay is None else days(label_delay),
+        "words": form.words,
+        "forms": form.said,
+        "strict": strict,
+        "most_rejected": 1.0 if partial or dry_run else settings.rejected_share,
+        "rejected_mb": settings.rejected_mb,
+        "base_currency": settings.base_currency,
+        "zone": settings.timezone,
+        "source": source,
+    }
+    if dry_run:
+        summary, first, lacks = preview(files, **given)
+        _show(summary, first, lacks)
+    else:
+        summary = import_files(files, store, **given)
+        _tell(summary, settings)
+    if save_as is not None:
+        write(save_as, form)
+        print(f"The form is kept: --as {save_as} reads the next one like that.")
+
+
+def _show(summary: ImportSummary, first: pd.DataFrame, lacks: list[str]) -> None:
+    """What a dry run found."""
+    rows = [
+        (name, column, "by its name" if name in summary.guessed else "as said",
+         summary.forms.get(name, "plain"))
+        for name, column in summary.columns.items()
+    ]  # fmt: skip
+    if summary.preset:
+        print(f"The form of {summary.preset}.")
+    write_table(["is", "column", "chosen", "form"], rows, 0)
+    print()
+    first = first.drop(columns=["seq", "source"])
+    write_table(list(first.columns), list(first.itertuples(index=False)), 0, 26)
+    print()
+    for line in _read(summary):
+        print(line)
+    for lack in lacks:
+        print(f"Lacks for {lack}.")
+    print("Nothing was stored: a dry run.")
 
 
 @app.command(
@@ -179,15 +275,14 @@ def _tell(summary: ImportSummary, settings: Settings) -> None:
 
 
 def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
-    if summary.guessed:
+    if summary.guessed or summary.forms:
         how = f"the columns of {summary.preset}" if summary.preset else "columns by their names"
         yield f"Recognised {how}; --map NAME=COLUMN says otherwise:"
-        yield from (f"  {name:<15} ← {column}" for name, column in summary.guessed.items())
-    yield (
-        f"{summary.rows:,} rows read: {summary.accepted:,} accepted, {summary.already_there:,} "
-        f"already there, {sum(summary.rejected.values()):,} rejected, in {summary.seconds:.1f} s."
-    )
-    yield from (f"  {n:>9,} × {reason}" for reason, n in summary.rejected.items())
+        for name, column in summary.columns.items():
+            form = summary.forms.get(name)
+            if form or name in summary.guessed:
+                yield f"  {name:<15} ← {column}" + (f", {form}" if form else "")
+    yield from _read(summary)
     if summary.later_states:
         yield f"Of those already there, {summary.later_states:,} came with a later state."
     if summary.not_kept:
@@ -195,6 +290,24 @@ def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
             f"Of the bad rows {summary.not_kept:,} are counted here and not kept: `rejected` takes "
             f"{settings.rejected_mb:g} MB of a source a day (rejected_mb in aegis.toml)."
         )
+    changed = f", {summary.labels_changed:,} of them say otherwise than before" * bool(
+        summary.labels_changed
+    )
+    yield f"{summary.labels:,} labels added{changed}. Database: {settings.db}"
+    if summary.labels_under_answers:
+        yield (
+            f"{summary.labels_under_answers:,} of them do not hold, since an analyst answered "
+            "otherwise; `aegis answer ID fraud` or `legitimate` answers anew."
+        )
+
+
+def _read(summary: ImportSummary) -> Iterable[str]:
+    """What was read of files, without a word on what was stored."""
+    yield (
+        f"{summary.rows:,} rows read: {summary.accepted:,} accepted, {summary.already_there:,} "
+        f"already there, {sum(summary.rejected.values()):,} rejected, in {summary.seconds:.1f} s."
+    )
+    yield from (f"  {n:>9,} × {reason}" for reason, n in summary.rejected.items())
     if summary.zeros_read:
         yield (
             f"{summary.zeros_read:,} amounts of 0, which the simulator of this data had rounded "
@@ -208,13 +321,4 @@ def _import_told(summary: ImportSummary, settings: Settings) -> Iterable[str]:
         yield (
             f"Not known as a label, so that there is none: {words}. --words WORD=fraud, "
             "=legitimate or =unknown says what a word means."
-        )
-    changed = f", {summary.labels_changed:,} of them say otherwise than before" * bool(
-        summary.labels_changed
-    )
-    yield f"{summary.labels:,} labels added{changed}. Database: {settings.db}"
-    if summary.labels_under_answers:
-        yield (
-            f"{summary.labels_under_answers:,} of them do not hold, since an analyst answered "
-            "otherwise; `aegis answer ID fraud` or `legitimate` answers anew."
         )

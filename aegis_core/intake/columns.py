@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aegis_core.errors import ColumnError, InputError, did_you_mean
+from aegis_core.intake.presets import CANNOT, PRESETS
 from aegis_core.schema import COLUMNS, LABEL_COLUMNS, REQUIRED
 from aegis_core.units.words import LABEL_WORDS, folded
 
 FILE_COLUMNS: Final = {column.name: column for column in (*COLUMNS, *LABEL_COLUMNS)}
 """Every column that `--map` can name."""
-
-PRESETS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
-    "handbook": {
-        "transaction_id": ("TRANSACTION_ID",),
-        "ts": ("TX_DATETIME",),
-        "customer_id": ("CUSTOMER_ID",),
-        "merchant_id": ("TERMINAL_ID",),
-        "amount": ("TX_AMOUNT",),
-        "is_fraud": ("TX_FRAUD",),
-        "scenario": ("TX_FRAUD_SCENARIO",),
-    },
-    "sparkov": {
-        "transaction_id": ("trans_id", "trans_num"),
-        "ts": ("trans_date_trans_time",),
-        "customer_id": ("cc_num",),
-        "merchant_id": ("merchant",),
-        "category": ("category",),
-        "amount": ("amt",),
-        "lat": ("merch_lat",),
-        "lon": ("merch_long",),
-        "is_fraud": ("is_fraud",),
-    },
-}
-"""Columns of known public data sets, each with its names in the versions that are about."""
-
-ROUNDED_DOWN: Final = {"handbook": 0.01}
-"""Smallest unit of presets whose simulator rounds amounts to it: there, 0 stands for less than half
-of it and is read as one. Elsewhere an amount of 0 is rejected."""
 
 
 def choose_columns(
@@ -69,36 +43,36 @@ def choose_columns(
                 f"--map {canonical}=…: there is no {canonical!r}; it is one of "
                 f"{', '.join(wanted)}." + did_you_mean(canonical, wanted)
             )
-        match = [n for n in names if n == column] or [
-            n for n in names if _plain(n) == _plain(column)
-        ]
-        if column and not match:
-            raise ColumnError(
-                f"{where} has no column {column!r}; it has {_listed(names)}."
-                + did_you_mean(column, names)
-            )
-        chosen[canonical] = match[0] if column else ""
-    if preset is not None and preset not in PRESETS:
-        raise InputError(
-            f"There is no preset {preset!r}; there are {', '.join(PRESETS)}."
-            + did_you_mean(preset, PRESETS)
+        chosen[canonical] = "+".join(
+            _named(part, names, where) for part in parts(column, names) if column
         )
-    recognised = preset or next((name for name in PRESETS if _fits(PRESETS[name], names)), None)
+    if preset is not None and preset not in PRESETS:
+        why = f": {CANNOT[preset]}." if preset in CANNOT else f"; there are {', '.join(PRESETS)}."
+        raise InputError(f"There is no preset {preset!r}{why}{did_you_mean(preset, PRESETS)}")
+    fitting = (name for name in PRESETS if _fits(PRESETS[name].columns, names))
+    recognised = preset or next(fitting, None)
     guessed: dict[str, str] = {}
     for canonical in wanted:
         if canonical in chosen:
             continue
         usual = (canonical, *FILE_COLUMNS[canonical].also.split())
-        known = PRESETS[recognised].get(canonical, ()) if recognised else usual
-        plain = [_plain(name) for name in known]
-        matches = [name for name in names if _plain(name) in plain]
+        if recognised:
+            of_preset = PRESETS[recognised].columns.get(canonical, ())
+            matches = [joined for known in of_preset if (joined := _there(known, names))][:1]
+        else:
+            plain = [_plain(name) for name in usual]
+            matches = [name for name in names if _plain(name) in plain]
         # A home's place beside the merchant's is common, so an exact `lat` proves nothing.
         if len(matches) > 1 and canonical not in ("lat", "lon"):
             matches = [n for n in matches if _plain(n) == canonical] or matches
+        if canonical == "ts" and [_plain(name) for name in matches] == ["date", "time"]:
+            matches = ["+".join(matches)]
         if len(matches) > 1 and not recognised:
+            both = "+".join(matches[:2])
             raise ColumnError(
-                f"{where}: {_listed(matches)} could each be {canonical}. "
-                f"Choose with --map {canonical}={matches[0]}, or --map {canonical}= for none."
+                f"{where}: {_listed(matches)} could each be {canonical}. Choose with --map "
+                f"{canonical}={matches[0]}, two together with --map {canonical}={both}, or "
+                f"--map {canonical}= for none."
             )
         if matches:
             chosen[canonical] = matches[0]
@@ -108,7 +82,7 @@ def choose_columns(
     if missing := [name for name in required if name not in chosen]:
         raise ColumnError(
             f"{where} has no column for {' and '.join(missing)}; it has {_listed(names)}. "
-            f"Say which one it is with --map {missing[0]}=COLUMN."
+            f"Say which it is with {' '.join(f'--map {name}=COLUMN' for name in missing)}."
         )
     if "is_fraud" not in chosen:
         if guessed.pop("known_at", None):
@@ -141,13 +115,45 @@ def label_words(said: Mapping[str, str]) -> dict[str, str]:
     return LABEL_WORDS | means
 
 
+def parts(column: str, names: Sequence[str]) -> list[str]:
+    """The columns that are read as one: itself, or those that `+` joins.
+
+    >>> parts("User+Card", ["User", "Card"]), parts("a+b", ["a+b"])
+    (['User', 'Card'], ['a+b'])
+    """
+    return [column] if column in names else [part.strip() for part in column.split("+")]
+
+
+def _named(column: str, names: Sequence[str], where: str) -> str:
+    plain = (name for name in names if _plain(name) == _plain(column))
+    match = column if column in names else next(plain, None)
+    if match is None:
+        raise ColumnError(
+            f"{where} has no column {column!r}; it has {_listed(names)}."
+            + did_you_mean(column, names)
+        )
+    return match
+
+
 def _plain(name: str) -> str:
-    return name.strip().lower().replace(" ", "_").replace("-", "_").replace(".", "_")
+    """A name in small letters, its words parted by `_`, without what is in brackets.
+
+    >>> _plain("Created date (UTC)"), _plain("IsFraud?"), _plain("TransactionID")
+    ('created_date', 'is_fraud', 'transaction_id')
+    """
+    name = re.sub(r"\(.*?\)|[?!*]", "", name).strip()
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return re.sub(r"[\s.-]+", "_", name).lower()
 
 
 def _fits(preset: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> bool:
-    have = {_plain(name) for name in names}
-    return all(any(_plain(n) in have for n in known) for known in preset.values())
+    return all(any(_there(n, names) for n in known) for known in preset.values())
+
+
+def _there(column: str, names: Sequence[str]) -> str:
+    """A column of a file, or several joined, as the file names them; "" where one is missing."""
+    found = [next((n for n in names if _plain(n) == _plain(p)), "") for p in parts(column, names)]
+    return "+".join(found) if all(found) else ""
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -26,8 +27,10 @@ _SIGNATURES = {
 }
 
 
-def find_files(files: Iterable[Path | str]) -> list[Path]:
+def find_files(files: Iterable[Path | str], encoding: str = "") -> list[Path]:
     """The files that paths and globs name, each once, checked to be what their names say.
+
+    `encoding` is that of texts, as `forms.Said.encoding`.
 
     Raises
     ------
@@ -51,7 +54,7 @@ def find_files(files: Iterable[Path | str]) -> list[Path]:
         raise FileUnreadable("No file was given; name at least one, such as data/*.csv.")
     unique = list({path.resolve(): path for path in found}.values())
     for path in unique:
-        _check_is_what_it_says(path)
+        _check_is_what_it_says(path, encoding)
     return unique
 
 
@@ -59,7 +62,7 @@ def _delimiter(path: Path) -> str:
     return _SUFFIXES.get(Path(path.name.lower().removesuffix(".gz")).suffix, "")
 
 
-def _check_is_what_it_says(path: Path) -> None:
+def _check_is_what_it_says(path: Path, encoding: str) -> None:
     if path.is_dir():
         raise FileUnreadable(f"{path} is a folder; name its files, such as '{path}/*.csv'.")
     zipped = path.name.lower().endswith(".gz")
@@ -77,6 +80,8 @@ def _check_is_what_it_says(path: Path) -> None:
             raise FileUnreadable(f"{path} is empty.")
         looks_like = next((k for s, k in _SIGNATURES.items() if head.startswith(s)), "text")
         expected = "gzip" if zipped else "text" if _delimiter(path) else "a Parquet file"
+        if encoding == "utf-16" and expected == "text":
+            expected = "UTF-16 text"
         if looks_like != expected:
             raise FileUnreadable(
                 f"{path} is not {expected}, as its name says; it looks like {looks_like}."
@@ -93,8 +98,11 @@ def _check_is_what_it_says(path: Path) -> None:
         raise FileUnreadable(f"{path} cannot be read: {e.strerror}.") from e
 
 
-def relation_of(path: Path) -> tuple[str, list[str]]:
-    """The SQL that reads a file, every text as it is written, and the names of its columns."""
+def relation_of(path: Path, encoding: str = "") -> tuple[str, list[str]]:
+    """The SQL that reads a file, every text as it is written, and the names of its columns.
+
+    A first line `sep=;`, as spreadsheets write it, says what parts the columns.
+    """
     file = literal(glob.escape(str(path.absolute())))
     delimiter = _delimiter(path)
     if not delimiter:
@@ -108,19 +116,26 @@ def relation_of(path: Path) -> tuple[str, list[str]]:
         return f"read_parquet({file}, hive_partitioning=false)", names
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        coded = encoding.replace("utf-8", "") or "utf-8-sig"
+        with opener(path, "rt", encoding=coded, errors="surrogateescape", newline="") as text:
             first = text.readline(1 << 20)
-            if delimiter == ",":
+            if said := re.fullmatch(r"\"?sep=(.)\"?\s*", first):
+                delimiter, first = said[1], text.readline(1 << 20)
+            elif delimiter == ",":
                 delimiter = max(_DELIMITERS, key=first.count)
             names = _distinct(next(csv.reader(chain([first], text), delimiter=delimiter)))
             "".join(names).encode()
     except (UnicodeEncodeError, csv.Error) as e:
-        raise FileUnreadable(f"{path} is not UTF-8 text with a line of names first.") from e
+        raise FileUnreadable(
+            f"{path} is not UTF-8 text with a line of names first. Another encoding is said with "
+            "--encoding latin-1 or utf-16."
+        ) from e
     if not names or "\0" in first:
         raise FileUnreadable(f"{path} is not text with a line of names first.")
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
     return (
         f"read_csv({file}, auto_detect=false, columns={{{columns}}}, header=true, "
+        f"skip={int(said is not None)}, encoding={literal(encoding or 'utf-8')}, "
         f"delim={literal(delimiter)}, quote='\"', escape='\"', hive_partitioning=false, "
         "ignore_errors=true, store_rejects=true, rejects_table='aegis_broken', "
         "rejects_scan='aegis_scans')"

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
 from aegis_core.intake import keeping, settling, staging
-from aegis_core.intake.columns import ROUNDED_DOWN, choose_columns, label_words
+from aegis_core.intake.columns import choose_columns, label_words
 from aegis_core.intake.files import find_files, relation_of
+from aegis_core.intake.forms import forms_of
+from aegis_core.intake.presets import PRESETS, Preset
 from aegis_core.intake.refusals import masked
+from aegis_core.intake.said import PLAIN, Said
 from aegis_core.machine import utc_now_us
 from aegis_core.review.answers import NEWEST
 from aegis_core.schema import ANSWERED, COLUMNS, LABEL_COLUMNS, REQUIRED, ahead
@@ -56,11 +59,14 @@ class ImportSummary:
     zeros_read: int = 0
     zeros_as: float = 0.0
     columns: dict[str, str] = field(default_factory=dict)
+    forms: dict[str, str] = field(default_factory=dict)
     guessed: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
+_UNKNOWN = Preset("", {})
+_CHECKS = (*staging.CHECKS, *staging.DAMAGED)
 _SETTLED = (settling.settle_signs, settling.settle_dates)
 
 
@@ -74,7 +80,9 @@ def import_files(
     scenario: str | None = None,
     label_delay_days: float = 7.0,
     words: Mapping[str, str] | None = None,
+    forms: Said = PLAIN,
     strict: bool = False,
+    most_rejected: float = 1.0,
     rejected_mb: float = 10.0,
     base_currency: str = "",
     zone: str = "UTC",
@@ -91,11 +99,15 @@ def import_files(
     ----------
     files : paths or globs, `.csv`, `.tsv`, `.txt` (each also `.gz`), `.parquet`.
     preset : a key of `PRESETS`. Without it a file that has all columns of one is recognised.
-    mapping : canonical name → column of the file, over preset and guesses; "" means none.
+    mapping :
+        canonical name → column of the file, or several joined by `+`, over preset and guesses; ""
+        means none.
     label, scenario : columns that hold the truth; short for `mapping` of `is_fraud` and `scenario`.
     label_delay_days : a label without a date of its own is known this long after its transaction.
     words : what words of the label mean, beside the usual ones (`columns.label_words`).
+    forms : what is said of the forms of times and numbers; else the columns tell.
     strict : import nothing if any row is bad.
+    most_rejected : import nothing if a larger share of the rows is bad.
     rejected_mb : megabytes of bad rows that are kept of a source and day; the rest is counted.
     base_currency, zone : see `Settings.base_currency` and `Settings.timezone`.
     source : stored with each row; the file's name by default.
@@ -104,8 +116,9 @@ def import_files(
     ------
     FileUnreadable : A file is missing, empty, or not what its name says.
     ColumnError
-        A required column is missing or ambiguous, or `mapping` names one that is not there.
-    InputError : `strict`, and a row is bad.
+        A required column is missing or ambiguous, `mapping` names one that is not there, or a
+        column is in no known form, or in more than one.
+    InputError : More rows are bad than may be.
     """
     started = time.monotonic()
     if not 0 <= label_delay_days <= 36500:
@@ -114,7 +127,9 @@ def import_files(
     mapping |= {k: v for k, v in (("is_fraud", label), ("scenario", scenario)) if v}
     _require_of_files(source)
     said = label_words(words or {})
-    summary, tables = _found(files, mapping, preset=preset)
+    summary, tables = _found(files, mapping, forms.encoding, preset=preset)
+    known = PRESETS.get(summary.preset or "", _UNKNOWN)
+    forms = known.forms.unless(forms)
     store.require_no_service()
     with store.writing() as session, _bar(len(tables) + 1, progress) as step:
         session.execute(f"SET memory_limit = '{_MEMORY}'")
@@ -122,17 +137,21 @@ def import_files(
             tell = step(f"reading {path.name}")
             with _said_of(path, relation):
                 rows = relation
-                if unit := ROUNDED_DOWN.get(summary.preset or ""):
+                if unit := known.rounded_down:
                     rows, n_zero = _without_zeros(session, relation, names, columns, unit)
                     summary.zeros_read, summary.zeros_as = summary.zeros_read + n_zero, unit
                 first = staging.n_staged(session)
-                staging.stage(session, rows, names, columns, source or path.name, tell, words=said)
+                kinds = staging.kinds_of(session, rows, names)
+                read = forms_of(session, rows, names, kinds, columns, forms, known.words)
+                summary.forms |= {name: form.name for name, form in read.items()}
+                given = names, columns, source or path.name, tell
+                staging.stage(session, rows, *given, _CHECKS, said, read)
                 found = (settle(session, first) for settle in _SETTLED)
                 summary.remarks += [f"{path.name}: {remark}" for remark in found if remark]
         tell = step("storing")
         meaning.settle_words(session, "aegis_staged")
         staging.mark_repeated(session)
-        _count(session, summary, strict)
+        _count(session, summary, 0.0 if strict else most_rejected)
         after_seq = session.next_seq() - 1
         meaning.choose_base(session, f"(FROM aegis_staged s WHERE {staging.GOOD})", base_currency)
         meant = meaning.Meaning.read(session, base_currency, zone)
@@ -195,7 +214,7 @@ def import_labels(
         staging.mark_unknown(session, wanted)
         labels = """SELECT s.*, t.ts, s.rowid AS place FROM aegis_staged s
             JOIN transactions t USING (transaction_id) WHERE s.reason IS NULL"""
-        _count(session, summary, strict)
+        _count(session, summary, 0.0 if strict else 1.0)
         now = f"greatest(s.ts, ({NEWEST}))"
         _insert_labels(session, summary, labels, now, session.last_seq())
         summary.not_kept = keeping.keep_rejected(session, rejected_mb)
@@ -203,6 +222,21 @@ def import_labels(
     summary.already_there, summary.accepted = summary.accepted - summary.labels, summary.labels
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def preview(
+    files: Iterable[Path | str] | Path | str, **given: Any
+) -> tuple[ImportSummary, pd.DataFrame, list[str]]:
+    """What an import of files would do: its summary, the first rows, and what the data lack.
+
+    Nothing is stored, and what is stored already plays no part. `given` is that of `import_files`.
+    """
+    with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
+        store = Store(Path(folder) / "preview.duckdb")
+        summary = import_files(files, store, **given)
+        first = store.query("FROM transactions ORDER BY seq LIMIT 5").dropna(axis="columns")
+        lacks = settling.lacks(store)
+    return summary, first, lacks
 
 
 Table = tuple[Path, str, list[str], dict[str, str]]
@@ -214,13 +248,16 @@ def _require_of_files(source: str | None) -> None:
 
 
 def _found(
-    files: Iterable[Path | str] | Path | str, mapping: Mapping[str, str], **wanted: Any
+    files: Iterable[Path | str] | Path | str,
+    mapping: Mapping[str, str],
+    encoding: str = "",
+    **wanted: Any,
 ) -> tuple[ImportSummary, list[Table]]:
     """The files, each with its SQL, its columns and which of them is which."""
-    paths = find_files([files] if isinstance(files, str | Path) else files)
+    paths = find_files([files] if isinstance(files, str | Path) else files, encoding)
     summary, tables = ImportSummary([str(path) for path in paths]), []
     for path in paths:
-        relation, names = relation_of(path)
+        relation, names = relation_of(path, encoding)
         columns, guessed, recognised = choose_columns(
             names, mapping=mapping, where=path.name, **wanted
         )
@@ -236,24 +273,27 @@ def _said_of(path: Path, relation: str) -> Iterator[None]:
     """Say of which file something is that cannot be read."""
     try:
         yield
+    except ColumnError as e:
+        raise ColumnError(f"{path.name}: {e}") from e
     except AegisError as e:
         kind = "CSV" if "read_csv(" in relation else "Parquet"
         raise FileUnreadable(f"{path} cannot be read as {kind}: {masked(str(e)[:300])}") from e
 
 
-def _count(session: Session, summary: ImportSummary, strict: bool) -> None:
-    """Count what was read; `InputError` if any row is bad and none may be."""
+def _count(session: Session, summary: ImportSummary, most_rejected: float) -> None:
+    """Count what was read; `InputError` if a larger share is bad than may be."""
     summary.accepted, summary.already_there, summary.rejected = staging.outcome(session)
     summary.unread = staging.unread(session)
     n_rejected = sum(summary.rejected.values())
     summary.rows = summary.accepted + summary.already_there + n_rejected
     if not summary.rows:
         raise FileUnreadable(f"{', '.join(summary.files)}: a header but no rows.")
-    if strict and n_rejected:
+    if n_rejected > most_rejected * summary.rows:
         told = "; ".join(f"{reason}: {n:,}" for reason, n in summary.rejected.items())
+        way = "With --partial" if most_rejected else "Without --strict, or with --partial,"
         raise InputError(
             f"Nothing was imported: {n_rejected:,} of {summary.rows:,} "
-            f"rows are bad ({told}). Without --strict the good rows go in and the bad ones "
+            f"rows are bad ({told}). {way} the good rows go in and the bad ones "
             "to the table `rejected`."
         )
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from aegis_core.intake.staging import folded_in_sql
 from aegis_core.schema import DAY_US
+from aegis_core.store import Store
 from aegis_core.store.connection import literal
 from aegis_core.store.meaning import Meaning
 from aegis_core.store.session import Session
@@ -18,6 +19,7 @@ from aegis_core.units.money import known
 from aegis_core.units.words import BACK, CHANNELS, KINDS, STATES, folded
 
 _FEWEST_DAYS: Final = 10
+_FEWEST_PAYMENTS: Final = 10
 
 
 def settle_signs(session: Session, first: int) -> str:
@@ -59,6 +61,29 @@ def settle_dates(session: Session, first: int) -> str:
     if found["said"] < found["n"]:
         session.execute(f"UPDATE aegis_staged SET clock = 'date' WHERE {of_file}")
     return "All times are midnights: they are read as dates, which have no hour and no burst."
+
+
+def lacks(store: Store) -> list[str]:
+    """What stored transactions lack, for each factor that cannot be judged well without it."""
+    (found,) = store.rows(
+        """SELECT count(*) AS n, count(lat) AS placed, count(category) AS category,
+          count(merchant_id) AS merchant, count(*) FILTER (clock = 'date') AS dates,
+          count(DISTINCT customer_id) AS customers FROM transactions"""
+    )
+    few = store.value(
+        f"""SELECT count(*) FROM (SELECT customer_id FROM transactions GROUP BY 1
+        HAVING count(*) < {_FEWEST_PAYMENTS})"""
+    )
+    n, customers = found["n"], found["customers"]
+    told = {
+        f"travel: {n - found['placed']:,} of {n:,} have no place": found["placed"] < n,
+        f"hour, burst: {found['dates']:,} of {n:,} are dates without a time": found["dates"] > 0,
+        f"amount: {n - found['category']:,} of {n:,} have no category": found["category"] < n,
+        f"amount: {few:,} of {customers:,} customers have fewer than {_FEWEST_PAYMENTS} payments, "
+        "and are judged by what is usual of everybody": few > 0,
+        f"merchants: {n - found['merchant']:,} of {n:,} have none": found["merchant"] < n,
+    }
+    return [text for text, is_so in told.items() if is_so]
 
 
 def remarks(session: Session, meaning: Meaning) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 from aegis_core.intake.columns import FILE_COLUMNS
+from aegis_core.intake.forms import Form, own_offset
 from aegis_core.schema import (
     ANSWERS,
     ATTEMPT,
@@ -40,6 +41,15 @@ from aegis_core.units.words import LABEL_WORDS, UNFOLDED, folded, paid_in_sql
 THERE: Final = "already there"
 """The reason of a staged row with which nothing is wrong, but it is stored already."""
 REPEATED: Final = "transaction_id is known with other content"
+DAMAGED: Final = tuple(
+    (
+        f"{name} looks damaged, as by a spreadsheet",
+        f"regexp_full_match({name}, '[0-9](\\.[0-9]+)?[Ee]\\+[0-9]+')"
+        f" OR lower({name}) IN ('nan', 'null', '#n/a')",
+    )
+    for name in ("transaction_id", "customer_id")
+)
+"""Checks of ids that only files can fail: another program wrote them."""
 
 _FAULTS: Final = {
     "missing": "NOT {0.name}_given",
@@ -90,6 +100,7 @@ _BROKEN_LINES = {
     "LINE SIZE OVER MAXIMUM": "line is too long",
 }
 _LONGEST_RAW = 10_000
+NO_FORMS: Final[Mapping[str, Form]] = {}
 _NO_DATE: Final = " OR ".join(
     f"coalesce({_FAULTS[fault].format(FILE_COLUMNS['known_at'])}, false)"
     for fault in ("time", "years")
@@ -130,15 +141,16 @@ def stage(
     tell: Callable[[float], object] | None,
     checks: Sequence[tuple[str, str]] = CHECKS,
     words: Mapping[str, str] = LABEL_WORDS,
+    forms: Mapping[str, Form] = NO_FORMS,
 ) -> None:
     """Parse and check the rows of `relation`, adding them to the temporary table `aegis_staged`.
 
-    `words` says what each word of a label means, see `columns.label_words`.
+    `words` says what each word of a label means, see `columns.label_words`; `forms` how columns
+    are read that are not in the plain form.
     """
-    described = session.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+    kinds = kinds_of(session, relation, names)
     session.execute("DROP TABLE IF EXISTS aegis_broken")
     session.execute("DROP TABLE IF EXISTS aegis_scans")
-    kinds = {name: row[1] for name, row in zip(names, described, strict=True)}
     staged = ", ".join(f"{name} {column.kind}" for name, column in FILE_COLUMNS.items())
     session.execute(
         f"CREATE TEMP TABLE IF NOT EXISTS aegis_staged ({staged}, utc_offset INTEGER, "
@@ -147,11 +159,11 @@ def stage(
     parsed = [
         part
         for column in FILE_COLUMNS.values()
-        for part in _parsed(column, columns.get(column.name), kinds, words)
+        for part in _parsed(column, columns.get(column.name), kinds, words, forms.get(column.name))
     ]
     reason = " ".join(f"WHEN {condition} THEN {literal(name)}" for name, condition in checks)
     raw = ", ".join(f"{literal(name)}, {_as_json(name, kind)}" for name, kind in kinds.items())
-    offset, clock = _clock(columns.get("ts"), kinds)
+    offset, clock = _clock(columns.get("ts"), kinds, forms.get("ts"))
     read = "CASE WHEN unread IS NULL THEN is_fraud END"
     labelled = [read if name == "is_fraud" else name for name in FILE_COLUMNS]
     no_label = ", ".join(literal(w) for w, of in words.items() if of == "unknown")
@@ -176,11 +188,7 @@ def stage(
         session.watched(insert, None, tell)
     else:
         session.execute(insert)
-    session.execute(
-        f"""UPDATE aegis_staged SET transaction_id = 'row-' || md5(concat_ws(chr(31), {_MADE_OF},
-            rowid - (SELECT min(rowid) FROM aegis_staged) - {before}))[:20]
-        WHERE transaction_id IS NULL AND reason IS NULL"""
-    )
+    _make_ids(session, before)
     if "read_csv(" in relation:
         reasons = " ".join(f"WHEN {literal(k)} THEN {literal(v)}" for k, v in _BROKEN_LINES.items())
         session.execute(
@@ -192,6 +200,31 @@ def stage(
         )
 
 
+def _make_ids(session: Session, before: int) -> None:
+    """Give rows without an id one made of their content, the n-th equal one of a file the n-th.
+
+    So two files that overlap bring a payment once. Versions before counted the place in the file;
+    an id that is stored like that stays.
+    """
+    made = f"'row-' || md5(concat_ws(chr(31), {_MADE_OF}, {{}}))[:20]"
+    place = f"rowid - (SELECT min(rowid) FROM aegis_staged) - {before}"
+    nth = f"'n', row_number() OVER (PARTITION BY {_MADE_OF} ORDER BY rowid)"
+    session.execute(
+        f"""UPDATE aegis_staged AS s SET transaction_id = m.id FROM (
+            SELECT r, coalesce(t.transaction_id, fresh) AS id FROM (
+                SELECT rowid AS r, {made.format(place)} AS placed, {made.format(nth)} AS fresh
+                FROM aegis_staged WHERE transaction_id IS NULL AND reason IS NULL
+            ) LEFT JOIN transactions t ON t.transaction_id = placed
+        ) m WHERE s.rowid = m.r"""
+    )
+
+
+def kinds_of(session: Session, relation: str, names: Sequence[str]) -> dict[str, str]:
+    """The type of each column of a file."""
+    described = session.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+    return {name: row[1] for name, row in zip(names, described, strict=True)}
+
+
 def n_staged(session: Session) -> int:
     """How many rows are staged, none if nothing was."""
     there = "SELECT 1 FROM duckdb_tables() WHERE temporary AND table_name = 'aegis_staged'"
@@ -199,14 +232,21 @@ def n_staged(session: Session) -> int:
 
 
 def _parsed(
-    wanted: Column, column: str | None, kinds: Mapping[str, str], words: Mapping[str, str]
+    wanted: Column,
+    column: str | None,
+    kinds: Mapping[str, str],
+    words: Mapping[str, str],
+    form: Form | None,
 ) -> list[str]:
     """SQL for one canonical column and, since a check may ask, for whether it has any value."""
     name = wanted.name
     if column is None:
         nothing = [f"NULL::{wanted.kind} AS {name}", f"false AS {name}_given"]
         return [*nothing, f"NULL::VARCHAR AS {name}_said"] if wanted in LABEL_COLUMNS else nothing
-    raw, kind = f'"aegis row".{quoted(column)}', kinds[column]
+    if form:
+        raw, kind = f"({form.text})", "VARCHAR"
+    else:
+        raw, kind = f'"aegis row".{quoted(column)}', kinds[column]
     if kind in ("FLOAT", "DOUBLE"):  # NaN is how pandas says missing, except of an amount
         raw = raw if name == "amount" else f"CASE WHEN NOT isnan({raw}) THEN {raw} END"
     elif not _is_number(kind) and not kind.startswith(("TIMESTAMP", "DATE", "BOOLEAN")):
@@ -214,7 +254,9 @@ def _parsed(
     # pandas makes floats of whole numbers with gaps: 596.0 is customer 596
     whole = f"TRY_CAST(CASE WHEN {raw} = trunc({raw}) THEN {raw} END AS BIGINT)"
     text = f"coalesce({whole}::VARCHAR, ({raw})::VARCHAR)"
-    if wanted.kind == TIME:
+    if form and form.value:
+        value = form.value if form.ahead == "0" else f"{form.value} - to_minutes({form.ahead})"
+    elif wanted.kind == TIME:
         value = _time(raw, kind)
     elif wanted.kind == TRUTH:
         text = text if _is_number(kind) else f"({raw})::VARCHAR"
@@ -263,25 +305,22 @@ def _time(raw: str, kind: str) -> str:
     )
 
 
-def _clock(column: str | None, kinds: Mapping[str, str]) -> tuple[str, str]:
+def _clock(column: str | None, kinds: Mapping[str, str], form: Form | None) -> tuple[str, str]:
     """SQL for the minutes that a time says it is ahead of UTC, and for how it says so, if it does.
 
     That of UTC itself says nothing of where somebody was.
     """
+    nothing = "NULL::INTEGER", "NULL::VARCHAR"
     if column is None:
-        return "NULL::INTEGER", "NULL::VARCHAR"
-    if kinds[column] == "DATE":
-        return "NULL::INTEGER", "'date'"
-    if kinds[column] != "VARCHAR":
-        return "NULL::INTEGER", "NULL::VARCHAR"
-    raw = f'trim("aegis row".{quoted(column)})'
-    sign, hours, minutes = (
-        rf"regexp_extract({raw}, ':[0-9:.,]+([+-])([0-9]{{2}}):?([0-9]{{2}})?$', {n})"
-        for n in (1, 2, 3)
-    )
-    hours, minutes = (f"coalesce(TRY_CAST({part} AS INTEGER), 0)" for part in (hours, minutes))
-    offset = f"nullif(({hours} * 60 + {minutes}) * if({sign} = '-', -1, 1), 0)"
-    date = rf"regexp_full_match({raw}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}')"
+        return nothing
+    if form and form.value:
+        offset, date = f"nullif({form.ahead}, 0)", form.dated
+    elif form or kinds[column] == "VARCHAR":
+        raw = form.text if form else f'trim("aegis row".{quoted(column)})'
+        offset = f"nullif({own_offset(raw)}, 0)"
+        date = rf"regexp_full_match({raw}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}')"
+    else:
+        return ("NULL::INTEGER", "'date'") if kinds[column] == "DATE" else nothing
     return offset, f"CASE WHEN {date} THEN 'date' WHEN {offset} <> 0 THEN 'sent' END"
 
 

@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def imported(folder: Path, capsys: pytest.CaptureFixture[str]) -> Store:
     """A database of two good rows and a bad one, at `a.duckdb` in the caller's folder."""
-    assert main(["import", "a.csv", "--db", "a.duckdb"]) == 0
+    assert main(["import", "a.csv", "--db", "a.duckdb", "--partial"]) == 0
     capsys.readouterr()
     return connect(folder / "a.duckdb")
 
@@ -105,14 +105,16 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
 def test_import_tells_what_it_guessed_and_counts(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["import", "a.csv", "--db", "new/a.duckdb"]) == 0
+    assert main(["import", "a.csv", "--db", "new/a.duckdb"]) == 2
+    assert "1 of 3 rows are bad" in capsys.readouterr().err
+    assert main(["import", "a.csv", "--db", "new/a.duckdb", "--partial"]) == 0
     told = capsys.readouterr().out
     assert "customer_id     ← customer" in told
     assert "3 rows read: 2 accepted, 0 already there, 1 rejected" in told
     assert "1 × customer_id is missing" in told
     assert "From 2026-01-05 10:00 to 2026-01-05 11:00 UTC" in told
     assert (folder / "new" / "a.duckdb").exists()
-    assert main(["import", "*.csv", "--db", "new/a.duckdb"]) == 0
+    assert main(["import", "*.csv", "--db", "new/a.duckdb", "--partial"]) == 0
     assert "0 accepted, 2 already there, 1 rejected" in capsys.readouterr().out
 
 
@@ -129,8 +131,8 @@ def test_import_takes_maps_labels_and_delays(folder: Path) -> None:
 def test_import_without_a_usable_row_ends_with_1(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "b.csv").write_text("customer,time,amt\nc,never,1\n")
-    assert main(["import", "b.csv", "--db", "b.duckdb"]) == 1
+    (folder / "b.csv").write_text("customer,time,amt\n,2026-01-05,1\n")
+    assert main(["import", "b.csv", "--db", "b.duckdb", "--partial"]) == 1
     assert "no row was usable" in capsys.readouterr().err
 
 

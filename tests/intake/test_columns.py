@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from aegis_core.errors import InputError
-from aegis_core.intake.columns import PRESETS, choose_columns
+from aegis_core.intake.columns import choose_columns
+from aegis_core.intake.presets import PRESETS
 
 
 def test_a_map_goes_before_every_guess() -> None:
@@ -23,7 +24,10 @@ def test_a_map_goes_before_every_guess() -> None:
         (["customer_id", "when", "amount"], {}, r"no column for ts; it has customer_id, when"),
         (["a", "b"], {}, "customer_id and ts and amount"),
         (["customer_id", "ts", "date", "time", "amount"], {}, None),
-        (["customer_id", "date", "time", "amount"], {}, r"date, time could each be ts.*--map ts="),
+        (["customer_id", "when", "time", "created_at", "amount"], {}, r"each be ts.*ts=time\+cre"),
+        (["User", "Card", "ts", "amount"], {}, r"each be customer_id.*customer_id=User\+Card"),
+        (["customer_id", "ts", "amount"], {"preset": "ulb"}, "has no customer"),
+        (["a", "b", "ts"], {}, "--map customer_id=COLUMN --map amount=COLUMN"),
         (["customer_id", "ts", "amount", "lat", "merch_lat", "lon"], {}, "could each be lat"),
         (["customer_id", "ts", "amount"], {"mapping": {"ts": "tss"}}, "Did you mean ts"),
         (["customer_id", "ts", "amount"], {"mapping": {"amout": "ts"}}, "Did you mean amount"),
@@ -44,8 +48,16 @@ def test_a_missing_or_ambiguous_column_is_said_with_the_way_out(
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_recognised_by_its_columns(preset: str) -> None:
-    names = [known[-1] for known in PRESETS[preset].values()] + ["lat", "long", "unix_time"]
+    columns = {name: known[-1] for name, known in PRESETS[preset].columns.items()}
+    names = [part for column in columns.values() for part in column.split("+")]
+    names = [*dict.fromkeys(names), "lat", "long", "unix_time"]
     chosen, _, recognised = choose_columns(names)
     assert recognised == preset
-    assert chosen == {canonical: known[-1] for canonical, known in PRESETS[preset].items()}
+    assert chosen == columns
     assert choose_columns(names, preset=preset) == (chosen, {}, preset)
+
+
+def test_a_date_and_a_time_beside_it_are_one() -> None:
+    chosen, guessed, _ = choose_columns(["CustomerID", "Date", "Time", "Amount (EUR)"])
+    assert chosen == {"customer_id": "CustomerID", "ts": "Date+Time", "amount": "Amount (EUR)"}
+    assert guessed == chosen

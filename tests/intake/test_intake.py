@@ -67,7 +67,7 @@ BAD = {
     "ts is not a time, such as 2026-03-01T12:00:00Z": "b,c,2026-02-30,1,m,,,,0",
     "ts is not between 1970 and 2100": "b,c,2100-01-01,1,m,,,,0",
     "amount is missing": "b,c,2026-01-05,,m,,,,0",
-    "amount is not a number": "b,c,2026-01-05,12 €,m,,,,0",
+    "amount is not a number": "b,c,2026-01-05,12 or so,m,,,,0",
     "amount is below -1e+12": "b,c,2026-01-05,-1000000000001,m,,,,0",
     "amount is below 0.001": "b,c,2026-01-05,0.0009,m,,,,0",
     "amount is above 1e+12": "b,c,2026-01-05,1000000000001,m,,,,0",

@@ -197,7 +197,8 @@ MEANT: Final = {
     "utc_offset": "INTEGER", "local_zone": TEXT, "clock": TEXT,
 }  # fmt: skip
 """Columns that say what a transaction meant when it came, with their types: its amount in the base
-currency and the rate of that, null where none was known; minutes that its local time is ahead of
+currency and the rate of that, null where none was known (the amount is then by the scale that the
+currency had when it was judged, else a usual one, and null where nobody judged it); minutes that its local time is ahead of
 UTC, the zone or offset that says so, and how that is known (`CLOCKS`)."""
 
 CLOCKS: Final = ("sent", "place", "customer", "assumed", "date")
@@ -374,7 +375,7 @@ label that arrived later needs to know of one of them.
 """
 
 WORTH: Final = "CASE WHEN t.base_currency IS NULL THEN t.amount ELSE coalesce(t.base_amount, 0) END"
-"""SQL for what `t`, a transaction, is worth in the base currency; 0 where no rate is known."""
+"""SQL for what `t`, a transaction, is worth in the base currency; 0 where nobody could say."""
 WORTH_IN: Final = "coalesce(t.base_currency, t.currency, '')"
 """SQL for the currency of `WORTH`."""
 

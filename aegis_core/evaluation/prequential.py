@@ -37,7 +37,7 @@ from aegis_core.evaluation.splits import (
 )
 from aegis_core.features import confirmed
 from aegis_core.features.checkpoint import Begin, begin
-from aegis_core.features.entries import judged_rows, without_rate
+from aegis_core.features.entries import judged_rows
 from aegis_core.runs import lineage
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.store import Store
@@ -244,7 +244,7 @@ def _tested(
     out = rows[["seq", "transaction_id", "customer_id", "ts"]].reset_index(drop=True)
     out.insert(0, "fold", fold.number)
     return out.assign(
-        amount=np.where(without_rate(rows), 0.0, np.nan_to_num(scored.amount)),
+        amount=np.nan_to_num(scored.amount),
         is_fraud=truth.is_fraud.to_numpy(),
         scenario=truth.scenario.to_numpy(),
         decision=scored.decision,
@@ -293,8 +293,7 @@ def _remarks(frame: pd.DataFrame, labels: pd.DataFrame, folds: Sequence[Fold]) -
         if several := sorted(other.currency[~with_rate].unique()):
             notes.append(
                 f"No rate of {', '.join(several)} is known: amounts in it are held against each "
-                f"other by its own scale, and are worth nothing in sums. `aegis rates import` "
-                "brings rates."
+                f"other by its own scale, and by that in sums. `aegis rates FILE` brings rates."
             )
     elif "currency" in frame and (several := sorted(frame.currency.dropna().unique()))[1:]:
         notes.append(f"Amounts of {', '.join(several)} are added as if they were one currency.")

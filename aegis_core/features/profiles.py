@@ -14,6 +14,7 @@ import numpy as np
 
 from aegis_core.features.arrays import (
     Arrays,
+    Floats,
     Ints,
     Rows,
     grown,
@@ -27,12 +28,14 @@ from aegis_core.features.arrays import (
 )
 from aegis_core.features.entries import Columns, columns
 from aegis_core.features.population import (
+    MEAN,
     NO_CLOCK,
     PLACE,
     PLACES,
     PUBLISHED,
     SCALE,
     SUMS,
+    N,
     figures,
 )
 from aegis_core.features.signals import WIDTH, State, last_place
@@ -91,6 +94,16 @@ class Profiles:
             for name in names[len(codes) :]:
                 codes[name] = len(codes)
         self._make_room(0)
+
+    def worth(self, amount: Floats) -> Floats:
+        """`amount`, in the base currency, shape (n,), with the usual one where nobody knows it (NaN).
+
+        So an alert in a currency without a rate, whose scale is not known yet, has its part in
+        sums and its place in a queue. On the first day of all nothing is usual, and NaN stays.
+        """
+        everybody = self.state.published[0]
+        usual = np.exp(everybody[MEAN]) if everybody[N] > 0 else np.nan
+        return np.where(np.isnan(amount), usual, amount)
 
     def last_place(self, customer: str) -> int:
         """The number of the place where a customer was last, −1 where none is known."""

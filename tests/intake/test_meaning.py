@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -18,6 +19,7 @@ from aegis_core.errors import InputError
 from aegis_core.evaluation.parity import parity
 from aegis_core.intake import ImportSummary, import_files
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
+from aegis_core.review.cases import QUEUE
 from aegis_core.schema import LATER_STATES
 from aegis_core.serving import schemas
 from aegis_core.serving.engine import Engine
@@ -237,11 +239,11 @@ def test_a_currency_without_a_rate_is_judged_by_its_own_scale(say: Say, engine: 
             at = NEXT + day * DAY + dt.timedelta(minutes=i)
             verdict = say(at, 4e6 + i, customer_id=f"shells {i}", currency="COWRIE")
             assert verdict["decision"] == "approve"
-    kept = "SELECT rate, base_amount, base_currency FROM transactions WHERE currency = 'COWRIE'"
     engine.settled()
-    assert set(map(tuple, engine.store.query(kept).astype(object).fillna("").to_numpy())) == {
-        ("", "", "EUR")
-    }
+    kept = engine.store.query("FROM transactions WHERE currency = 'COWRIE' ORDER BY seq")
+    assert kept.rate.isna().all()
+    assert set(kept.base_currency) == {"EUR"}
+    assert kept.base_amount.between(10, 100).all(), "as usual, whatever its number"
     for day in range(3):
         say(NEXT + day * DAY, 40.0, customer_id="euros")
     at = NEXT + 4 * DAY
@@ -249,6 +251,14 @@ def test_a_currency_without_a_rate_is_judged_by_its_own_scale(say: Say, engine: 
         say(at, 1000 * usual, customer_id=who, currency=currency)
         for who, usual, currency in (("shells 1", 4e6, "COWRIE"), ("euros", 40.0, "EUR"))
     )
+    engine.settled()
+    weighed = "SELECT base_amount AS n FROM transactions ORDER BY seq DESC LIMIT 2"
+    assert 0.2 < np.divide(*(row["n"] for row in engine.store.rows(weighed))) < 5
+    queue = engine.store.rows(QUEUE, {"analyst": "", "now": dt.datetime(2026, 1, 1)})
+    stake = {row["customer_id"]: row["weight"] for row in queue}
+    assert 0.2 < stake["euros"] / stake["shells 1"] < 5
+    (shown,) = (row for row in queue if row["customer_id"] == "shells 1")
+    assert (shown["amount"], shown["currency"]) == (4e9, "COWRIE")
     assert odd["decision"] == control["decision"] != "approve"
     told = texts(odd)
     assert "COWRIE 4,000,000,000.00 is" in told

@@ -197,9 +197,9 @@ MEANT: Final = {
     "utc_offset": "INTEGER", "local_zone": TEXT, "clock": TEXT,
 }  # fmt: skip
 """Columns that say what a transaction meant when it came, with their types: its amount in the base
-currency and the rate of that, null where none was known (the amount is then by the scale that the
-currency had when it was judged, else a usual one, and null where nobody judged it); minutes that its local time is ahead of
-UTC, the zone or offset that says so, and how that is known (`CLOCKS`)."""
+currency and the rate of that, null where none was known; minutes that its local time is ahead of
+UTC, the zone or offset that says so, and how that is known (`CLOCKS`). The amount is then by the
+scale that its currency had when it was judged, else a usual one; null where nobody judged it."""
 
 CLOCKS: Final = ("sent", "place", "customer", "assumed", "date")
 """How a local time is known: by the offset that was sent, by the place, by the customer's zone, by
@@ -216,9 +216,11 @@ TRANSACTION_COLUMNS: Final = {
 CONTENT: Final = tuple(column.name for column in COLUMNS if not column.made)
 """What makes two transactions of one id the same."""
 
-ATTEMPT: Final = ("customer_id", "merchant_id", "ts")
+ATTEMPT: Final = ("customer_id", "merchant_id")
 """What a payment has in common with what came under its id before and was none: a declined try, or
 a check of the card."""
+RETRY_DAYS: Final = 30
+"""How much later its time may be than that of the try."""
 
 REQUIRED: Final = tuple(column.name for column in COLUMNS if column.required and not column.made)
 """What a row must bring; a missing `transaction_id` is made from source and row number."""
@@ -387,6 +389,9 @@ LATER_STATES: Final = (
     "(SELECT list(later.status ORDER BY later.rowid) FROM states later WHERE later.seq = t.seq)"
 )
 """SQL for what became of `t`, a transaction, after it came: its later states; null where none."""
+
+NO_TRY: Final = "lead(v.seq) OVER (PARTITION BY v.transaction_id ORDER BY v.seq) IS NULL"
+"""SQL to qualify verdicts `v` by: not of a try that became a payment, of which any label is."""
 
 ANSWERED: Final = "review"
 """`labels.source` of what an analyst answered."""

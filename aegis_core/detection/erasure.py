@@ -93,9 +93,7 @@ class _Kept:
             found += [(merchant, int(row)) for row in rows_there[nexts]]
         return found
 
-    def _sums(
-        self, seq: int, categories: set[str], currencies: set[str], places: set[int]
-    ) -> None:
+    def _sums(self, seq: int, categories: set[str], currencies: set[str], places: set[int]) -> None:
         known = self.profiles.category_codes
         codes = {known.get(folded(c), MAX_CATEGORIES) for c in categories}
         for row in (0, *(1 + code for code in codes)):

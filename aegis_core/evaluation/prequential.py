@@ -138,7 +138,9 @@ def evaluate(
     truth = frame[["transaction_id", "customer_id", "ts"]].merge(
         history.held(labels), on="transaction_id", how="left"
     )
-    truth["is_fraud"] = truth.is_fraud.eq(True).fillna(False).astype(bool)
+    tries = history.became_payments(frame)
+    truth["is_fraud"] = truth.is_fraud.eq(True).fillna(False).astype(bool) & ~tries
+    payments = judged_rows(frame) & ~tries
     profiles, memory = begun.profiles, begun.confirmed
     teacher = Scorer(profiles=None if profiles is None else profiles.copy())
     if learner:
@@ -158,7 +160,7 @@ def evaluate(
             passed += [given] if kept else []
         learnt = max(learnt, start)
         window = ts[first_kept:learnt]
-        judged = judged_rows(frame.iloc[first_kept:learnt])
+        judged = payments[first_kept:learnt]
         chosen = (window >= microseconds(fold.train_from)) & (window < microseconds(fold.train_to))
         chosen &= judged
         if stop <= start or not chosen.any():
@@ -209,7 +211,7 @@ def evaluate(
             part["counted"] = policy.counts_as_burst(scored.counts)
             if taught is not None:
                 part[LEARNER] = taught.score(scored.signals, scored.amount, scored.history)
-            asked = judged_rows(rows)
+            asked = payments[a : a + len(rows)]
             tested.append(part[asked])
             because = (part.is_fraud | (part.decision != Decision.APPROVE)).to_numpy() & asked
             told.append(cases.evidence(rows, scored, detector, because))

@@ -96,7 +96,7 @@ class Profiles:
         self._make_room(0)
 
     def worth(self, amount: Floats) -> Floats:
-        """`amount`, in the base currency, shape (n,), with the usual one where nobody knows it (NaN).
+        """`amount`, in the base currency, shape (n,), with a usual one where it is NaN: unknown.
 
         So an alert in a currency without a rate, whose scale is not known yet, has its part in
         sums and its place in a queue. On the first day of all nothing is usual, and NaN stays.
@@ -113,7 +113,7 @@ class Profiles:
     def put(self, row: int, sums: Ints) -> None:
         """Let the day that has not ended have these sums.
 
-        They are of the population (row 0), a category (1 + its code), or, which have less of them, a
+        They are of the population (row 0), a category (1 + its code), or, with less of them, a
         place (`PLACE_ROW` + its number) or a currency without a rate (−1 − its code).
         """
         if row >= PLACE_ROW:

@@ -27,6 +27,7 @@ from aegis_core.store import Store, connect
 from aegis_core.store.meaning import Meaning, base_of
 
 DAY: Final = dt.timedelta(days=1)
+HOUR: Final = dt.timedelta(hours=1)
 START: Final = dt.datetime(2026, 4, 1, 8, tzinfo=dt.UTC)
 NEXT: Final = START + 40 * DAY
 """After all that other tests send, so that days end."""
@@ -382,14 +383,18 @@ TRIES: Final = """
     1 c m 5 failed;   1 c m 5 declined;   1 c m 5 Captured;   1 c m 5 declined;   1 c m 5 approved
     2 d m 5 declined; 2 d other 5 paid;   2 e m 5 paid;       3 d m 0 ;           3 d m 9
     3 d m 0 ;         3 d m 10 ;          4 d m 7 paid;       4 d m 7 declined;   2 d m 6
-    1 c m 5 failed
+    1 c m 5 failed;   5 c m 5 failed;     6 c m 5 declined;   6 c m 5 paid +721;  6 c m 5 paid -1
+    5 c m 8 paid +9;  5 c m 8 paid +10;   5 c m 8 paid +9;    6 c m 5 paid +720
 """
-"""Id, customer, merchant, amount and status of what is sent, one after the other."""
+"""Id, customer, merchant, amount and status of what is sent, one after the other; and how many
+hours later than the first its time is."""
 TRIED: Final = [
     ("1", 5.0, None, "failed", ["declined"]), ("1", 5.0, None, "approved", None),
     ("2", 5.0, None, "declined", None), ("3", 0.0, "verification", None, None),
     ("3", 9.0, None, None, None), ("4", 7.0, None, "approved", ["declined"]),
-    ("2", 6.0, None, None, None),
+    ("2", 6.0, None, None, None), ("5", 5.0, None, "failed", None),
+    ("6", 5.0, None, "declined", None), ("5", 8.0, None, "approved", None),
+    ("6", 5.0, None, "approved", None),
 ]  # fmt: skip
 """What is kept of it: id, amount, kind, status and later states, in the order of arrival."""
 
@@ -398,8 +403,11 @@ def tries(name: str) -> list[dict[str, Any]]:
     cells = [row.split() for line in TRIES.split("\n") for row in line.split(";") if row.strip()]
     return [
         {"transaction_id": f"{name}#{one}", "customer_id": customer, "merchant_id": merchant,
-         "ts": f"2026-05-0{one}", "amount": float(amount), "status": "".join(status) or None}
-        for one, customer, merchant, amount, *status in cells
+         "ts": str(START.replace(tzinfo=None, month=5, day=int(one)) + HOUR * sum(map(int, later))),
+         "amount": float(amount), "status": status}
+        for one, customer, merchant, amount, status, *later in (
+            cell if len(cell) > 4 else [*cell, None] for cell in cells
+        )
     ]  # fmt: skip
 
 
@@ -428,7 +436,7 @@ def test_what_was_tried_and_then_paid_is_two_rows_at_every_door(
             refused += sum(summary.rejected.values())
             later += summary.later_states
             new += len(engine.take(pa.Table.from_pandas(part), "test"))
-        assert (refused, later, new) == ((3, 2, 7), (3, 0, 0))[again]
+        assert (refused, later, new) == ((6, 2, 11), (6, 0, 0))[again]
         engine.settled()
         assert kept_of(engine.store, name) == TRIED
         # one file is stored in the order of its times

@@ -225,6 +225,7 @@ def fifth() -> list[Any]:
     aegis("person", "C000007", "--erase", "--yes", "--who", "anna")
     aegis("forget", "--older-than", "100d", "--yes", "--who", "anna")
     aegis("backup", HOME / "backup.tar")
+    Service(HOME).end(signal.SIGTERM)  # leaves a snapshot
     service = Service(HOME)
     service.post([*payments("there", 4, 5), *meant("there-too", 4)])
     service.ask("GET", "/v1/transactions/there-0")  # a reader: so much is in the tables

@@ -198,7 +198,8 @@ MEANT: Final = {
 }  # fmt: skip
 """Columns that say what a transaction meant when it came, with their types: its amount in the base
 currency and the rate of that, null where none was known; minutes that its local time is ahead of
-UTC, the zone or offset that says so, and how that is known (`CLOCKS`)."""
+UTC, the zone or offset that says so, and how that is known (`CLOCKS`). The amount is then by the
+scale that its currency had when it was judged, else a usual one; null where nobody judged it."""
 
 CLOCKS: Final = ("sent", "place", "customer", "assumed", "date")
 """How a local time is known: by the offset that was sent, by the place, by the customer's zone, by
@@ -215,9 +216,11 @@ TRANSACTION_COLUMNS: Final = {
 CONTENT: Final = tuple(column.name for column in COLUMNS if not column.made)
 """What makes two transactions of one id the same."""
 
-ATTEMPT: Final = ("customer_id", "merchant_id", "ts")
+ATTEMPT: Final = ("customer_id", "merchant_id")
 """What a payment has in common with what came under its id before and was none: a declined try, or
 a check of the card."""
+RETRY_DAYS: Final = 30
+"""How much later its time may be than that of the try."""
 
 REQUIRED: Final = tuple(column.name for column in COLUMNS if column.required and not column.made)
 """What a row must bring; a missing `transaction_id` is made from source and row number."""
@@ -374,7 +377,7 @@ label that arrived later needs to know of one of them.
 """
 
 WORTH: Final = "CASE WHEN t.base_currency IS NULL THEN t.amount ELSE coalesce(t.base_amount, 0) END"
-"""SQL for what `t`, a transaction, is worth in the base currency; 0 where no rate is known."""
+"""SQL for what `t`, a transaction, is worth in the base currency; 0 where nobody could say."""
 WORTH_IN: Final = "coalesce(t.base_currency, t.currency, '')"
 """SQL for the currency of `WORTH`."""
 
@@ -386,6 +389,9 @@ LATER_STATES: Final = (
     "(SELECT list(later.status ORDER BY later.rowid) FROM states later WHERE later.seq = t.seq)"
 )
 """SQL for what became of `t`, a transaction, after it came: its later states; null where none."""
+
+NO_TRY: Final = "lead(v.seq) OVER (PARTITION BY v.transaction_id ORDER BY v.seq) IS NULL"
+"""SQL to qualify verdicts `v` by: not of a try that became a payment, of which any label is."""
 
 ANSWERED: Final = "review"
 """`labels.source` of what an analyst answered."""

@@ -144,13 +144,13 @@ def test_an_older_database_is_brought_up_to_date_with_every_row_and_a_copy_kept(
                 assert lost == [], (table, later)
 
 
-@pytest.mark.parametrize("schema", [2, 4], indirect=True)
+@pytest.mark.parametrize("schema", [2, 4, 5], indirect=True)
 def test_the_champion_goes_on_scoring_and_what_it_scores_now_replays_bit_for_bit(
     home: Path, store: Store
 ) -> None:
     settings = config.load(home=home)
     before = parity(store, settings)
-    assert (before.checked, before.older > 100) == (0, True)
+    assert (before.checked, before.older > 50) == (0, True)
     assert "of a version of Aegis that computed otherwise" in before.sentence()
     tally = simulate(store, settings, n_transactions=20, say=lambda _: None, progress=False)
     assert tally.transactions == 20
@@ -170,7 +170,7 @@ def test_a_model_of_other_arrays_says_so_and_a_new_one_takes_its_place(
     assert tally.transactions == 20
 
 
-@pytest.mark.parametrize("schema", [1, 2, 4], indirect=True)
+@pytest.mark.parametrize("schema", [1, 2, 4, 5], indirect=True)
 def test_models_runs_and_the_audit_are_listed(
     schema: str, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +203,7 @@ def test_its_aegis_toml_is_read(home: Path, capsys: pytest.CaptureFixture[str]) 
     assert "at once" in rules
 
 
+@pytest.mark.parametrize("schema", [4, 5], indirect=True)
 def test_its_backup_is_put_in_place(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,9 +279,11 @@ class Service:
         return said
 
 
-@pytest.mark.parametrize("snapshot", ["whole", "damaged"])
+@pytest.mark.parametrize(
+    ("schema", "snapshot"), [(4, "whole"), (4, "damaged"), (5, "whole")], indirect=["schema"]
+)
 def test_a_service_that_was_killed_goes_on_with_all_that_it_answered(
-    home: Path, store: Store, found: dict[str, Any], snapshot: str
+    schema: str, home: Path, store: Store, found: dict[str, Any], snapshot: str
 ) -> None:
     """From the journal that it left and the whole history: its snapshot is of another layout."""
     if snapshot == "damaged":
@@ -297,22 +300,24 @@ def test_a_service_that_was_killed_goes_on_with_all_that_it_answered(
             then["transaction_id"],
             then["model_version"],
         )
-    # its learner knew answers otherwise: it scores no more, and everything else goes on
-    assert "a model in shadow does not score" in service.log.read_text()
+    # the learner of 4 knew answers otherwise: it scores no more, and everything else goes on
+    scores = schema != "4"
+    assert ("a model in shadow does not score" in service.log.read_text()) != scores
     came = "SELECT * FROM shadow_scores WHERE transaction_id LIKE 'next-%'"
-    assert store.rows(came) == []
+    assert len(store.rows(came)) == scores * len(said)
     proof = parity(store, config.load(home=home))
     assert (proof.checked, proof.different) == (len(said), 0)
 
 
+@pytest.mark.parametrize("schema", [4, 5], indirect=True)
 def test_what_a_killed_service_answered_is_in_the_tables_once_anybody_opens_them(
-    home: Path, store: Store, found: dict[str, Any]
+    schema: str, home: Path, store: Store, found: dict[str, Any]
 ) -> None:
     assert list((home / "data" / "aegis.duckdb.journal").glob("*.log"))
     with duckdb.connect(str(store.path), read_only=True) as raw:
         (there,) = raw.execute("SELECT count(*) FROM transactions").fetchall()[0]
     assert there < found["rows"]["transactions"]
-    migrated = {"audit": 1, "meta": 2}
+    migrated = {"audit": 1, "meta": 2} if schema == "4" else {}
     rows = {table: n + migrated.get(table, 0) for table, n in found["rows"].items()}
     assert counted(store, found["rows"]) == rows
     there = {row["t"] for row in store.rows("SELECT transaction_id AS t FROM verdicts")}

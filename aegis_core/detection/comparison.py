@@ -6,7 +6,7 @@ import pandas as pd
 
 from aegis_core.errors import NotReady
 from aegis_core.metrics import average_precision, paired_bootstrap
-from aegis_core.schema import held_labels
+from aegis_core.schema import NO_TRY, held_labels
 from aegis_core.store import Store
 
 
@@ -40,6 +40,7 @@ def compared(store: Store, challenger: str = "", days: float = 30.0) -> tuple[pd
             LEFT JOIN last l ON l.transaction_id = t.transaction_id
           WHERE s.model_version = coalesce(nullif($version, ''),
             (SELECT arg_max(model_version, seq) FROM shadow_scores))
+          QUALIFY {NO_TRY}
         )
         FROM pairs WHERE ts > (SELECT max(ts) FROM pairs) - to_seconds($days * 86400)
         """,
@@ -71,5 +72,7 @@ def compared(store: Store, challenger: str = "", days: float = 30.0) -> tuple[pd
     return table, (
         f"In average precision {version} is {word} than the champion: {found.value:+.3f} "
         f"({found.low:+.3f} to {found.high:+.3f} in nine of ten draws of the customers). What "
-        "nobody answered counts as ordinary, which favours the champion: its alerts were answered."
+        "nobody answered counts as ordinary, which favours the champion: its alerts were answered. "
+        "Alerts of the champion are by the threshold that kept its budget then, which follows the "
+        f"traffic, and those of {version} by the one that it was trained with."
     )

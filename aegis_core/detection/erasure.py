@@ -23,8 +23,8 @@ from aegis_core.features.arrays import Floats, Ints
 from aegis_core.features.checkpoint import Erased, Pauses
 from aegis_core.features.confirmed import Confirmed, fold
 from aegis_core.features.entries import without_rate
-from aegis_core.features.population import SCALE, SUMS, ends_day
-from aegis_core.features.profiles import MAX_CATEGORIES, Profiles
+from aegis_core.features.population import SCALE, SUMS, ends_day, place_of
+from aegis_core.features.profiles import MAX_CATEGORIES, PLACE_ROW, Profiles
 from aegis_core.schema import DAY_US
 from aegis_core.store.session import Session
 from aegis_core.units.words import folded
@@ -41,6 +41,7 @@ class _Kept:
         self.seen: dict[tuple[int, str, bool], Floats] = {}
         self.seq = self.ts_us = np.zeros(0, np.int64)
         self.merchants: list[str] = []
+        self.place = self.profiles.last_place(customer)
 
     def watch(self, rows: pd.DataFrame) -> Pauses:
         """Where to look at the state, in a pass over these rows."""
@@ -51,6 +52,7 @@ class _Kept:
         todo = defaultdict[int, list[Callable[[], object]]](list)
         currencies = rows["currency"].where(without_rate(rows)).to_numpy(object)
         categories, clock = rows["category"].to_numpy(object), self.profiles.state.clock.copy()
+        lat, lon = (rows[name].to_numpy(float) for name in ("lat", "lon"))
         ends = [i for i, ts in enumerate(times.tolist()) if ends_day(clock, ts)]
         days = np.searchsorted(ends, np.flatnonzero(mine), side="right")
         for day in np.unique(days).tolist():
@@ -58,7 +60,10 @@ class _Kept:
             of_day = np.flatnonzero(mine)[days == day]
             used = {c for c in categories[of_day] if isinstance(c, str)}
             odd = {c for c in currencies[of_day] if isinstance(c, str)}
-            todo[row].append(lambda s=int(seq[row]), u=used, c=odd: self._sums(s, u, c))  # type: ignore[misc]
+            places = {place_of(lat[i], lon[i]) for i in of_day.tolist()}
+            todo[row].append(
+                lambda s=int(seq[row]), u=used, c=odd, p=places: self._sums(s, u, c, p)  # type: ignore[misc]
+            )
         for merchant, row in self._next_visits(rows, mine):
             late = row < len(rows)
             todo[row].append(
@@ -88,7 +93,7 @@ class _Kept:
             found += [(merchant, int(row)) for row in rows_there[nexts]]
         return found
 
-    def _sums(self, seq: int, categories: set[str], currencies: set[str]) -> None:
+    def _sums(self, seq: int, categories: set[str], currencies: set[str], places: set[int]) -> None:
         known = self.profiles.category_codes
         codes = {known.get(folded(c), MAX_CATEGORIES) for c in categories}
         for row in (0, *(1 + code for code in codes)):
@@ -97,6 +102,10 @@ class _Kept:
         for code in {known.get(name, MAX_CATEGORIES) for name in currencies}:
             scale = self.profiles.state.scales[code]
             self.sums[seq, -1 - code] = np.pad(scale[: SCALE // 2], (0, SUMS - SCALE // 2))
+        for place in (places | {self.place}) - {-1}:  # a journey began where they were last
+            of_day = self.profiles.state.places[place, :2]
+            self.sums[seq, PLACE_ROW + place] = np.pad(of_day, (0, SUMS - 2))
+        self.place = self.profiles.last_place(self.customer)
 
     def _seen(self, seq: int, merchant: int, clock: int) -> None:
         name = self.merchants[merchant]

@@ -8,6 +8,7 @@ confirmed frauds. Evaluation alone asks what would have been known by `known_at`
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.detection.learner import UNKNOWN, Answer
@@ -32,9 +33,10 @@ _LABEL_EVENTS = f"""
         after_seq < (SELECT coalesce(max(cut), -1) FROM carried)) AS earlier FROM placed
     )
     SELECT events.*, customer_id, merchant_id, ts FROM events JOIN (
-      SELECT transaction_id, customer_id, merchant_id, ts FROM transactions
-        WHERE transaction_id IN (SELECT transaction_id FROM events) UNION
-      FROM remains WHERE transaction_id NOT IN (SELECT transaction_id FROM transactions)
+      SELECT transaction_id, customer_id, merchant_id, min(ts) AS ts  -- of the try, if it was one
+      FROM (SELECT transaction_id, customer_id, merchant_id, ts FROM transactions
+        UNION ALL FROM remains)
+      WHERE transaction_id IN (SELECT transaction_id FROM events) GROUP BY ALL
     ) USING (transaction_id)
     WHERE transaction_id IN (SELECT transaction_id FROM events WHERE NOT earlier)
     ORDER BY place
@@ -80,6 +82,11 @@ def label_events(source: Store | Session, since: int = 0) -> pd.DataFrame:
     before `since` or, from 0 on, before the history's cut, which `checkpoint` knows.
     """
     return source.query(_LABEL_EVENTS, {"since": since})
+
+
+def became_payments(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which rows of a history came again as a payment: a label of their id is of that row alone."""
+    return frame["transaction_id"].duplicated(keep="last").to_numpy(bool)
 
 
 def recorded(frame: pd.DataFrame) -> Decisions:

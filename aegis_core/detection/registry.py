@@ -26,7 +26,7 @@ from aegis_core.features.arrays import Floats, Ints, Rows
 from aegis_core.features.entries import judged_rows
 from aegis_core.machine import utc_now
 from aegis_core.metrics import weighted_share
-from aegis_core.schema import ANSWERED, Decision, held_labels
+from aegis_core.schema import ANSWERED, NO_TRY, Decision, held_labels
 from aegis_core.store import Store, audit, files
 from aegis_core.store.session import Session
 
@@ -234,7 +234,7 @@ def audited(source: Store | Session) -> str:
         f"""
         SELECT v.inclusion, v.decision, l.is_fraud
         FROM verdicts v JOIN ({held_labels()}) l USING (transaction_id)
-        WHERE v.inclusion <= 1 AND l.source = '{ANSWERED}' ORDER BY v.seq
+        WHERE v.inclusion <= 1 AND l.source = '{ANSWERED}' QUALIFY {NO_TRY} ORDER BY v.seq
         """
     )
     fraud, weight = found["is_fraud"].to_numpy(bool), 1 / found["inclusion"].to_numpy(float)

@@ -30,7 +30,7 @@ from aegis_core.features.checkpoint import NO_ONE, NO_PAUSES, Erased, Pauses
 from aegis_core.features.confirmed import N_HISTORY, Confirmed, Recall, fold, recall, witness
 from aegis_core.features.entries import Columns, Entry, by_scale, entry_of
 from aegis_core.features.kernels import kernel
-from aegis_core.features.population import ends_day, publish
+from aegis_core.features.population import NOWHERE, ends_day, place_of, publish
 from aegis_core.features.profiles import Profiles
 from aegis_core.features.signals import FACTS, LIVED, N_WINDOWS, ZONED, State, learn, observe
 from aegis_core.machine import utc_now_us
@@ -101,7 +101,7 @@ def _advance(
 ) -> None:
     """Observe, decide and learn row after row; arrays of `out` without rows are not filled."""
     # taken apart here: what is taken from a tuple within the loop is counted for each row
-    customers, pair_keys, pairs, sums, kept, published, day, scales = state
+    customers, pair_keys, pairs, sums, kept, published, day, scales, places = state
     customer, category, ts_us, as_paid, rates, scale, units, offset, lat, lon, role, clocks = (
         columns
     )
@@ -118,7 +118,7 @@ def _advance(
             fold(memory, clock[i])
             past[:] = 0.0
         if ends_day(day, ts):
-            publish(sums, kept, published, scales)
+            publish(sums, kept, published, scales, places)
         if customer[i] < 0:  # the place of one that was erased
             continue
         if len(history) > 0 and role[i] == PAYMENT:
@@ -129,12 +129,14 @@ def _advance(
         own, amount = customers[customer[i]], as_paid[i] * rates[i]
         if math.isnan(amount):
             amount = by_scale(as_paid[i], scales[scale[i]], published[0])
+        place = place_of(lat[i], lon[i])
         entry = entry_of(
             customer[i], category[i], scale[i], ts, as_paid[i], amount, offset[i], lat[i], lon[i],
-            role[i], clocks[i], own[ZONED], own[LIVED],
+            place, place >= 0 and places[place, NOWHERE] > 0, role[i], clocks[i], own[ZONED],
+            own[LIVED],
         )  # fmt: skip
         amounts[i] = amount
-        observe(own, published, pair_keys, pairs, entry, amount, row, told, recent, raw)
+        observe(own, published, pair_keys, pairs, places, entry, amount, row, told, recent, raw)
         if len(counts) > 0:
             counts[i] = recent
         fate: int = UNDECIDED
@@ -154,11 +156,11 @@ def _advance(
             scores[i] = score
             decisions[i] = fate
             if alert and len(cleared) > 0:
-                _clear(own, published, pair_keys, pairs, entry, as_paid[i], units[i], model, trees,
-                       review_above, row, past, cleared[i])  # fmt: skip
+                _clear(own, published, pair_keys, pairs, places, entry, as_paid[i], units[i], model,
+                       trees, review_above, row, past, cleared[i])  # fmt: skip
         if len(recorded) > 0:
             fate = recorded[i]
-        learn(own, published, pair_keys, pairs, sums, scales, entry, row, raw,
+        learn(own, published, pair_keys, pairs, sums, scales, places, entry, row, raw,
               fate != Decision.BLOCK)  # fmt: skip
 
 
@@ -178,6 +180,7 @@ def _clear(
     published: Floats,
     pair_keys: Ints,
     pairs: Floats,
+    places: Ints,
     entry: Entry,
     amount: float,
     units: float,
@@ -219,8 +222,8 @@ def _clear(
             tried = math.floor((passes + fails) * units / 2 + 1e-6) / units
         if tried <= passes or tried >= fails:
             continue
-        observe(own, published, pair_keys, pairs, entry, tried * worth, row, nothing, uncounted,
-                uncounted)  # fmt: skip
+        observe(own, published, pair_keys, pairs, places, entry, tried * worth, row, nothing,
+                uncounted, uncounted)  # fmt: skip
         weigh(model, row, strength, evidence, nothing)
         if rate(model, trees, row, tried * worth, past, evidence, left, features) > review_above:
             fails = tried

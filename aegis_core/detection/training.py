@@ -15,7 +15,14 @@ from aegis_core.config import Settings
 from aegis_core.detection import attacks
 from aegis_core.detection.counter import Counter, burst_limits, thinned
 from aegis_core.detection.detector import MIN_TRAIN, Detector
-from aegis_core.detection.history import known_answers, label_events, labels, recorded, transactions
+from aegis_core.detection.history import (
+    became_payments,
+    known_answers,
+    label_events,
+    labels,
+    recorded,
+    transactions,
+)
 from aegis_core.detection.learner import MIN_FRAUDS, Learner
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.registry import KINDS, ROLES, has_champion, load, rated, register, roles
@@ -275,7 +282,8 @@ def train(
     passed = scorer.replay(
         seen, events, recorded=recorded(seen), erased=erased, signals=True, progress=progress
     )
-    paid, chosen = passed.amount, chosen & judged_rows(seen)
+    asked = judged_rows(seen) & ~became_payments(seen)
+    paid, chosen = passed.amount, chosen & asked
     forest = Detector(recipe.n_trees, recipe.max_samples, settings.seed).fit(passed.signals[chosen])
     model: Detector | Learner = forest
     judged, times = chosen, (start, stop)
@@ -290,7 +298,7 @@ def train(
             )
         learner = Learner(forest, seed=settings.seed)
         model = learner.fit(passed.signals[chosen], paid[chosen], passed.history[chosen], answer)
-        later = (seen.ts >= stop).to_numpy() & judged_rows(seen)
+        later = (seen.ts >= stop).to_numpy() & asked
         if later.sum() >= MIN_TRAIN:
             judged, times = later, (stop, pd.Timestamp(seen.ts[later].max()))
             learner.calibrate(passed.signals[later], paid[later], passed.history[later])

@@ -24,7 +24,7 @@ from aegis_core.evaluation.outcome import LEARNER, Evaluation
 from aegis_core.evaluation.splits import calendar, days_tested, typed
 from aegis_core.machine import utc_now
 from aegis_core.review.answers import NEWEST, named
-from aegis_core.schema import WORTH, held_labels
+from aegis_core.schema import NO_TRY, WORTH, held_labels
 from aegis_core.store import Store
 
 BUDGETS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05)
@@ -43,6 +43,7 @@ _SCORED: Final = f"""
       ON l.transaction_id = v.transaction_id
     WHERE t.ts > (SELECT ts FROM newest) - to_seconds(? * 86400)
       AND t.ts <= (SELECT ts FROM newest) + INTERVAL 1 DAY  -- not of a clock that jumped
+    QUALIFY {NO_TRY}
     ORDER BY v.seq
 """
 

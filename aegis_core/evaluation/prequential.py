@@ -37,7 +37,7 @@ from aegis_core.evaluation.splits import (
 )
 from aegis_core.features import confirmed
 from aegis_core.features.checkpoint import Begin, begin
-from aegis_core.features.entries import judged_rows, without_rate
+from aegis_core.features.entries import judged_rows
 from aegis_core.runs import lineage
 from aegis_core.schema import FACTORS, Decision
 from aegis_core.store import Store
@@ -138,7 +138,9 @@ def evaluate(
     truth = frame[["transaction_id", "customer_id", "ts"]].merge(
         history.held(labels), on="transaction_id", how="left"
     )
-    truth["is_fraud"] = truth.is_fraud.eq(True).fillna(False).astype(bool)
+    tries = history.became_payments(frame)
+    truth["is_fraud"] = truth.is_fraud.eq(True).fillna(False).astype(bool) & ~tries
+    payments = judged_rows(frame) & ~tries
     profiles, memory = begun.profiles, begun.confirmed
     teacher = Scorer(profiles=None if profiles is None else profiles.copy())
     if learner:
@@ -158,7 +160,7 @@ def evaluate(
             passed += [given] if kept else []
         learnt = max(learnt, start)
         window = ts[first_kept:learnt]
-        judged = judged_rows(frame.iloc[first_kept:learnt])
+        judged = payments[first_kept:learnt]
         chosen = (window >= microseconds(fold.train_from)) & (window < microseconds(fold.train_to))
         chosen &= judged
         if stop <= start or not chosen.any():
@@ -209,7 +211,7 @@ def evaluate(
             part["counted"] = policy.counts_as_burst(scored.counts)
             if taught is not None:
                 part[LEARNER] = taught.score(scored.signals, scored.amount, scored.history)
-            asked = judged_rows(rows)
+            asked = payments[a : a + len(rows)]
             tested.append(part[asked])
             because = (part.is_fraud | (part.decision != Decision.APPROVE)).to_numpy() & asked
             told.append(cases.evidence(rows, scored, detector, because))
@@ -244,7 +246,7 @@ def _tested(
     out = rows[["seq", "transaction_id", "customer_id", "ts"]].reset_index(drop=True)
     out.insert(0, "fold", fold.number)
     return out.assign(
-        amount=np.where(without_rate(rows), 0.0, np.nan_to_num(scored.amount)),
+        amount=np.nan_to_num(scored.amount),
         is_fraud=truth.is_fraud.to_numpy(),
         scenario=truth.scenario.to_numpy(),
         decision=scored.decision,
@@ -293,8 +295,7 @@ def _remarks(frame: pd.DataFrame, labels: pd.DataFrame, folds: Sequence[Fold]) -
         if several := sorted(other.currency[~with_rate].unique()):
             notes.append(
                 f"No rate of {', '.join(several)} is known: amounts in it are held against each "
-                f"other by its own scale, and are worth nothing in sums. `aegis rates import` "
-                "brings rates."
+                f"other by its own scale, and by that in sums. `aegis rates FILE` brings rates."
             )
     elif "currency" in frame and (several := sorted(frame.currency.dropna().unique()))[1:]:
         notes.append(f"Amounts of {', '.join(several)} are added as if they were one currency.")

@@ -32,7 +32,7 @@ from aegis_core.features.arrays import (
     write_arrays,
 )
 from aegis_core.features.confirmed import Confirmed, brought, fold
-from aegis_core.features.population import SCALE, SUMS
+from aegis_core.features.population import PLACE, PLACES, SCALE, SUMS
 from aegis_core.features.profiles import Profiles
 from aegis_core.features.signals import WIDTH
 from aegis_core.store import Store
@@ -51,7 +51,7 @@ What says True has changed the codes of customers."""
 NO_PAUSES: Final[Pauses] = {}
 
 
-PASS: Final = 4
+PASS: Final = 5
 """Version of what the pass computes: a change of any figure of it is another one."""
 _SINCE: Final = f"pass {PASS} since"
 
@@ -69,8 +69,8 @@ class Erased(NamedTuple):
         Places of the erased transactions, and times that end the same days and make the same
         labels known as theirs did.
     sums_seq, sums_row, sums :
-        Sums of a day that ends there, of the population, a category or a currency, whose rows are
-        those of `Profiles.put`.
+        Sums of a day that ends there, of the population, a category, a place or a currency, whose
+        rows are those of `Profiles.put`.
     seen_seq, seen, seen_late, merchants :
         What was known there of a merchant, by name; late: after the labels that became known.
     categories, currencies :
@@ -314,7 +314,9 @@ def judged_since(source: Store | Session) -> int | None:
 
 
 def _brought(arrays: Arrays) -> Arrays:
-    """Profiles as versions 1 and 2 of the pass kept them, in today's layout."""
+    """Profiles as versions 1 to 4 of the pass kept them, in today's layout."""
+    if "places" not in arrays:
+        arrays = arrays | {"places": np.zeros((PLACES, PLACE), np.int64)}
     if "scales" not in arrays:
         arrays = _with_clock(arrays)
         wider = np.zeros((len(arrays["customers"]), WIDTH))

@@ -55,7 +55,8 @@ class Entry(NamedTuple):
     """One transaction; `amount` is in the base currency, NaN where nobody knows what it is worth.
 
     `hour` is local, in [0, 24), NaN without one; `offset` minutes ahead of UTC, told by whether it
-    was `stated`; `x` the log of the amount as it was paid.
+    was `stated`; `x` the log of the amount as it was paid. `place` is the number of its place, −1
+    without one, and `nowhere` whether that counts as none (`population`).
     """
 
     customer: int
@@ -70,6 +71,8 @@ class Entry(NamedTuple):
     timed: bool
     lat: float
     lon: float
+    place: int
+    nowhere: bool
     role: int
 
 
@@ -167,7 +170,8 @@ def _text(value: object) -> str:
 @kernel
 def entry_of(
     customer: int, category: int, scale: int, ts_us: int, paid: float, amount: float,
-    offset: float, lat: float, lon: float, role: int, clock: int, zoned: float, lived: float,
+    offset: float, lat: float, lon: float, place: int, nowhere: bool, role: int, clock: int,
+    zoned: float, lived: float,
 ) -> Entry:  # fmt: skip
     """One row of `Columns`, with what is known when it comes.
 
@@ -182,7 +186,7 @@ def entry_of(
         hour = math.nan
     return Entry(
         customer, category, scale, ts_us, math.log(max(paid, LEAST_AMOUNT)), amount, hour, offset,
-        clock == STATED, clock != NO_CLOCK, lat, lon, role,
+        clock == STATED, clock != NO_CLOCK, lat, lon, place, nowhere, role,
     )  # fmt: skip
 
 

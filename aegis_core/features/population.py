@@ -51,6 +51,18 @@ _D_N, _D_X, _K_N, _K_X = range(4)
 SCALE: Final = 4
 FEWEST_OF_SCALE: Final = 40
 """Amounts of a currency after which it is known how much is usual."""
+# Of a place: what was paid there, and what of it came by or went on a journey that nobody can make,
+# of the day and of those before it; then whether it counts as none.
+_P_N, _P_ODD, _Q_N, _Q_ODD, NOWHERE = range(5)
+PLACE: Final = 5
+PLACES: Final = 2048
+"""Numbers that places have by their coordinates; two may share one."""
+LEAST_SHARE: Final = 0.01
+"""Share of all payments with a place below which a place is told from no other."""
+ODD_SHARE: Final = 0.1
+"""Share of what was paid at a place, on journeys that nobody can make, from which it is none."""
+FEWEST_ODD: Final = 150.0
+"""Such payments, as `weight_of` counts them, of which there have to be as many."""
 # The day that has not ended, arrivals since the last one did, votes that it never began, and the
 # last day that they name.
 _DAY, _SINCE, _AGAINST, _BEFORE = range(4)
@@ -83,7 +95,7 @@ def ends_day(clock: Ints, ts_us: int) -> bool:
 
 
 @kernel
-def publish(sums: Ints, kept: Ints, published: Floats, scales: Ints) -> None:
+def publish(sums: Ints, kept: Ints, published: Floats, scales: Ints, places: Ints) -> None:
     """Fade what was kept, add the day that ended, and publish.
 
     A day of little traffic fades the others less.
@@ -100,6 +112,7 @@ def publish(sums: Ints, kept: Ints, published: Floats, scales: Ints) -> None:
             kept_c = c + SCALE // 2
             scale[kept_c] += scale[c] - scale[kept_c] // REMEMBERED_DAYS * full // 256
             scale[c] = 0
+    _publish_places(places, full)
     figures(kept, published, 0)
 
 
@@ -136,6 +149,56 @@ def figures(kept: Ints, published: Floats, from_row: int) -> None:
             hours += s[_S_HOURS + h]
         for h in range(24):
             p[HOURS + h] = (s[_S_HOURS + h] + _UNIT) / hours
+
+
+@kernel
+def _publish_places(places: Ints, full: int) -> None:
+    """Likewise of places; one more of those that cannot be one counts as none.
+
+    That is the one with the most impossible journeys, since the others may owe theirs to it.
+    """
+    everywhere = 0
+    for p in range(len(places)):
+        for c in range(2):
+            places[p, c + 2] += places[p, c] - places[p, c + 2] // REMEMBERED_DAYS * full // 256
+            places[p, c] = 0
+        everywhere += places[p, _Q_N]
+    worst, most = -1, 0
+    for p in range(len(places)):
+        n, odd = places[p, _Q_N], places[p, _Q_ODD]
+        if odd < FEWEST_ODD * _UNIT or odd < ODD_SHARE * n or n < LEAST_SHARE * everywhere:
+            places[p, NOWHERE] = 0
+        elif places[p, NOWHERE] == 0 and odd > most:
+            worst, most = p, odd
+    if worst >= 0:
+        places[worst, NOWHERE] = 1
+
+
+@kernel
+def place_of(lat: float, lon: float) -> int:
+    """The number of a place in `PLACES`, by its coordinates to a metre; −1 where there is none."""
+    if math.isnan(lat):
+        return -1
+    key = round(lat * 1e5) * 36_000_001 + round(lon * 1e5)
+    return (key * 0x9E3779B97F4A7C1 >> 40) & (PLACES - 1)
+
+
+@kernel
+def add_place(places: Ints, place: int, weight: int) -> None:
+    """Add a payment to its place."""
+    places[place, _P_N] += weight
+
+
+@kernel
+def add_odd(places: Ints, here: int, there: int, weight: int) -> None:
+    """Add an impossible journey to the end that had more of them, before today, for its payments.
+
+    Where neither had any it is where the journey ended.
+    """
+    odd_here, odd_there = places[here, _Q_ODD], places[there, _Q_ODD]
+    if odd_there / max(places[there, _Q_N], 1) > odd_here / max(places[here, _Q_N], 1):
+        here = there
+    places[here, _P_ODD] += weight
 
 
 @kernel

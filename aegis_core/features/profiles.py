@@ -14,6 +14,7 @@ import numpy as np
 
 from aegis_core.features.arrays import (
     Arrays,
+    Floats,
     Ints,
     Rows,
     grown,
@@ -26,12 +27,24 @@ from aegis_core.features.arrays import (
     write_arrays,
 )
 from aegis_core.features.entries import Columns, columns
-from aegis_core.features.population import NO_CLOCK, PUBLISHED, SCALE, SUMS, figures
-from aegis_core.features.signals import WIDTH, State
+from aegis_core.features.population import (
+    MEAN,
+    NO_CLOCK,
+    PLACE,
+    PLACES,
+    PUBLISHED,
+    SCALE,
+    SUMS,
+    N,
+    figures,
+)
+from aegis_core.features.signals import WIDTH, State, last_place
 from aegis_core.units.words import folded
 
 MAX_CATEGORIES: Final = 20_000
 """With more of them, `category` is an identifier by mistake."""
+PLACE_ROW: Final = 1 << 20
+"""What is added to the number of a place in `Profiles.put`."""
 
 
 class Profiles:
@@ -50,6 +63,7 @@ class Profiles:
             np.zeros((1, PUBLISHED)),
             np.array(NO_CLOCK),
             np.zeros((1, SCALE), np.int64),
+            np.zeros((PLACES, PLACE), np.int64),
         )
         figures(self.state.kept, self.state.published, 0)
         self._n_pairs_at_most = 0
@@ -81,13 +95,30 @@ class Profiles:
                 codes[name] = len(codes)
         self._make_room(0)
 
+    def worth(self, amount: Floats) -> Floats:
+        """`amount`, in the base currency, shape (n,), with a usual one where it is NaN: unknown.
+
+        So an alert in a currency without a rate, whose scale is not known yet, has its part in
+        sums and its place in a queue. On the first day of all nothing is usual, and NaN stays.
+        """
+        everybody = self.state.published[0]
+        usual = np.exp(everybody[MEAN]) if everybody[N] > 0 else np.nan
+        return np.where(np.isnan(amount), usual, amount)
+
+    def last_place(self, customer: str) -> int:
+        """The number of the place where a customer was last, −1 where none is known."""
+        code = self.customer_codes.get(customer)
+        return -1 if code is None else last_place(self.state.customers[code])
+
     def put(self, row: int, sums: Ints) -> None:
         """Let the day that has not ended have these sums.
 
-        They are of the population (row 0), a category (1 + its code), or a currency without a rate
-        (−1 − its code), which has less of them.
+        They are of the population (row 0), a category (1 + its code), or, with less of them, a
+        place (`PLACE_ROW` + its number) or a currency without a rate (−1 − its code).
         """
-        if row < 0:
+        if row >= PLACE_ROW:
+            self.state.places[row - PLACE_ROW, :2] = sums[:2]
+        elif row < 0:
             self.state.scales[-1 - row, : SCALE // 2] = sums[: SCALE // 2]
         else:
             self.state.sums[row] = sums

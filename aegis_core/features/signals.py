@@ -20,20 +20,24 @@ from typing import Final, NamedTuple
 
 from aegis_core.features.arrays import Floats, Ints, slot_of
 from aegis_core.features.entries import LEAST_AMOUNT, Entry
-from aegis_core.features.geo import could_travel, haversine_km
+from aegis_core.features.geo import LOCAL_KM, ROAD_KMH, could_travel, haversine_km
 from aegis_core.features.kernels import kernel
 from aegis_core.features.population import (
     ABOVE,
     GAP,
     HOURS,
     MEAN,
+    NOWHERE,
     VAR,
     WITHIN,
     N,
     add,
     add_gap,
     add_hour,
+    add_odd,
+    add_place,
     add_to_scale,
+    place_of,
     recent,
     weight_of,
     within,
@@ -114,6 +118,8 @@ N_WINDOWS: Final = len(WINDOWS_S)
 SPEED_SLACK_H: Final = 1 / 12
 """Added to the time between two places, so that near and quick is not fast."""
 SPEED_UNIT_KMH: Final = 50.0
+_LEAST_ODD: Final = math.log1p(LOCAL_KM / (LOCAL_KM / ROAD_KMH + SPEED_SLACK_H) / SPEED_UNIT_KMH)
+# what the signal is at least, of a journey that nobody can make
 BURST_FLOOR: Final = 3.0
 """Nats of surprise below which the usual rate explains a count."""
 OWN_RUN: Final = 5
@@ -148,7 +154,7 @@ class State(NamedTuple):
     `customers` one row each; `pair_keys` and `pairs` an open-addressing table of customer and
     category. Of the population (row 0) and the categories (row 1 + code): `sums` of the day that
     has not ended, `kept` of those before it, `published` until it ends; `clock` which day it is.
-    `scales` one row for each currency without a rate.
+    `scales` one row for each currency without a rate, `places` for each number of a place.
     """
 
     customers: Floats
@@ -159,6 +165,7 @@ class State(NamedTuple):
     published: Floats
     clock: Ints
     scales: Ints
+    places: Ints
 
 
 @kernel
@@ -167,6 +174,7 @@ def observe(
     published: Floats,
     pair_keys: Ints,
     pairs: Floats,
+    places: Ints,
     entry: Entry,
     amount: float,
     signals: Floats,
@@ -209,11 +217,14 @@ def observe(
             signals[1] = surprise(normal_score((x - h_mean) / h_sd, PRIOR_VARIANCE + pair[_N]))
 
     distance, gap_h, speed = math.nan, math.nan, math.nan
-    if paid and entry.timed and not math.isnan(entry.lat) and s[_PLACE_TS] > 0:
+    placed = entry.place >= 0 and not entry.nowhere
+    if paid and entry.timed and placed and s[_PLACE_TS] > 0:
         distance = haversine_km(s[_LAT], s[_LON], entry.lat, entry.lon)
         gap_h = abs(ts - s[_PLACE_TS]) / _HOUR_US
         speed = distance / (gap_h + SPEED_SLACK_H)
-        if not could_travel(distance, gap_h):
+        if distance > LOCAL_KM and places[last_place(s), NOWHERE] > 0:
+            distance, speed = math.nan, math.nan
+        elif not could_travel(distance, gap_h):
             signals[4] = math.log1p(speed / SPEED_UNIT_KMH)
 
     if paid and not math.isnan(entry.hour):
@@ -280,6 +291,7 @@ def learn(
     pairs: Floats,
     sums: Ints,
     scales: Ints,
+    places: Ints,
     entry: Entry,
     signals: Floats,
     raw: Ints,
@@ -324,13 +336,18 @@ def learn(
     # what is late says nothing of now; many such in turn, that the newest time was ahead
     s[_BEHIND] = s[_BEHIND] + 1.0 if gap < -DAY_US else 0.0
     s[_LAST] = ts if s[_BEHIND] >= MOST_BEHIND else max(s[_LAST], ts)
+    if entry.place >= 0:  # blocked or not: where a place is wrong, most may be
+        add_place(places, entry.place, weight)
+        if entry.nowhere or signals[4] > _LEAST_ODD:
+            _add_journey(s, places, entry, weight)
     if not teach:
         return
 
     if entry.timed:
         _remember_counts(s, entry.ts_us // DAY_US, raw)
     # nor does it say where somebody is
-    if not math.isnan(entry.lat) and (ts >= s[_PLACE_TS] or s[_PLACE_TS] > s[_LAST]):
+    placed = entry.place >= 0 and not entry.nowhere
+    if placed and (ts >= s[_PLACE_TS] or s[_PLACE_TS] > s[_LAST]):
         s[_LAT], s[_LON], s[_PLACE_TS] = entry.lat, entry.lon, ts
     if entry.stated:
         s[ZONED], s[LIVED] = 1.0, entry.offset
@@ -355,6 +372,24 @@ def learn(
         h = int(entry.hour)
         s[_HOURS + h] += 1.0
         add_hour(sums[0], weight, h)
+
+
+@kernel
+def last_place(s: Floats) -> int:
+    """The number of the place where a customer was last, −1 where none is known."""
+    return place_of(s[_LAT], s[_LON]) if s[_PLACE_TS] > 0 else -1
+
+
+@kernel
+def _add_journey(s: Floats, places: Ints, entry: Entry, weight: int) -> None:
+    """Add the journey from the last place to its ends, if nobody can make it."""
+    there = last_place(s)
+    if not entry.timed or there < 0:
+        return
+    distance = haversine_km(s[_LAT], s[_LON], entry.lat, entry.lon)
+    gap_h = abs(entry.ts_us - s[_PLACE_TS]) / _HOUR_US
+    if distance > LOCAL_KM and not could_travel(distance, gap_h):
+        add_odd(places, entry.place, there, weight)
 
 
 @kernel

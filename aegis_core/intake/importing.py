@@ -213,7 +213,8 @@ def import_labels(
         session.execute(f"CREATE TEMP TABLE aegis_staged AS SELECT {kept} FROM aegis_given")
         staging.mark_unknown(session, wanted)
         labels = """SELECT s.*, t.ts, s.rowid AS place FROM aegis_staged s
-            JOIN transactions t USING (transaction_id) WHERE s.reason IS NULL"""
+            JOIN (SELECT transaction_id, min(ts) AS ts FROM transactions GROUP BY ALL) t
+                USING (transaction_id) WHERE s.reason IS NULL"""
         _count(session, summary, 0.0 if strict else 1.0)
         now = f"greatest(s.ts, ({NEWEST}))"
         _insert_labels(session, summary, labels, now, session.last_seq())

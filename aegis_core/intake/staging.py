@@ -28,6 +28,7 @@ from aegis_core.schema import (
     LABEL_COLUMNS,
     LONGEST_TEXT,
     NUMBER,
+    RETRY_DAYS,
     TEXT,
     TIME,
     TRUTH,
@@ -122,7 +123,11 @@ _SAME_BUT_LATER = " AND ".join(
     if not column.made
 )
 _BECOMES = " AND ".join(
-    [paid_in_sql("s"), f"NOT {paid_in_sql('o')}", *(_EQUAL[name] for name in ATTEMPT)]
+    [
+        f"{paid_in_sql('s')} AND NOT {paid_in_sql('o')}",
+        f"s.ts BETWEEN o.ts AND o.ts + INTERVAL {RETRY_DAYS} DAY",
+        *(_EQUAL[name] for name in ATTEMPT),
+    ]
 )
 # A column that came later is no part of an id, which may have been made before it.
 _MADE_OF = ", ".join(
@@ -358,11 +363,13 @@ def mark_repeated(session: Session) -> None:
         GROUP BY transaction_id HAVING count(*) > 1"""
     staged = f"(SELECT r.first, f.* FROM aegis_staged f JOIN ({first}) r ON f.rowid = r.first)"
     same_but_later = _SAME_BUT_LATER.format(older=meant_since(session))
+    paid = paid_in_sql("s")
+    tried = f"SELECT count(*) FROM aegis_staged s WHERE reason IS NULL AND NOT {paid}"
     for older, same, where in (
         ("transactions", same_but_later, same_but_later),
         ("transactions", "false", "true"),  # an id may be stored twice
         (staged.format("true"), _SAME, "s.rowid > o.first"),
-        (staged.format(paid_in_sql("s")), _SAME, "s.rowid > o.first"),
+        *([(staged.format(paid), _SAME, "s.rowid > o.first")] if session.value(tried) else []),
     ):
         session.execute(
             f"""UPDATE aegis_staged AS s SET

@@ -59,7 +59,7 @@ _ASKED: Final = f"""
     judged AS (
       SELECT v.seq, v.transaction_id, coalesce(answered.n, 0) AS n_answered, t.customer_id, t.ts,
         t.amount, t.currency, {WORTH} AS worth, {WORTH_IN} AS unit,
-        t.base_currency IS NOT NULL AND t.base_amount IS NULL AS no_rate, t.merchant_id, v.decision,
+        t.base_currency IS NOT NULL AND t.rate IS NULL AS no_rate, t.merchant_id, v.decision,
         v.risk, v.score, v.inclusion, v.scored_at,
         v.reasons[1].text AS why, v.reasons[1].code AS code,
         coalesce(answered.n, 0) = 0 OR (answered.at < v.scored_at  -- of the try that it was before

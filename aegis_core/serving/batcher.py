@@ -223,6 +223,7 @@ class Batcher:
         try:
             if work is not None:
                 _answer(group[0].outcomes, await loop.run_in_executor(self.engine.thread, work))
+                self._count()
                 return
             outcomes = await loop.run_in_executor(
                 self.engine.thread, self.engine.score, rows, refused
@@ -243,12 +244,15 @@ class Batcher:
             part = outcomes[at : at + len(waiting.rows)]
             at += len(waiting.rows)
             _answer(waiting.outcomes, part)
-        made = (o.verdict["decision"] for o in outcomes if o.verdict is not None and not o.repeat)
-        for decision, n in Counter(made).items():
-            self.meters.decisions.labels(decision).inc(n)
+        self._count()
         if refused:
             self.meters.refused.inc(len(refused))
         await self._save_now_and_then()
+
+    def _count(self) -> None:
+        made, self.engine.decided = self.engine.decided, Counter()
+        for decision, n in made.items():
+            self.meters.decisions.labels(decision).inc(n)
 
     async def _save_now_and_then(self) -> None:
         when, seq = self._saved

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -75,6 +76,7 @@ class Engine:
     ----------
     thread : the one that scores.
     state : what transactions are judged by.
+    decided : how many were judged, by decision, since somebody took the number away.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Engine:
             ended = journal.ended(session)
         with store.writing() as session:
             checkpoint.note_pass(session, self.state.next_seq)
+        self.decided = Counter[str]()
         self._looked, self.journal = 0.0, Journal(journal.folder_of(store.path), *ended)
         self.table_writer = TableWriter(store, self.journal, self._look)
         store.settle_with(self.table_writer.settle)
@@ -347,6 +350,8 @@ class Engine:
                 group["states"] = by_column(states)
             if group:
                 self.journal.append(group)
+            made = (o.verdict["decision"] for o in told if o.verdict and not o.repeat)
+            self.decided.update(made)
         except StoreError:  # the journal has it, and takes it before the next
             raise
         except BaseException:  # the state holds what nobody kept

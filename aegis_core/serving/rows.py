@@ -11,7 +11,16 @@ import pyarrow as pa
 
 from aegis_core.intake.refusals import masked
 from aegis_core.machine import utc_now_us
-from aegis_core.schema import AGAIN, AGAIN_S, ATTEMPT, CONTENT, LATER_STATES, MEANT
+from aegis_core.schema import (
+    AGAIN,
+    AGAIN_S,
+    ATTEMPT,
+    CONTENT,
+    DAY_US,
+    LATER_STATES,
+    MEANT,
+    RETRY_DAYS,
+)
 from aegis_core.store.meaning import Meaning
 from aegis_core.store.session import Session
 from aegis_core.units.words import PAYMENT, role_of
@@ -126,12 +135,15 @@ def stored(session: Session, seqs: Sequence[int]) -> dict[int, Row]:
 def becomes_payment(row: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
     """Whether `row` is a payment that came under its id as none, such as a declined try.
 
+    Its time may be later, as that of a retry is, by `RETRY_DAYS` at most.
+
     >>> first = {"customer_id": "c", "ts": 0, "status": "declined"}
     >>> [becomes_payment(first | {"status": s}, first) for s in ("approved", None, "failed")]
     [True, True, False]
     """
     was, now = (role_of(r.get("kind"), r.get("status")) == PAYMENT for r in (first, row))
-    return now and not was and all(row.get(name) == first.get(name) for name in ATTEMPT)
+    later = 0 <= row["ts"] - first["ts"] <= RETRY_DAYS * DAY_US
+    return now and not was and later and all(row.get(n) == first.get(n) for n in ATTEMPT)
 
 
 def again(

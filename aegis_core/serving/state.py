@@ -97,6 +97,7 @@ class State:
                 self.entries, pd.DataFrame({c: batch[c] for c in wanted})
             )
         scored = self.scorer.run(batch, rulings=rulings, signals=True, explain=True)
+        batch["base_amount"] = self.scorer.profiles.worth(scored.amount)
         verdicts = self.scorer.verdicts_of(
             batch, scored, self.champion.version, listed, self._lately.again(rows)
         )

@@ -68,6 +68,10 @@ NOISE: dict[str, Callable[[int], dict[str, object]]] = {
         "customer_id": [f"one{i % 15}" for i in range(n)],
     },
     "a category of each": lambda n: {"category": [f"id{i}" for i in range(n)]},
+    "there and home in turn": lambda n: {
+        "lat": np.where(np.arange(n) % 2, -33.0, 50.0),
+        "lon": np.where(np.arange(n) % 2, 151.0, 8.0),
+    },
     "places in turn": lambda n: {"lat": np.where(np.arange(n) % 2, 89.0, -89.0), "lon": 0.0},
 }
 

@@ -163,6 +163,19 @@ def test_the_last_word_about_a_transaction_counts(payments: Payments, found: Eva
     assert changed.scenario.tolist() == ["spike"]
 
 
+def test_a_label_of_a_try_that_became_a_payment_counts_for_the_payment_alone(
+    payments: Payments, found: Evaluation
+) -> None:
+    frame, labels = payments
+    fraud = found.scores[found.scores.is_fraud & (found.scores.fold == 0)].transaction_id
+    tries = frame[frame.transaction_id.isin(fraud)].assign(status="declined")
+    assert len(tries) > 5
+    both = pd.concat([tries, frame.assign(status=None)]).sort_values("ts", kind="stable")
+    tested = run((both.assign(seq=np.arange(len(both))), labels)).scores
+    assert tested.transaction_id.tolist() == found.scores.transaction_id.tolist()
+    assert tested.is_fraud.tolist() == found.scores.is_fraud.tolist()
+
+
 def test_a_transaction_without_a_label_counts_as_ordinary(payments: Payments) -> None:
     frame, labels = payments
     half = labels[labels.is_fraud].iloc[::2]

@@ -517,6 +517,45 @@ def test_one_row_that_is_late_moves_neither_place_nor_clock(late_s: float) -> No
     np.testing.assert_allclose(after, straight, atol=0.15)  # it teaches its hour
 
 
+MIDDLE: Place = (51.16, 10.45)
+
+
+def portfolio(middle: float, home: Place | None, days: int = 12) -> pd.DataFrame:
+    """Customers who pay every two hours at home, and some of it at one place.
+
+    Without `home` each lives elsewhere, all some hundred km from that place.
+    """
+    draw, n = np.random.default_rng(0), 12 * days
+    rows = []
+    for c in range(40):
+        own = home or (51.16 + 4 * math.cos(c), 10.45 + 5 * math.sin(c))
+        place = [MIDDLE if away else own for away in draw.random(n) < middle]
+        rows.append(stream([f"c{c}"] * n, np.arange(n) * 7200.0 + 60 * c, place=place))
+    return pd.concat(rows).sort_values("ts", kind="stable", ignore_index=True)
+
+
+def test_a_place_that_many_come_to_faster_than_they_can_is_none() -> None:
+    past = portfolio(0.2, None)
+    told = signals(past)[:, view("travel_speed")]
+    assert (told[:1000] > 1).mean() > 0.2
+    assert told[-4000:].max() == 0
+    profiles = learnt(past)
+    now = 12 * DAY + 60 * 7  # c7 was at home or in the middle; where they are is known
+    home = (51.16 + 4 * math.cos(7), 10.45 + 5 * math.sin(7))
+    steps = stream(["c7"] * 4, now + np.arange(4) * 600, place=[home, MIDDLE, home, (40.4, -3.7)])
+    told = signals(steps, profiles)[:, view("travel_speed")]
+    assert told[:3].max() == 0
+    assert told[3] > 3, "what came in between is not where they were"
+
+
+def test_a_place_where_all_live_is_one_whatever_journeys_end_there() -> None:
+    past = portfolio(0.02, BERLIN)
+    told = signals(past)[:, view("travel_speed")]
+    assert (told[-4000:] > 1).mean() > 0.02  # one in fifty, there and back
+    far = stream(["c7"] * 2, 12 * DAY + np.array([420.0, 1020]), place=[BERLIN, (40.4, -3.7)])
+    assert signals(far, learnt(past))[1, view("travel_speed")] > 3
+
+
 def test_a_first_row_of_1970_does_not_make_whoever_pays_every_hour_rare() -> None:
     past = stream(["a"] * 1000, 50 * 365 * DAY + np.arange(1000) * HOUR)
     early = stream(["a"], [0.0])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -18,6 +19,7 @@ from aegis_core.errors import InputError
 from aegis_core.evaluation.parity import parity
 from aegis_core.intake import ImportSummary, import_files
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
+from aegis_core.review.cases import QUEUE
 from aegis_core.schema import LATER_STATES
 from aegis_core.serving import schemas
 from aegis_core.serving.engine import Engine
@@ -25,6 +27,7 @@ from aegis_core.store import Store, connect
 from aegis_core.store.meaning import Meaning, base_of
 
 DAY: Final = dt.timedelta(days=1)
+HOUR: Final = dt.timedelta(hours=1)
 START: Final = dt.datetime(2026, 4, 1, 8, tzinfo=dt.UTC)
 NEXT: Final = START + 40 * DAY
 """After all that other tests send, so that days end."""
@@ -237,11 +240,11 @@ def test_a_currency_without_a_rate_is_judged_by_its_own_scale(say: Say, engine: 
             at = NEXT + day * DAY + dt.timedelta(minutes=i)
             verdict = say(at, 4e6 + i, customer_id=f"shells {i}", currency="COWRIE")
             assert verdict["decision"] == "approve"
-    kept = "SELECT rate, base_amount, base_currency FROM transactions WHERE currency = 'COWRIE'"
     engine.settled()
-    assert set(map(tuple, engine.store.query(kept).astype(object).fillna("").to_numpy())) == {
-        ("", "", "EUR")
-    }
+    kept = engine.store.query("FROM transactions WHERE currency = 'COWRIE' ORDER BY seq")
+    assert kept.rate.isna().all()
+    assert set(kept.base_currency) == {"EUR"}
+    assert kept.base_amount.between(10, 100).all(), "as usual, whatever its number"
     for day in range(3):
         say(NEXT + day * DAY, 40.0, customer_id="euros")
     at = NEXT + 4 * DAY
@@ -249,6 +252,14 @@ def test_a_currency_without_a_rate_is_judged_by_its_own_scale(say: Say, engine: 
         say(at, 1000 * usual, customer_id=who, currency=currency)
         for who, usual, currency in (("shells 1", 4e6, "COWRIE"), ("euros", 40.0, "EUR"))
     )
+    engine.settled()
+    weighed = "SELECT base_amount AS n FROM transactions ORDER BY seq DESC LIMIT 2"
+    assert 0.2 < np.divide(*(row["n"] for row in engine.store.rows(weighed))) < 5
+    queue = engine.store.rows(QUEUE, {"analyst": "", "now": dt.datetime(2026, 1, 1)})
+    stake = {row["customer_id"]: row["weight"] for row in queue}
+    assert 0.2 < stake["euros"] / stake["shells 1"] < 5
+    (shown,) = (row for row in queue if row["customer_id"] == "shells 1")
+    assert (shown["amount"], shown["currency"]) == (4e9, "COWRIE")
     assert odd["decision"] == control["decision"] != "approve"
     told = texts(odd)
     assert "COWRIE 4,000,000,000.00 is" in told
@@ -372,14 +383,18 @@ TRIES: Final = """
     1 c m 5 failed;   1 c m 5 declined;   1 c m 5 Captured;   1 c m 5 declined;   1 c m 5 approved
     2 d m 5 declined; 2 d other 5 paid;   2 e m 5 paid;       3 d m 0 ;           3 d m 9
     3 d m 0 ;         3 d m 10 ;          4 d m 7 paid;       4 d m 7 declined;   2 d m 6
-    1 c m 5 failed
+    1 c m 5 failed;   5 c m 5 failed;     6 c m 5 declined;   6 c m 5 paid +721;  6 c m 5 paid -1
+    5 c m 8 paid +9;  5 c m 8 paid +10;   5 c m 8 paid +9;    6 c m 5 paid +720
 """
-"""Id, customer, merchant, amount and status of what is sent, one after the other."""
+"""Id, customer, merchant, amount and status of what is sent, one after the other; and how many
+hours later than the first its time is."""
 TRIED: Final = [
     ("1", 5.0, None, "failed", ["declined"]), ("1", 5.0, None, "approved", None),
     ("2", 5.0, None, "declined", None), ("3", 0.0, "verification", None, None),
     ("3", 9.0, None, None, None), ("4", 7.0, None, "approved", ["declined"]),
-    ("2", 6.0, None, None, None),
+    ("2", 6.0, None, None, None), ("5", 5.0, None, "failed", None),
+    ("6", 5.0, None, "declined", None), ("5", 8.0, None, "approved", None),
+    ("6", 5.0, None, "approved", None),
 ]  # fmt: skip
 """What is kept of it: id, amount, kind, status and later states, in the order of arrival."""
 
@@ -388,8 +403,11 @@ def tries(name: str) -> list[dict[str, Any]]:
     cells = [row.split() for line in TRIES.split("\n") for row in line.split(";") if row.strip()]
     return [
         {"transaction_id": f"{name}#{one}", "customer_id": customer, "merchant_id": merchant,
-         "ts": f"2026-05-0{one}", "amount": float(amount), "status": "".join(status) or None}
-        for one, customer, merchant, amount, *status in cells
+         "ts": str(START.replace(tzinfo=None, month=5, day=int(one)) + HOUR * sum(map(int, later))),
+         "amount": float(amount), "status": status}
+        for one, customer, merchant, amount, status, *later in (
+            cell if len(cell) > 4 else [*cell, None] for cell in cells
+        )
     ]  # fmt: skip
 
 
@@ -418,7 +436,7 @@ def test_what_was_tried_and_then_paid_is_two_rows_at_every_door(
             refused += sum(summary.rejected.values())
             later += summary.later_states
             new += len(engine.take(pa.Table.from_pandas(part), "test"))
-        assert (refused, later, new) == ((3, 2, 7), (3, 0, 0))[again]
+        assert (refused, later, new) == ((6, 2, 11), (6, 0, 0))[again]
         engine.settled()
         assert kept_of(engine.store, name) == TRIED
         # one file is stored in the order of its times

@@ -36,6 +36,14 @@ C000001,2026-04-29 10:02:00,-3.00,M00002,0
 Zoë 🂡,2026-04-29 11:00:00,80.00,a'b,0
 C000004,2026-04-29 12:00:00,950.00,M00003,1
 """
+KINDS = """\
+transaction_id,customer_id,timestamp,amount,currency,merchant_id,kind,status,is_fraud
+k1,C000001,2026-04-29T10:00:00+02:00,2100,jpy,M00002,,paid,0
+k2,C000001,2026-04-29T10:02:00+02:00,2100,392,M00002,refund,,
+k3,Zoë 🂡,2026-04-29T11:00:00+02:00,80.00,EUR,a'b,,declined,
+k3,Zoë 🂡,2026-04-29T11:00:00+02:00,80.00,EUR,a'b,,approved,1
+k4,C000002,2026-04-29,3e6,cowrie,M00003,payment,pending,0
+"""
 LEFT_OUT = ("*.html", "kernel.log", "*.lock", "0[1-6]_*.ipynb")
 
 
@@ -194,6 +202,53 @@ def fourth() -> list[Any]:
     return tail
 
 
+def fifth() -> list[Any]:
+    """Beside what schema 2 has, of schema 5: currencies, kinds, states, somebody erased."""
+    shutil.copy(HERE / "aegis.toml", HOME)
+    (HOME / "rates.csv").write_text("day,currency,rate\n2026-01-02,JPY,160\n2026-05-02,JPY,170\n")
+    (HOME / "kinds.csv").write_text(KINDS, "utf-8")
+    run("generate", POPULATION)
+    aegis("rates", HOME / "rates.csv")
+    aegis("import", HOME / "kinds.csv", "--label", "is_fraud", "--source", "kinds.csv")
+    run("train", FOREST)
+    run("train", {"detector": "learner", **FOREST})
+    run("start")
+    service = Service(HOME)
+    service.post([*payments("kept", 1, 25), *meant("kinds", 2)])
+    for name, status in (("kinds-0", "declined"), ("kinds-1", "approved")):
+        service.ask("PUT", f"/v1/transactions/{name}/status", {"status": status})
+    told = {"transaction_id": "kept-10", "answer": "fraud", "analyst": "bert", "note": "called"}
+    service.ask("POST", "/v1/reviews", told)
+    time.sleep(13)
+    service.post(payments("later", 3, 5))
+    service.end(signal.SIGTERM)
+    aegis("person", "C000007", "--erase", "--yes", "--who", "anna")
+    aegis("forget", "--older-than", "100d", "--yes", "--who", "anna")
+    aegis("backup", HOME / "backup.tar")
+    Service(HOME).end(signal.SIGTERM)  # leaves a snapshot
+    service = Service(HOME)
+    service.post([*payments("there", 4, 5), *meant("there-too", 4)])
+    service.ask("GET", "/v1/transactions/there-0")  # a reader: so much is in the tables
+    tail = service.post([*payments("tail", 5, 12), *meant("tail-too", 5)])
+    service.end(signal.SIGKILL)
+    return tail
+
+
+def meant(prefix: str, day: int) -> list[dict[str, object]]:
+    """Of what a payment may mean: a state to come, a try, currencies, what is no payment at all."""
+    said: list[dict[str, object]] = [
+        {"status": "pending"}, {"status": "declined", "amount": 400.0},
+        {"currency": "JPY", "amount": 5200}, {"currency": "COWRIE", "amount": 4e6},
+        {"kind": "refund", "original_id": "kept-1"}, {"amount": 0},
+        {"channel": "online", "zone": "Asia/Tokyo", "lat": 35.68, "lon": 139.69},
+    ]  # fmt: skip
+    return [
+        {"transaction_id": f"{prefix}-{i}", "customer_id": f"C{1 + i % 3:06d}", "amount": 30.0,
+         "timestamp": f"2026-06-{day:02d}T{10 + i}:00:00+02:00", "merchant_id": "M00002", **of}
+        for i, of in enumerate(said)
+    ]  # fmt: skip
+
+
 @contextmanager
 def notifier() -> Iterator[None]:
     """A notifier while something happens: one rule sends what it finds, the other one waits."""
@@ -267,11 +322,11 @@ if __name__ == "__main__":
     schema = sys.argv[1]
     assert "AEGIS_HOME" in os.environ, "Name a new folder by AEGIS_HOME."
     assert not list(HOME.glob("*")), f"{HOME} is not empty."
-    tail = {"1": first, "2": second, "3": fourth, "4": fourth}[schema]()
+    tail = {"1": first, "2": second, "3": fourth, "4": fourth, "5": fifth}[schema]()
     packed(schema)
     copy = HOME.with_name(HOME.name + ".copy")
     shutil.copytree(HOME, copy)
     kept = found(copy) | ({"tail": tail} if tail else {})
-    kept |= what_comes_next(copy) if schema == "4" else {}
+    kept |= what_comes_next(copy) if schema >= "4" else {}
     (HERE / f"schema_{schema}.json").write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     shutil.rmtree(copy)

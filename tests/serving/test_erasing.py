@@ -268,25 +268,24 @@ def test_whoever_goes_the_signals_of_the_others_stay(
         session.append("transactions", awkward.drop(columns="is_fraud"))
         session.append("labels", labels)
 
-    def replayed() -> tuple[pd.DataFrame, list[bytes]]:
+    def replayed() -> tuple[pd.DataFrame, list[bytes], bytes]:
         with store.snapshot() as session:
             begun = checkpoint.begin(session, confirmed=True)
             frame, events = history.transactions(session), history.label_events(session)
-        out = Scorer(confirmed=begun.confirmed).replay(
-            frame, events, erased=begun.erased, signals=True
-        )
-        return frame, [
-            a.tobytes() + b.tobytes() for a, b in zip(out.signals, out.history, strict=True)
-        ]
+        scorer = Scorer(confirmed=begun.confirmed)
+        out = scorer.replay(frame, events, erased=begun.erased, signals=True)
+        told = [a.tobytes() + b.tobytes() for a, b in zip(out.signals, out.history, strict=True)]
+        return frame, told, scorer.profiles.state.places.tobytes()
 
-    frame, before = replayed()
+    frame, before, places = replayed()
     stay = (frame.customer_id != person).to_numpy()
     at = len(frame)
     with store.changing() as session:
         kept = erasure.left_of(erasure.past(session, at), person, at, [])
         session.execute("DELETE FROM transactions WHERE customer_id = ?", [person])
         checkpoint.save_erased(session, kept)
-    _, after = replayed()
+    _, after, places_after = replayed()
+    assert places_after == places
     assert after == [told for told, other in zip(before, stay, strict=True) if other]
 
 

@@ -6,6 +6,7 @@ import datetime as dt
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -192,7 +193,12 @@ def test_a_declined_try_that_is_approved_later_is_judged(
             return dict(client.post("/v1/transactions:batch", json=[row]).json()[0])
         return dict(client.post("/v1/transactions", json=row).json())
 
+    def decided() -> float:
+        text = client.get("/v1/metrics").text
+        return sum(float(n) for n in re.findall(r"aegis_decisions_total{.*} (.*)", text))
+
     tried = post(status="declined")
+    assert decided() == 1
     if door == "status":
         told = client.put("/v1/transactions/n1/status", json={"status": "captured"}).json()
         assert (told["transaction"]["status"], told["transaction"]["clock"]) == ("approved", "sent")
@@ -200,6 +206,7 @@ def test_a_declined_try_that_is_approved_later_is_judged(
     else:
         judged = post(status="captured")
     assert (judged["repeat"], judged["seq"] > tried["seq"]) == (False, True)
+    assert decided() == 2
     again = judged | {"repeat": True}
     assert post(status="declined") == post(status="approved") == again
     assert client.get("/v1/transactions/n1").json()["verdict"] == judged

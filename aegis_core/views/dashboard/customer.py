@@ -30,8 +30,8 @@ FEWEST_FOR_A_BAND: Final = 5
 """Payments below which there is no usual band."""
 
 _HISTORY: Final = f"""
-    SELECT t.seq, epoch_ms(t.ts) AS ms, coalesce(t.base_amount, t.amount) AS amount,
-      CASE WHEN t.base_amount IS NULL THEN t.currency ELSE t.base_currency END AS unit,
+    SELECT t.seq, epoch_ms(t.ts) AS ms, if(t.rate IS NULL, t.amount, t.base_amount) AS amount,
+      if(t.rate IS NULL, t.currency, t.base_currency) AS unit,
       t.lat, t.lon, t.merchant_id, coalesce(t.utc_offset, 0) AS utc_offset, t.local_zone, t.clock,
       coalesce(v.decision, 'approve') AS decision,
       t.kind AS entry, t.status,

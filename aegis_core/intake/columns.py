@@ -15,6 +15,10 @@ FILE_COLUMNS: Final = {column.name: column for column in (*COLUMNS, *LABEL_COLUM
 """Every column that `--map` can name."""
 
 
+_SIGN: Final = {"amount": "-"}
+"""What joins two columns, where it is not `+`: what was paid less what came back."""
+
+
 def choose_columns(
     names: Sequence[str],
     *,
@@ -43,7 +47,7 @@ def choose_columns(
                 f"--map {canonical}=…: there is no {canonical!r}; it is one of "
                 f"{', '.join(wanted)}." + did_you_mean(canonical, wanted)
             )
-        chosen[canonical] = "+".join(
+        chosen[canonical] = _SIGN.get(canonical, "+").join(
             _named(part, names, where) for part in parts(column, names) if column
         )
     if preset is not None and preset not in PRESETS:
@@ -58,7 +62,7 @@ def choose_columns(
         usual = (canonical, *FILE_COLUMNS[canonical].also.split())
         if recognised:
             of_preset = PRESETS[recognised].columns.get(canonical, ())
-            matches = [joined for known in of_preset if (joined := _there(known, names))][:1]
+            matches = [j for known in of_preset if (j := _there(canonical, known, names))][:1]
         else:
             plain = [_plain(name) for name in usual]
             matches = [name for name in names if _plain(name) in plain]
@@ -116,12 +120,18 @@ def label_words(said: Mapping[str, str]) -> dict[str, str]:
 
 
 def parts(column: str, names: Sequence[str]) -> list[str]:
-    """The columns that are read as one: itself, or those that `+` joins.
+    """The columns that are read as one: itself, those that `+` joins, or two of an amount.
 
-    >>> parts("User+Card", ["User", "Card"]), parts("a+b", ["a+b"])
-    (['User', 'Card'], ['a+b'])
+    >>> parts("User+Card", ["User", "Card"]), parts("a+b", ["a+b"]), parts("Out-In", ["In", "Out"])
+    (['User', 'Card'], ['a+b'], ['Out', 'In'])
     """
-    return [column] if column in names else [part.strip() for part in column.split("+")]
+    if column in names:
+        return [column]
+    known = [_plain(name) for name in names]
+    for first, minus, second in (column.partition("-"), column.rpartition("-")):
+        if minus and _plain(first) in known and _plain(second) in known:
+            return [first, second]
+    return [part.strip() for part in column.split("+")]
 
 
 def _named(column: str, names: Sequence[str], where: str) -> str:
@@ -147,13 +157,13 @@ def _plain(name: str) -> str:
 
 
 def _fits(preset: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> bool:
-    return all(any(_there(n, names) for n in known) for known in preset.values())
+    return all(any(_there(name, n, names) for n in known) for name, known in preset.items())
 
 
-def _there(column: str, names: Sequence[str]) -> str:
+def _there(canonical: str, column: str, names: Sequence[str]) -> str:
     """A column of a file, or several joined, as the file names them; "" where one is missing."""
     found = [next((n for n in names if _plain(n) == _plain(p)), "") for p in parts(column, names)]
-    return "+".join(found) if all(found) else ""
+    return _SIGN.get(canonical, "+").join(found) if all(found) else ""
 
 
 def _listed(names: Sequence[str]) -> str:

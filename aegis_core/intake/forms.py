@@ -158,7 +158,7 @@ def forms_of(
     Parameters
     ----------
     relation, names, kinds : the SQL of the file, its columns and their types.
-    columns : canonical name → column of the file, or several joined by `+`.
+    columns : canonical name → column of the file, or several that are joined.
     words : of a canonical name, what words mean in this file.
 
     Raises
@@ -176,6 +176,8 @@ def forms_of(
         if wanted.kind == TIME:
             told = said if canonical == "ts" else PLAIN
             form = _time(asked, names, told, number=number, typed=_typed(kinds, of))
+        elif wanted.kind == NUMBER and len(of) == 2:
+            form = _less(asked, of, said)
         elif wanted.kind == NUMBER and not number:
             form = _number(asked, said)
         elif wanted.kind == TEXT and not number:
@@ -412,6 +414,17 @@ def _number(column: _Column, said: Said) -> Form | None:
     name = "decimal comma" if decimal == "," else "decimal point"
     plain = f"replace(replace({value}, '{other}', ''), '{decimal}', '.')"
     return Form(name, column.text, value=f"TRY_CAST({plain} AS DOUBLE)")
+
+
+def _less(column: _Column, of: Sequence[str], said: Said) -> Form:
+    """An amount in two columns: what was paid, and what came back; mostly one of them is empty."""
+    texts = [_text([name], "") for name in of]
+    values = []
+    for text in texts:
+        form = _number(replace(column, text=text), said)
+        value = form.value if form else f"TRY_CAST({text} AS DOUBLE)"
+        values.append(f"CASE WHEN {text} IS NULL THEN 0 ELSE {value} END")
+    return Form(f"{of[0]} less {of[1]}", f"coalesce({', '.join(texts)})", " - ".join(values))
 
 
 def _quoted(column: _Column) -> Form | None:

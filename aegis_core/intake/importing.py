@@ -100,8 +100,8 @@ def import_files(
     files : paths or globs, `.csv`, `.tsv`, `.txt` (each also `.gz`), `.parquet`.
     preset : a key of `PRESETS`. Without it a file that has all columns of one is recognised.
     mapping :
-        canonical name → column of the file, or several joined by `+`, over preset and guesses; ""
-        means none.
+        canonical name → column of the file, or several joined by `+` (of an amount, one less
+        another: `paid-back`), over preset and guesses; "" means none.
     label, scenario : columns that hold the truth; short for `mapping` of `is_fraud` and `scenario`.
     label_delay_days : a label without a date of its own is known this long after its transaction.
     words : what words of the label mean, beside the usual ones (`columns.label_words`).
@@ -235,7 +235,9 @@ def preview(
     with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
         store = Store(Path(folder) / "preview.duckdb")
         summary = import_files(files, store, **given)
-        first = store.query("FROM transactions ORDER BY seq LIMIT 5").dropna(axis="columns")
+        first = store.query("FROM transactions ORDER BY seq LIMIT 5").dropna(
+            axis="columns", how="all"
+        )
         lacks = settling.lacks(store)
     return summary, first, lacks
 

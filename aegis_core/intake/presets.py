@@ -156,13 +156,13 @@ PRESETS: Final = {
         words={"status": {"Failed": "declined"}},
     ),
     "adyen": Preset(
-        "Adyen's settlement details; what was paid back has no amount here: --partial",
+        "Adyen's settlement details, local times in the zone of its column; no places",
         {
             "transaction_id": ("Psp Reference",),
             "ts": ("Creation Date",),
             "customer_id": ("Shopper Reference",),
             "channel": ("Payment Method",),
-            "amount": ("Gross Credit (GC)",),
+            "amount": ("Gross Credit (GC)-Gross Debit (GC)",),
             "currency": ("Gross Currency",),
         },
         Said(timezone="TimeZone"),

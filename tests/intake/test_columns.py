@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def test_a_missing_or_ambiguous_column_is_said_with_the_way_out(
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_recognised_by_its_columns(preset: str) -> None:
     columns = {name: known[-1] for name, known in PRESETS[preset].columns.items()}
-    names = [part for column in columns.values() for part in column.split("+")]
+    names = [part for column in columns.values() for part in re.split(r"\+|(?<=\))-", column)]
     names = [*dict.fromkeys(names), "lat", "long", "unix_time"]
     chosen, _, recognised = choose_columns(names)
     assert recognised == preset

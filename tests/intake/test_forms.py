@@ -148,6 +148,16 @@ def test_a_refund_in_brackets_or_with_its_sign_behind_is_one(read: Read, store: 
     assert column(store, "kind")[:4] == [None, "refund", "refund", "refund"]
 
 
+def test_an_amount_may_be_what_was_paid_less_what_came_back(read: Read, store: Store) -> None:
+    rows = ['c,2026-04-01,"12,50",', 'c,2026-04-02,"1.012,50","0,00"', 'c,2026-04-03,,"3,00"']
+    rows += ["c,2026-04-04,,", "c,2026-04-05,x,"]
+    summary = read("customer_id,ts,Out,In", *rows, mapping={"amount": "out-in"})
+    assert summary.columns["amount"] == "Out-In"
+    assert column(store, "amount") == [12.5, 1012.5, 3.0]
+    assert column(store, "kind") == [None, None, "refund"]
+    assert summary.rejected == {"amount is missing": 1, "amount is not a number": 1}
+
+
 def test_minor_units_have_the_digits_of_their_currency(read: Read, store: Store) -> None:
     rows = ["c,2026-04-01,000000001250,978", "c,2026-04-02,1250,JPY", "c,2026-04-03,1250,KWD"]
     read("customer_id,ts,amount,currency", *rows, forms=Said(minor_units=True))
@@ -268,7 +278,7 @@ SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         "Company Account,Psp Reference,Payment Method,Creation Date,TimeZone,Type,Gross Currency,"
         "Gross Debit (GC),Gross Credit (GC),Shopper Reference\n"
         "Co,88,visa,2026-03-29 06:00:00,CEST,Settled,EUR,,29.53,s0",
-        {"ts": utc("2026-03-29T04:00"), "amount": 29.53, "customer_id": "s0"},
+        {"ts": utc("2026-03-29T04:00"), "amount": 29.53, "customer_id": "s0", "kind": None},
     ),
     "paypal": (
         '"Date","Time","TimeZone","Name","Type","Status","Currency","Gross","From Email Address",'

@@ -31,7 +31,7 @@ from aegis_core.features.arrays import (
     reading,
     write_arrays,
 )
-from aegis_core.features.confirmed import Confirmed, brought, fold
+from aegis_core.features.confirmed import Confirmed, brought, fold, widened
 from aegis_core.features.population import SCALE, SUMS
 from aegis_core.features.profiles import Profiles
 from aegis_core.features.signals import WIDTH
@@ -51,7 +51,7 @@ What says True has changed the codes of customers."""
 NO_PAUSES: Final[Pauses] = {}
 
 
-PASS: Final = 4
+PASS: Final = 5
 """Version of what the pass computes: a change of any figure of it is another one."""
 _SINCE: Final = f"pass {PASS} since"
 
@@ -225,6 +225,9 @@ def erased(source: Store | Session, first: int = 0, stop: int = _ALL) -> Erased:
             with reading("What is kept of erased customers", "Restore a backup."):
                 arrays: dict[str, Any] = read_arrays(path)
         arrays |= {name: json.loads(arrays[name].tobytes()) for name in _NAMES}
+        sums = arrays["sums"]  # of an older version these know less
+        arrays["sums"] = np.pad(sums, ((0, 0), (0, SUMS - sums.shape[1])))
+        arrays["merchants"] = widened(arrays["merchants"])
         found = Erased(**arrays, dropped=[])
     dropped = [(at, name, names) for at, name, names in _asked(source) if at is not None]
     return found._replace(dropped=dropped).within(first, stop)

@@ -68,7 +68,7 @@ SIGNAL_FACTOR: Final = (0, 0, 0, 0, 1, 2, 2, 3, 3)
 """Index into `schema.FACTORS` of the factor that each signal speaks for."""
 
 FACTS: Final = (
-    "usual_amount",  # exp of the customer's mean log amount
+    "usual_amount",  # exp of the customer's mean log amount; as paid where nobody knows its worth
     "habit_amount",  # the same of this customer in this category; NaN without one
     "category_amount",  # the same of everybody in this category; NaN without one
     "population_amount",  # the same of everybody
@@ -97,6 +97,9 @@ SMALL_BELOW: Final = 1.0
 """The same in a run of small ones."""
 RUN_OF_SMALL: Final = 3.0
 """Amounts below the usual that are a run; each other one takes a quarter of those before it."""
+FEWEST_IN_CURRENCY: Final = 3
+"""Amounts of a customer in a currency from which these are their habit, where nobody knows what it
+is worth."""
 RISE_SLACK: Final = 1.0
 """Standard deviations above the usual that are no rise yet."""
 RISE_STEP: Final = 2.0
@@ -119,11 +122,15 @@ BURST_FLOOR: Final = 3.0
 OWN_RUN: Final = 5
 """Fewest in a window that are a run of the customer's own, such as a daily posting. What fewer say
 stays, whether or not they came before: a detector learns from it how ordinary counts are spread."""
+OWN_MOST: Final = (9, 15, 23, 29)
+"""Of each window, what a count becomes the customer's own up to if somebody was to look at it: less
+than twice the least of everybody's limits, whether or not a policy blocks from there on."""
 RING: Final = 64
 """Recent timestamps kept of each customer, in their order; counts end there."""
 MOST_BEHIND: Final = 8
 """Arrivals in turn, each more than a day before the newest, that set a customer's clock back."""
 
+_CURRENCY = 1 << 19  # and its code, in the place of a category's
 _HOUR_US = 3.6e9
 _LONGEST_US = WINDOWS_S[-1] * 1e6
 
@@ -207,6 +214,11 @@ def observe(
             pair = pairs[slot_of(pair_keys, (entry.customer << 20) | entry.category)]
             h_mean, h_sd = expected(pair[_N], pair[_MEAN], pair[_M2], c_mean, c[WITHIN])
             signals[1] = surprise(normal_score((x - h_mean) / h_sd, PRIOR_VARIANCE + pair[_N]))
+    elif paid and entry.scale >= 0:  # what is it worth? their own amounts in it are, to them
+        pair = pairs[slot_of(pair_keys, (entry.customer << 20) | _CURRENCY | entry.scale)]
+        if pair[_N] >= FEWEST_IN_CURRENCY:
+            mean, sd = _usual(pair, population, pair[_MEAN])
+            signals[0] = surprise(normal_score((entry.x - mean) / sd, PRIOR_VARIANCE + pair[_N]))
 
     distance, gap_h, speed = math.nan, math.nan, math.nan
     if paid and entry.timed and not math.isnan(entry.lat) and s[_PLACE_TS] > 0:
@@ -284,11 +296,13 @@ def learn(
     signals: Floats,
     raw: Ints,
     teach: bool,
+    looked_at: bool,
 ) -> None:
     """Fold one transaction into the state; `raw` are its counts, as `observe` wrote them.
 
     Without `teach` (it was blocked) it leaves what is normal untouched and still counts for
-    bursts and swarms. One that nobody paid with counts for bursts alone, or for nothing.
+    bursts and swarms. One that nobody paid with counts for bursts alone, or for nothing. Of one
+    that is `looked_at` the count becomes the customer's own up to `OWN_MOST` alone.
     """
     if entry.role == ASIDE:
         return
@@ -328,7 +342,7 @@ def learn(
         return
 
     if entry.timed:
-        _remember_counts(s, entry.ts_us // DAY_US, raw)
+        _remember_counts(s, entry.ts_us // DAY_US, raw, looked_at)
     # nor does it say where somebody is
     if not math.isnan(entry.lat) and (ts >= s[_PLACE_TS] or s[_PLACE_TS] > s[_LAST]):
         s[_LAT], s[_LON], s[_PLACE_TS] = entry.lat, entry.lon, ts
@@ -342,6 +356,13 @@ def learn(
         xw = within(x, mean, below * sd, ABOVE * sd)
         add(sums[0], population, p_known, first, weight, x, xw - mean)
         s[_N], s[_MEAN], s[_M2] = welford(s[_N], s[_MEAN], s[_M2], xw)
+    elif entry.scale >= 0:
+        key = (entry.customer << 20) | _CURRENCY | entry.scale
+        slot = slot_of(pair_keys, key)
+        pair, pair_keys[slot] = pairs[slot], key
+        mean, sd = _usual(pair, population, pair[_MEAN] if pair[_N] > 0 else entry.x)
+        xw = within(entry.x, mean, below * sd, ABOVE * sd)
+        pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     if worth and entry.category >= 0:
         key = (entry.customer << 20) | entry.category
         slot = slot_of(pair_keys, key)
@@ -388,7 +409,7 @@ def _remember_time(s: Floats, ts: float, declined: bool) -> None:
 
 
 @kernel
-def _remember_counts(s: Floats, day: int, raw: Ints) -> None:
+def _remember_counts(s: Floats, day: int, raw: Ints, looked_at: bool) -> None:
     """Keep the customer's largest counts: what came on two days is theirs.
 
     Of a count that reaches over midnight, a day has no more than came on it.
@@ -413,7 +434,8 @@ def _remember_counts(s: Floats, day: int, raw: Ints) -> None:
         for j in range(RING):
             of_day += begin <= abs(s[_TIMES + j]) < end
     for k in range(N_WINDOWS):
-        s[_TODAY + k] = max(s[_TODAY + k], min(raw[k], of_day))
+        most = min(raw[k], OWN_MOST[k]) if looked_at else raw[k]
+        s[_TODAY + k] = max(s[_TODAY + k], min(most, of_day))
 
 
 @kernel

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from aegis_core.detection.counter import Counter, burst_limits
+from aegis_core.detection.counter import BLOCKED_AT, FEWEST_IN_A_BURST, Counter, burst_limits
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.policy import Policy
-from aegis_core.detection.scoring import Scorer
+from aegis_core.detection.scoring import ALLOWED, Scorer
 from aegis_core.features.profiles import Profiles
+from aegis_core.features.signals import OWN_MOST
 
 Payments = tuple[pd.DataFrame, pd.DataFrame]
 BUDGET = 0.02
@@ -107,6 +110,43 @@ def test_small_amounts_of_a_customer_hide_no_large_one(
         told.append(int((scorer.run(fraud).decision > 0).sum()))
     assert told[0] > len(fraud) / 2, "it is seen"
     assert told[1] >= 0.85 * told[0]
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("n", [20, 60])
+def test_a_burst_that_somebody_was_to_look_at_is_nobody_s_own(
+    payments: Payments, before: tuple[Profiles, Detector, Policy], n: int, blocks: bool
+) -> None:
+    frame = payments[0]
+    profiles, detector, policy = before
+    if not blocks:
+        policy = replace(policy, block_above=math.inf)
+    scorer = Scorer(detector, policy, profiles.copy())
+    last = pd.concat([frame.iloc[[14_999]]] * n, ignore_index=True)
+    for day in range(1, 6):
+        at = frame.ts.iloc[15_000] + pd.Timedelta(days=day) + pd.to_timedelta(np.arange(n) / 9, "s")
+        burst = last.assign(ts=at, amount=2.0)
+        decision = scorer.run(burst).decision
+        assert np.flatnonzero(decision > 0)[0] <= OWN_MOST[0]
+        assert (decision[OWN_MOST[0] :] > 0).all()
+
+
+def test_what_is_let_through_that_often_is_a_customer_s_own(
+    payments: Payments, before: tuple[Profiles, Detector, Policy]
+) -> None:
+    frame = payments[0]
+    profiles, detector, policy = before
+    scorer = Scorer(detector, policy, profiles.copy())
+    last = pd.concat([frame.iloc[[14_999]]] * 20, ignore_index=True)
+    for day in range(1, 4):
+        at = frame.ts.iloc[15_000] + pd.Timedelta(days=day) + pd.to_timedelta(np.arange(20) / 9, "s")
+        listed = np.full(20, ALLOWED if day < 3 else 0)
+        decision = scorer.run(last.assign(ts=at, amount=2.0), rulings=listed).decision
+        assert not decision.any()
+
+
+def test_no_count_that_is_looked_at_and_becomes_one_s_own_would_be_blocked() -> None:
+    assert OWN_MOST == tuple(BLOCKED_AT * n - 1 for n in FEWEST_IN_A_BURST)
 
 
 @pytest.mark.parametrize("gap", ["ahead", "behind", "days in turn"])

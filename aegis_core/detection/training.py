@@ -276,7 +276,9 @@ def train(
         seen, events, recorded=recorded(seen), erased=erased, signals=True, progress=progress
     )
     paid, chosen = passed.amount, chosen & judged_rows(seen)
-    forest = Detector(recipe.n_trees, recipe.max_samples, settings.seed).fit(passed.signals[chosen])
+    forest = Detector(recipe.n_trees, recipe.max_samples, settings.seed).fit(
+        passed.signals[chosen], seen.customer_id[chosen]
+    )
     model: Detector | Learner = forest
     judged, times = chosen, (start, stop)
     if known is not None:

@@ -32,7 +32,7 @@ from aegis_core.features.arrays import (
     write_arrays,
 )
 from aegis_core.features.confirmed import Confirmed, brought, fold, widened
-from aegis_core.features.population import SCALE, SUMS
+from aegis_core.features.population import PUBLISHED, SCALE, SUMS
 from aegis_core.features.profiles import Profiles
 from aegis_core.features.signals import WIDTH
 from aegis_core.store import Store
@@ -317,7 +317,7 @@ def judged_since(source: Store | Session) -> int | None:
 
 
 def _brought(arrays: Arrays) -> Arrays:
-    """Profiles as versions 1 and 2 of the pass kept them, in today's layout."""
+    """Profiles as versions 1 to 4 of the pass kept them, in today's layout."""
     if "scales" not in arrays:
         arrays = _with_clock(arrays)
         wider = np.zeros((len(arrays["customers"]), WIDTH))
@@ -336,7 +336,10 @@ def _brought(arrays: Arrays) -> Arrays:
             "scales": np.zeros((1, SCALE), np.int64),
             "currency_ids": packed({}),
         }
-    return arrays
+    wider = {}  # than of version 4, which knew no main category
+    for name, width in (("customers", WIDTH), ("published", PUBLISHED)):
+        wider[name] = np.pad(arrays[name], ((0, 0), (0, width - arrays[name].shape[1])))
+    return arrays | wider
 
 
 def _with_clock(arrays: Arrays) -> Arrays:

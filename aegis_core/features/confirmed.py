@@ -10,8 +10,8 @@ of chargebacks): one fraud among 1,000 payments says little, however often it co
 
     share = (frauds + PRIOR_PAYMENTS * USUAL_SHARE) / (payments + PRIOR_PAYMENTS)
 
-No customer rules a merchant's share: what one of them paid there beyond `MOST_OF_ONE` payments and
-`PART_OF_ONE` of the others' counts for that much only, and their frauds and answers for as much less.
+No customer rules a merchant's share: what one of them pays there beyond `MOST_OF_ONE` payments and
+`PART_OF_ONE` of the others' counts no more, and their frauds and answers for as much less.
 
 Frauds are exponentially weighted by the time of the labelled transactions and stand still between
 answers, and so do the payments beside them: a delay of the labels as such does not water a share
@@ -392,7 +392,8 @@ class Confirmed:
 
     def codes(self, frame: Rows) -> tuple[Ints, Ints]:
         """Customer and merchant codes of `frame`, with room made for whoever is new in it."""
-        known, customer = len(self.customer_codes), encode(frame["customer_id"], self.customer_codes)
+        known = len(self.customer_codes)
+        customer = encode(frame["customer_id"], self.customer_codes)
         merchant = np.full(len(customer), -1, np.int64)
         if "merchant_id" in frame:
             merchant = encode(frame["merchant_id"], self.merchant_codes)
@@ -487,8 +488,7 @@ def widened(merchants: Floats) -> Floats:
 
 
 def brought(arrays: Arrays) -> Arrays:
-    """What a version saved that knew no frequent customers, nor ranks or since when there are
-    payments.
+    """What a version saved that knew no frequent customers, or neither ranks nor first payments.
 
     Whoever paid then counts as known for long. Of labels that were left waiting nobody knows which
     they are: a later label about one of their transactions does not take them back.

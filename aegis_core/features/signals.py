@@ -27,6 +27,9 @@ from aegis_core.features.population import (
     GAP,
     HOURS,
     MEAN,
+    MOST_OF_SCALE,
+    ODD,
+    PRIOR_POPULATION,
     VAR,
     WITHIN,
     N,
@@ -39,6 +42,7 @@ from aegis_core.features.population import (
     within,
 )
 from aegis_core.features.surprise import (
+    PRIOR_MEAN,
     PRIOR_VARIANCE,
     expected,
     faded,
@@ -100,6 +104,12 @@ RUN_OF_SMALL: Final = 3.0
 FEWEST_IN_CURRENCY: Final = 3
 """Amounts of a customer in a currency from which these are their habit, where nobody knows what it
 is worth."""
+FEW_ODD: Final = 0.01
+"""Share of payments without a category that says something, below which one of them is judged as if
+it was where most of the customer's are: else who leaves it out, or makes one up, would have most
+amounts for ordinary ones."""
+MOST_LEAD: Final = 20.0
+"""Payments elsewhere after which another category is where most are (Boyer and Moore 1981)."""
 RISE_SLACK: Final = 1.0
 """Standard deviations above the usual that are no rise yet."""
 RISE_STEP: Final = 2.0
@@ -145,7 +155,10 @@ _TIMES = _HOURS + 24
 ZONED, LIVED, _DAY = range(_TIMES + RING, _TIMES + RING + 3)
 _TODAY = _DAY + 1
 _ONCE, _TWICE, _ONCE_DAY = (_TODAY + n * N_WINDOWS for n in (1, 2, 3))
-WIDTH: Final = _TODAY + 4 * N_WINDOWS
+# The category that most of the payments were in, 1 more than its code, and by how many.
+_MAIN = _TODAY + 4 * N_WINDOWS
+_LEAD = _MAIN + 1
+WIDTH: Final = _LEAD + 1
 """Columns of a customer's row."""
 
 
@@ -202,6 +215,14 @@ def observe(
         mean, sd = _usual(s, population, p_mean)
         z = normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N])
         signals[0] = surprise(z)
+        told = population[N] > 0 and population[ODD] < FEW_ODD and s[_MAIN] > 0
+        if told and _is_odd(published, pair_keys, pairs, entry):
+            main = int(s[_MAIN]) - 1
+            m, c = pairs[slot_of(pair_keys, (entry.customer << 20) | main)], published[1 + main]
+            m_mean, m_sd = expected(m[_N], m[_MEAN], m[_M2], c[MEAN], c[WITHIN])
+            as_usual = surprise(normal_score((x - m_mean) / m_sd, PRIOR_VARIANCE + m[_N]))
+            if as_usual > signals[0]:
+                signals[0], mean = as_usual, m_mean
         if z > RISE_SLACK and s[_RISE] + RISE_STEP > RISE_FLOOR:
             rise = s[_RISE] * faded(ts - s[_LAST], RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
             raised = 2 * (rise - RISE_FLOOR) > signals[0]  # by chance at most e^(−2 · slack · rise)
@@ -285,6 +306,15 @@ def observe(
 
 
 @kernel
+def _is_odd(published: Floats, pair_keys: Ints, pairs: Floats, entry: Entry) -> bool:
+    """Whether there is no category, or one in which hardly anybody paid, nor the customer."""
+    if entry.category < 0:
+        return True
+    pair = pairs[slot_of(pair_keys, (entry.customer << 20) | entry.category)]
+    return published[1 + entry.category][N] < PRIOR_POPULATION and pair[_N] < PRIOR_MEAN
+
+
+@kernel
 def learn(
     s: Floats,
     published: Floats,
@@ -348,29 +378,36 @@ def learn(
         s[_LAT], s[_LON], s[_PLACE_TS] = entry.lat, entry.lon, ts
     if entry.stated:
         s[ZONED], s[LIVED] = 1.0, entry.offset
-    if entry.scale >= 0:
-        add_to_scale(scales[entry.scale], weight, entry.x)
     below = OWN_BELOW if s[_SMALL] < RUN_OF_SMALL else SMALL_BELOW
     if worth:
+        if entry.scale >= 0:
+            add_to_scale(scales[entry.scale], weight, entry.x)
         s[_SMALL] = s[_SMALL] + 1.0 if t < -1.0 else 0.75 * s[_SMALL]
         xw = within(x, mean, below * sd, ABOVE * sd)
-        add(sums[0], population, p_known, first, weight, x, xw - mean)
+        odd = weight if p_known and _is_odd(published, pair_keys, pairs, entry) else 0
+        add(sums[0], population, p_known, odd, weight, x, xw - mean)
         s[_N], s[_MEAN], s[_M2] = welford(s[_N], s[_MEAN], s[_M2], xw)
     elif entry.scale >= 0:
         key = (entry.customer << 20) | _CURRENCY | entry.scale
         slot = slot_of(pair_keys, key)
         pair, pair_keys[slot] = pairs[slot], key
+        if pair[_N] < MOST_OF_SCALE:
+            add_to_scale(scales[entry.scale], weight, entry.x)
         mean, sd = _usual(pair, population, pair[_MEAN] if pair[_N] > 0 else entry.x)
         xw = within(entry.x, mean, below * sd, ABOVE * sd)
         pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     if worth and entry.category >= 0:
+        same = s[_MAIN] == entry.category + 1
+        s[_LEAD] = min(s[_LEAD] + 1.0, MOST_LEAD) if same else s[_LEAD] - 1.0
+        if s[_LEAD] < 0:
+            s[_MAIN], s[_LEAD] = entry.category + 1, 1.0
         key = (entry.customer << 20) | entry.category
         slot = slot_of(pair_keys, key)
         pair, c = pairs[slot], published[1 + entry.category]
         pair_keys[slot] = key
         mean, sd = expected(pair[_N], pair[_MEAN], pair[_M2], c[MEAN] if p_known else x, c[WITHIN])
         xw = within(x, mean, below * sd, ABOVE * sd)
-        add(sums[1 + entry.category], c, p_known, pair[_N] == 0, weight, x, xw - mean)
+        add(sums[1 + entry.category], c, p_known, 1 if pair[_N] == 0 else 0, weight, x, xw - mean)
         pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     if not math.isnan(entry.hour):
         h = int(entry.hour)

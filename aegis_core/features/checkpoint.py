@@ -336,10 +336,10 @@ def _brought(arrays: Arrays) -> Arrays:
             "scales": np.zeros((1, SCALE), np.int64),
             "currency_ids": packed({}),
         }
-    wider = {}  # than of version 4, which knew no main category
+    more = Arrays()  # than of version 4, which knew no main category
     for name, width in (("customers", WIDTH), ("published", PUBLISHED)):
-        wider[name] = np.pad(arrays[name], ((0, 0), (0, width - arrays[name].shape[1])))
-    return arrays | wider
+        more[name] = np.pad(arrays[name], ((0, 0), (0, width - arrays[name].shape[1])))
+    return arrays | more
 
 
 def _with_clock(arrays: Arrays) -> Arrays:

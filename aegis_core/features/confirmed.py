@@ -158,16 +158,18 @@ def _most_of_one(row: Floats) -> float:
     others = row[_TRAFFIC]
     for j in range(_OFTEN, len(row)):
         others -= row[j]
-    return max(MOST_OF_ONE, PART_OF_ONE * others)
+    most: float = max(MOST_OF_ONE, PART_OF_ONE * others)
+    return most
 
 
 @kernel
 def _part_of(row: Floats, who: float) -> float:
     """How much each payment of a customer counts for at a merchant, in (0, 1]."""
+    part = 1.0
     for j in range(WHO, _OFTEN):
         if row[j] == who:
-            return min(1.0, _most_of_one(row) / max(row[j + FREQUENT], 1.0))
-    return 1.0
+            part = min(1.0, _most_of_one(row) / max(row[j + FREQUENT], 1.0))
+    return part
 
 
 @kernel

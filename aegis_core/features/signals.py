@@ -311,7 +311,8 @@ def _is_odd(published: Floats, pair_keys: Ints, pairs: Floats, entry: Entry) -> 
     if entry.category < 0:
         return True
     pair = pairs[slot_of(pair_keys, (entry.customer << 20) | entry.category)]
-    return published[1 + entry.category][N] < PRIOR_POPULATION and pair[_N] < PRIOR_MEAN
+    few: bool = published[1 + entry.category][N] < PRIOR_POPULATION and pair[_N] < PRIOR_MEAN
+    return few
 
 
 @kernel

@@ -156,8 +156,8 @@ ZONED, LIVED, _DAY = range(_TIMES + RING, _TIMES + RING + 3)
 _TODAY = _DAY + 1
 _ONCE, _TWICE, _ONCE_DAY = (_TODAY + n * N_WINDOWS for n in (1, 2, 3))
 # The category that most of the payments were in, 1 more than its code, and by how many.
-_MAIN = _TODAY + 4 * N_WINDOWS
-_LEAD = _MAIN + 1
+MAIN: Final = _TODAY + 4 * N_WINDOWS
+_LEAD = MAIN + 1
 WIDTH: Final = _LEAD + 1
 """Columns of a customer's row."""
 
@@ -215,9 +215,9 @@ def observe(
         mean, sd = _usual(s, population, p_mean)
         z = normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N])
         signals[0] = surprise(z)
-        told = population[N] > 0 and population[ODD] < FEW_ODD and s[_MAIN] > 0
+        told = population[N] > 0 and population[ODD] < FEW_ODD and s[MAIN] > 0
         if told and _is_odd(published, pair_keys, pairs, entry):
-            main = int(s[_MAIN]) - 1
+            main = int(s[MAIN]) - 1
             m, c = pairs[slot_of(pair_keys, (entry.customer << 20) | main)], published[1 + main]
             m_mean, m_sd = expected(m[_N], m[_MEAN], m[_M2], c[MEAN], c[WITHIN])
             as_usual = surprise(normal_score((x - m_mean) / m_sd, PRIOR_VARIANCE + m[_N]))
@@ -398,10 +398,10 @@ def learn(
         xw = within(entry.x, mean, below * sd, ABOVE * sd)
         pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     if worth and entry.category >= 0:
-        same = s[_MAIN] == entry.category + 1
+        same = s[MAIN] == entry.category + 1
         s[_LEAD] = min(s[_LEAD] + 1.0, MOST_LEAD) if same else s[_LEAD] - 1.0
         if s[_LEAD] < 0:
-            s[_MAIN], s[_LEAD] = entry.category + 1, 1.0
+            s[MAIN], s[_LEAD] = entry.category + 1, 1.0
         key = (entry.customer << 20) | entry.category
         slot = slot_of(pair_keys, key)
         pair, c = pairs[slot], published[1 + entry.category]

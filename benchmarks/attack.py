@@ -159,7 +159,7 @@ def history(config: SyntheticConfig, first_day: int, n_days: int) -> pd.DataFram
 
 def fitted(passed: Scored, frame: pd.DataFrame) -> Model:
     """A forest and a policy of 0.5 % alerts from what the pass says of a window."""
-    detector = Detector().fit(passed.signals)
+    detector = Detector().fit(passed.signals, frame.customer_id)
     score = detector.score(detector.weigh(passed.signals)[1])
     limits = burst_limits(passed.counts, frame)
     counter = Counter.beside(limits, passed.counts, score, frame)

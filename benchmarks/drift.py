@@ -48,7 +48,7 @@ def model(frame: pd.DataFrame, until: pd.Timestamp) -> tuple[Detector, Policy]:
     """A forest on all that came before a day, and a policy of 0.5 % alerts."""
     seen = frame[frame.ts < until]
     passed = Scorer().run(seen, signals=True)
-    detector = Detector().fit(passed.signals)
+    detector = Detector().fit(passed.signals, seen.customer_id)
     score = detector.score(detector.weigh(passed.signals)[1])
     limits = burst_limits(passed.counts, seen)
     counter = Counter.beside(limits, passed.counts, score, seen)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from aegis_core.detection.detector import most_of_one, ranks
 from aegis_core.features.arrays import Floats, Ints
 from aegis_core.features.signals import N_WINDOWS, RING
 
@@ -114,13 +115,17 @@ class Counter:
     limits : see `burst_limits`.
     share : of the traffic that the thresholds are taken from: what the counter alerts on.
     others : scores of the rest of it, ascending.
+    rank : see `ranks`, of each of these.
     n : transactions of all of it.
+    n_customers : of all of it.
     """
 
     limits: tuple[int, ...]
     share: float
     others: Floats
+    rank: Ints
     n: int
+    n_customers: int
 
     @classmethod
     def beside(
@@ -133,12 +138,17 @@ class Counter:
         kept = thinned(frame.customer_id, frame.ts, score)
         met = meets(counts[kept], limits)
         share = float(met.sum() / len(score)) if len(score) else 0.0
-        return cls(limits, share, np.sort(score[kept][~met]), len(score))
+        others, whose = score[kept][~met], frame.customer_id[kept][~met]
+        order = np.argsort(others, kind="stable")
+        rank = ranks(whose, others)[order]
+        return cls(limits, share, others[order], rank, len(score), frame.customer_id.nunique())
 
     def threshold(self, share: float) -> float:
         """Score such that what lies strictly above it, or is counted, is at most `share`.
 
-        A counter that takes more than half of `share` leaves the score the other half.
+        A counter that takes more than half of `share` leaves the score the other half. Of what
+        lies above it no customer's part counts for more than `most_of_one`.
         """
         room = int(max(share - self.share, share / 2) * self.n + 1e-9)
-        return float(self.others[max(0, len(self.others) - 1 - room)])
+        counts = self.others[self.rank < most_of_one(room, self.n_customers)]
+        return float(counts[max(0, len(counts) - 1 - room)])

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from aegis_core.detection.forest import (
     BULK,
@@ -58,6 +59,12 @@ if TYPE_CHECKING:
 MIN_TAIL: Final = 20
 """Fewest training transactions beyond the knee that a factor's unit is measured on."""
 MIN_UNIT: Final = 0.25
+RAREST: Final = 0.01
+"""Share of the training transactions, by their score, that no customer may crowd."""
+OF_THE_RAREST: Final = 0.1
+"""Part of these that are a customer's at most; what they have more of teaches nothing."""
+FEWEST_RARE: Final = 5
+"""So many of a customer's may be rare in any case."""
 RANGE: Final = 0.9995
 """Share of traffic that spans the range seen in training."""
 MIN_TRAIN: Final = 50
@@ -136,8 +143,16 @@ class Detector(Calibrated):
         self.n_trees, self.max_samples, self.seed = n_trees, max_samples, seed
         self.forest_: IsolationForest | None = None
 
-    def fit(self, signals: Floats) -> Detector:
-        """Fit calibration and forest on signals of shape (n, N_SIGNALS) of the training window.
+    def fit(self, signals: Floats, customer: pd.Series | None = None) -> Detector:
+        """Fit calibration and forest on the signals of a training window.
+
+        Parameters
+        ----------
+        signals : of shape (n, N_SIGNALS).
+        customer :
+            Whose transactions these are, of shape (n,). If one of them crowds what is rare, the
+            detector is fitted again without what is too much: else it would find that of all
+            others ordinary.
 
         Raises
         ------
@@ -172,8 +187,10 @@ class Detector(Calibrated):
         self.trees_, scale = flatten(self.forest_)
         self.model_ = model._replace(scale=scale, **indexed(self.trees_))
         self.base_ = float(self.score(np.zeros((1, N_FACTORS)))[0])
-        scores = np.sort(self.score(evidence))
-        self.score_quantiles_ = np.quantile(scores, _QUANTILE_LEVELS, method="higher")
+        scores = self.score(evidence)
+        if customer is not None and not (kept := uncrowded(customer, scores, RAREST)).all():
+            return self.fit(signals[kept])
+        self.score_quantiles_ = np.quantile(np.sort(scores), _QUANTILE_LEVELS, method="higher")
         return self
 
     def weigh(self, signals: Floats) -> tuple[Floats, Floats]:
@@ -244,6 +261,40 @@ class Detector(Calibrated):
             if self.score_quantiles_.shape != _QUANTILE_LEVELS.shape:
                 raise ValueError("its quantiles have another layout")
         return self
+
+
+def ranks(customer: pd.Series, worth: Floats) -> npt.NDArray[np.int64]:
+    """How many of the customer's transactions are worth more than each, of equal ones the first.
+
+    >>> ranks(pd.Series(["a", "a", "b", "a"]), np.array([1.0, 3, 2, 1])).tolist()
+    [1, 0, 0, 2]
+    """
+    code = pd.factorize(customer)[0]
+    order = np.lexsort((-worth, code))
+    begins = np.searchsorted(code[order], code[order])
+    out = np.empty(len(order), np.int64)
+    out[order] = np.arange(len(order)) - begins
+    return out
+
+
+def most_of_one(rare: float, n_customers: int) -> float:
+    """How many of `rare` transactions may be one customer's."""
+    return max(FEWEST_RARE, OF_THE_RAREST * rare, 2 * rare / max(n_customers, 1))
+
+
+def uncrowded(customer: pd.Series, score: Floats, share: float) -> npt.NDArray[np.bool_]:
+    """Which rows are left, so that no customer has too many among this share with high scores.
+
+    >>> who = pd.Series(["one"] * 300 + [f"c{i}" for i in range(700)])
+    >>> kept = uncrowded(who, np.append(np.full(300, 0.9), np.linspace(0, 0.8, 700)), 0.1)
+    >>> int(kept[:300].sum()), bool(kept[300:].all())
+    (5, True)
+    """
+    rare, order = share * len(score), np.argsort(-score, kind="stable")
+    fits = (ranks(customer, score) < most_of_one(rare, customer.nunique()))[order]
+    kept = np.ones(len(score), bool)
+    kept[order] = fits | (np.cumsum(fits) >= rare)
+    return kept
 
 
 _QUANTILE_LEVELS: Final = np.unique(

@@ -21,7 +21,7 @@ from aegis_core.detection.scoring import Scorer
 from aegis_core.features import checkpoint
 from aegis_core.features.arrays import Floats, Ints
 from aegis_core.features.checkpoint import Erased, Pauses
-from aegis_core.features.confirmed import Confirmed, fold
+from aegis_core.features.confirmed import Confirmed, fold, unnamed
 from aegis_core.features.entries import without_rate
 from aegis_core.features.population import SCALE, SUMS, ends_day, place_of
 from aegis_core.features.profiles import MAX_CATEGORIES, PLACE_ROW, Profiles
@@ -130,6 +130,8 @@ class _Kept:
         whom = zip(before.seen_seq.tolist(), before.seen, before.seen_late.tolist(), strict=True)
         seen = dict(zip(whom, before.merchants, strict=True)) | self.seen
         seen = {key: known for key, known in seen.items() if key[1] not in self.names}
+        merchants = np.array(list(seen.values())).reshape(-1, before.merchants.shape[1])
+        unnamed(merchants, self.customer)
         return Erased(
             places[order],
             np.append(before.ts_us, coarse)[order],
@@ -139,7 +141,7 @@ class _Kept:
             np.array([seq for seq, *_ in seen], np.int64),
             [name for _, name, _ in seen],
             np.array([late for *_, late in seen], bool),
-            np.array(list(seen.values())).reshape(-1, before.merchants.shape[1]),
+            merchants,
             list(self.profiles.category_codes),
             list(self.profiles.currency_codes),
             [],

@@ -179,7 +179,7 @@ class Paid(NamedTuple):
     def usual(self, amount: float) -> str:
         """Another amount of the base currency, which is named where the own one is another."""
         if self.has_no_rate:
-            return worth(amount * self.amount / self.base_amount, self.currency)
+            return worth(amount * self.amount / self.compared, self.currency)
         if self.is_converted:
             return worth(amount, self.base_currency)
         return f"{amount:,.{digits(self.base_currency or self.currency)}f}"

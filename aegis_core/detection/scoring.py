@@ -161,7 +161,7 @@ def _advance(
         if len(recorded) > 0:
             fate = recorded[i]
         learn(own, published, pair_keys, pairs, sums, scales, places, entry, row, raw,
-              fate != Decision.BLOCK)  # fmt: skip
+              fate != Decision.BLOCK, fate == Decision.REVIEW)  # fmt: skip
 
 
 @kernel

@@ -284,7 +284,9 @@ def train(
     )
     asked = judged_rows(seen) & ~became_payments(seen)
     paid, chosen = passed.amount, chosen & asked
-    forest = Detector(recipe.n_trees, recipe.max_samples, settings.seed).fit(passed.signals[chosen])
+    forest = Detector(recipe.n_trees, recipe.max_samples, settings.seed).fit(
+        passed.signals[chosen], seen.customer_id[chosen]
+    )
     model: Detector | Learner = forest
     judged, times = chosen, (start, stop)
     if known is not None:

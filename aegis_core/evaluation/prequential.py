@@ -176,7 +176,7 @@ def evaluate(
             for name in ("signals", "history", "counts", "amount")
         )
         trained_on, counted = frame.iloc[first_kept:learnt][chosen], counts[chosen]
-        detector = Detector(seed=seed).fit(seen[chosen])
+        detector = Detector(seed=seed).fit(seen[chosen], trained_on.customer_id)
         limits = burst_limits(counted, trained_on)
         score = detector.score(detector.weigh(seen[chosen])[1])
         counter = Counter.beside(limits, counted, score, trained_on)

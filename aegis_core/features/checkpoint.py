@@ -31,8 +31,8 @@ from aegis_core.features.arrays import (
     reading,
     write_arrays,
 )
-from aegis_core.features.confirmed import Confirmed, brought, fold
-from aegis_core.features.population import PLACE, PLACES, SCALE, SUMS
+from aegis_core.features.confirmed import Confirmed, brought, fold, widened
+from aegis_core.features.population import PLACE, PLACES, PUBLISHED, SCALE, SUMS
 from aegis_core.features.profiles import Profiles
 from aegis_core.features.signals import WIDTH
 from aegis_core.store import Store
@@ -225,6 +225,9 @@ def erased(source: Store | Session, first: int = 0, stop: int = _ALL) -> Erased:
             with reading("What is kept of erased customers", "Restore a backup."):
                 arrays: dict[str, Any] = read_arrays(path)
         arrays |= {name: json.loads(arrays[name].tobytes()) for name in _NAMES}
+        sums = arrays["sums"]  # of an older version these know less
+        arrays["sums"] = np.pad(sums, ((0, 0), (0, SUMS - sums.shape[1])))
+        arrays["merchants"] = widened(arrays["merchants"])
         found = Erased(**arrays, dropped=[])
     dropped = [(at, name, names) for at, name, names in _asked(source) if at is not None]
     return found._replace(dropped=dropped).within(first, stop)
@@ -335,7 +338,10 @@ def _brought(arrays: Arrays) -> Arrays:
             "scales": np.zeros((1, SCALE), np.int64),
             "currency_ids": packed({}),
         }
-    return arrays
+    more = Arrays()  # than of version 4, which knew no main category
+    for name, width in (("customers", WIDTH), ("published", PUBLISHED)):
+        more[name] = np.pad(arrays[name], ((0, 0), (0, width - arrays[name].shape[1])))
+    return arrays | more
 
 
 def _with_clock(arrays: Arrays) -> Arrays:

@@ -10,6 +10,9 @@ of chargebacks): one fraud among 1,000 payments says little, however often it co
 
     share = (frauds + PRIOR_PAYMENTS * USUAL_SHARE) / (payments + PRIOR_PAYMENTS)
 
+No customer rules a merchant's share: what one of them pays there beyond `MOST_OF_ONE` payments and
+`PART_OF_ONE` of the others' counts no more, and their frauds and answers for as much less.
+
 Frauds are exponentially weighted by the time of the labelled transactions and stand still between
 answers, and so do the payments beside them: a delay of the labels as such does not water a share
 down. Everything is 0 for a merchant or customer without answers. When it fails: a clock that jumps
@@ -22,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,6 +40,7 @@ from aegis_core.features.arrays import (
     Rows,
     encode,
     grown,
+    hashed,
     packed,
     read_arrays,
     reading,
@@ -70,6 +75,13 @@ USUAL_SHARE: Final = 0.002
 whatever is answered about anybody, or erased, move the scores of all."""
 HALF_SHARE: Final = 0.01
 """Share of fraud among the payments at which a count of frauds has half its weight."""
+MOST_OF_ONE: Final = 3.0
+"""Payments of about a month that any customer may count for at a merchant."""
+PART_OF_ONE: Final = 0.1
+"""The same as a part of those by customers who pay there rarely, where that is more."""
+FREQUENT: Final = 8
+"""Customers with the most payments at a merchant that are remembered, with how many: whoever made
+more than one of this number and one is among them (Misra and Gries 1982)."""
 
 _DAY_US: Final = 86_400e6
 _BLOCK: Final = 1_024
@@ -79,7 +91,13 @@ _CLOCK, _RUN, _RUN_FROM, _LAST, _N_FRAUDS, _N_ANSWERS, _TRAFFIC, _SEEN = range(8
 _FRAUDS = 8
 _ANSWERS = _FRAUDS + _N_MEMORY
 _SINCE = _ANSWERS + _N_MEMORY
-_WIDTH = _SINCE + 1
+# A number that stands for the customer, and at a merchant for each of the frequent ones; these
+# are followed by how often they paid. A replay without somebody gives other codes, hence no code.
+WHO: Final = _SINCE + 1
+_OFTEN = WHO + FREQUENT
+_WIDTHS = {"merchants": _OFTEN + FREQUENT, "customers": WHO + 1}
+NOBODY: Final = -1.0
+"""Stands in the place of a frequent customer who was dropped."""
 
 
 class Events(NamedTuple):
@@ -110,18 +128,18 @@ class Recall(NamedTuple):
 
 
 @kernel
-def _fold_into(row: Floats, ts: float, change: int, first: int) -> None:
+def _fold_into(row: Floats, ts: float, change: int, first: int, part: float) -> None:
     ahead = ts - row[_CLOCK] if row[_N_ANSWERS] > 0 else 0.0
     if row[_N_ANSWERS] == 0 or ahead > 0:
         row[_CLOCK] = ts
     for k in range(_N_MEMORY):
-        weight = 1.0
+        weight = part
         if ahead > 0:
             fade = math.exp(-ahead / (MEMORY_DAYS[k] * _DAY_US))
             row[_FRAUDS + k] *= fade
             row[_ANSWERS + k] *= fade
         else:
-            weight = math.exp(ahead / (MEMORY_DAYS[k] * _DAY_US))
+            weight = part * math.exp(ahead / (MEMORY_DAYS[k] * _DAY_US))
         row[_FRAUDS + k] = max(0.0, row[_FRAUDS + k] + change * weight)
         row[_ANSWERS + k] += first * weight
     row[_N_ANSWERS] += first
@@ -135,6 +153,26 @@ def _fold_into(row: Floats, ts: float, change: int, first: int) -> None:
 
 
 @kernel
+def _most_of_one(row: Floats) -> float:
+    """Payments that a customer may count for at a merchant."""
+    others = row[_TRAFFIC]
+    for j in range(_OFTEN, len(row)):
+        others -= row[j]
+    most: float = max(MOST_OF_ONE, PART_OF_ONE * others)
+    return most
+
+
+@kernel
+def _part_of(row: Floats, who: float) -> float:
+    """How much each payment of a customer counts for at a merchant, in (0, 1]."""
+    part = 1.0
+    for j in range(WHO, _OFTEN):
+        if row[j] == who:
+            part = min(1.0, _most_of_one(row) / max(row[j + FREQUENT], 1.0))
+    return part
+
+
+@kernel
 def fold(memory: Recall, now_us: int) -> None:
     """Fold every label that is known at `now_us` and was not before."""
     events = memory.events
@@ -142,9 +180,11 @@ def fold(memory: Recall, now_us: int) -> None:
     while i < len(events.ts_us) and events.known_at_us[i] <= now_us:
         ts, change, first = float(events.ts_us[i]), events.change[i], events.first[i]
         if change != 0 or first != 0:
-            _fold_into(memory.customers[events.customer[i]], ts, change, first)
+            customer = memory.customers[events.customer[i]]
+            _fold_into(customer, ts, change, first, 1.0)
             if events.merchant[i] >= 0:
-                _fold_into(memory.merchants[events.merchant[i]], ts, change, first)
+                merchant = memory.merchants[events.merchant[i]]
+                _fold_into(merchant, ts, change, first, _part_of(merchant, customer[WHO]))
         i += 1
     memory.folded[0] = i
 
@@ -173,12 +213,18 @@ def weight_of_share(share: float) -> float:
 def _payments(row: Floats, k: int) -> float:
     """Payments beside the frauds that are remembered over `MEMORY_DAYS[k]`, at least the answers.
 
-    They are as many as usual for the traffic of the last month, or since the first payment.
+    They are as many as usual for the traffic of the last month, or since the first payment; of no
+    customer more than may be.
     """
     days, month = MEMORY_DAYS[k], MEMORY_DAYS[_N_MEMORY - 1]
     age = 1.0 + max(0.0, row[_SEEN] - row[_SINCE]) / _DAY_US
     usual = days * (1.0 - math.exp(-age / days)) / (month * (1.0 - math.exp(-age / month)))
-    payments: float = max(row[_ANSWERS + k], row[_TRAFFIC] * usual)
+    traffic = row[_TRAFFIC]
+    if len(row) > _OFTEN:
+        most = _most_of_one(row)
+        for j in range(_OFTEN, len(row)):
+            traffic -= max(0.0, row[j] - most)
+    payments: float = max(row[_ANSWERS + k], row[_FRAUDS + k], traffic * usual)
     return payments
 
 
@@ -212,24 +258,47 @@ def recall(memory: Recall, customer: int, merchant: int, ts_us: int, history: Fl
 
 
 @kernel
-def _witness_of(row: Floats, ts: float) -> None:
+def _witness_of(row: Floats, ts: float, who: float) -> None:
     ahead = ts - row[_SEEN] if row[_TRAFFIC] > 0 else 0.0
-    scale = MEMORY_DAYS[_N_MEMORY - 1] * _DAY_US
     row[_SINCE] = ts if row[_TRAFFIC] == 0 else min(row[_SINCE], ts)
     if row[_TRAFFIC] == 0 or ahead > 0:
         row[_SEEN] = ts
+    fade, weight = 1.0, math.exp(-abs(ahead) / (MEMORY_DAYS[_N_MEMORY - 1] * _DAY_US))
     if ahead >= 0:
-        row[_TRAFFIC] = row[_TRAFFIC] * math.exp(-ahead / scale) + 1.0
-    else:
-        row[_TRAFFIC] += math.exp(ahead / scale)
+        fade, weight = weight, 1.0
+    row[_TRAFFIC] = row[_TRAFFIC] * fade + weight
+    if len(row) > _OFTEN:
+        _count_among(row, who, fade, weight)
+
+
+@kernel
+def _count_among(row: Floats, who: float, fade: float, weight: float) -> None:
+    """Count a payment among those of the frequent customers of a merchant, which fade.
+
+    One who is not among them takes from each as much as they have to give, until one has nothing.
+    """
+    least, place = _OFTEN, 0
+    for j in range(_OFTEN, len(row)):
+        row[j] *= fade
+        least = j if row[j] < row[least] else least
+        place = j if row[j - FREQUENT] == who else place
+    if place > 0:
+        row[place] += weight
+        return
+    taken = min(weight, row[least])
+    for j in range(_OFTEN, len(row)):
+        row[j] -= taken
+    if weight > taken:
+        row[least - FREQUENT], row[least] = who, weight - taken
 
 
 @kernel
 def witness(memory: Recall, customer: int, merchant: int, ts_us: int) -> None:
     """Count one payment of its merchant and customer."""
-    _witness_of(memory.customers[customer], float(ts_us))
+    payer = memory.customers[customer]
+    _witness_of(payer, float(ts_us), payer[WHO])
     if merchant >= 0:
-        _witness_of(memory.merchants[merchant], float(ts_us))
+        _witness_of(memory.merchants[merchant], float(ts_us), payer[WHO])
 
 
 class Confirmed:
@@ -249,7 +318,7 @@ class Confirmed:
     def __init__(self) -> None:
         self.customer_codes: dict[str, int] = {}
         self.merchant_codes: dict[str, int] = {}
-        merchants, customers = np.zeros((2, 16, _WIDTH))
+        merchants, customers = (np.zeros((16, width)) for width in _WIDTHS.values())
         times, flags = np.zeros(0, np.int64), np.zeros(0, np.int8)
         none = Events(times, times, times, times, flags, flags, times)
         self.memory = Recall(merchants, customers, none, np.zeros(1, np.int64))
@@ -325,6 +394,7 @@ class Confirmed:
 
     def codes(self, frame: Rows) -> tuple[Ints, Ints]:
         """Customer and merchant codes of `frame`, with room made for whoever is new in it."""
+        known = len(self.customer_codes)
         customer = encode(frame["customer_id"], self.customer_codes)
         merchant = np.full(len(customer), -1, np.int64)
         if "merchant_id" in frame:
@@ -333,6 +403,9 @@ class Confirmed:
             customers=grown(self.memory.customers, len(self.customer_codes)),
             merchants=grown(self.memory.merchants, len(self.merchant_codes)),
         )
+        new = list(islice(reversed(self.customer_codes), len(self.customer_codes) - known))
+        if new:
+            self.memory.customers[known : known + len(new), WHO] = numbers(new[::-1])
         return customer, merchant
 
     def put(self, merchant: str, known: Floats) -> None:
@@ -353,6 +426,7 @@ class Confirmed:
             return
         self.customer_codes = without(self.customer_codes, [customer])
         self.memory.customers[code] = 0
+        unnamed(self.memory.merchants, customer)
         waiting = slice(int(self.memory.folded[0]), None)
         stay = self.memory.events.customer[waiting] != code
         events = Events(*(np.asarray(part)[waiting][stay] for part in self.memory.events))
@@ -393,22 +467,41 @@ class Confirmed:
             self.merchant_codes = unpacked(arrays["merchant_ids"])
             events = Events(*(arrays[name] for name in Events._fields))
             merchants, customers = arrays["merchants"], arrays["customers"]
-            if merchants.shape[1:] != (_WIDTH,) or customers.shape[1:] != (_WIDTH,):
+            if any(arrays[name].shape[1:] != (width,) for name, width in _WIDTHS.items()):
                 raise ValueError("it has another layout")
         self.memory = Recall(merchants, customers, events, np.zeros(1, np.int64))
         return self
 
 
+def numbers(customers: list[str]) -> Floats:
+    """What stands for customers in the memory of merchants, whatever their codes."""
+    return (hashed(customers) >> 10).astype(np.float64)  # as many bits as are exact
+
+
+def unnamed(merchants: Floats, customer: str) -> None:
+    """Let nothing in what is known of merchants stand for a customer."""
+    who = merchants[:, WHO:_OFTEN]
+    who[who == numbers([customer])] = NOBODY
+
+
+def widened(merchants: Floats) -> Floats:
+    """What an older version knew of merchants; of nobody it was known how often they pay."""
+    return np.pad(merchants, ((0, 0), (0, _WIDTHS["merchants"] - merchants.shape[1])))
+
+
 def brought(arrays: Arrays) -> Arrays:
-    """What a version saved that knew neither ranks nor since when there are payments.
+    """What a version saved that knew no frequent customers, or neither ranks nor first payments.
 
     Whoever paid then counts as known for long. Of labels that were left waiting nobody knows which
     they are: a later label about one of their transactions does not take them back.
     """
-    if "rank" in arrays:
-        return arrays
-    longer = {name: np.pad(arrays[name], ((0, 0), (0, 1))) for name in ("merchants", "customers")}
-    return arrays | longer | {"rank": np.full(len(arrays["ts_us"]), -1)}
+    customers = arrays["customers"]
+    if customers.shape[1] <= WHO:
+        customers = np.pad(customers, ((0, 0), (0, WHO + 1 - customers.shape[1])))
+        names = list(unpacked(arrays["customer_ids"]))
+        customers[: len(names), WHO] = numbers(names)
+        arrays = arrays | {"customers": customers, "merchants": widened(arrays["merchants"])}
+    return {"rank": np.full(len(arrays["ts_us"]), -1)} | arrays
 
 
 def _changed(

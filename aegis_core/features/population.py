@@ -41,10 +41,13 @@ _MINUTE_US = 60e6
 
 # Columns of the sums and of what is published from them, each followed by the hours of the day.
 _S_N, _S_X, _S_XX, _S_WITHIN, _S_GAPS, _S_GAP, _S_HOURS = range(7)
-_S_WHO = _S_HOURS + 24  # of a category: customers who ever paid in it, whole numbers
+# Of a category: customers who ever paid in it, whole numbers. Of the population: payments without
+# a category that says something.
+_S_WHO = _S_HOURS + 24
 SUMS: Final = _S_WHO + 1
 N, MEAN, VAR, WITHIN, GAP, HOURS = range(6)
-PUBLISHED: Final = HOURS + 24
+ODD: Final = HOURS + 24
+PUBLISHED: Final = ODD + 1
 # Of a currency without a rate: the number and the sum of log amounts of the day, and of those
 # before it.
 _D_N, _D_X, _K_N, _K_X = range(4)
@@ -63,6 +66,8 @@ ODD_SHARE: Final = 0.1
 """Share of what was paid at a place, on journeys that nobody can make, from which it is none."""
 FEWEST_ODD: Final = 150.0
 """Such payments, as `weight_of` counts them, of which there have to be as many."""
+MOST_OF_SCALE: Final = 4.0
+"""Of these, a customer's at most: so that ten say it, and no one for the others."""
 # The day that has not ended, arrivals since the last one did, votes that it never began, and the
 # last day that they name.
 _DAY, _SINCE, _AGAINST, _BEFORE = range(4)
@@ -104,7 +109,7 @@ def publish(sums: Ints, kept: Ints, published: Floats, scales: Ints, places: Int
     full = 256 * min(sums[0, _S_N], usual) // usual
     for r in range(len(sums)):
         for c in range(SUMS):
-            gone = 0 if c == _S_WHO else kept[r, c] // REMEMBERED_DAYS * full // 256
+            gone = 0 if c == _S_WHO and r > 0 else kept[r, c] // REMEMBERED_DAYS * full // 256
             kept[r, c] += sums[r, c] - gone
             sums[r, c] = 0
     for scale in scales:
@@ -121,8 +126,9 @@ def figures(kept: Ints, published: Floats, from_row: int) -> None:
     """Turn sums into the figures that the next day is judged by.
 
     Row 0 is the population's, `N, MEAN, VAR, WITHIN` of its log amounts, the mean `GAP` between a
-    customer's transactions in microseconds, and the share of each of the `HOURS`; the others are
-    the categories', which lean on it.
+    customer's transactions in microseconds, the share of each of the `HOURS`, and of payments whose
+    category is `ODD`; the others are the categories', which lean on it, with `N` no more than the
+    customers who paid there.
     """
     for r in range(from_row, len(kept)):
         s, p, everybody = kept[r], published[r], published[0]
@@ -130,12 +136,13 @@ def figures(kept: Ints, published: Floats, from_row: int) -> None:
         if r > 0:
             mean, var, within = everybody[MEAN], everybody[VAR], everybody[WITHIN]
         n = s[_S_N] / _UNIT
+        p[ODD] = s[_S_WHO] / s[_S_N] if r == 0 and n > 0 else 0.0
         if n > 0:
             own = s[_S_X] / s[_S_N]
             own_var = max(s[_S_XX] / s[_S_N] - own * own, 0.0)
             own_within = s[_S_WITHIN] / s[_S_N]
             told = n if r == 0 else min(n, float(s[_S_WHO]))  # no one says what is usual for all
-            share = told / (told + PRIOR_POPULATION)
+            share, n = told / (told + PRIOR_POPULATION), told
             mean = own if r == 0 else mean + share * (own - mean)
             var += share * (own_var - var)
             within += share * (own_within - within)
@@ -221,18 +228,19 @@ def within(x: float, usual: float, below: float, above: float) -> float:
 
 @kernel
 def add(
-    sums: Ints, published: Floats, known: bool, new: bool, weight: int, x: float, deviation: float
+    sums: Ints, published: Floats, known: bool, who: int, weight: int, x: float, deviation: float
 ) -> None:
     """Add a log amount and its deviation from the customer's own, near what was published.
 
-    `sums` and `published` are rows of the population or of a category, in which the customer is
-    `new`; where nothing was published of a category, that is the population's, if it is `known`.
+    `sums` and `published` are rows of the population or of a category; `who` is 1 for a customer
+    who is new in it, or the weight of what is `ODD`. Where nothing was published of a category,
+    that is the population's, if it is `known`.
     """
     if known:
         sd, own_sd = math.sqrt(published[VAR]), math.sqrt(published[WITHIN])
         x = within(x, published[MEAN], BELOW * sd, ABOVE * sd)
         deviation = within(deviation, 0.0, BELOW * own_sd, ABOVE * own_sd)
-    sums[_S_WHO] += new
+    sums[_S_WHO] += who
     sums[_S_N] += weight
     sums[_S_X] += round(x * weight)
     sums[_S_XX] += round(x * x * weight)

@@ -27,7 +27,10 @@ from aegis_core.features.population import (
     GAP,
     HOURS,
     MEAN,
+    MOST_OF_SCALE,
     NOWHERE,
+    ODD,
+    PRIOR_POPULATION,
     VAR,
     WITHIN,
     N,
@@ -43,6 +46,7 @@ from aegis_core.features.population import (
     within,
 )
 from aegis_core.features.surprise import (
+    PRIOR_MEAN,
     PRIOR_VARIANCE,
     expected,
     faded,
@@ -72,7 +76,7 @@ SIGNAL_FACTOR: Final = (0, 0, 0, 0, 1, 2, 2, 3, 3)
 """Index into `schema.FACTORS` of the factor that each signal speaks for."""
 
 FACTS: Final = (
-    "usual_amount",  # exp of the customer's mean log amount
+    "usual_amount",  # exp of the customer's mean log amount; as paid where nobody knows its worth
     "habit_amount",  # the same of this customer in this category; NaN without one
     "category_amount",  # the same of everybody in this category; NaN without one
     "population_amount",  # the same of everybody
@@ -101,6 +105,15 @@ SMALL_BELOW: Final = 1.0
 """The same in a run of small ones."""
 RUN_OF_SMALL: Final = 3.0
 """Amounts below the usual that are a run; each other one takes a quarter of those before it."""
+FEWEST_IN_CURRENCY: Final = 3
+"""Amounts of a customer in a currency from which these are their habit, where nobody knows what it
+is worth."""
+FEW_ODD: Final = 0.01
+"""Share of payments without a category that says something, below which one of them is judged as if
+it was where most of the customer's are: else who leaves it out, or makes one up, would have most
+amounts for ordinary ones."""
+MOST_LEAD: Final = 20.0
+"""Payments elsewhere after which another category is where most are (Boyer and Moore 1981)."""
 RISE_SLACK: Final = 1.0
 """Standard deviations above the usual that are no rise yet."""
 RISE_STEP: Final = 2.0
@@ -125,11 +138,15 @@ BURST_FLOOR: Final = 3.0
 OWN_RUN: Final = 5
 """Fewest in a window that are a run of the customer's own, such as a daily posting. What fewer say
 stays, whether or not they came before: a detector learns from it how ordinary counts are spread."""
+OWN_MOST: Final = (9, 15, 23, 29)
+"""Of each window, what a count becomes the customer's own up to if somebody was to look at it: less
+than twice the least of everybody's limits, whether or not a policy blocks from there on."""
 RING: Final = 64
 """Recent timestamps kept of each customer, in their order; counts end there."""
 MOST_BEHIND: Final = 8
 """Arrivals in turn, each more than a day before the newest, that set a customer's clock back."""
 
+_CURRENCY = 1 << 19  # and its code, in the place of a category's
 _HOUR_US = 3.6e9
 _LONGEST_US = WINDOWS_S[-1] * 1e6
 
@@ -144,7 +161,10 @@ _TIMES = _HOURS + 24
 ZONED, LIVED, _DAY = range(_TIMES + RING, _TIMES + RING + 3)
 _TODAY = _DAY + 1
 _ONCE, _TWICE, _ONCE_DAY = (_TODAY + n * N_WINDOWS for n in (1, 2, 3))
-WIDTH: Final = _TODAY + 4 * N_WINDOWS
+# The category that most of the payments were in, 1 more than its code, and by how many.
+MAIN: Final = _TODAY + 4 * N_WINDOWS
+_LEAD = MAIN + 1
+WIDTH: Final = _LEAD + 1
 """Columns of a customer's row."""
 
 
@@ -203,6 +223,14 @@ def observe(
         mean, sd = _usual(s, population, p_mean)
         z = normal_score((x - mean) / sd, PRIOR_VARIANCE + s[_N])
         signals[0] = surprise(z)
+        told = population[N] > 0 and population[ODD] < FEW_ODD and s[MAIN] > 0
+        if told and _is_odd(published, pair_keys, pairs, entry):
+            main = int(s[MAIN]) - 1
+            m, c = pairs[slot_of(pair_keys, (entry.customer << 20) | main)], published[1 + main]
+            m_mean, m_sd = expected(m[_N], m[_MEAN], m[_M2], c[MEAN], c[WITHIN])
+            as_usual = surprise(normal_score((x - m_mean) / m_sd, PRIOR_VARIANCE + m[_N]))
+            if as_usual > signals[0]:
+                signals[0], mean = as_usual, m_mean
         if z > RISE_SLACK and s[_RISE] + RISE_STEP > RISE_FLOOR:
             rise = s[_RISE] * faded(ts - s[_LAST], RISE_HOURS) + min(z, RISE_STEP) - RISE_SLACK
             raised = 2 * (rise - RISE_FLOOR) > signals[0]  # by chance at most e^(−2 · slack · rise)
@@ -215,6 +243,11 @@ def observe(
             pair = pairs[slot_of(pair_keys, (entry.customer << 20) | entry.category)]
             h_mean, h_sd = expected(pair[_N], pair[_MEAN], pair[_M2], c_mean, c[WITHIN])
             signals[1] = surprise(normal_score((x - h_mean) / h_sd, PRIOR_VARIANCE + pair[_N]))
+    elif paid and entry.scale >= 0:  # what is it worth? their own amounts in it are, to them
+        pair = pairs[slot_of(pair_keys, (entry.customer << 20) | _CURRENCY | entry.scale)]
+        if pair[_N] >= FEWEST_IN_CURRENCY:
+            mean, sd = _usual(pair, population, pair[_MEAN])
+            signals[0] = surprise(normal_score((entry.x - mean) / sd, PRIOR_VARIANCE + pair[_N]))
 
     distance, gap_h, speed = math.nan, math.nan, math.nan
     placed = entry.place >= 0 and not entry.nowhere
@@ -284,6 +317,16 @@ def observe(
 
 
 @kernel
+def _is_odd(published: Floats, pair_keys: Ints, pairs: Floats, entry: Entry) -> bool:
+    """Whether there is no category, or one in which hardly anybody paid, nor the customer."""
+    if entry.category < 0:
+        return True
+    pair = pairs[slot_of(pair_keys, (entry.customer << 20) | entry.category)]
+    few: bool = published[1 + entry.category][N] < PRIOR_POPULATION and pair[_N] < PRIOR_MEAN
+    return few
+
+
+@kernel
 def learn(
     s: Floats,
     published: Floats,
@@ -296,11 +339,13 @@ def learn(
     signals: Floats,
     raw: Ints,
     teach: bool,
+    looked_at: bool,
 ) -> None:
     """Fold one transaction into the state; `raw` are its counts, as `observe` wrote them.
 
     Without `teach` (it was blocked) it leaves what is normal untouched and still counts for
-    bursts and swarms. One that nobody paid with counts for bursts alone, or for nothing.
+    bursts and swarms. One that nobody paid with counts for bursts alone, or for nothing. Of one
+    that is `looked_at` the count becomes the customer's own up to `OWN_MOST` alone.
     """
     if entry.role == ASIDE:
         return
@@ -344,29 +389,43 @@ def learn(
         return
 
     if entry.timed:
-        _remember_counts(s, entry.ts_us // DAY_US, raw)
+        _remember_counts(s, entry.ts_us // DAY_US, raw, looked_at)
     # nor does it say where somebody is
     placed = entry.place >= 0 and not entry.nowhere
     if placed and (ts >= s[_PLACE_TS] or s[_PLACE_TS] > s[_LAST]):
         s[_LAT], s[_LON], s[_PLACE_TS] = entry.lat, entry.lon, ts
     if entry.stated:
         s[ZONED], s[LIVED] = 1.0, entry.offset
-    if entry.scale >= 0:
-        add_to_scale(scales[entry.scale], weight, entry.x)
     below = OWN_BELOW if s[_SMALL] < RUN_OF_SMALL else SMALL_BELOW
     if worth:
+        if entry.scale >= 0:
+            add_to_scale(scales[entry.scale], weight, entry.x)
         s[_SMALL] = s[_SMALL] + 1.0 if t < -1.0 else 0.75 * s[_SMALL]
         xw = within(x, mean, below * sd, ABOVE * sd)
-        add(sums[0], population, p_known, first, weight, x, xw - mean)
+        odd = weight if p_known and _is_odd(published, pair_keys, pairs, entry) else 0
+        add(sums[0], population, p_known, odd, weight, x, xw - mean)
         s[_N], s[_MEAN], s[_M2] = welford(s[_N], s[_MEAN], s[_M2], xw)
+    elif entry.scale >= 0:
+        key = (entry.customer << 20) | _CURRENCY | entry.scale
+        slot = slot_of(pair_keys, key)
+        pair, pair_keys[slot] = pairs[slot], key
+        if pair[_N] < MOST_OF_SCALE:
+            add_to_scale(scales[entry.scale], weight, entry.x)
+        mean, sd = _usual(pair, population, pair[_MEAN] if pair[_N] > 0 else entry.x)
+        xw = within(entry.x, mean, below * sd, ABOVE * sd)
+        pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     if worth and entry.category >= 0:
+        same = s[MAIN] == entry.category + 1
+        s[_LEAD] = min(s[_LEAD] + 1.0, MOST_LEAD) if same else s[_LEAD] - 1.0
+        if s[_LEAD] < 0:
+            s[MAIN], s[_LEAD] = entry.category + 1, 1.0
         key = (entry.customer << 20) | entry.category
         slot = slot_of(pair_keys, key)
         pair, c = pairs[slot], published[1 + entry.category]
         pair_keys[slot] = key
         mean, sd = expected(pair[_N], pair[_MEAN], pair[_M2], c[MEAN] if p_known else x, c[WITHIN])
         xw = within(x, mean, below * sd, ABOVE * sd)
-        add(sums[1 + entry.category], c, p_known, pair[_N] == 0, weight, x, xw - mean)
+        add(sums[1 + entry.category], c, p_known, 1 if pair[_N] == 0 else 0, weight, x, xw - mean)
         pair[_N], pair[_MEAN], pair[_M2] = welford(pair[_N], pair[_MEAN], pair[_M2], xw)
     if not math.isnan(entry.hour):
         h = int(entry.hour)
@@ -423,7 +482,7 @@ def _remember_time(s: Floats, ts: float, declined: bool) -> None:
 
 
 @kernel
-def _remember_counts(s: Floats, day: int, raw: Ints) -> None:
+def _remember_counts(s: Floats, day: int, raw: Ints, looked_at: bool) -> None:
     """Keep the customer's largest counts: what came on two days is theirs.
 
     Of a count that reaches over midnight, a day has no more than came on it.
@@ -448,7 +507,8 @@ def _remember_counts(s: Floats, day: int, raw: Ints) -> None:
         for j in range(RING):
             of_day += begin <= abs(s[_TIMES + j]) < end
     for k in range(N_WINDOWS):
-        s[_TODAY + k] = max(s[_TODAY + k], min(raw[k], of_day))
+        most = min(raw[k], OWN_MOST[k]) if looked_at else raw[k]
+        s[_TODAY + k] = max(s[_TODAY + k], min(most, of_day))
 
 
 @kernel

@@ -598,7 +598,8 @@ def test_scores_lie_between_nothing_and_certainty(trained: Trained) -> None:
     for direction in (np.ones(N_FACTORS), *np.eye(N_FACTORS)):
         score = trained[0].score(size[:, None] * direction)
         assert ((score > 0) & (score < 1)).all()
-        assert score[-1] == score.max() > trained[1].block_above
+        assert score[-1] > trained[1].block_above
+        assert score[-1] > 0.99 * score.max(), "trees are cut where the rows were, not in order"
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -192,15 +192,18 @@ def test_evidence_is_a_share_of_the_payments_and_not_of_the_answers() -> None:
     assert (found[early.to_numpy()][shares] < 0.01).all(axis=None), "nor on the first days"
 
 
-def test_answers_of_an_older_version_are_brought_up_or_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "ranked"), [(14, False), (15, True)])
+def test_answers_of_an_older_version_are_brought_up_or_refused(
+    tmp_path: Path, width: int, ranked: bool
+) -> None:
     frame = traffic()
     labels = labels_of(frame)
     answers, path = Confirmed(), tmp_path / "answers.npz"
     answers.add_labels(label_events(frame, labels))
     Scorer(confirmed=answers).run(frame.iloc[:300])
     answers.save(path)
-    kept = {n: a for n, a in read_arrays(path).items() if n != "rank"}
-    write_arrays(path, kept | {n: kept[n][:, :-1] for n in ("merchants", "customers")})
+    kept = {n: a for n, a in read_arrays(path).items() if n != "rank" or ranked}
+    write_arrays(path, kept | {n: kept[n][:, :width] for n in ("merchants", "customers")})
     with pytest.raises(NotReady, match="Replay the history"):
         Confirmed.load(path)
     loaded = Confirmed.load(path, brought)
@@ -208,6 +211,66 @@ def test_answers_of_an_older_version_are_brought_up_or_refused(tmp_path: Path) -
     assert found == pytest.approx(history(frame, labels)[300:], abs=0.2)
     loaded.save(path)
     assert (Confirmed.load(path, brought).memory.merchants == loaded.memory.merchants).all()
+
+
+def shop(payers: list[str], hours: Floats) -> pd.DataFrame:
+    """Payments at one merchant, so many hours after the begin of March, in their order."""
+    at = pd.Timestamp("2026-03-01") + pd.to_timedelta(hours, unit="h")
+    frame = pd.DataFrame({"customer_id": payers, "merchant_id": "m", "ts": at, "amount": 10.0})
+    frame = frame.sort_values("ts", kind="stable", ignore_index=True)
+    ids = [f"t{i}" for i in range(len(frame))]
+    return frame.assign(transaction_id=ids, seq=range(len(frame))).astype({"ts": "datetime64[us]"})
+
+
+PADDINGS = {
+    "1,000 in a day": 400 + np.arange(1000) / 50,
+    "100 a day for ten days": 200 + np.arange(1000) / 4.2,
+    "one between any two of others": np.arange(1, 40) * 10.0 - 5,
+}
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("how", PADDINGS)
+def test_payments_of_one_customer_do_not_pad_a_merchant_s_share_away(
+    how: str, answered: bool
+) -> None:
+    hours = np.arange(40) * 10.0
+    ordinary = shop([f"c{i}" for i in range(40)], hours)
+    padded = shop(["one"] * len(PADDINGS[how]) + list(ordinary.customer_id),
+                  np.append(PADDINGS[how], hours))  # fmt: skip
+    shares = []
+    for frame in (ordinary, padded):
+        theirs = frame[frame.customer_id.ne("one") | answered]
+        fraud = theirs.customer_id.str.removeprefix("c").isin([str(i) for i in range(1, 40, 2)])
+        labels = theirs[["transaction_id"]].assign(known_at=theirs.ts + 7 * DAY)
+        end = frame.ts.max() + 8 * DAY
+        last = shop(["last"], np.array([(end - frame.ts.min()) / pd.Timedelta("1h")]))
+        rows = pd.concat([frame, last.assign(transaction_id="last")], ignore_index=True)
+        shares.append(history(rows, labels.assign(is_fraud=fraud))[-1, SHARE])
+    assert shares[0] > 0.4
+    assert shares[1] > 0.8 * shares[0]
+
+
+def test_nor_do_frauds_of_one_customer_make_a_merchant_suspicious() -> None:
+    hours = np.arange(40) * 10.0
+    frame = shop([f"c{i}" for i in range(40)] + ["one"] * 60,
+                 np.append(hours, 200 + np.arange(60) / 20))  # fmt: skip
+    labels = frame[["transaction_id"]].assign(known_at=frame.ts + DAY)
+    found = history(frame, labels.assign(is_fraud=frame.customer_id.eq("one")))
+    assert 0 < found[-1, SHARE] < 0.15  # not 60 of 100
+
+
+def test_who_pays_often_is_one_however_the_customers_are_numbered() -> None:
+    rng = np.random.default_rng(2)
+    payers = rng.choice([f"c{i}" for i in range(30)], 400, p=np.append([0.42], [0.02] * 29))
+    frame = shop(list(payers), np.sort(rng.uniform(0, 600, 400)))
+    labels = labels_of(frame)
+    told = [history(frame, labels)]
+    answers = Confirmed()
+    answers.codes(pd.DataFrame({"customer_id": [f"c{i}" for i in range(29, -1, -1)]}))
+    answers.add_labels(label_events(frame, labels))
+    told.append(Scorer(confirmed=answers).run(frame).history)
+    assert (told[0] == told[1]).all()
 
 
 def test_a_fraud_that_is_taken_back_no_longer_counts() -> None:
@@ -265,7 +328,7 @@ def test_a_copy_goes_its_own_way() -> None:
     copy = answers.copy()
     Scorer(confirmed=answers).run(frame)
     assert pending(copy) == len(frame)
-    assert not copy.memory.customers.any()
+    assert not copy.memory.merchants.any()
 
 
 def test_saved_and_loaded_in_the_middle_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:

@@ -267,6 +267,26 @@ def test_a_currency_without_a_rate_is_judged_by_its_own_scale(say: Say, engine: 
     assert "EUR" not in told, "nobody knows what it is worth"
 
 
+def test_a_currency_of_which_nobody_knows_the_scale_is_judged_by_the_customer_s_own_amounts(
+    say: Say,
+) -> None:
+    settled(say)
+    amounts = [3e6, 4e6, 5e6, 4e6, 6e6]
+    for i, amount in enumerate(amounts):
+        verdict = say(START + (23 + i) * DAY, amount, currency="WAMPUM")
+        assert verdict["decision"] == "approve"
+    fraud, control = (
+        say(START + 29 * DAY, amount, currency="WAMPUM") for amount in (2_000 * 4e6, 4e6)
+    )
+    assert fraud["decision"] != "approve"
+    assert "× this customer's usual WAMPUM 4," in texts(fraud)
+    assert "usual amount" in fraud["cleared"]
+    assert control["decision"] == "approve"
+    assert say(START + 29 * DAY, 2_000 * 4e6, currency="OSTRICH")["decision"] == "approve", (
+        "of what nobody knows anything"
+    )
+
+
 def test_many_places_and_times_are_looked_up_row_by_row(tmp_path: Path) -> None:
     """What is looked up is joined to the rows alone, never two of its tables to one another."""
     store, path = connect(tmp_path / "aegis.duckdb"), tmp_path / "placed.csv"

@@ -63,7 +63,7 @@ RAREST: Final = 0.01
 """Share of the training transactions, by their score, that no customer may crowd."""
 OF_THE_RAREST: Final = 0.1
 """Part of these that are a customer's at most; what they have more of teaches nothing."""
-FEWEST_RARE: Final = 5
+FEWEST_RARE: Final = 30
 """So many of a customer's may be rare in any case."""
 RANGE: Final = 0.9995
 """Share of traffic that spans the range seen in training."""
@@ -288,7 +288,7 @@ def uncrowded(customer: pd.Series, score: Floats, share: float) -> npt.NDArray[n
     >>> who = pd.Series(["one"] * 300 + [f"c{i}" for i in range(700)])
     >>> kept = uncrowded(who, np.append(np.full(300, 0.9), np.linspace(0, 0.8, 700)), 0.1)
     >>> int(kept[:300].sum()), bool(kept[300:].all())
-    (5, True)
+    (30, True)
     """
     rare, order = share * len(score), np.argsort(-score, kind="stable")
     fits = (ranks(customer, score) < most_of_one(rare, customer.nunique()))[order]

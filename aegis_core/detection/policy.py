@@ -73,6 +73,8 @@ class Policy:
             raise InputError(f"audit_share is a share in [0, 1], not {audit_share}.")
         review_above = (counter or model).threshold(alert_budget)
         block_above = model.threshold(alert_budget * block_share) if block_share else math.inf
+        if block_share == 1:  # all alerts, by the threshold that makes them
+            block_above = review_above
         return cls(
             review_above,
             max(block_above, review_above),

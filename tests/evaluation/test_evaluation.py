@@ -107,7 +107,7 @@ def test_a_fold_is_what_would_have_happened(payments: Payments, found: Evaluatio
         passed = scorer.run(past, signals=True)
         window = ((past.ts >= f.train_from) & (past.ts < f.train_to)).to_numpy()
         signals, counts, rows = passed.signals[window], passed.counts[window], past[window]
-        detector = Detector().fit(signals)
+        detector = Detector().fit(signals, rows.customer_id)
         score = detector.score(detector.weigh(signals)[1])
         counter = Counter.beside(burst_limits(counts, rows), counts, score, rows)
         policy = Policy.from_budget(detector, 0.02, counter=counter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from aegis_core.config import Settings
     from aegis_core.intake.importing import ImportSummary
+    from aegis_core.store import Store
 
 Files = Annotated[
     list[str], typer.Argument(metavar="FILE", help="Paths or globs; .csv, .tsv, .csv.gz, .parquet.")
@@ -63,6 +65,7 @@ def _list_presets(wanted: bool) -> None:
         "aegis import first.csv --map ts=booked --save-as mybank.toml",
         "aegis import second.csv --as mybank.toml",
         "aegis import handbook.parquet --preset handbook --db handbook.duckdb",
+        "aegis import today.csv --to http://127.0.0.1:8000",
     ),
 )
 def import_(
@@ -108,6 +111,10 @@ def import_(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be read, and store nothing.")
     ] = False,
+    to: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="Send it to a running service, which judges each."),
+    ] = "",
     save_as: Annotated[
         Path | None, typer.Option(metavar="TOML", help="Keep what was said of the file's form.")
     ] = None,
@@ -157,7 +164,9 @@ def import_(
         "zone": settings.timezone,
         "source": source,
     }
-    if dry_run:
+    if to and not dry_run:
+        _send(files, to, store, settings, given)
+    elif dry_run:
         summary, first, lacks = preview(files, **given)
         _show(summary, first, lacks)
     else:
@@ -166,6 +175,33 @@ def import_(
     if save_as is not None:
         write(save_as, form)
         print(f"The form is kept: --as {save_as} reads the next one like that.")
+
+
+def _send(
+    files: list[str], to: str, store: Store, settings: Settings, given: dict[str, Any]
+) -> None:
+    from aegis_core.serving.client import Client
+    from aegis_core.serving.sending import send_files
+    from aegis_core.serving.token import kept_token
+
+    token = settings.token.get_secret_value() or kept_token(store)
+    with closing(Client(to, token)) as client:
+        sent = send_files(files, client, **given)
+    for line in _read(sent.read):
+        print(line)
+    told = ", ".join(f"{sent.decisions[name]:,} × {word}" for name, word in _TOLD.items()
+                     if sent.decisions[name])  # fmt: skip
+    print(
+        f"Sent to {to} in {sent.seconds:.1f} s: {told or 'nothing new'}; "
+        f"{sent.already_there:,} were there already."
+    )
+    for reason, n in sent.refused.most_common():
+        print(f"  {n:>9,} × refused there: {reason}")
+    if sent.labels:
+        print(f"{sent.labels:,} labels were not sent; `aegis labels FILE` reads them there.")
+
+
+_TOLD = {"approve": "approved", "review": "to review", "block": "blocked"}
 
 
 def _show(summary: ImportSummary, first: pd.DataFrame, lacks: list[str]) -> None:

@@ -107,7 +107,7 @@ class Client:
         times = rows.column("ts").to_pylist()
         for row, moment in zip(sent, times, strict=True):
             row["timestamp"] = moment.isoformat()
-        told = self._post("/v1/transactions:batch", sent)
+        told = self.send(sent)
         accepted = [i for i, answer in enumerate(told) if "decision" in answer]
         if told and not accepted:
             raise InputError(
@@ -123,6 +123,10 @@ class Client:
             c: [sent[i].get(c) for i in accepted] for c in ("customer_id", "amount", "currency")
         }
         return verdicts.assign(**asked, ts=[times[i] for i in accepted])
+
+    def send(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Send transactions as they go over REST; the answer to each. Raises as `take`."""
+        return self._post("/v1/transactions:batch", rows)
 
     def _post(self, path: str, content: object) -> list[dict[str, Any]]:
         """The answer to one request; a service that is away or busy is asked again for a while.

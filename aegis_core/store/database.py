@@ -285,7 +285,8 @@ class Store:
         if self._held.scores if self._held is not None else self.owned_by_any:
             raise StoreBusy(
                 f"A service or a live stream owns {self.path} and alone writes transactions. Send "
-                "them to the service (`aegis run simulate -p target http://…`), or end it first."
+                "them to it (`aegis import FILE --to http://…`, `aegis run simulate -p target "
+                "http://…`), or end it first."
             )
 
     def query(self, sql: str, params: Params = None) -> pd.DataFrame:

@@ -26,12 +26,13 @@ from aegis_core.detection import registry
 from aegis_core.detection.history import recorded, transactions
 from aegis_core.detection.scoring import Scorer
 from aegis_core.detection.training import Recipe, train
-from aegis_core.errors import InputError, StoreError
+from aegis_core.errors import InputError, StoreBusy, StoreError
 from aegis_core.evaluation.parity import Parity, parity
 from aegis_core.features.checkpoint import begin
 from aegis_core.intake.importing import checked
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
-from aegis_core.serving import api, batcher, schemas, snapshot
+from aegis_core.serving import api, batcher, schemas, sending, snapshot
+from aegis_core.serving.client import Client
 from aegis_core.serving.engine import LOOK_S, Engine
 from aegis_core.serving.table_writer import EVERY_S
 from aegis_core.serving.token import token_file, token_of
@@ -636,3 +637,45 @@ def test_nothing_is_compiled_after_the_service_is_ready(settings: Settings) -> N
     command = [sys.executable, "-c", COMPILED, str(settings.home)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# ---- a file
+
+
+def test_a_file_is_sent_to_a_running_service_and_again_where_it_stopped(
+    client: TestClient, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"sent{i},c{i % 3},2026-02-03T0{i % 10}:00:00+09:00,{10 + i},no" for i in range(9)]
+    rows += [
+        "sent9,c1,2026-02-04,0.0001,no",
+        "sent10,c1,2026-02-04,8,yes",
+        "sent11,c2,2026-02-05,-5,no",
+    ]
+    file = tmp_path / "today.csv"
+    file.write_text("\n".join(["transaction_id,customer_id,ts,amount,is_fraud", *rows, ""]))
+    batches = 0
+
+    def send(self: Client, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            raise StoreBusy("The service is away.")
+        told: list[dict[str, Any]] = client.post("/v1/transactions:batch", json=rows).json()
+        return told
+
+    monkeypatch.setattr(Client, "send", send)
+    monkeypatch.setattr(sending, "BATCH", 4)
+    line = Client("http://127.0.0.1:9", TOKEN)
+    with pytest.raises(StoreBusy):
+        sending.send_files(file, line, progress=False)
+    sent = sending.send_files(file, line, progress=False)
+    assert (sent.already_there, sent.labels) == (4, 11)
+    assert sent.decisions.total() == 7
+    assert sent.read.rejected == {"amount is below 0.001": 1}
+    there = store.rows("FROM transactions WHERE transaction_id LIKE 'sent%' ORDER BY seq")
+    assert [row["transaction_id"] for row in there] == [f"sent{i}" for i in (*range(9), 10, 11)]
+    assert (there[1]["ts"].isoformat(), there[1]["utc_offset"]) == ("2026-02-02T16:00:00", 540)
+    assert (there[-2]["clock"], there[-1]["kind"]) == ("date", "refund")
+    file.write_text("customer_id,ts,amount\nc,2091-01-01,1\n")
+    with pytest.raises(InputError, match=r"refuses all of 1 transactions.*ahead of the clock"):
+        sending.send_files(file, line, progress=False)

@@ -1,0 +1,103 @@
+"""A file of transactions on its way to a running service, which judges them as they arrive."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from aegis_core.errors import InputError
+from aegis_core.intake.importing import ImportSummary, import_files
+from aegis_core.serving.client import SENT, Client
+from aegis_core.store import Store
+
+BATCH: Final = 1_000
+"""Transactions of one request."""
+_TIMESTAMP: Final = """CASE clock WHEN 'date' THEN strftime(ts, '%Y-%m-%d') WHEN 'sent'
+    THEN strftime(ts + to_minutes(utc_offset), '%Y-%m-%dT%H:%M:%S.%f') || local_zone
+    ELSE strftime(ts, '%Y-%m-%dT%H:%M:%S.%f') END"""
+
+
+@dataclass
+class Sent:
+    """What a service made of a file.
+
+    Attributes
+    ----------
+    read : what was read of it.
+    decisions : how many of the new ones went which way.
+    already_there : how many it had taken before.
+    refused : how many it refused, by reason.
+    labels : how many labels the file has, which are not sent.
+    """
+
+    read: ImportSummary
+    decisions: Counter[str] = field(default_factory=Counter)
+    already_there: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    labels: int = 0
+    seconds: float = 0.0
+
+
+def send_files(
+    files: Iterable[Path | str] | Path | str,
+    client: Client,
+    *,
+    progress: bool = True,
+    **given: Any,
+) -> Sent:
+    """Read files as `import_files` does with `given`, and send what is good, in order of time.
+
+    What the service took before it knows by the ids, so that a file that was sent in part is sent
+    again. Local times and dates stay what they are.
+
+    Raises
+    ------
+    FileUnreadable, ColumnError : As `import_files`.
+    InputError : The same, or the service refuses the token or all of a batch.
+    StoreBusy : The service cannot be reached, or has no room, for longer than `client` waits.
+    """
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
+        store = Store(Path(folder) / "sent.duckdb")
+        sent = Sent(import_files(files, store, progress=progress, **given))
+        sent.labels = sent.read.labels
+        hidden = None if progress else True  # None shows it on a terminal alone
+        with tqdm(total=sent.read.accepted, unit="row", disable=hidden, leave=False) as bar:
+            for rows in _batches(store):
+                told = client.send(rows)
+                _count(sent, told)
+                bar.update(len(rows))
+    sent.seconds = time.monotonic() - started
+    return sent
+
+
+def _batches(store: Store) -> Iterator[list[dict[str, Any]]]:
+    names = ", ".join(SENT)
+    for first in range(0, store.value("SELECT count(*) FROM transactions"), BATCH):
+        rows = store.rows(
+            f"""SELECT {names}, {_TIMESTAMP} AS timestamp FROM transactions
+            WHERE seq >= {first} AND seq < {first + BATCH} ORDER BY seq"""
+        )
+        yield [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def _count(sent: Sent, told: list[dict[str, Any]]) -> None:
+    refused = Counter(str(answer["error"]) for answer in told if "error" in answer)
+    if told and refused.total() == len(told):
+        raise InputError(
+            f"The service refuses all of {len(told):,} transactions, the first since its "
+            f"{told[0]['error']}. What it took before stays; mend that and send the file again."
+        )
+    sent.refused += refused
+    for answer in told:
+        if answer.get("repeat"):
+            sent.already_there += 1
+        elif "error" not in answer:
+            sent.decisions[answer["decision"]] += 1

@@ -64,6 +64,8 @@ CONTROL: Final = r"\p{Cc}\p{Zl}\p{Zp}"
 """What no text may have, within the brackets of a regular expression: control characters and
 separators of lines. Of all blanks, these left out, only the category Zs remains: blanks of that are
 taken off both ends, and a text of nothing else is missing."""
+DAMAGED: Final = r"^([0-9](\.[0-9]+)?[Ee]\+[0-9]+|(?i:nan|null|#n/a))$"
+"""What a spreadsheet or another program made of an id; many of them would be one."""
 _CLOCK = (
     "(([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?|24:00(:00([.,]0+)?)?)"
     "([Zz]|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?"
@@ -129,6 +131,11 @@ class Column:
         return (
             ({"missing": "is missing"} if self.required else {})
             | of_kind[self.kind]
+            | (
+                {"damaged": "looks damaged, as by a spreadsheet"}
+                if self.required and self.kind == TEXT
+                else {}
+            )
             | ({} if self.low is None else {"low": f"is below {self.low:g}"})
             | ({} if self.high is None else {"high": f"is above {self.high:g}"})
             | ({} if self.least is None else {"least": f"is below {self.least:g}"})

@@ -66,7 +66,6 @@ class ImportSummary:
 
 
 _UNKNOWN = Preset("", {})
-_CHECKS = (*staging.CHECKS, *staging.DAMAGED)
 _SETTLED = (settling.settle_signs, settling.settle_dates)
 
 
@@ -145,7 +144,7 @@ def import_files(
                 read = forms_of(session, rows, names, kinds, columns, forms, known.words)
                 summary.forms |= {name: form.name for name, form in read.items()}
                 given = names, columns, source or path.name, tell
-                staging.stage(session, rows, *given, _CHECKS, said, read)
+                staging.stage(session, rows, *given, words=said, forms=read)
                 found = (settle(session, first) for settle in _SETTLED)
                 summary.remarks += [f"{path.name}: {remark}" for remark in found if remark]
         tell = step("storing")

@@ -21,6 +21,7 @@ from aegis_core.schema import (
     COLUMNS,
     CONTENT,
     CONTROL,
+    DAMAGED,
     END,
     EPOCH,
     HALF_PLACE,
@@ -42,15 +43,6 @@ from aegis_core.units.words import LABEL_WORDS, UNFOLDED, folded, paid_in_sql
 THERE: Final = "already there"
 """The reason of a staged row with which nothing is wrong, but it is stored already."""
 REPEATED: Final = "transaction_id is known with other content"
-DAMAGED: Final = tuple(
-    (
-        f"{name} looks damaged, as by a spreadsheet",
-        f"regexp_full_match({name}, '[0-9](\\.[0-9]+)?[Ee]\\+[0-9]+')"
-        f" OR lower({name}) IN ('nan', 'null', '#n/a')",
-    )
-    for name in ("transaction_id", "customer_id")
-)
-"""Checks of ids that only files can fail: another program wrote them."""
 
 _FAULTS: Final = {
     "missing": "NOT {0.name}_given",
@@ -63,6 +55,7 @@ _FAULTS: Final = {
     "least": "{0.name} <> 0 AND abs({0.name}) < {0.least}",
     "control": "regexp_matches({0.name}, '[{1}]')",
     "longest": f"length({{0.name}}) > {LONGEST_TEXT}",
+    "damaged": "regexp_matches({0.name}, '{2}')",
     "truth": "{0.name}_given AND {0.name} IS NULL",
 }
 """SQL for each fault of `Column.faults`; that a text is none cannot happen to a file."""
@@ -70,7 +63,7 @@ _FAULTS: Final = {
 
 def _checks(columns: Sequence[Column]) -> list[tuple[str, str]]:
     return [
-        (f"{column.name} {said}", _FAULTS[fault].format(column, CONTROL))
+        (f"{column.name} {said}", _FAULTS[fault].format(column, CONTROL, DAMAGED))
         for column in columns
         for fault, said in column.faults.items()
         if fault in _FAULTS and not (fault == "missing" and column.made)

@@ -33,6 +33,7 @@ from aegis_core.intake.refusals import masked
 from aegis_core.machine import utc_now_us
 from aegis_core.schema import (
     COLUMNS,
+    DAMAGED,
     DAY_US,
     END,
     EPOCH,
@@ -87,6 +88,12 @@ def _microseconds(text: str) -> _Sent:
     return sent
 
 
+def _undamaged(text: str) -> str:
+    if re.search(DAMAGED, text):
+        raise PydanticCustomError("damaged", "looks damaged")
+    return text
+
+
 class _Plain:
     """Refuses control characters before blanks are taken off, which could hide them."""
 
@@ -106,6 +113,12 @@ MayBeBlank = Annotated[
 ]
 Text = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_TEXT), _Plain()
+]
+Id = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_TEXT),
+    AfterValidator(_undamaged),
+    _Plain(),
 ]
 Note = Annotated[str, Field(max_length=2_000, pattern=_PLAIN)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
@@ -130,7 +143,7 @@ def _large_enough(least: float) -> Callable[[float], float]:
 def _field(column: Column) -> tuple[object, Any]:
     """What pydantic is to check of a column."""
     kind: Any = {
-        TEXT: Text if column.required else MayBeBlank,
+        TEXT: Id if column.required else MayBeBlank,
         TIME: Moment,
         NUMBER: Annotated[
             Number,

@@ -79,6 +79,7 @@ BAD = {
     "lon is above 180": "b,c,2026-01-05,1,m,,0,180.1,0",
     "lat without lon, or lon without lat": "b,c,2026-01-05,1,m,,52,,0",
     "transaction_id is longer than 200 characters": f"{'b' * 201},c,2026-01-05,1,m,,,,0",
+    "customer_id looks damaged, as by a spreadsheet": "b,4.11111E+15,2026-01-05,1,m,,,,0",
     "customer_id is longer than 200 characters": f"b,{'c' * 201},2026-01-05,1,m,,,,0",
     "merchant_id is longer than 200 characters": f"b,c,2026-01-05,1,{'m' * 201},,,,0",
     "transaction_id has a control character": "b\x7f,c,2026-01-05,1,m,,,,0",

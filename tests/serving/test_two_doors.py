@@ -49,7 +49,9 @@ def digits(usual: int, most: int, width: int = 2) -> st.SearchStrategy[str]:
 
 
 PAD = mostly(st.just(""), st.text(BLANKS, max_size=3), st.text(BLANKS + ODD, max_size=2))
-WORDS = st.sampled_from(["c1", "Zoë", "x" * 200, "ä" * 200, "🂡" * 200, "x" * 201, "'; --", "nan"])
+WORDS = st.sampled_from(
+    ["c1", "Zoë", "x" * 200, "ä" * 200, "🂡" * 200, "x" * 201, "'; --", "nan", "4.1E+15", "NaNa"]
+)
 WORD = mostly(WORDS, st.text(BLANKS + ODD + "ab", max_size=4), st.text(max_size=4))
 TEXT = mostly(st.builds("{}{}{}".format, PAD, WORD, PAD), st.none(), st.text(BLANKS, max_size=2))
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False).map(repr) | st.integers().map(str)

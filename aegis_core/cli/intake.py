@@ -195,6 +195,8 @@ def _send(
         f"Sent to {to} in {sent.seconds:.1f} s: {told or 'nothing new'}; "
         f"{sent.already_there:,} were there already."
     )
+    if sent.read.rejected:
+        print("The rejected rows were not sent, and are kept in the file alone.")
     for reason, n in sent.refused.most_common():
         print(f"  {n:>9,} × refused there: {reason}")
     if sent.labels:

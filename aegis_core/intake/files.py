@@ -30,7 +30,7 @@ _SIGNATURES = {
 def find_files(files: Iterable[Path | str], encoding: str = "") -> list[Path]:
     """The files that paths and globs name, each once, checked to be what their names say.
 
-    `encoding` is that of texts, as `forms.Said.encoding`.
+    `encoding` is that of texts, as `said.Said.encoding`.
 
     Raises
     ------

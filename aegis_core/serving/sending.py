@@ -58,7 +58,7 @@ def send_files(
     Raises
     ------
     FileUnreadable, ColumnError : As `import_files`.
-    InputError : The same, or the service refuses the token or all of a batch.
+    InputError : The same, or the service refuses the token, or all of a batch as bad rows.
     StoreBusy : The service cannot be reached, or has no room, for longer than `client` waits.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
@@ -90,7 +90,7 @@ def _batches(store: Store) -> Iterator[list[dict[str, Any]]]:
 
 def _count(sent: Sent, told: list[dict[str, Any]]) -> None:
     refused = Counter(str(answer["error"]) for answer in told if "error" in answer)
-    if told and refused.total() == len(told):
+    if told and all(answer.get("status") == 422 for answer in told):  # not: known there
         raise InputError(
             f"The service refuses all of {len(told):,} transactions, the first since its "
             f"{told[0]['error']}. What it took before stays; mend that and send the file again."

@@ -676,6 +676,11 @@ def test_a_file_is_sent_to_a_running_service_and_again_where_it_stopped(
     assert [row["transaction_id"] for row in there] == [f"sent{i}" for i in (*range(9), 10, 11)]
     assert (there[1]["ts"].isoformat(), there[1]["utc_offset"]) == ("2026-02-02T16:00:00", 540)
     assert (there[-2]["clock"], there[-1]["kind"]) == ("date", "refund")
+    known = store.value("SELECT transaction_id FROM transactions LIMIT 1")  # and never scored
+    head = "transaction_id,customer_id,ts,amount"
+    file.write_text(f"{head}\n{known},c,2026-01-01,1\nsent1,c,2026-01-01,1\n")
+    refused = sending.send_files(file, line, progress=False).refused
+    assert refused == {"transaction_id: known with other content": 2}
     file.write_text("customer_id,ts,amount\nc,2091-01-01,1\n")
     with pytest.raises(InputError, match=r"refuses all of 1 transactions.*ahead of the clock"):
         sending.send_files(file, line, progress=False)

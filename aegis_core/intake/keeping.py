@@ -25,12 +25,14 @@ def insert_transactions(
     given = [name for name in TRANSACTION_COLUMNS if name != "seq" and name not in MEANT]
     fresh = "(SELECT *, rowid AS place FROM aegis_staged WHERE reason IS NULL)"
     meant, joins = meaning.prepared(session, fresh)
-    names = ", ".join([*given, *MEANT])
+    # a place counted beside the rows: a window over whole rows would run on one core
     insert = f"""
-        INSERT INTO transactions (seq, {names})
-        SELECT {session.next_seq()} + row_number() OVER () - 1, {names} FROM (
-            SELECT {", ".join(f"s.{name}" for name in given)}, {meant} FROM {fresh} s {joins}
-            ORDER BY s.ts, s.place)"""
+        INSERT INTO transactions (seq, {", ".join([*given, *MEANT])})
+        SELECT o.seq, {", ".join(f"s.{name}" for name in given)}, {meant} FROM {fresh} s
+            JOIN (SELECT rowid AS place,
+                {session.next_seq()} + row_number() OVER (ORDER BY ts, rowid) - 1 AS seq
+                FROM aegis_staged WHERE reason IS NULL) o USING (place) {joins}
+        ORDER BY o.seq"""
     session.watched(insert, None, tell)
 
 
@@ -110,12 +112,15 @@ def insert_labels(
         f"{'NULL' if after_seq is None else after_seq} FROM aegis_labels ORDER BY known_at, place"
     )
     (told,) = session.rows(
-        f"""SELECT count(*) AS n, count(*) FILTER (changed) AS changed,
-            count(*) FILTER (l.source = {literal(ANSWERED)} AND l.is_fraud <> s.is_fraud) AS under
-        FROM aegis_labels s LEFT JOIN ({held_labels()}) l USING (transaction_id)"""
+        "SELECT count(*) AS n, count(*) FILTER (changed) AS changed FROM aegis_labels"
+    )
+    answered = f"FROM labels WHERE source = {literal(ANSWERED)}"
+    under = session.value(answered + " LIMIT 1") and session.value(
+        f"""SELECT count(*) FROM aegis_labels s JOIN ({held_labels()}) l USING (transaction_id)
+        WHERE l.source = {literal(ANSWERED)} AND l.is_fraud <> s.is_fraud"""
     )
     session.execute("DROP TABLE aegis_labels")
-    return told["n"], told["changed"], told["under"]
+    return told["n"], told["changed"], under or 0
 
 
 def keep_rejected(session: Session, most_mb: float) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from aegis_core.intake.staging import folded_in_sql
 from aegis_core.schema import DAY_US
 from aegis_core.store import Store
 from aegis_core.store.connection import literal
@@ -16,7 +15,7 @@ from aegis_core.store.meaning import Meaning
 from aegis_core.store.session import Session
 from aegis_core.units.clocks import zone_of
 from aegis_core.units.money import known
-from aegis_core.units.words import BACK, CHANNELS, KINDS, STATES, folded
+from aegis_core.units.words import BACK, CHANNELS, KINDS, STATES, folded, folded_in_sql
 
 _FEWEST_DAYS: Final = 10
 _FEWEST_PAYMENTS: Final = 10
@@ -51,12 +50,14 @@ def settle_signs(session: Session, first: int) -> str:
 def settle_dates(session: Session, first: int) -> str:
     """Read the times of one file that are all midnights as dates; what was found, in words."""
     of_file = f"rowid >= {first} AND reason IS NULL"
+    timed = f"SELECT 1 FROM aegis_staged WHERE {of_file} AND ts <> date_trunc('day', ts) LIMIT 1"
+    if session.value(timed):
+        return ""
     (found,) = session.rows(
-        f"""SELECT count(*) AS n, count(DISTINCT ts) AS days, count(clock) AS said,
-            count(*) FILTER (ts <> date_trunc('day', ts)) AS timed FROM aegis_staged
-        WHERE {of_file}"""
+        f"""SELECT count(*) AS n, count(DISTINCT ts) AS days, count(clock) AS said
+        FROM aegis_staged WHERE {of_file}"""
     )
-    if found["timed"] or found["days"] < _FEWEST_DAYS or found["n"] < 2 * _FEWEST_DAYS:
+    if found["days"] < _FEWEST_DAYS or found["n"] < 2 * _FEWEST_DAYS:
         return ""
     if found["said"] < found["n"]:
         session.execute(f"UPDATE aegis_staged SET clock = 'date' WHERE {of_file}")

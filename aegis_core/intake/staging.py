@@ -38,7 +38,7 @@ from aegis_core.schema import (
 from aegis_core.store.connection import literal, quoted
 from aegis_core.store.meaning import meant_since
 from aegis_core.store.session import Session
-from aegis_core.units.words import LABEL_WORDS, UNFOLDED, folded, paid_in_sql
+from aegis_core.units.words import LABEL_WORDS, folded_in_sql, paid_in_sql
 
 THERE: Final = "already there"
 """The reason of a staged row with which nothing is wrong, but it is stored already."""
@@ -320,11 +320,6 @@ def _clock(column: str | None, kinds: Mapping[str, str], form: Form | None) -> t
     else:
         return ("NULL::INTEGER", "'date'") if kinds[column] == "DATE" else nothing
     return offset, f"CASE WHEN {date} THEN 'date' WHEN {offset} <> 0 THEN 'sent' END"
-
-
-def folded_in_sql(text: str) -> str:
-    """SQL for a text as `words.folded` has it."""
-    return f"translate({text}, {literal(UNFOLDED)}, {literal(folded(UNFOLDED))})"
 
 
 def _is_number(kind: str) -> bool:

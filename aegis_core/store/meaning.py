@@ -153,6 +153,10 @@ def settle_words(session: Session, relation: str, where: str = "reason IS NULL")
     texts = tuple(f"{name} VARCHAR" for name in ("currency", "kind", "status"))
     rows = f"(FROM {relation} WHERE {where}) s"
     join = _looked_up(session, "aegis_said", rows, keys, texts, said)
+    # currency, kind, status and sign: most files say all of them as they are kept
+    other = "key_4 <= 0 OR (key_0, key_1, key_2) IS DISTINCT FROM (currency, kind, status)"
+    if not session.value(f"SELECT count(*) FROM aegis_said WHERE {other}"):
+        return
     session.execute(
         f"""UPDATE {relation} AS t SET amount = abs(t.amount), currency = m.currency,
             kind = m.kind, status = m.status

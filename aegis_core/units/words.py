@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from string import ascii_lowercase, ascii_uppercase
 from typing import Final
 
-UNFOLDED: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ -./"
-"""Characters that `folded` replaces."""
-_FOLDED: Final = str.maketrans(UNFOLDED, "abcdefghijklmnopqrstuvwxyz____")
+_FOLDED: Final = str.maketrans(ascii_uppercase + " -./", ascii_lowercase + "____")
 
 
 def folded(text: str) -> str:
@@ -21,6 +20,12 @@ def folded(text: str) -> str:
     'direct_debit'
     """
     return text.translate(_FOLDED)
+
+
+def folded_in_sql(text: str) -> str:
+    """SQL for a text as `folded` has it; DuckDB's `translate` would take seven times as long."""
+    small = f"if(strlen({text}) = length({text}), lower({text}), {text})"  # ASCII alone
+    return f"regexp_replace({small}, '[ ./-]', '_', 'g')"
 
 
 def word(text: str | None, words: Mapping[str, str]) -> str | None:

@@ -21,8 +21,9 @@ from aegis_core.detection.scoring import Scorer
 from aegis_core.features import checkpoint
 from aegis_core.features.arrays import Floats, Ints
 from aegis_core.features.checkpoint import Erased, Pauses
-from aegis_core.features.confirmed import Confirmed, fold, unnamed
+from aegis_core.features.confirmed import Confirmed, unnamed
 from aegis_core.features.entries import without_rate
+from aegis_core.features.frauds import fold
 from aegis_core.features.population import SCALE, SUMS, ends_day, place_of
 from aegis_core.features.profiles import MAX_CATEGORIES, PLACE_ROW, Profiles
 from aegis_core.schema import DAY_US

@@ -37,7 +37,7 @@ from aegis_core.detection.trees import (
 )
 from aegis_core.errors import InputError
 from aegis_core.features.arrays import Floats, Ints, read_arrays, reading, write_arrays
-from aegis_core.features.confirmed import N_HISTORY
+from aegis_core.features.frauds import N_HISTORY
 from aegis_core.schema import TOLD_FACTORS
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from aegis_core.detection.counter import BLOCKED_AT, NO_LIMITS, Counter, meets
 from aegis_core.detection.detector import Calibrated
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.arrays import Floats, Ints, Rows
-from aegis_core.features.confirmed import HISTORY, weight_of_share
+from aegis_core.features.frauds import HISTORY, weight_of_share
 from aegis_core.features.signals import FACTS, N_WINDOWS, RING, SIGNAL_FACTOR, SIGNALS, WINDOWS_S
 from aegis_core.schema import FACTORS, TOLD_FACTORS, Decision
 from aegis_core.units.clocks import of_day, sent

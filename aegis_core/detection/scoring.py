@@ -27,8 +27,9 @@ from aegis_core.detection.trees import N_FEATURES, NO_TREES, Trees, rate, withou
 from aegis_core.detection.verdicts import Reasons, Verdicts
 from aegis_core.features.arrays import Floats, Ints, Rows
 from aegis_core.features.checkpoint import NO_ONE, NO_PAUSES, Erased, Pauses
-from aegis_core.features.confirmed import N_HISTORY, Confirmed, Recall, fold, recall, witness
+from aegis_core.features.confirmed import Confirmed
 from aegis_core.features.entries import Columns, Entry, by_scale, entry_of
+from aegis_core.features.frauds import N_HISTORY, Recall, fold, recall, witness
 from aegis_core.features.kernels import kernel
 from aegis_core.features.population import NOWHERE, ends_day, place_of, publish
 from aegis_core.features.profiles import Profiles

@@ -24,8 +24,8 @@ from aegis_core.detection.forest import (
     weigh,
 )
 from aegis_core.features.arrays import Floats, Ints
-from aegis_core.features.confirmed import HISTORY, N_HISTORY, N_OF_EACH
 from aegis_core.features.entries import LEAST_AMOUNT
+from aegis_core.features.frauds import HISTORY, N_HISTORY, N_OF_EACH
 from aegis_core.features.kernels import kernel
 from aegis_core.features.signals import SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS

@@ -31,7 +31,8 @@ from aegis_core.features.arrays import (
     reading,
     write_arrays,
 )
-from aegis_core.features.confirmed import Confirmed, brought, fold, widened
+from aegis_core.features.confirmed import Confirmed, brought, widened
+from aegis_core.features.frauds import fold
 from aegis_core.features.population import PLACE, PLACES, PUBLISHED, SCALE, SUMS
 from aegis_core.features.profiles import Profiles
 from aegis_core.features.signals import WIDTH

@@ -13,7 +13,8 @@ from aegis_core.detection.policy import Policy
 from aegis_core.detection.registry import ModelVersion
 from aegis_core.detection.scoring import Scorer
 from aegis_core.features.arrays import Ids, hashed
-from aegis_core.features.confirmed import N_HISTORY, Confirmed
+from aegis_core.features.confirmed import Confirmed
+from aegis_core.features.frauds import N_HISTORY
 from aegis_core.serving.rows import columns
 from aegis_core.store.meaning import Meaning
 from aegis_core.units.money import Rates

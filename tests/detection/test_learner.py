@@ -23,7 +23,8 @@ from aegis_core.errors import InputError, NotReady
 from aegis_core.evaluation import evaluate
 from aegis_core.evaluation.splits import prequential
 from aegis_core.features.arrays import Floats
-from aegis_core.features.confirmed import N_HISTORY, Confirmed, label_events
+from aegis_core.features.confirmed import Confirmed, label_events
+from aegis_core.features.frauds import N_HISTORY
 from aegis_core.metrics import average_precision
 from aegis_core.schema import TOLD_FACTORS
 

@@ -28,7 +28,7 @@ from aegis_core.detection.detector import Detector
 from aegis_core.detection.policy import Paid, Policy, _answered, counted, reasons
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
-from aegis_core.features.confirmed import HISTORY, weight_of_share
+from aegis_core.features.frauds import HISTORY, weight_of_share
 from aegis_core.features.signals import FACTS, RING, SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS, Decision
 

@@ -10,7 +10,8 @@ import pandas as pd
 from aegis_core.detection.scoring import Scorer
 from aegis_core.features import checkpoint
 from aegis_core.features.checkpoint import NO_ONE
-from aegis_core.features.confirmed import WHO, Confirmed, numbers
+from aegis_core.features.confirmed import Confirmed, numbers
+from aegis_core.features.frauds import WHO
 from aegis_core.store import connect
 
 

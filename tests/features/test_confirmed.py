@@ -12,15 +12,8 @@ import pytest
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import NotReady
 from aegis_core.features.arrays import Floats, read_arrays, write_arrays
-from aegis_core.features.confirmed import (
-    HISTORY,
-    N_HISTORY,
-    USUAL_SHARE,
-    Confirmed,
-    brought,
-    label_events,
-    weight_of_share,
-)
+from aegis_core.features.confirmed import Confirmed, brought, label_events
+from aegis_core.features.frauds import HISTORY, N_HISTORY, USUAL_SHARE, weight_of_share
 
 DAY = pd.Timedelta(days=1)
 SHARE = HISTORY.index("merchant_per_payment")

@@ -17,7 +17,8 @@ from aegis_core.detection import history
 from aegis_core.detection.comparison import compared
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import ColumnError, InputError, NotReady
-from aegis_core.features.confirmed import HISTORY, Confirmed, label_events
+from aegis_core.features.confirmed import Confirmed, label_events
+from aegis_core.features.frauds import HISTORY
 from aegis_core.intake.importing import ImportSummary, import_files, import_labels
 from aegis_core.review.answers import answer
 from aegis_core.schema import held_labels

@@ -9,6 +9,7 @@ number is read as Unix time in seconds, milliseconds, microseconds or nanosecond
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -93,6 +94,7 @@ _BROKEN_LINES = {
     "INVALID ENCODING": "line is not UTF-8",
     "LINE SIZE OVER MAXIMUM": "line is too long",
 }
+_IS_CODE: Final = re.compile("mcc|category.?code", re.IGNORECASE)
 _LONGEST_RAW = 10_000
 NO_FORMS: Final[Mapping[str, Form]] = {}
 _NO_DATE: Final = " OR ".join(
@@ -272,6 +274,11 @@ def _parsed(
         value = text
     else:
         value = f"({raw})::VARCHAR"
+    if name == "category" and _IS_CODE.search(column):  # 742 was 0742 until it was a number
+        value = (
+            f"CASE WHEN regexp_full_match({value}, '[0-9]+') AND length({value}) < 4 "
+            f"THEN lpad({value}, 4, '0') ELSE {value} END"
+        )
     parts = [f"{value} AS {name}", f"{raw} IS NOT NULL AS {name}_given"]
     said = text if wanted.kind == TRUTH else f"({raw})::VARCHAR"
     return [*parts, f"{said} AS {name}_said"] if wanted in LABEL_COLUMNS else parts

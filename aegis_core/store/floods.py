@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aegis_core.store.session import Session
+from aegis_core.units.words import category_said
 
 ALIKE: Final = 5
 GAP_MINUTES: Final = 10
@@ -107,7 +108,10 @@ def storm(session: Session, multiple: float, now: dt.datetime) -> Storm | None:
     span = {"low": int(row["low"]), "high": int(row["high"]), "since": since}
     found = session.numpy(_SHARED, span)
     shared = sorted(zip(-found["share"], found["words"], found["value"], strict=True))
-    told = (f"{-share:.0%} {words.format(plain(value))}" for share, words, value in shared)
+    told = []
+    for share, words, value in shared:
+        name = category_said(value) if words == _WORDS["t.category"] else value
+        told.append(f"{-share:.0%} {words.format(plain(name))}")
     return Storm(n, forecast, tuple(told))
 
 

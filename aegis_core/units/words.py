@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from string import ascii_lowercase, ascii_uppercase
+from textwrap import shorten
 from typing import Final
 
 _FOLDED: Final = str.maketrans(ascii_uppercase + " -./", ascii_lowercase + "____")
@@ -35,6 +36,28 @@ def word(text: str | None, words: Mapping[str, str]) -> str | None:
     ('withdrawal', 'declined', 'barter')
     """
     return None if text is None else words.get(folded(text), text)
+
+
+@lru_cache(10_000)
+def category_said(category: str) -> str:
+    """A category as people read it: a merchant category code of four digits with its name.
+
+    ISO 18245 names a third of the codes; else the first card network that names it does.
+
+    >>> category_said("5411"), category_said("3001"), category_said("food"), category_said("9999")
+    ('5411 Groceries and supermarkets', '3001 American Airlines', 'food', '9999')
+    """
+    if not (len(category) == 4 and category.isascii() and category.isdigit()):
+        return category
+    from iso18245 import MCCNotFound, get_mcc
+
+    try:
+        code = get_mcc(category)
+    except MCCNotFound:
+        return category
+    names = (code.iso_description, code.mastercard_description, code.visa_description,
+             code.amex_description, code.usda_description, code.stripe_description)  # fmt: skip
+    return f"{category} {shorten(next(filter(None, names)), 48, placeholder='…')}"
 
 
 def _named(words: Mapping[str, str]) -> dict[str, str]:

@@ -580,3 +580,21 @@ def test_only_a_preset_that_rounds_down_reads_an_amount_of_zero(take: Take, stor
     assert reasons(store) == {"line has too few columns": 1}
     assert take("z1,c1,2026-01-05 10:00:00,0,m1,grocery,,,0").accepted == 1
     assert tuple(store.rows(kept)[-1].values()) == (0, "verification")
+
+
+@pytest.mark.parametrize("column", ["MCC", "merchant_category_code"])
+def test_a_category_code_that_was_a_number_has_its_zeros_again(
+    take: Take, store: Store, column: str
+) -> None:
+    lines = ["742", "5411", "0743", "food", "", "54111"]
+    head = f"transaction_id,customer_id,ts,amount,{column}\n"
+    rows = (f"t{i},c1,2026-01-05 10:00:0{i},5,{said}\n" for i, said in enumerate(lines))
+    assert take(content=head + "".join(rows), mapping={"category": column}).accepted == 6
+    kept = [row["category"] for row in store.rows("SELECT category FROM transactions ORDER BY seq")]
+    assert kept == ["0742", "5411", "0743", "food", None, "54111"]
+
+
+def test_a_number_that_is_a_category_of_their_own_stays(take: Take, store: Store) -> None:
+    head = "transaction_id,customer_id,ts,amount,category\n"
+    assert take(content=head + "t1,c1,2026-01-05 10:00:00,5,7\n").accepted == 1
+    assert store.value("SELECT category FROM transactions") == "7"

@@ -81,7 +81,7 @@ class World:
                 i, self.seq = self.seq, self.seq + 1
                 session.execute(
                     "INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount, "
-                    "currency, merchant_id, category) VALUES (?, ?, ?, ?, ?, 'EUR', ?, 'toys')",
+                    "currency, merchant_id, category) VALUES (?, ?, ?, ?, ?, 'EUR', ?, '5945')",
                     [i, f"t{i}", customer or f"c{i}", NOON, amount, merchant or f"m{i}"],
                 )
                 session.execute(
@@ -515,7 +515,8 @@ def test_a_storm_is_told_once_with_what_its_alerts_share(world: World) -> None:
     assert world.sent[-1][1].startswith("Aegis: storm, 40 alerts, highest risk ")
     assert (
         "Storm: 59 alerts within the hour, where 1 were forecast; 100% at merchant shop, 100% for "
-        "amount first, 100% in category toys." in world.sent[-1][2].split("\n\n")[0]
+        "amount first, 100% in category 5945 Hobby, toy and game shops."
+        in world.sent[-1][2].split("\n\n")[0]
     )
     flood(5)
     world.later(seconds=5)

@@ -468,6 +468,16 @@ def test_whatever_is_asked_for_filters_are_filters(asked: object) -> None:
     assert "'" not in made.condition()[0] + made.condition(rolled=True)[0]
 
 
+def test_a_merchant_category_code_has_its_name_on_the_board_and_none_in_a_file() -> None:
+    window = {name: np.array([0.0]) for name in logs._IN_FILE}
+    window |= {name: np.array(["x"], object) for name in ("customer_id", "transaction_id")}
+    window["category"] = np.array(["5411"], object)
+    (row,) = logs.rows(window, np.array([0]))
+    assert row["category"] == "5411 Groceries and supermarkets"
+    (kept,) = csv.DictReader(io.StringIO(logs.as_csv(window, np.array([0])).decode("utf-8-sig")))
+    assert kept["category"] == "5411"
+
+
 @pytest.mark.parametrize(
     "text", [HOSTILE, "=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1", "x" * 9]
 )

@@ -21,6 +21,7 @@ from aegis_core.store.endpoint import files_of, find
 from aegis_core.store.floods import follows, plain
 from aegis_core.store.session import Session
 from aegis_core.units.money import worth
+from aegis_core.units.words import category_said
 
 MOST: Final = 5_000
 """Events that a look brings at most; the next brings the others. The first one has no limit: what
@@ -151,7 +152,7 @@ def _verdict(row: Mapping[str, Any]) -> Event:
     done = {"block": "Blocked", "review": "To review"}[row["decision"]]
     paid = worth(row["amount"], currency or None)
     place = plain(row["merchant_id"]) if row["merchant_id"] else "an unknown merchant"
-    kind = f" ({plain(row['category'])})" if row["category"] else ""
+    kind = f" ({plain(category_said(row['category']))})" if row["category"] else ""
     lines = [
         f"{done}: {paid} of customer {customer} at {place}{kind}, "
         f"{row['ts']:%Y-%m-%d %H:%M:%S} UTC, risk {row['risk']:.6g}.",

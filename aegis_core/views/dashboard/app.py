@@ -25,6 +25,7 @@ import numpy as np
 
 from aegis_core.errors import NotReady, StoreBusy
 from aegis_core.store import Store, connect
+from aegis_core.units.words import category_said
 from aegis_core.views.dashboard import atlas, pictures
 from aegis_core.views.dashboard.counts import Columns, Counts, counted
 from aegis_core.views.dashboard.feed import SEARCHED, WINDOW, Feed, Snapshot, seconds, worst_first
@@ -170,7 +171,7 @@ class Board:
     def _draw(self, snapshot: Snapshot) -> None:
         self.head.origin = [*lineage(snapshot), *running(snapshot)]
         self.head.proof = proof(snapshot)
-        self.controls.categories = list(snapshot.categories)
+        self.controls.categories = [[c, category_said(c)] for c in snapshot.categories]
         if snapshot.newest < 0 or not snapshot.window:
             return
         window, chosen = snapshot.window, self._places(snapshot.window)

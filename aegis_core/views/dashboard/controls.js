@@ -133,7 +133,7 @@ export default {
     const part = model.get("part");
     el.classList.add("aegis-controls");
     const options = model.get("options");
-    const all = (values) => [["", "all"], ...values.map((value) => [value, value])];
+    const all = (values) => [["", "all"], ...values.map((of) => (Array.isArray(of) ? of : [of, of]))];
     const axes = options.axes.map((axis) => [axis, AXIS_NAMES[axis] ?? axis]);
     const inputs = {};
     const change = (part) => model.send({ change: part });

@@ -13,6 +13,7 @@ import numpy as np
 from aegis_core.machine import write_csv
 from aegis_core.schema import COLUMNS as TRANSACTION
 from aegis_core.schema import NUMBER
+from aegis_core.units.words import category_said
 from aegis_core.views.dashboard.counts import Columns
 from aegis_core.views.dashboard.feed import dicts
 from aegis_core.views.dashboard.filters import DECISIONS
@@ -44,6 +45,7 @@ def rows(window: Columns, places: np.ndarray) -> list[dict[str, Any]]:
     return [
         {key: row[key] for key in shown}
         | {"place": None if row["lat"] is None else degrees(row["lat"], row["lon"])}
+        | {"category": row["category"] and category_said(row["category"])}
         for row in _in_words(window, places)
     ]
 

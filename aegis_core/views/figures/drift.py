@@ -7,6 +7,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from aegis_core.units.words import category_said
 from aegis_core.views.figures.house import COLOURS, in_house, nothing, plain
 
 _NO_REFERENCE = "There are no earlier weeks to hold the day against."
@@ -118,12 +119,13 @@ def drift_movers(movers: pd.DataFrame, label: str) -> go.Figure:
     for i, kind in enumerate(kinds):
         part = movers[movers["by"] == kind]
         others = part["group"] == "all others"
+        names = [category_said(name) if kind == "category" else name for name in part["group"]]
         drawn.add_bar(
-            y=[plain(name, 18) for name in part["group"]],
+            y=[plain(name, 18) for name in names],
             x=part["part"].round(5),
             orientation="h",
             marker_color=[COLOURS["random" if rest else "review"] for rest in others],
-            hovertext=[plain(name) for name in part["group"]],
+            hovertext=[plain(name) for name in names],
             hovertemplate="%{hovertext}: %{x:+.4f}<extra></extra>",
             showlegend=False,
             row=1,

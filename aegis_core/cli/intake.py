@@ -25,7 +25,7 @@ Files = Annotated[
 ]
 Mapped = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="NAME=COLUMN", help="Which column is which; again for more."),
+    typer.Option("--map", metavar="NAME=COLUMN", help="Which column is which, or SQL over columns; again for more."),
 ]
 Words = Annotated[
     list[str] | None,
@@ -62,6 +62,7 @@ def _list_presets(wanted: bool) -> None:
         "aegis import history.parquet --label is_fraud --label-delay 7d",
         "aegis import export.csv --map ts=Date+Time --timezone Europe/Berlin --decimal ,",
         "aegis import steps.csv --map ts=step --time-from 2026-01-01 --time-unit h",
+        "aegis import p.csv --map 'ts=make_date(Year, Month, Day)' --map 'amount=Cents / 100'",
         "aegis import first.csv --map ts=booked --save-as mybank.toml",
         "aegis import second.csv --as mybank.toml",
         "aegis import handbook.parquet --preset handbook --db handbook.duckdb",
@@ -132,10 +133,10 @@ def import_(
 ) -> None:
     """Read transactions from CSV, TSV or Parquet files.
 
-    Columns with usual names are recognised, and the forms of times and numbers by all
-    values of a column; `+` joins several. Bad rows go to the table `rejected` with
-    their reason, and a file with too many of them is not taken; rows that are already
-    there stay as they are.
+    Columns with usual names are recognised, and the forms of times and numbers
+    by all values of a column; `+` joins several, and SQL over them computes one.
+    Bad rows go to the table `rejected` with their reason, and a file with too
+    many of them is not taken; rows that are already there stay as they are.
     """
     from aegis_core.intake.importing import import_files, preview
     from aegis_core.intake.said import Kept, Said, read, write

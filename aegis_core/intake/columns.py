@@ -47,8 +47,12 @@ def choose_columns(
                 f"--map {canonical}=…: there is no {canonical!r}; it is one of "
                 f"{', '.join(wanted)}." + did_you_mean(canonical, wanted)
             )
-        chosen[canonical] = _SIGN.get(canonical, "+").join(
-            _named(part, names, where) for part in parts(column, names) if column
+        chosen[canonical] = (
+            column.strip()
+            if is_expression(column, names)
+            else _SIGN.get(canonical, "+").join(
+                named(part, names, where) for part in parts(column, names) if column
+            )
         )
     if preset is not None and preset not in PRESETS:
         why = f": {CANNOT[preset]}." if preset in CANNOT else f"; there are {', '.join(PRESETS)}."
@@ -134,7 +138,20 @@ def parts(column: str, names: Sequence[str]) -> list[str]:
     return [part.strip() for part in column.split("+")]
 
 
-def _named(column: str, names: Sequence[str], where: str) -> str:
+def is_expression(column: str, names: Sequence[str]) -> bool:
+    """Whether what stands for a column is SQL, and not the name of one or of several.
+
+    >>> is_expression("amt / 100", ["amt"]), is_expression("Paid (EUR)", ["Paid (EUR)"])
+    (True, False)
+    """
+    known = [_plain(name) for name in names]
+    if all(_plain(part) in known for part in parts(column, names)):
+        return False
+    return re.search(r"[(*/|'\"<>=]|::| - ", column) is not None
+
+
+def named(column: str, names: Sequence[str], where: str) -> str:
+    """The column of a file that somebody means, or a `ColumnError` that says what there is."""
     plain = (name for name in names if _plain(name) == _plain(column))
     match = column if column in names else next(plain, None)
     if match is None:

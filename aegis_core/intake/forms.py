@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aegis_core.errors import ColumnError, did_you_mean
-from aegis_core.intake.columns import FILE_COLUMNS, parts
+from aegis_core.intake.columns import FILE_COLUMNS, is_expression, parts
+from aegis_core.intake.expressions import expression
 from aegis_core.intake.presets import Words
 from aegis_core.intake.said import PLAIN, UNITS, Said
 from aegis_core.schema import DAY_US, EPOCH, NUMBER, TEXT, TIME
@@ -100,6 +101,7 @@ class Form:
     value : SQL of a number, or of what the clock said at a time; null where it is none.
     ahead : of a time, SQL of the minutes that the clock was ahead of UTC.
     dated : of a time, SQL for whether it is a date without a time of day.
+    fails : SQL for whether there is a value that could not be computed.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Form:
     value: str = ""
     ahead: str = "0"
     dated: str = "false"
+    fails: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,16 +169,30 @@ def forms_of(
     ColumnError : A column fits no form, or more than one; how to say which.
     """
     table = f'{relation} AS "aegis row"({", ".join(map(quoted, names))})'
+    computed = {
+        canonical: expression(session, column, f"--map {canonical}", table, kinds)
+        for canonical, column in columns.items()
+        if is_expression(column, names)
+    }
+    code = columns.get("currency") and _text(parts(columns["currency"], names), "/")
+    if "currency" in computed:
+        code = computed["currency"].text
     found = {}
     for canonical, column in columns.items():
         wanted, of = FILE_COLUMNS[canonical], parts(column, names)
-        number = len(of) == 1 and kinds[of[0]] not in ("VARCHAR", "BLOB")
-        text = _text(of, " " if wanted.kind == TIME else "/")
+        if made := computed.get(canonical):
+            kind, text, of = made.kind, made.text, [column]
+        else:
+            kind = kinds[of[0]] if len(of) == 1 else "VARCHAR"
+            text = _text(of, " " if wanted.kind == TIME else "/")
+        number = kind not in ("VARCHAR", "BLOB")
         asked = _Column(session, table, canonical, column, text)
         form = None
         if wanted.kind == TIME:
             told = said if canonical == "ts" else PLAIN
-            form = _time(asked, names, told, number=number, typed=_typed(kinds, of))
+            form = _time(
+                asked, names, told, number=number, typed=kind.startswith(("TIMESTAMP", "DATE"))
+            )
         elif wanted.kind == NUMBER and len(of) == 2:
             form = _less(asked, of, said)
         elif wanted.kind == NUMBER and not number:
@@ -188,7 +205,11 @@ def forms_of(
         if form is None and len(of) > 1:
             form = Form("together", text)
         if canonical == "amount" and said.minor_units:
-            form = _minor(asked, form, columns.get("currency"), names)
+            form = _minor(asked, form, code)
+        if made:
+            form = form or Form("", text)
+            name = f"computed, {form.name}" if form.name else "computed"
+            form = replace(form, name=f"{name}: {asked.some()}", fails=made.fails)
         if form is not None:
             found[canonical] = form
     return found
@@ -198,10 +219,6 @@ def _text(of: Sequence[str], between: str) -> str:
     """SQL of the text of one column or of several joined, null where one is missing."""
     each = [f"nullif(trim(\"aegis row\".{quoted(name)}::VARCHAR), '')" for name in of]
     return f" || {literal(between)} || ".join(each) if len(each) > 1 else each[0]
-
-
-def _typed(kinds: Mapping[str, str], of: Sequence[str]) -> bool:
-    return len(of) == 1 and kinds[of[0]].startswith(("TIMESTAMP", "DATE"))
 
 
 def _strptime(text: str, formats: Sequence[str]) -> str:
@@ -443,13 +460,12 @@ def _quoted(column: _Column) -> Form | None:
     return None
 
 
-def _minor(column: _Column, form: Form | None, currency: str | None, names: Sequence[str]) -> Form:
+def _minor(column: _Column, form: Form | None, code: str | None) -> Form:
     """Amounts in the smallest unit of their currency, by the digits of ISO 4217."""
     from aegis_core.units.money import coded, digits
 
     value, digit = form.value if form else f"TRY_CAST({column.text} AS DOUBLE)", "2"
-    if currency:
-        code = _text(parts(currency, names), "/")
+    if code:
         rows = column.session.rows(f"SELECT DISTINCT {code} AS c FROM {column.table} LIMIT 1000")
         cases = [
             f"WHEN {literal(row['c'])} THEN {digits(coded(row['c']))}" for row in rows if row["c"]

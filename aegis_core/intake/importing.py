@@ -136,7 +136,7 @@ def import_files(
             tell = step(f"reading {path.name}")
             with _said_of(path, relation):
                 rows = relation
-                if unit := known.rounded_down:
+                if (unit := known.rounded_down) and columns["amount"] in names:
                     rows, n_zero = _without_zeros(session, relation, names, columns, unit)
                     summary.zeros_read, summary.zeros_as = summary.zeros_read + n_zero, unit
                 first = staging.n_staged(session)

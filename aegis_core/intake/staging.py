@@ -159,7 +159,11 @@ def stage(
         for column in FILE_COLUMNS.values()
         for part in _parsed(column, columns.get(column.name), kinds, words, forms.get(column.name))
     ]
-    reason = " ".join(f"WHEN {condition} THEN {literal(name)}" for name, condition in checks)
+    failing = [(f"what {name} is computed of is no such value", form.fails)
+               for name, form in forms.items() if form.fails]  # fmt: skip
+    reason = " ".join(
+        f"WHEN {condition} THEN {literal(name)}" for name, condition in [*failing, *checks]
+    )
     raw = ", ".join(f"{literal(name)}, {_as_json(name, kind)}" for name, kind in kinds.items())
     offset, clock = _clock(columns.get("ts"), kinds, forms.get("ts"))
     read = "CASE WHEN unread IS NULL THEN is_fraud END"

@@ -25,7 +25,11 @@ Files = Annotated[
 ]
 Mapped = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="NAME=COLUMN", help="Which column is which, or SQL over columns; again for more."),
+    typer.Option(
+        "--map",
+        metavar="NAME=COLUMN",
+        help="Which column is which, or SQL over columns; again for more.",
+    ),
 ]
 Words = Annotated[
     list[str] | None,

@@ -201,7 +201,8 @@ def _send(
         f"{sent.already_there:,} were there already."
     )
     if sent.read.rejected:
-        print("The rejected rows were not sent, and are kept in the file alone.")
+        there = "" if sent.kept else ", as they were before"
+        print(f"The rejected rows are kept there, {sent.kept:,} of them new{there}.")
     for reason, n in sent.refused.most_common():
         print(f"  {n:>9,} × refused there: {reason}")
     if sent.labels:

@@ -15,6 +15,7 @@ from typing import Final
 
 from aegis_core.intake.columns import FILE_COLUMNS
 from aegis_core.intake.forms import Form, own_offset
+from aegis_core.intake.refusals import LONGEST_RAW
 from aegis_core.schema import (
     ANSWERS,
     ATTEMPT,
@@ -93,7 +94,6 @@ _BROKEN_LINES = {
     "INVALID ENCODING": "line is not UTF-8",
     "LINE SIZE OVER MAXIMUM": "line is too long",
 }
-_LONGEST_RAW = 10_000
 NO_FORMS: Final[Mapping[str, Form]] = {}
 _NO_DATE: Final = " OR ".join(
     f"coalesce({_FAULTS[fault].format(FILE_COLUMNS['known_at'])}, false)"
@@ -197,7 +197,7 @@ def stage(
             f"""INSERT INTO aegis_staged (source, reason, raw)
             SELECT {literal(source)},
                 CASE any_value(error_type::VARCHAR) {reasons} ELSE 'line is not CSV' END,
-                to_json(left(any_value(csv_line), {_LONGEST_RAW}))::VARCHAR
+                to_json(left(any_value(csv_line), {LONGEST_RAW}))::VARCHAR
             FROM aegis_broken GROUP BY line ORDER BY line"""
         )
 
@@ -346,7 +346,7 @@ def _as_json(name: str, kind: str) -> str:
             f"CASE WHEN isfinite({column}) THEN to_json({column}) "
             f"ELSE to_json({column}::VARCHAR) END"
         )
-    return f"left({column}, {_LONGEST_RAW})" if kind == "VARCHAR" else column
+    return f"left({column}, {LONGEST_RAW})" if kind == "VARCHAR" else column
 
 
 def mark_repeated(session: Session) -> None:

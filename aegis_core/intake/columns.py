@@ -9,11 +9,16 @@ from typing import Final
 from aegis_core.errors import ColumnError, InputError, did_you_mean
 from aegis_core.intake.presets import CANNOT, PRESETS
 from aegis_core.schema import COLUMNS, LABEL_COLUMNS, REQUIRED
+from aegis_core.store.connection import quoted
+from aegis_core.store.session import Session
 from aegis_core.units.words import LABEL_WORDS, folded
 
 FILE_COLUMNS: Final = {column.name: column for column in (*COLUMNS, *LABEL_COLUMNS)}
 """Every column that `--map` can name."""
 
+_ID_LIKE: Final = (
+    "(^|_)(id|no|nr|num|number|user|client|customer|account|card|bank|branch|holder|member|iban)$"
+)
 
 _SIGN: Final = {"amount": "-"}
 """What joins two columns, where it is not `+`: what was paid less what came back."""
@@ -99,6 +104,35 @@ def choose_columns(
             if name in chosen:
                 raise ColumnError(f"{where}: a {name} needs a label; name its column with --label.")
     return chosen, guessed, recognised
+
+
+def customer_in_doubt(
+    session: Session, relation: str, names: Sequence[str], columns: Mapping[str, str]
+) -> str:
+    """A question where the ids of the customer's column come again within another one's; or "".
+
+    Such are cards that each user counts from 0 on, and accounts that each bank does: the two
+    together have at least twice as many values as either.
+    """
+    chosen, taken = columns["customer_id"], {p for c in columns.values() for p in parts(c, names)}
+    others = [n for n in names if n not in taken and re.search(_ID_LIKE, _plain(n))]
+    if chosen not in names or not others:
+        return ""
+    own = quoted(chosen)
+    counts = ", ".join(
+        f"count(DISTINCT {quoted(n)}), count(DISTINCT hash({own}, {quoted(n)}))" for n in others
+    )
+    n, *found = session.execute(
+        f"SELECT count(DISTINCT {own}), {counts} FROM {relation} "
+        f"AS t({', '.join(map(quoted, names))})"
+    ).fetchall()[0]
+    for other, alone, both in zip(others, found[::2], found[1::2], strict=True):
+        if both >= 2 * max(n, alone):
+            return (
+                f"{chosen} repeats within {other} ({n:,} and {alone:,} values, {both:,} together): "
+                f"is the customer both together? Then --map customer_id={other}+{chosen}"
+            )
+    return ""
 
 
 def label_words(said: Mapping[str, str]) -> dict[str, str]:

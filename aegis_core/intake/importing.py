@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
 from aegis_core.intake import keeping, settling, staging
-from aegis_core.intake.columns import choose_columns, label_words
+from aegis_core.intake.columns import choose_columns, customer_in_doubt, label_words
 from aegis_core.intake.files import find_files, relation_of
 from aegis_core.intake.forms import forms_of
 from aegis_core.intake.presets import PRESETS, Preset
@@ -238,6 +238,12 @@ def preview(
             axis="columns", how="all"
         )
         lacks = settling.lacks(store)
+        if "customer_id" in summary.guessed:
+            asked = given.get("mapping") or {}, given.get("forms", PLAIN).encoding
+            _, tables = _found(files, *asked, preset=given.get("preset"))
+            with store.writing() as session:
+                doubts = (customer_in_doubt(session, *table[1:]) for table in tables)
+                summary.remarks += dict.fromkeys(filter(None, doubts))
     return summary, first, lacks
 
 

@@ -262,7 +262,8 @@ SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         "Timestamp,From Bank,Account,To Bank,Account,Amount Received,Receiving Currency,Amount Paid,"
         "Payment Currency,Payment Format,Is Laundering\n"
         "2022/09/01 00:20,010,8000EBD30,03208,8000F5340,0.01,US Dollar,3697.34,US Dollar,Cheque,1",
-        {"ts": utc("2022-09-01T00:20"), "customer_id": "010/8000EBD30", "merchant_id": "03208/8000F5340"},
+        {"ts": utc("2022-09-01T00:20"), "customer_id": "010/8000EBD30", "merchant_id": "03208/8000F5340",
+         "currency": "USD"},
     ),
     "berka": (
         '"trans_id";"account_id";"date";"type";"operation";"amount";"balance";"k_symbol";"bank";"account"\n'
@@ -318,6 +319,23 @@ def test_a_dry_run_shows_all_and_stores_nothing(
     assert "With --partial the good rows go in" in capsys.readouterr().err
     assert main([*again, "--partial"]) == 0
     assert "decimal comma" in capsys.readouterr().out
+
+
+def test_ids_that_come_again_within_others_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_HOME", str(tmp_path))
+    rows = [f"{b},{c},{b},2026-04-01 0{b}:{c:02d},5" for b in range(8) for c in range(12)]
+    file = tmp_path / "f.csv"
+    for other, asked in (("Branch No", True), ("Age", False)):
+        file.write_text("\n".join([f"{other},Account,Region,ts,amount", *rows, ""]))
+        assert main(["import", str(file), "--dry-run"]) == 0
+        told = capsys.readouterr().out
+        assert ("Account repeats within Branch No (12 and 8 values, 96 together)" in told) is asked
+        assert ("--map customer_id=Branch No+Account" in told) is asked
+    file.write_text("\n".join(["Branch No,Account,Region,ts,amount", *rows, ""]))
+    assert main(["import", str(file), "--dry-run", "--map", "customer_id=Branch No+Account"]) == 0
+    assert "repeats within" not in capsys.readouterr().out
 
 
 def test_every_preset_is_listed_with_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,7 +189,7 @@ def forms_of(
         asked = _Column(session, table, canonical, column, text)
         form = None
         if wanted.kind == TIME:
-            told = said if canonical == "ts" else PLAIN
+            told = said if canonical == "ts" or "ts" not in columns else PLAIN
             form = _time(
                 asked, names, told, number=number, typed=kind.startswith(("TIMESTAMP", "DATE"))
             )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,64 @@ def test_a_line_that_names_the_separator_is_no_header(read: Read) -> None:
     assert read("sep=;", "customer_id;ts;amount", "c;2026-04-01;12.5").accepted == 1
 
 
+HEADER = ["Kontoauszug von 01.04.2026", "Saldo: 1.234,56 EUR", "", "Kunde;Tag;Betrag;Text"]
+STATEMENT = [f"c{i % 3};{1 + i:02d}.04.2026;{i},50;x" for i in range(20)]
+GERMAN = {"customer_id": "Kunde", "ts": "Tag", "amount": "Betrag"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+@pytest.mark.parametrize("skip", [0, 3])
+def test_lines_before_the_names_of_the_columns_are_passed_over(
+    skip: int, encoding: str, read: Read, store: Store
+) -> None:
+    said = Said(skip=skip, encoding=encoding)
+    summary = read(*HEADER, *STATEMENT, mapping=GERMAN, forms=said, encoding=encoding)
+    assert (summary.accepted, summary.rejected) == (20, {})
+    assert column(store, "amount")[:2] == [0.5, 1.5]
+    told = "f.csv: the names of the columns are in line 4."
+    assert (told in summary.remarks) is (skip == 0)
+
+
+def test_names_in_the_first_line_stay_there(read: Read) -> None:
+    rows = ["c,2026-04-01,5,", "word,word,word,", *["c,2026-04-02,6,"] * 5]
+    with pytest.raises(ColumnError, match="it has customer_id, when, amount"):
+        read("customer_id,when,amount", *rows)
+
+
+FOOTERS = {
+    "a total": (["Summe;;10.200,50;"], 1),
+    "a total under an id": ([";;10.200,50;"], 1),
+    "a total in place of an id": (["Total;;10.200,50;x"], 1),
+    "a sentence": (["20 Buchungen"], 1),
+    "none, but a line that is cut off": (["c1;21.04.2026"], 0),
+    "several, with blanks between": (["", ";;;", "Summe;;10.200,50;", "   ", "Ende des Auszugs", ""], 3),
+    "none, after a bad row": (["c1;bald;3,50;x"], 0),
+    "none, before a good row": (["Summe;;10.200,50;", "c1;21.04.2026;3,50;x"], 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOOTERS)
+@pytest.mark.parametrize("name", ["f.csv", "f.csv.gz"])
+def test_lines_after_the_data_are_no_bad_rows(
+    name: str, case: str, read: Read, store: Store, tmp_path: Path
+) -> None:
+    lines, n = FOOTERS[case]
+    content = "\r\n".join(["Kunde;Tag;Betrag;Text", *STATEMENT, *lines, ""])
+    (tmp_path / name).write_bytes(
+        gzip.compress(content.encode()) if name.endswith("gz") else content.encode()
+    )
+    given: dict[str, Any] = {"mapping": GERMAN, "most_rejected": 0.01, "progress": False}
+    if not n:
+        with pytest.raises(InputError, match=r"1 of 2\d rows are bad"):
+            import_files(tmp_path / name, store, **given)
+        return
+    summary = import_files(tmp_path / name, store, **given)
+    assert summary.accepted == 20
+    assert sum(summary.rejected.values()) == n
+    assert all(reason.startswith("looks like a footer: ") for reason in summary.rejected)
+    assert len(store.rows("FROM rejected")) == n
+
+
 def test_a_file_with_too_many_bad_rows_is_not_taken(read: Read, store: Store) -> None:
     lines = ["customer_id,ts,amount", *(f"c,2026-04-01 00:{m:02d},1" for m in range(50))]
     with pytest.raises(InputError, match=r"2 of 52 rows are bad.*--partial"):
@@ -216,12 +275,12 @@ def test_a_file_with_too_many_bad_rows_is_not_taken(read: Read, store: Store) ->
     "given",
     [
         {"time_unit": "h"}, {"time_unit": "fortnights", "time_from": "2026-01-01"},
-        {"time_from": "soon"}, {"decimal": ";"}, {"encoding": "ebcdic"},
+        {"time_from": "soon"}, {"skip": -1}, {"decimal": ";"}, {"encoding": "ebcdic"},
     ],
 )  # fmt: skip
-def test_what_is_said_of_a_form_is_checked(given: dict[str, str]) -> None:
+def test_what_is_said_of_a_form_is_checked(given: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        Said(**given)  # type: ignore[arg-type]
+        Said(**given)
 
 
 SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {

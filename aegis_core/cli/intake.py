@@ -134,7 +134,9 @@ def import_(
     ] = False,
     to: Annotated[
         str,
-        typer.Option(metavar="ADDRESS", help="Send it to a running service, which judges each."),
+        typer.Option(
+            metavar="ADDRESS", help="A service that judges each; that of the database by itself."
+        ),
     ] = "",
     save_as: SaveAs = None,
     as_: As = None,
@@ -153,6 +155,7 @@ def import_(
     by all values of a column; `+` joins several, and SQL over them computes one.
     Bad rows go to the table `rejected` with their reason, and a file with too
     many of them is not taken; rows that are already there stay as they are.
+    While a service owns the database the file is sent to it.
     """
     from aegis_core.intake.importing import import_files, preview
     from aegis_core.intake.said import Kept, Said
@@ -175,15 +178,23 @@ def import_(
         "zone": settings.timezone,
         "source": source,
     }
-    if to and not dry_run:
-        _send(files, to, store, settings, given)
-    elif dry_run:
+    if dry_run:
         summary, first, lacks = preview(files, **given)
         _show(summary, first, lacks)
+    elif address := to or _service(store):
+        _send(files, address, store, settings, given)
     else:
         summary = import_files(files, store, **given)
         _tell(summary, settings)
     _keep(save_as, form)
+
+
+def _service(store: Store) -> str:
+    """The address of the service that owns the database, "" where none does."""
+    from aegis_core.store.endpoint import find
+
+    found = find(store.path)
+    return found.rest if found is not None else ""
 
 
 def _form(path: Path | None, given: Kept) -> Kept:

@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from aegis_core.intake.columns import FILE_COLUMNS
-from aegis_core.intake.forms import Form, own_offset
 from aegis_core.intake.refusals import LONGEST_RAW
+from aegis_core.intake.samples import Form
+from aegis_core.intake.times import own_offset
 from aegis_core.schema import (
     ANSWERS,
     ATTEMPT,

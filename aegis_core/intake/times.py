@@ -66,8 +66,8 @@ def _is_written(formats: Sequence[str]) -> str:
         signs = f"{half}regexp_matches(t, '[APap][Mm]$') AND contains(t, '{form[2]}')"
         signs += f" AND length(t) - length(replace(t, ':', '')) = {n_colons}"
         by_signs.setdefault(signs, []).append(form)
-    cases = " ".join(f"WHEN {c} THEN {_is_time(some)}" for c, some in by_signs.items())
-    return f"CASE {cases} ELSE false END"
+    # CASE, since AND would try the formats all the same
+    return " OR ".join(f"CASE WHEN {c} THEN {_is_time(some)} END" for c, some in by_signs.items())
 
 
 def _days(text: str) -> str:

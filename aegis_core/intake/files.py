@@ -16,7 +16,7 @@ from typing import IO, Final
 from aegis_core.errors import FileUnreadable, did_you_mean
 from aegis_core.store.connection import literal
 
-_SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": ",", ".parquet": "", ".pq": ""}
+_SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": ",", ".asc": ",", ".parquet": "", ".pq": ""}
 _DELIMITERS = (",", ";", "\t", "|")
 _LOOKED_AT: Final = 20
 """Lines among which the names of the columns are looked for."""

@@ -314,7 +314,7 @@ SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         {"ts": utc("2026-01-04"), "customer_id": "C100", "category": "es_transportation"},
     ),
     "ieee-cis": (
-        "TransactionID,isFraud,TransactionDT,TransactionAmt,ProductCD,card1\n2987000,0,86400,68.5,W,13926",
+        "TransactionID,isFraud,TransactionDT,TransactionAmt,ProductCD,card1,addr1\n2987000,0,86400,68.5,W,13926,",
         {"ts": utc("2017-12-02"), "customer_id": "13926", "amount": 68.5},
     ),
     "amlworld": (

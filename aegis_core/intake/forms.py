@@ -81,7 +81,8 @@ def forms_of(
         else _text(of[name], " " if FILE_COLUMNS[name].kind == TIME else "/")
         for name in columns
     }
-    alone = [_text([column], "") for column in of.get("amount", ()) if "amount" not in computed]
+    paid_less = of.get("amount", [])
+    alone = [_text([column], "") for column in paid_less if len(paid_less) == 2]
     sample = Sample(session, table, [*texts.values(), *alone])
     found = {}
     for canonical, column in columns.items():
@@ -95,7 +96,7 @@ def forms_of(
             told = said if canonical == "ts" or "ts" not in columns else PLAIN
             typed = kind.startswith(("TIMESTAMP", "DATE"))
             form = time_form(asked, names, told, number=number, typed=typed)
-        elif wanted.kind == NUMBER and n_of == 2:
+        elif canonical == "amount" and n_of == 2:
             form = _less(asked, of[canonical], said)
         elif wanted.kind == NUMBER and not number:
             form = _number(asked, said)

@@ -159,6 +159,12 @@ def test_an_amount_may_be_what_was_paid_less_what_came_back(read: Read, store: S
     assert summary.rejected == {"amount is missing": 1, "amount is not a number": 1}
 
 
+def test_two_columns_make_no_place(read: Read) -> None:
+    mapping = {"lat": "north+south"}
+    rows = ["customer_id,ts,amount,north,south,lon", "c,2026-04-01,1,52.5,0.5,13"]
+    assert read(*rows, mapping=mapping).rejected == {"lat is not a number": 1}
+
+
 def test_minor_units_have_the_digits_of_their_currency(read: Read, store: Store) -> None:
     rows = ["c,2026-04-01,000000001250,978", "c,2026-04-02,1250,JPY", "c,2026-04-03,1250,KWD"]
     read("customer_id,ts,amount,currency", *rows, forms=Said(minor_units=True))

@@ -165,7 +165,7 @@ def stage(
         for column in FILE_COLUMNS.values()
         for part in _parsed(column, columns.get(column.name), kinds, words, forms.get(column.name))
     ]
-    failing = [(f"what {name} is computed of is no such value", form.fails)
+    failing = [(f"{name} cannot be computed", form.fails)
                for name, form in forms.items() if form.fails]  # fmt: skip
     reason = " ".join(
         f"WHEN {condition} THEN {literal(name)}" for name, condition in [*failing, *checks]

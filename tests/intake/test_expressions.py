@@ -122,7 +122,7 @@ def test_a_row_whose_value_cannot_be_computed_is_refused(file: Path, store: Stor
     with pytest.raises(InputError, match=r"1 of 2 rows are bad.*--partial"):
         import_files(file, store, mapping=USUAL, most_rejected=0.01, progress=False)
     summary = import_files(file, store, mapping=USUAL, progress=False)
-    assert summary.rejected == {"what ts is computed of is no such value": 1}
+    assert summary.rejected == {"ts cannot be computed": 1}
     (kept,) = store.rows("FROM rejected")
     assert '"Month":"13"' in kept["raw"]
     assert "make_date" not in kept["raw"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from aegis_core.config import Settings
     from aegis_core.intake.importing import ImportSummary
+    from aegis_core.intake.said import Kept
     from aegis_core.store import Store
 
 Files = Annotated[
@@ -25,7 +26,11 @@ Files = Annotated[
 ]
 Mapped = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="NAME=COLUMN", help="Which column is which; again for more."),
+    typer.Option(
+        "--map",
+        metavar="NAME=COLUMN",
+        help="Which column is which, or SQL over columns; again for more.",
+    ),
 ]
 Words = Annotated[
     list[str] | None,
@@ -39,6 +44,29 @@ Source = Annotated[
 ]
 Label = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="The column that says fraud or not.")
+]
+TimeFormat = Annotated[
+    str, typer.Option(metavar="FORM", help="Of times, such as '%d.%m.%Y %H:%M'.")
+]
+TimeFrom = Annotated[
+    str, typer.Option(metavar="MOMENT", help="That times count from, such as 2026-01-01.")
+]
+TimeUnit = Annotated[str, typer.Option(help="In which they count: us, ms, s, m, h, d.")]
+Timezone = Annotated[
+    str,
+    typer.Option(
+        metavar="ZONE", help="Of times without an offset; a zone, or the column that names it."
+    ),
+]
+Encoding = Annotated[str, typer.Option(help="Of a text: utf-8, latin-1 or utf-16.")]
+Skip = Annotated[
+    int, typer.Option(min=0, help="Lines before the names of the columns; 0 finds these.")
+]
+SaveAs = Annotated[
+    Path | None, typer.Option(metavar="TOML", help="Keep what was said of the file's form.")
+]
+As = Annotated[
+    Path | None, typer.Option("--as", metavar="TOML", help="Read it as --save-as kept it.")
 ]
 
 
@@ -62,6 +90,7 @@ def _list_presets(wanted: bool) -> None:
         "aegis import history.parquet --label is_fraud --label-delay 7d",
         "aegis import export.csv --map ts=Date+Time --timezone Europe/Berlin --decimal ,",
         "aegis import steps.csv --map ts=step --time-from 2026-01-01 --time-unit h",
+        "aegis import p.csv --map 'ts=make_date(Year, Month, Day)' --map 'amount=Cents / 100'",
         "aegis import first.csv --map ts=booked --save-as mybank.toml",
         "aegis import second.csv --as mybank.toml",
         "aegis import handbook.parquet --preset handbook --db handbook.duckdb",
@@ -82,26 +111,18 @@ def import_(
         str | None, typer.Option(help="When a label is known after its transaction: 7d, 12h.")
     ] = None,
     words: Words = None,
-    time_format: Annotated[
-        str, typer.Option(metavar="FORM", help="Of times, such as '%d.%m.%Y %H:%M'.")
-    ] = "",
-    time_from: Annotated[
-        str, typer.Option(metavar="MOMENT", help="That times count from, such as 2026-01-01.")
-    ] = "",
-    time_unit: Annotated[str, typer.Option(help="In which they count: us, ms, s, m, h, d.")] = "",
-    timezone: Annotated[
-        str,
-        typer.Option(
-            metavar="ZONE", help="Of times without an offset; a zone, or the column that names it."
-        ),
-    ] = "",
+    time_format: TimeFormat = "",
+    time_from: TimeFrom = "",
+    time_unit: TimeUnit = "",
+    timezone: Timezone = "",
     decimal: Annotated[
         str, typer.Option(metavar="SIGN", help="Before the decimals of a number: . or ,")
     ] = "",
     minor_units: Annotated[
         bool, typer.Option("--minor-units", help="Amounts are in cents, or their like.")
     ] = False,
-    encoding: Annotated[str, typer.Option(help="Of a text: utf-8, latin-1 or utf-16.")] = "",
+    encoding: Encoding = "",
+    skip: Skip = 0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Import nothing if any row is bad.")
     ] = False,
@@ -113,14 +134,12 @@ def import_(
     ] = False,
     to: Annotated[
         str,
-        typer.Option(metavar="ADDRESS", help="Send it to a running service, which judges each."),
+        typer.Option(
+            metavar="ADDRESS", help="A service that judges each; that of the database by itself."
+        ),
     ] = "",
-    save_as: Annotated[
-        Path | None, typer.Option(metavar="TOML", help="Keep what was said of the file's form.")
-    ] = None,
-    as_: Annotated[
-        Path | None, typer.Option("--as", metavar="TOML", help="Read it as --save-as kept it.")
-    ] = None,
+    save_as: SaveAs = None,
+    as_: As = None,
     list_presets: Annotated[
         bool,
         typer.Option(
@@ -132,25 +151,20 @@ def import_(
 ) -> None:
     """Read transactions from CSV, TSV or Parquet files.
 
-    Columns with usual names are recognised, and the forms of times and numbers by all
-    values of a column; `+` joins several. Bad rows go to the table `rejected` with
-    their reason, and a file with too many of them is not taken; rows that are already
-    there stay as they are.
+    Columns with usual names are recognised, and the forms of times and numbers
+    by all values of a column; `+` joins several, and SQL over them computes one.
+    Bad rows go to the table `rejected` with their reason, and a file with too
+    many of them is not taken; rows that are already there stay as they are.
+    While a service owns the database the file is sent to it.
     """
     from aegis_core.intake.importing import import_files, preview
-    from aegis_core.intake.said import Kept, Said, read, write
+    from aegis_core.intake.said import Kept, Said
 
     store, settings = opened(db)
-    said = Said(time_format, time_from, time_unit, timezone, decimal, minor_units, encoding)
-    form = Kept(
-        preset,
-        _assigned("--map", mapping)
-        | {name: c for name, c in (("is_fraud", label), ("scenario", scenario)) if c},
-        _assigned("--words", words),
-        said,
-    )
-    if as_ is not None:
-        form = read(as_).unless(form)
+    said = Said(time_format, time_from, time_unit, timezone, decimal, minor_units, encoding, skip)
+    own = {"is_fraud": label, "scenario": scenario}
+    mapped = _assigned("--map", mapping) | {name: c for name, c in own.items() if c}
+    form = _form(as_, Kept(preset, mapped, _assigned("--words", words), said))
     given: dict[str, Any] = {
         "preset": form.preset,
         "mapping": form.mapping,
@@ -164,17 +178,38 @@ def import_(
         "zone": settings.timezone,
         "source": source,
     }
-    if to and not dry_run:
-        _send(files, to, store, settings, given)
-    elif dry_run:
+    if dry_run:
         summary, first, lacks = preview(files, **given)
         _show(summary, first, lacks)
+    elif address := to or _service(store):
+        _send(files, address, store, settings, given)
     else:
         summary = import_files(files, store, **given)
         _tell(summary, settings)
-    if save_as is not None:
-        write(save_as, form)
-        print(f"The form is kept: --as {save_as} reads the next one like that.")
+    _keep(save_as, form)
+
+
+def _service(store: Store) -> str:
+    """The address of the service that owns the database, "" where none does."""
+    from aegis_core.store.endpoint import find
+
+    found = find(store.path)
+    return found.rest if found is not None else ""
+
+
+def _form(path: Path | None, given: Kept) -> Kept:
+    """What was said, and what a file says of all else."""
+    from aegis_core.intake.said import read
+
+    return given if path is None else read(path).unless(given)
+
+
+def _keep(path: Path | None, form: Kept) -> None:
+    from aegis_core.intake.said import write
+
+    if path is not None:
+        write(path, form)
+        print(f"The form is kept: --as {path} reads the next one like that.")
 
 
 def _send(
@@ -196,7 +231,8 @@ def _send(
         f"{sent.already_there:,} were there already."
     )
     if sent.read.rejected:
-        print("The rejected rows were not sent, and are kept in the file alone.")
+        there = "" if sent.kept else ", as they were before"
+        print(f"The rejected rows are kept there, {sent.kept:,} of them new{there}.")
     for reason, n in sent.refused.most_common():
         print(f"  {n:>9,} × refused there: {reason}")
     if sent.labels:
@@ -232,6 +268,7 @@ def _show(summary: ImportSummary, first: pd.DataFrame, lacks: list[str]) -> None
         "aegis labels chargebacks.csv",
         "aegis labels disputes.csv --map transaction_id=charge --label outcome --words lost=fraud",
         "aegis labels frauds.parquet --map known_at=reported --source bank",
+        "aegis labels disputes.csv --time-format %d.%m.%Y --timezone Europe/Berlin --skip 2",
     )
 )
 def labels(
@@ -239,9 +276,17 @@ def labels(
     mapping: Mapped = None,
     label: Label = None,
     words: Words = None,
+    time_format: TimeFormat = "",
+    time_from: TimeFrom = "",
+    time_unit: TimeUnit = "",
+    timezone: Timezone = "",
+    encoding: Encoding = "",
+    skip: Skip = 0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Take nothing if any row is bad.")
     ] = False,
+    save_as: SaveAs = None,
+    as_: As = None,
     source: Source = None,
     db: Database = None,
 ) -> None:
@@ -252,18 +297,24 @@ def labels(
     now on. What came last holds, but an analyst's answer holds before any file.
     """
     from aegis_core.intake.importing import import_labels
+    from aegis_core.intake.said import Kept, Said
 
     store, settings = opened(db)
+    said = Said(time_format, time_from, time_unit, timezone, encoding=encoding, skip=skip)
+    mapped = _assigned("--map", mapping) | ({"is_fraud": label} if label else {})
+    form = _form(as_, Kept(None, mapped, _assigned("--words", words), said))
     summary = import_labels(
         files,
         store,
-        mapping=_assigned("--map", mapping) | ({"is_fraud": label} if label else {}),
-        words=_assigned("--words", words),
+        mapping=form.mapping,
+        words=form.words,
+        forms=form.said,
         strict=strict,
         rejected_mb=settings.rejected_mb,
         source=source,
     )
     _tell(summary, settings)
+    _keep(save_as, form)
 
 
 @app.command(

@@ -9,11 +9,16 @@ from typing import Final
 from aegis_core.errors import ColumnError, InputError, did_you_mean
 from aegis_core.intake.presets import CANNOT, PRESETS
 from aegis_core.schema import COLUMNS, LABEL_COLUMNS, REQUIRED
+from aegis_core.store.connection import quoted
+from aegis_core.store.session import Session
 from aegis_core.units.words import LABEL_WORDS, folded
 
 FILE_COLUMNS: Final = {column.name: column for column in (*COLUMNS, *LABEL_COLUMNS)}
 """Every column that `--map` can name."""
 
+_ID_LIKE: Final = (
+    "(^|_)(id|no|nr|num|number|user|client|customer|account|card|bank|branch|holder|member|iban)$"
+)
 
 _SIGN: Final = {"amount": "-"}
 """What joins two columns, where it is not `+`: what was paid less what came back."""
@@ -47,8 +52,12 @@ def choose_columns(
                 f"--map {canonical}=…: there is no {canonical!r}; it is one of "
                 f"{', '.join(wanted)}." + did_you_mean(canonical, wanted)
             )
-        chosen[canonical] = _SIGN.get(canonical, "+").join(
-            _named(part, names, where) for part in parts(column, names) if column
+        chosen[canonical] = (
+            column.strip()
+            if is_expression(column, names)
+            else _SIGN.get(canonical, "+").join(
+                named(part, names, where) for part in parts(column, names) if column
+            )
         )
     if preset is not None and preset not in PRESETS:
         why = f": {CANNOT[preset]}." if preset in CANNOT else f"; there are {', '.join(PRESETS)}."
@@ -97,6 +106,35 @@ def choose_columns(
     return chosen, guessed, recognised
 
 
+def customer_in_doubt(
+    session: Session, relation: str, names: Sequence[str], columns: Mapping[str, str]
+) -> str:
+    """A question where the ids of the customer's column come again within another one's; or "".
+
+    Such are cards that each user counts from 0 on, and accounts that each bank does: the two
+    together have at least twice as many values as either.
+    """
+    chosen, taken = columns["customer_id"], {p for c in columns.values() for p in parts(c, names)}
+    others = [n for n in names if n not in taken and re.search(_ID_LIKE, _plain(n))]
+    if chosen not in names or not others:
+        return ""
+    own = quoted(chosen)
+    counts = ", ".join(
+        f"count(DISTINCT {quoted(n)}), count(DISTINCT hash({own}, {quoted(n)}))" for n in others
+    )
+    n, *found = session.execute(
+        f"SELECT count(DISTINCT {own}), {counts} FROM {relation} "
+        f"AS t({', '.join(map(quoted, names))})"
+    ).fetchall()[0]
+    for other, alone, both in zip(others, found[::2], found[1::2], strict=True):
+        if both >= 2 * max(n, alone):
+            return (
+                f"{chosen} repeats within {other} ({n:,} and {alone:,} values, {both:,} together): "
+                f"is the customer both together? Then --map customer_id={other}+{chosen}"
+            )
+    return ""
+
+
 def label_words(said: Mapping[str, str]) -> dict[str, str]:
     """What each word means in a column of labels: the usual ones, and those that a user names.
 
@@ -134,7 +172,20 @@ def parts(column: str, names: Sequence[str]) -> list[str]:
     return [part.strip() for part in column.split("+")]
 
 
-def _named(column: str, names: Sequence[str], where: str) -> str:
+def is_expression(column: str, names: Sequence[str]) -> bool:
+    """Whether what stands for a column is SQL, and not the name of one or of several.
+
+    >>> is_expression("amt / 100", ["amt"]), is_expression("Paid (EUR)", ["Paid (EUR)"])
+    (True, False)
+    """
+    known = [_plain(name) for name in names]
+    if all(_plain(part) in known for part in parts(column, names)):
+        return False
+    return re.search(r"[(*/|'\"<>=]|::| - ", column) is not None
+
+
+def named(column: str, names: Sequence[str], where: str) -> str:
+    """The column of a file that somebody means, or a `ColumnError` that says what there is."""
     plain = (name for name in names if _plain(name) == _plain(column))
     match = column if column in names else next(plain, None)
     if match is None:

@@ -7,15 +7,21 @@ import glob
 import gzip
 import re
 import zlib
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import IO, Final
 
 from aegis_core.errors import FileUnreadable, did_you_mean
 from aegis_core.store.connection import literal
 
-_SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": ",", ".parquet": "", ".pq": ""}
+_SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": ",", ".asc": ",", ".parquet": "", ".pq": ""}
 _DELIMITERS = (",", ";", "\t", "|")
+_LOOKED_AT: Final = 20
+"""Lines among which the names of the columns are looked for."""
+_END: Final = 1 << 16
+"""Bytes of the end of a text in which its last lines are."""
 _SIGNATURES = {
     b"PAR1": "a Parquet file",
     b"\x1f\x8b": "gzip",
@@ -98,10 +104,12 @@ def _check_is_what_it_says(path: Path, encoding: str) -> None:
         raise FileUnreadable(f"{path} cannot be read: {e.strerror}.") from e
 
 
-def relation_of(path: Path, encoding: str = "") -> tuple[str, list[str]]:
-    """The SQL that reads a file, every text as it is written, and the names of its columns.
+def relation_of(path: Path, encoding: str = "", skip: int = 0) -> tuple[str, list[str], int]:
+    """The SQL that reads a file, the names of its columns, and how many lines stand before these.
 
-    A first line `sep=;`, as spreadsheets write it, says what parts the columns.
+    Every text is read as it is written. A first line `sep=;`, as spreadsheets write it, says what
+    parts the columns. Where `skip` does not say how many lines come before the names, they are
+    found: the first line with as many words as most of the lines after it have columns.
     """
     file = literal(glob.escape(str(path.absolute())))
     delimiter = _delimiter(path)
@@ -113,33 +121,70 @@ def relation_of(path: Path, encoding: str = "") -> tuple[str, list[str]]:
             names = _distinct(pq.read_schema(path).names)
         except (pa.ArrowException, OSError) as e:
             raise FileUnreadable(f"{path} cannot be read as Parquet: {str(e)[:300]}") from e
-        return f"read_parquet({file}, hive_partitioning=false)", names
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
+        return f"read_parquet({file}, hive_partitioning=false)", names, 0
     try:
-        coded = encoding.replace("utf-8", "") or "utf-8-sig"
-        with opener(path, "rt", encoding=coded, errors="surrogateescape", newline="") as text:
-            first = text.readline(1 << 20)
-            if said := re.fullmatch(r"\"?sep=(.)\"?\s*", first):
-                delimiter, first = said[1], text.readline(1 << 20)
+        with _text(path, encoding, "surrogateescape") as text:
+            lines = [text.readline(1 << 20) for _ in range(skip + _LOOKED_AT)]
+            if not skip and (said := re.fullmatch(r"\"?sep=(.)\"?\s*", lines[0])):
+                delimiter, skip = said[1], 1
             elif delimiter == ",":
-                delimiter = max(_DELIMITERS, key=first.count)
-            names = _distinct(next(csv.reader(chain([first], text), delimiter=delimiter)))
-            "".join(names).encode()
+                delimiter = max(_DELIMITERS, key=lines[skip].count)
+                if not skip:
+                    delimiter, skip = _header(lines, delimiter)
+            names = _distinct(next(csv.reader(chain(lines[skip:], text), delimiter=delimiter)))
+            "".join([*lines[:skip], *names]).encode()
     except (UnicodeEncodeError, csv.Error) as e:
         raise FileUnreadable(
             f"{path} is not UTF-8 text with a line of names first. Another encoding is said with "
             "--encoding latin-1 or utf-16."
         ) from e
-    if not names or "\0" in first:
+    if not names or "\0" in "".join(lines[: skip + 1]):
         raise FileUnreadable(f"{path} is not text with a line of names first.")
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
     return (
-        f"read_csv({file}, auto_detect=false, columns={{{columns}}}, header=true, "
-        f"skip={int(said is not None)}, encoding={literal(encoding or 'utf-8')}, "
-        f"delim={literal(delimiter)}, quote='\"', escape='\"', hive_partitioning=false, "
-        "ignore_errors=true, store_rejects=true, rejects_table='aegis_broken', "
-        "rejects_scan='aegis_scans')"
-    ), names
+        (
+            f"read_csv({file}, auto_detect=false, columns={{{columns}}}, header=true, "
+            f"skip={skip}, encoding={literal(encoding or 'utf-8')}, "
+            f"delim={literal(delimiter)}, quote='\"', escape='\"', hive_partitioning=false, "
+            "ignore_errors=true, store_rejects=true, rejects_table='aegis_broken', "
+            "rejects_scan='aegis_scans')"
+        ),
+        names,
+        skip,
+    )
+
+
+def last_lines(path: Path, encoding: str = "") -> list[str]:
+    """The last lines of a text that say anything, the very last one first."""
+    with _text(path, encoding, "replace") as text:
+        if not path.name.lower().endswith(".gz"):
+            text.seek(max(0, path.stat().st_size - _END) // 2 * 2)
+        return [line.strip() for line in deque(text, maxlen=100) if line.strip()][::-1]
+
+
+def _text(path: Path, encoding: str, errors: str) -> IO[str]:
+    coded = encoding.replace("utf-8", "") or "utf-8-sig"
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    return opener(path, "rt", encoding=coded, errors=errors, newline="")
+
+
+def _header(lines: Sequence[str], delimiter: str) -> tuple[str, int]:
+    """What parts the columns, and the number of the line that names them; the first by default."""
+    most, found = 0, (delimiter, 0)
+    for sign in dict.fromkeys((delimiter, *_DELIMITERS)):
+        rows = [next(csv.reader([line], delimiter=sign), []) for line in lines if line]
+        widths = Counter(len(row) for row in rows[1:] if len(row) > 2).most_common(1)
+        width, n = widths[0] if widths else (0, 0)
+        if sign == delimiter and len(rows[0]) == width:
+            return found
+        named = (i for i, row in enumerate(rows) if len(row) == width and all(map(_is_word, row)))
+        if n > most and (first := next(named, 0)):
+            most, found = n, (sign, first)
+    return found
+
+
+def _is_word(text: str) -> bool:
+    return re.match(r"\s*[^\W\d]", text) is not None
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
 from aegis_core.intake import keeping, settling, staging
-from aegis_core.intake.columns import choose_columns, label_words
-from aegis_core.intake.files import find_files, relation_of
+from aegis_core.intake.columns import choose_columns, customer_in_doubt, label_words
+from aegis_core.intake.files import find_files, last_lines, relation_of
 from aegis_core.intake.forms import forms_of
 from aegis_core.intake.presets import PRESETS, Preset
 from aegis_core.intake.refusals import masked
@@ -126,7 +127,7 @@ def import_files(
     mapping |= {k: v for k, v in (("is_fraud", label), ("scenario", scenario)) if v}
     _require_of_files(source)
     said = label_words(words or {})
-    summary, tables = _found(files, mapping, forms.encoding, preset=preset)
+    summary, tables = _found(files, mapping, forms, preset=preset)
     known = PRESETS.get(summary.preset or "", _UNKNOWN)
     forms = known.forms.unless(forms)
     store.require_no_service()
@@ -136,7 +137,7 @@ def import_files(
             tell = step(f"reading {path.name}")
             with _said_of(path, relation):
                 rows = relation
-                if unit := known.rounded_down:
+                if (unit := known.rounded_down) and columns["amount"] in names:
                     rows, n_zero = _without_zeros(session, relation, names, columns, unit)
                     summary.zeros_read, summary.zeros_as = summary.zeros_read + n_zero, unit
                 first = staging.n_staged(session)
@@ -145,6 +146,9 @@ def import_files(
                 summary.forms |= {name: form.name for name, form in read.items()}
                 given = names, columns, source or path.name, tell
                 staging.stage(session, rows, *given, words=said, forms=read)
+                if "read_csv(" in relation:
+                    lines = partial(last_lines, path, forms.encoding)
+                    staging.mark_footer(session, first, len(names), lines)
                 found = (settle(session, first) for settle in _SETTLED)
                 summary.remarks += [f"{path.name}: {remark}" for remark in found if remark]
         tell = step("storing")
@@ -176,6 +180,7 @@ def import_labels(
     *,
     mapping: Mapping[str, str] | None = None,
     words: Mapping[str, str] | None = None,
+    forms: Said = PLAIN,
     strict: bool = False,
     rejected_mb: float = 10.0,
     source: str | None = None,
@@ -195,7 +200,7 @@ def import_labels(
     _require_of_files(source)
     wanted = ("transaction_id", *(column.name for column in LABEL_COLUMNS))
     said = label_words(words or {})
-    summary, tables = _found(files, mapping or {}, required=wanted[:2], wanted=wanted)
+    summary, tables = _found(files, mapping or {}, forms, required=wanted[:2], wanted=wanted)
     kept = f"{', '.join(wanted)}, unread, source, reason, raw"
     with store.reading() as session:
         session.last_seq()  # there is a database
@@ -205,8 +210,11 @@ def import_labels(
     ):
         for path, relation, names, columns in tables:
             with _said_of(path, relation):
+                kinds = staging.kinds_of(scratch, relation, names)
+                read = forms_of(scratch, relation, names, kinds, columns, forms)
+                summary.forms |= {name: form.name for name, form in read.items()}
                 given = names, columns, source or path.name, None
-                staging.stage(scratch, relation, *given, staging.LABEL_CHECKS, said)
+                staging.stage(scratch, relation, *given, staging.LABEL_CHECKS, said, read)
         rows = scratch.arrow(f"SELECT {kept} FROM aegis_staged ORDER BY rowid")
     with store.writing() as session, session.lent("aegis_given", rows):
         session.execute(f"CREATE TEMP TABLE aegis_staged AS SELECT {kept} FROM aegis_given")
@@ -238,6 +246,12 @@ def preview(
             axis="columns", how="all"
         )
         lacks = settling.lacks(store)
+        if "customer_id" in summary.guessed:
+            asked = given.get("mapping") or {}, given.get("forms", PLAIN)
+            _, tables = _found(files, *asked, preset=given.get("preset"))
+            with store.writing() as session:
+                doubts = (customer_in_doubt(session, *table[1:]) for table in tables)
+                summary.remarks += dict.fromkeys(filter(None, doubts))
     return summary, first, lacks
 
 
@@ -252,14 +266,18 @@ def _require_of_files(source: str | None) -> None:
 def _found(
     files: Iterable[Path | str] | Path | str,
     mapping: Mapping[str, str],
-    encoding: str = "",
+    forms: Said = PLAIN,
     **wanted: Any,
 ) -> tuple[ImportSummary, list[Table]]:
     """The files, each with its SQL, its columns and which of them is which."""
-    paths = find_files([files] if isinstance(files, str | Path) else files, encoding)
+    paths = find_files([files] if isinstance(files, str | Path) else files, forms.encoding)
     summary, tables = ImportSummary([str(path) for path in paths]), []
     for path in paths:
-        relation, names = relation_of(path, encoding)
+        relation, names, before = relation_of(path, forms.encoding, forms.skip)
+        if before and not forms.skip:
+            summary.remarks.append(
+                f"{path.name}: the names of the columns are in line {before + 1}."
+            )
         columns, guessed, recognised = choose_columns(
             names, mapping=mapping, where=path.name, **wanted
         )
@@ -290,6 +308,7 @@ def _count(session: Session, summary: ImportSummary, most_rejected: float) -> No
     summary.rows = summary.accepted + summary.already_there + n_rejected
     if not summary.rows:
         raise FileUnreadable(f"{', '.join(summary.files)}: a header but no rows.")
+    n_rejected -= sum(n for r, n in summary.rejected.items() if r.startswith(staging.FOOTER))
     if n_rejected > most_rejected * summary.rows:
         told = "; ".join(f"{reason}: {n:,}" for reason, n in summary.rejected.items())
         way = "With --partial" if most_rejected else "Without --strict, or with --partial,"

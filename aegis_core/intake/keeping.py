@@ -145,7 +145,7 @@ def keep_rejected(session: Session, most_mb: float) -> int:
         )
         SELECT row_no, source, raw, reason, coalesce(said, false) AS said, NOT coalesce(said, false)
             AND coalesce(spent, 0) + sum(coalesce(strlen(raw), 0)) OVER
-            (PARTITION BY source ORDER BY row_no) <= {round(most_mb * 1e6)} AS fits
+            (PARTITION BY source ORDER BY row_no) <= {round(min(most_mb, 1e9) * 1e6)} AS fits
         FROM bad LEFT JOIN stored USING (source, raw, reason) LEFT JOIN today USING (source)
         WHERE copy > coalesce(copies, 0)"""
     )

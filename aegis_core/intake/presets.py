@@ -37,6 +37,13 @@ class Preset:
     rounded_down: float = 0.0
 
 
+_CURRENCIES: Final = {
+    "US Dollar": "USD", "Euro": "EUR", "Yuan": "CNY", "Yen": "JPY", "UK Pound": "GBP",
+    "Ruble": "RUB", "Rupee": "INR", "Swiss Franc": "CHF", "Canadian Dollar": "CAD",
+    "Australian Dollar": "AUD", "Mexican Peso": "MXN", "Brazil Real": "BRL",
+    "Saudi Riyal": "SAR", "Shekel": "ILS", "Bitcoin": "BTC",
+}  # fmt: skip
+
 PRESETS: Final = {
     "handbook": Preset(
         "the Fraud Detection Handbook's simulated payments; no places, no categories",
@@ -107,7 +114,8 @@ PRESETS: Final = {
     ),
     "ieee-cis": Preset(
         "Kaggle's IEEE-CIS (train_transaction.csv); seconds from a guessed day, and `card1` "
-        "for the customer, which several may share; no places",
+        "for the customer, which several share (with the address: --map "
+        "\"customer_id=concat_ws('/', card1, addr1)\"); no places",
         {
             "transaction_id": ("TransactionID",),
             "ts": ("TransactionDT",),
@@ -129,6 +137,7 @@ PRESETS: Final = {
             "currency": ("Payment Currency",),
             "is_fraud": ("Is Laundering",),
         },
+        words={"currency": _CURRENCIES},
     ),
     "berka": Preset(
         "the Czech bank of PKDD'99 (trans.asc); dates without a time of day, no labels, no places",

@@ -17,6 +17,8 @@ from aegis_core.store.connection import literal
 _LOG: Final = logging.getLogger("aegis.service")
 USED_UP: Final = "the day's room for refused rows is used up: more are counted, not kept"
 """What is said once, as the last row of a source and day."""
+LONGEST_RAW: Final = 10_000
+"""Characters of a row that are kept, or of one value of it."""
 MAY_BE_CARD: Final = "[0-9]{13}|[0-9]{4}[ -][0-9]{4,6}[ -][0-9]{4}"
 """A regular expression that every text with a card number in it matches."""
 _CARD: Final = re.compile(

@@ -34,6 +34,7 @@ class Said:
     decimal : the sign before the decimals of a number, `.` or `,`.
     minor_units : whether amounts are in cents, or what their currency has instead.
     encoding : of a text, `utf-8`, `latin-1` or `utf-16`.
+    skip : how many lines of a text stand before the names of its columns; 0 leaves it to be found.
     """
 
     time_format: str = ""
@@ -43,6 +44,7 @@ class Said:
     decimal: str = ""
     minor_units: bool = False
     encoding: str = ""
+    skip: int = 0
 
     def __post_init__(self) -> None:
         if self.time_unit and self.time_unit not in UNITS:
@@ -59,6 +61,8 @@ class Said:
                 f"There is no encoding {self.encoding!r}; there are {', '.join(ENCODINGS)}."
                 + did_you_mean(self.encoding, ENCODINGS)
             )
+        if self.skip < 0:
+            raise InputError("--skip is a number of lines.")
         if self.time_from:
             try:
                 self.origin()

@@ -9,13 +9,16 @@ number is read as Unix time in seconds, milliseconds, microseconds or nanosecond
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from aegis_core.intake.columns import FILE_COLUMNS
-from aegis_core.intake.forms import Form, own_offset
+from aegis_core.intake.refusals import LONGEST_RAW
+from aegis_core.intake.samples import Form
+from aegis_core.intake.times import own_offset
 from aegis_core.schema import (
     ANSWERS,
     ATTEMPT,
@@ -43,6 +46,9 @@ from aegis_core.units.words import LABEL_WORDS, folded_in_sql, paid_in_sql
 
 THERE: Final = "already there"
 """The reason of a staged row with which nothing is wrong, but it is stored already."""
+FOOTER: Final = "looks like a footer: "
+"""The beginning of the reason of what stands after the data."""
+_TOTAL: Final = r"(?i)(sub|grand )?(total|sum|summe|gesamt\w*|saldo|balance)\b"
 REPEATED: Final = "transaction_id is known with other content"
 
 _FAULTS: Final = {
@@ -95,7 +101,6 @@ _BROKEN_LINES = {
     "LINE SIZE OVER MAXIMUM": "line is too long",
 }
 _IS_CODE: Final = re.compile("mcc|category.?code", re.IGNORECASE)
-_LONGEST_RAW = 10_000
 NO_FORMS: Final[Mapping[str, Form]] = {}
 _NO_DATE: Final = " OR ".join(
     f"coalesce({_FAULTS[fault].format(FILE_COLUMNS['known_at'])}, false)"
@@ -161,7 +166,11 @@ def stage(
         for column in FILE_COLUMNS.values()
         for part in _parsed(column, columns.get(column.name), kinds, words, forms.get(column.name))
     ]
-    reason = " ".join(f"WHEN {condition} THEN {literal(name)}" for name, condition in checks)
+    failing = [(f"{name} cannot be computed", form.fails)
+               for name, form in forms.items() if form.fails]  # fmt: skip
+    reason = " ".join(
+        f"WHEN {condition} THEN {literal(name)}" for name, condition in [*failing, *checks]
+    )
     raw = ", ".join(f"{literal(name)}, {_as_json(name, kind)}" for name, kind in kinds.items())
     offset, clock = _clock(columns.get("ts"), kinds, forms.get("ts"))
     read = "CASE WHEN unread IS NULL THEN is_fraud END"
@@ -195,9 +204,54 @@ def stage(
             f"""INSERT INTO aegis_staged (source, reason, raw)
             SELECT {literal(source)},
                 CASE any_value(error_type::VARCHAR) {reasons} ELSE 'line is not CSV' END,
-                to_json(left(any_value(csv_line), {_LONGEST_RAW}))::VARCHAR
-            FROM aegis_broken GROUP BY line ORDER BY line"""
+                to_json(left(any_value(csv_line), {LONGEST_RAW}))::VARCHAR
+            FROM aegis_broken WHERE regexp_matches(csv_line, '\\S') GROUP BY line ORDER BY line"""
         )
+
+
+def mark_footer(
+    session: Session, first: int, n_columns: int, lines: Callable[[], Sequence[str]]
+) -> None:
+    """Mark what stands after the data, such as a total, among staged rows from number `first` on.
+
+    `lines` gives the last ones of the file, the very last first. What has no time and not much
+    else, or begins as a total, belongs to the footer, up to the last line that does not.
+    """
+    last = """SELECT rowid AS row_no, raw, ts IS NULL AS untimed,
+        customer_id IS NULL OR amount IS NULL AS lacks FROM aegis_staged
+        WHERE rowid >= {} AND coalesce(raw[1], '') {} '"' ORDER BY rowid DESC LIMIT 20"""
+    rows, broken = session.rows(last.format(first, "<>")), session.rows(last.format(first, "="))
+    texts = {json.loads(row["raw"]).strip(): row["row_no"] for row in broken}
+    after = []
+    if broken or (rows and _is_footer(rows[0])):
+        for line in lines()[:20]:
+            if (row_no := texts.get(line)) is not None:
+                fields = re.split(r"[;,|\t]", line)
+                if 2 * sum(map(bool, fields)) > n_columns or any(map(_is_dated, fields)):
+                    break
+                after.append(row_no)
+            elif rows and _is_footer(rows[0]):
+                after.append(rows.pop(0)["row_no"])
+            else:
+                break
+    if after:
+        session.execute(
+            f"UPDATE aegis_staged SET reason = {literal(FOOTER)} || reason "
+            f"WHERE rowid IN ({', '.join(map(str, after))})"
+        )
+
+
+def _is_footer(row: Mapping[str, Any]) -> bool:
+    if row["raw"] is None or not row["untimed"]:
+        return False
+    values = list(json.loads(row["raw"]).values())
+    filled = [str(value).strip() for value in values if str(value or "").strip()]
+    few = 2 * len(filled) <= len(values) or not filled
+    return few or bool(row["lacks"]) or re.match(_TOTAL, filled[0]) is not None
+
+
+def _is_dated(text: str) -> bool:
+    return re.match(r"\s*[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}\b", text) is not None
 
 
 def _make_ids(session: Session, before: int) -> None:
@@ -344,7 +398,7 @@ def _as_json(name: str, kind: str) -> str:
             f"CASE WHEN isfinite({column}) THEN to_json({column}) "
             f"ELSE to_json({column}::VARCHAR) END"
         )
-    return f"left({column}, {_LONGEST_RAW})" if kind == "VARCHAR" else column
+    return f"left({column}, {LONGEST_RAW})" if kind == "VARCHAR" else column
 
 
 def mark_repeated(session: Session) -> None:

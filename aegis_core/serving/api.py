@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import prometheus_client as prometheus
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
+from pydantic import Field
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
@@ -20,9 +21,11 @@ from aegis_core.errors import AegisError, InputError, QueueFull
 from aegis_core.serving import casework
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.schemas import (
+    LARGEST_BATCH,
     LARGEST_ROW,
     Later,
     Transaction,
+    Unsent,
     Verdict,
     as_json,
     checked,
@@ -190,6 +193,16 @@ async def score_batch(request: Request, service: Serves) -> Response:
     outcomes = iter(await service.batcher.put(rows, refused) if answers else ())
     filled = [in_batch(next(outcomes)) if a is None else a for a in answers]
     return await asyncio.to_thread(as_json, filled)
+
+
+@scoring.post("/v1/transactions:refused")
+async def keep(
+    rows: Annotated[list[Unsent], Field(min_length=1, max_length=LARGEST_BATCH)], service: Serves
+) -> Response:
+    """Keep rows that their sender refused, with why; what is there is not kept again."""
+    refused = [refusal(row.raw.encode("utf-8", "replace"), row.reason) for row in rows]
+    new = await service.batcher.do(lambda: service.engine.keep(refused))
+    return as_json({"new": new})
 
 
 @looking.get("/v1/transactions/{transaction_id}", responses=NOT_FOUND)

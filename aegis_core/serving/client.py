@@ -126,9 +126,17 @@ class Client:
 
     def send(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Send transactions as they go over REST; the answer to each. Raises as `take`."""
-        return self._post("/v1/transactions:batch", rows)
+        told: list[dict[str, Any]] = self._post("/v1/transactions:batch", rows)
+        return told
 
-    def _post(self, path: str, content: object) -> list[dict[str, Any]]:
+    def keep(self, refused: list[dict[str, Any]]) -> int:
+        """Send rows that were refused here, each `raw` with its `reason`; how many are new there.
+
+        Raises as `take`.
+        """
+        return int(self._post("/v1/transactions:refused", refused)["new"])
+
+    def _post(self, path: str, content: object) -> Any:
         """The answer to one request; a service that is away or busy is asked again for a while.
 
         Asking again is safe: a transaction that was kept gets the verdict it has.
@@ -136,8 +144,7 @@ class Client:
         patient_until = time.monotonic() + PATIENCE_S
         while True:
             try:
-                told: list[dict[str, Any]] = self.ask("POST", path, content)
-                return told
+                return self.ask("POST", path, content)
             except StoreBusy:
                 if time.monotonic() > patient_until:
                     raise

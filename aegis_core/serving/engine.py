@@ -201,6 +201,24 @@ class Engine:
         self._follow_soon()  # an answer counts from the next transaction on
         return result
 
+    def keep(self, refused: Sequence[Mapping[str, Any]]) -> int:
+        """Keep those rows of the table `rejected` that are new, equal ones once; how many are.
+
+        It wants to see all that was answered, see `do`.
+        """
+        names = ("source", "raw", "reason")
+        new = {tuple(row[name] for name in names): row for row in refused}
+        given = [list(values) for values in zip(*new, strict=True)]
+        for there in self.store.rows(
+            "SELECT DISTINCT source, raw, reason FROM rejected WHERE (source, raw, reason) IN "
+            "(SELECT (unnest(?), unnest(?), unnest(?)))",
+            given,
+        ):
+            del new[tuple(there[name] for name in names)]
+        if new:
+            self.score([], list(new.values()))
+        return len(new)
+
     def follow(self) -> None:
         """Follow what others changed, between two groups: models, labels and lists.
 

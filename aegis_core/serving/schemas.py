@@ -29,7 +29,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import chain_schema, str_schema
 
 from aegis_core.detection.verdicts import ANSWERED
-from aegis_core.intake.refusals import masked
+from aegis_core.intake.refusals import LONGEST_RAW, masked
 from aegis_core.machine import utc_now_us
 from aegis_core.schema import (
     COLUMNS,
@@ -56,7 +56,6 @@ LARGEST_BATCH: Final = 10_000
 LARGEST_ROW: Final = 16 * 2**10
 """Bytes of one transaction; the longest that keeps the rules has 15 kB, every character escaped."""
 _MOST_VALUES: Final = 2 * LARGEST_BATCH * len(COLUMNS)
-_LONGEST_RAW: Final = 10_000
 _END_US: Final = (END - EPOCH) // dt.timedelta(microseconds=1)
 
 
@@ -175,6 +174,14 @@ class Later(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     status: Text = Field(examples=["declined"], description="In the words of a payment's status.")
+
+
+class Unsent(BaseModel):
+    """A row that its sender refused, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+    raw: Annotated[str, Field(max_length=LONGEST_RAW, description="As it came.")]
+    reason: Annotated[Text, Field(examples=["amount is not a number"])]
 
 
 class Reason(BaseModel):
@@ -330,8 +337,8 @@ def _not_too_many(n: int) -> None:
 
 def refusal(raw: bytes, problem: str) -> dict[str, Any]:
     """A row of the table `rejected`."""
-    text = raw[: 4 * _LONGEST_RAW].decode("utf-8", "replace")
-    return rejected("api", text[:_LONGEST_RAW].replace("\0", "\\u0000"), problem)
+    text = raw[: 4 * LONGEST_RAW].decode("utf-8", "replace")
+    return rejected("api", text[:LONGEST_RAW].replace("\0", "\\u0000"), problem)
 
 
 def told(outcome: Outcome) -> Response:

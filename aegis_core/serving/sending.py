@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 from aegis_core.errors import InputError
 from aegis_core.intake.importing import ImportSummary, import_files
+from aegis_core.intake.refusals import LONGEST_RAW
 from aegis_core.serving.client import SENT, Client
 from aegis_core.store import Store
 
 BATCH: Final = 1_000
 """Transactions of one request."""
+_BYTES: Final = 500_000
+"""Of rejected rows in one request; a line of JSON may be some times as long."""
 _TIMESTAMP: Final = """CASE clock WHEN 'date' THEN strftime(ts, '%Y-%m-%d') WHEN 'sent'
     THEN strftime(ts + to_minutes(utc_offset), '%Y-%m-%dT%H:%M:%S.%f') || local_zone
     ELSE strftime(ts, '%Y-%m-%dT%H:%M:%S.%f') END"""
@@ -32,6 +37,7 @@ class Sent:
     decisions : how many of the new ones went which way.
     already_there : how many it had taken before.
     refused : how many it refused, by reason.
+    kept : how many of the rows that were rejected here it keeps now, and did not before.
     labels : how many labels the file has, which are not sent.
     """
 
@@ -39,6 +45,7 @@ class Sent:
     decisions: Counter[str] = field(default_factory=Counter)
     already_there: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    kept: int = 0
     labels: int = 0
     seconds: float = 0.0
 
@@ -53,7 +60,7 @@ def send_files(
     """Read files as `import_files` does with `given`, and send what is good, in order of time.
 
     What the service took before it knows by the ids, so that a file that was sent in part is sent
-    again. Local times and dates stay what they are.
+    again; and what is rejected here it keeps. Local times and dates stay what they are.
 
     Raises
     ------
@@ -66,6 +73,7 @@ def send_files(
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="aegis-") as folder:
         store = Store(Path(folder) / "sent.duckdb")
+        given["rejected_mb"] = math.inf  # how many are kept is the service's to say
         sent = Sent(import_files(files, store, progress=progress, **given))
         sent.labels = sent.read.labels
         hidden = None if progress else True  # None shows it on a terminal alone
@@ -74,6 +82,7 @@ def send_files(
                 told = client.send(rows)
                 _count(sent, told)
                 bar.update(len(rows))
+        sent.kept = sum(map(client.keep, _rejected(store)))
     sent.seconds = time.monotonic() - started
     return sent
 
@@ -86,6 +95,17 @@ def _batches(store: Store) -> Iterator[list[dict[str, Any]]]:
             WHERE seq >= {first} AND seq < {first + BATCH} ORDER BY seq"""
         )
         yield [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def _rejected(store: Store) -> Iterator[list[dict[str, Any]]]:
+    """Rows that were rejected, each once, in pieces that a request holds."""
+    rows = store.rows(
+        f"""SELECT raw, reason, sum(strlen(raw) + 100) OVER (ORDER BY place) // {_BYTES} AS n
+        FROM (SELECT left(raw, {LONGEST_RAW}) AS raw, reason, min(rowid) AS place FROM rejected
+            GROUP BY ALL) ORDER BY place"""
+    )
+    for _, piece in groupby(rows, lambda row: row.pop("n")):
+        yield list(piece)
 
 
 def _count(sent: Sent, told: list[dict[str, Any]]) -> None:

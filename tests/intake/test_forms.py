@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,12 @@ def test_an_amount_may_be_what_was_paid_less_what_came_back(read: Read, store: S
     assert summary.rejected == {"amount is missing": 1, "amount is not a number": 1}
 
 
+def test_two_columns_make_no_place(read: Read) -> None:
+    mapping = {"lat": "north+south"}
+    rows = ["customer_id,ts,amount,north,south,lon", "c,2026-04-01,1,52.5,0.5,13"]
+    assert read(*rows, mapping=mapping).rejected == {"lat is not a number": 1}
+
+
 def test_minor_units_have_the_digits_of_their_currency(read: Read, store: Store) -> None:
     rows = ["c,2026-04-01,000000001250,978", "c,2026-04-02,1250,JPY", "c,2026-04-03,1250,KWD"]
     read("customer_id,ts,amount,currency", *rows, forms=Said(minor_units=True))
@@ -203,6 +210,64 @@ def test_a_line_that_names_the_separator_is_no_header(read: Read) -> None:
     assert read("sep=;", "customer_id;ts;amount", "c;2026-04-01;12.5").accepted == 1
 
 
+HEADER = ["Kontoauszug von 01.04.2026", "Saldo: 1.234,56 EUR", "", "Kunde;Tag;Betrag;Text"]
+STATEMENT = [f"c{i % 3};{1 + i:02d}.04.2026;{i},50;x" for i in range(20)]
+GERMAN = {"customer_id": "Kunde", "ts": "Tag", "amount": "Betrag"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+@pytest.mark.parametrize("skip", [0, 3])
+def test_lines_before_the_names_of_the_columns_are_passed_over(
+    skip: int, encoding: str, read: Read, store: Store
+) -> None:
+    said = Said(skip=skip, encoding=encoding)
+    summary = read(*HEADER, *STATEMENT, mapping=GERMAN, forms=said, encoding=encoding)
+    assert (summary.accepted, summary.rejected) == (20, {})
+    assert column(store, "amount")[:2] == [0.5, 1.5]
+    told = "f.csv: the names of the columns are in line 4."
+    assert (told in summary.remarks) is (skip == 0)
+
+
+def test_names_in_the_first_line_stay_there(read: Read) -> None:
+    rows = ["c,2026-04-01,5,", "word,word,word,", *["c,2026-04-02,6,"] * 5]
+    with pytest.raises(ColumnError, match="it has customer_id, when, amount"):
+        read("customer_id,when,amount", *rows)
+
+
+FOOTERS = {
+    "a total": (["Summe;;10.200,50;"], 1),
+    "a total under an id": ([";;10.200,50;"], 1),
+    "a total in place of an id": (["Total;;10.200,50;x"], 1),
+    "a sentence": (["20 Buchungen"], 1),
+    "none, but a line that is cut off": (["c1;21.04.2026"], 0),
+    "several, with blanks between": (["", ";;;", "Summe;;10.200,50;", "   ", "Ende des Auszugs", ""], 3),
+    "none, after a bad row": (["c1;bald;3,50;x"], 0),
+    "none, before a good row": (["Summe;;10.200,50;", "c1;21.04.2026;3,50;x"], 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOOTERS)
+@pytest.mark.parametrize("name", ["f.csv", "f.csv.gz"])
+def test_lines_after_the_data_are_no_bad_rows(
+    name: str, case: str, read: Read, store: Store, tmp_path: Path
+) -> None:
+    lines, n = FOOTERS[case]
+    content = "\r\n".join(["Kunde;Tag;Betrag;Text", *STATEMENT, *lines, ""])
+    (tmp_path / name).write_bytes(
+        gzip.compress(content.encode()) if name.endswith("gz") else content.encode()
+    )
+    given: dict[str, Any] = {"mapping": GERMAN, "most_rejected": 0.01, "progress": False}
+    if not n:
+        with pytest.raises(InputError, match=r"1 of 2\d rows are bad"):
+            import_files(tmp_path / name, store, **given)
+        return
+    summary = import_files(tmp_path / name, store, **given)
+    assert summary.accepted == 20
+    assert sum(summary.rejected.values()) == n
+    assert all(reason.startswith("looks like a footer: ") for reason in summary.rejected)
+    assert len(store.rows("FROM rejected")) == n
+
+
 def test_a_file_with_too_many_bad_rows_is_not_taken(read: Read, store: Store) -> None:
     lines = ["customer_id,ts,amount", *(f"c,2026-04-01 00:{m:02d},1" for m in range(50))]
     with pytest.raises(InputError, match=r"2 of 52 rows are bad.*--partial"):
@@ -216,12 +281,12 @@ def test_a_file_with_too_many_bad_rows_is_not_taken(read: Read, store: Store) ->
     "given",
     [
         {"time_unit": "h"}, {"time_unit": "fortnights", "time_from": "2026-01-01"},
-        {"time_from": "soon"}, {"decimal": ";"}, {"encoding": "ebcdic"},
+        {"time_from": "soon"}, {"skip": -1}, {"decimal": ";"}, {"encoding": "ebcdic"},
     ],
 )  # fmt: skip
-def test_what_is_said_of_a_form_is_checked(given: dict[str, str]) -> None:
+def test_what_is_said_of_a_form_is_checked(given: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        Said(**given)  # type: ignore[arg-type]
+        Said(**given)
 
 
 SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -255,14 +320,15 @@ SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         {"ts": utc("2026-01-04"), "customer_id": "C100", "category": "es_transportation"},
     ),
     "ieee-cis": (
-        "TransactionID,isFraud,TransactionDT,TransactionAmt,ProductCD,card1\n2987000,0,86400,68.5,W,13926",
+        "TransactionID,isFraud,TransactionDT,TransactionAmt,ProductCD,card1,addr1\n2987000,0,86400,68.5,W,13926,",
         {"ts": utc("2017-12-02"), "customer_id": "13926", "amount": 68.5},
     ),
     "amlworld": (
         "Timestamp,From Bank,Account,To Bank,Account,Amount Received,Receiving Currency,Amount Paid,"
         "Payment Currency,Payment Format,Is Laundering\n"
         "2022/09/01 00:20,010,8000EBD30,03208,8000F5340,0.01,US Dollar,3697.34,US Dollar,Cheque,1",
-        {"ts": utc("2022-09-01T00:20"), "customer_id": "010/8000EBD30", "merchant_id": "03208/8000F5340"},
+        {"ts": utc("2022-09-01T00:20"), "customer_id": "010/8000EBD30", "merchant_id": "03208/8000F5340",
+         "currency": "USD"},
     ),
     "berka": (
         '"trans_id";"account_id";"date";"type";"operation";"amount";"balance";"k_symbol";"bank";"account"\n'
@@ -318,6 +384,23 @@ def test_a_dry_run_shows_all_and_stores_nothing(
     assert "With --partial the good rows go in" in capsys.readouterr().err
     assert main([*again, "--partial"]) == 0
     assert "decimal comma" in capsys.readouterr().out
+
+
+def test_ids_that_come_again_within_others_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_HOME", str(tmp_path))
+    rows = [f"{b},{c},{b},2026-04-01 0{b}:{c:02d},5" for b in range(8) for c in range(12)]
+    file = tmp_path / "f.csv"
+    for other, asked in (("Branch No", True), ("Age", False)):
+        file.write_text("\n".join([f"{other},Account,Region,ts,amount", *rows, ""]))
+        assert main(["import", str(file), "--dry-run"]) == 0
+        told = capsys.readouterr().out
+        assert ("Account repeats within Branch No (12 and 8 values, 96 together)" in told) is asked
+        assert ("--map customer_id=Branch No+Account" in told) is asked
+    file.write_text("\n".join(["Branch No,Account,Region,ts,amount", *rows, ""]))
+    assert main(["import", str(file), "--dry-run", "--map", "customer_id=Branch No+Account"]) == 0
+    assert "repeats within" not in capsys.readouterr().out
 
 
 def test_every_preset_is_listed_with_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:

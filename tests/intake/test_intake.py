@@ -183,7 +183,11 @@ ROW = st.tuples(
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(rows=st.lists(ROW, min_size=1, max_size=20))
+@given(
+    rows=st.lists(ROW, min_size=1, max_size=20).filter(
+        lambda rows: any(row[2] != "never" for row in rows)  # else the column is none of times
+    )
+)
 def test_whatever_the_rows_every_one_is_counted_and_twice_is_once(
     tmp_path: Path, rows: list[tuple[str, ...]]
 ) -> None:
@@ -439,7 +443,7 @@ PARQUET_BYTES = PARQUET.getvalue().to_pybytes()
         ("a.csv", LINES.decode().encode("utf-16"), "UTF-16"),
         ("a.csv", "café".encode("latin-1") + b"\n" + LINES, "not UTF-8"),
         ("a.csv", b"\x00\x01\x02\n" + LINES, "not text"),
-        ("a.csv", b"\n" + LINES, "line of names first"),
+        ("a.csv", b"\n\n", "line of names first"),
         ("a.csv", LINES.replace(b"\n", b"\r\n", 1), "cannot be read as CSV"),
         ("a.parquet", LINES, "is not a Parquet file"),
         ("a.parquet", PARQUET_BYTES[:-9], "cut off"),
@@ -568,8 +572,8 @@ def test_only_a_preset_that_rounds_down_reads_an_amount_of_zero(take: Take, stor
     rows = (
         "1,2018-04-01 00:00:31,596,3156,0.00,0,0\n"
         "2,2018-04-01 00:02:10,4961,3412,-0.01,0,0\n"
-        "3,2018-04-01 00:03:00,4961,3412,81.51,0,0\n"
         "broken,line\n"
+        "3,2018-04-01 00:03:00,4961,3412,81.51,0,0\n"
     )
     summary = take(content=HANDBOOK + rows, preset="handbook")
     assert (summary.accepted, summary.zeros_read, summary.zeros_as) == (3, 1, 0.01)

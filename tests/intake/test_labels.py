@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from aegis_core.cli import main
 from aegis_core.detection import history
 from aegis_core.detection.comparison import compared
 from aegis_core.detection.scoring import Scorer
@@ -20,6 +21,7 @@ from aegis_core.errors import ColumnError, InputError, NotReady
 from aegis_core.features.confirmed import Confirmed, label_events
 from aegis_core.features.frauds import HISTORY
 from aegis_core.intake.importing import ImportSummary, import_files, import_labels
+from aegis_core.intake.said import Said
 from aegis_core.review.answers import answer
 from aegis_core.schema import held_labels
 from aegis_core.store import Store
@@ -94,6 +96,41 @@ def test_a_label_without_a_date_is_known_from_now_on_by_the_transactions_clock(
     known = store.rows("SELECT known_at, after_seq FROM labels ORDER BY transaction_id")
     assert [row["known_at"] for row in known] == [datetime(2026, 3, d, 10) for d in (3, 5)]
     assert [row["after_seq"] for row in known] == [4, 4]
+
+
+def test_labels_are_read_in_the_form_of_their_columns(
+    take: Take, label: Take, store: Store
+) -> None:
+    take("currency")
+    rows = ('"=""a1""",yes,29.03.2026 08:00', "x-a2,no,20.03.2026 08:00")
+    berlin = Said(timezone="Europe/Berlin")
+    mapping = {"known_at": "reported", "transaction_id": "replace(ref, 'x-', '')"}
+    head = ("Disputes of March", "", "ref,fraud,reported")
+    told = label(*head, *rows, forms=berlin, mapping=mapping)
+    assert (told.labels, told.rejected) == (2, {})
+    assert "dd/mm/yyyy" in told.forms["known_at"]
+    told = label("ref,fraud,reported", rows[0], forms=Said(time_format="%d.%m.%Y %H:%M"),
+                 mapping={"known_at": "reported", "transaction_id": "ref"})  # fmt: skip
+    assert told.labels == 1
+    known = store.rows("SELECT transaction_id AS id, known_at FROM labels ORDER BY 1, 2")
+    assert [(row["id"], row["known_at"].isoformat()) for row in known] == [
+        ("a1", "2026-03-29T06:00:00"), ("a1", "2026-03-29T08:00:00"), ("a2", "2026-03-20T07:00:00")
+    ]  # fmt: skip
+
+
+def test_the_form_of_labels_is_kept_for_the_next_file(
+    take: Take, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    take("currency")
+    kept, file = str(tmp_path / "disputes.toml"), tmp_path / "first.csv"
+    said = ["--label", "outcome", "--words", "lost=fraud", "--time-format", "%m/%d/%Y",
+            "--encoding", "utf-16", "--map", "known_at=when"]  # fmt: skip
+    for id_, options in (("a1", [*said, "--save-as", kept]), ("a2", ["--as", kept])):
+        file.write_text(f"id,outcome,when\n{id_},lost,03/04/2026\n", encoding="utf-16")
+        assert main(["labels", str(file), *options, "--db", str(store.path)]) == 0
+        assert "1 labels added" in capsys.readouterr().out
+    known = store.rows("SELECT known_at FROM labels ORDER BY transaction_id")
+    assert [row["known_at"] for row in known] == [datetime(2026, 3, 4)] * 2
 
 
 def test_a_label_of_no_transaction_is_kept_as_rejected(

@@ -650,6 +650,7 @@ def test_a_file_is_sent_to_a_running_service_and_again_where_it_stopped(
         "sent9,c1,2026-02-04,0.0001,no",
         "sent10,c1,2026-02-04,8,yes",
         "sent11,c2,2026-02-05,-5,no",
+        *["sent12,4111111111111111,soon,8,no"] * 2,
     ]
     file = tmp_path / "today.csv"
     file.write_text("\n".join(["transaction_id,customer_id,ts,amount,is_fraud", *rows, ""]))
@@ -663,7 +664,11 @@ def test_a_file_is_sent_to_a_running_service_and_again_where_it_stopped(
         told: list[dict[str, Any]] = client.post("/v1/transactions:batch", json=rows).json()
         return told
 
+    def keep(self: Client, refused: list[dict[str, Any]]) -> int:
+        return int(client.post("/v1/transactions:refused", json=refused).json()["new"])
+
     monkeypatch.setattr(Client, "send", send)
+    monkeypatch.setattr(Client, "keep", keep)
     monkeypatch.setattr(sending, "BATCH", 4)
     line = Client("http://127.0.0.1:9", TOKEN)
     with pytest.raises(StoreBusy):
@@ -671,7 +676,18 @@ def test_a_file_is_sent_to_a_running_service_and_again_where_it_stopped(
     sent = sending.send_files(file, line, progress=False)
     assert (sent.already_there, sent.labels) == (4, 11)
     assert sent.decisions.total() == 7
-    assert sent.read.rejected == {"amount is below 0.001": 1}
+    assert sent.read.rejected == {
+        "amount is below 0.001": 1,
+        "ts is not a time, such as 2026-03-01T12:00:00Z": 2,
+    }
+    assert (sent.kept, sending.send_files(file, line, progress=False).kept) == (2, 0)
+    client.app.app.state.service.engine.settled()  # type: ignore[attr-defined]
+    kept = store.rows("SELECT source, reason, raw FROM rejected WHERE reason[:2] IN ('am', 'ts')")
+    assert [(row["source"], row["reason"]) for row in kept] == [
+        ("api", "amount is below 0.001"), ("api", "ts is not a time, such as 2026-03-01T12:00:00Z")
+    ]  # fmt: skip
+    assert '"ts":"soon"' in kept[1]["raw"]
+    assert "411111******1111" in kept[1]["raw"]
     there = store.rows("FROM transactions WHERE transaction_id LIKE 'sent%' ORDER BY seq")
     assert [row["transaction_id"] for row in there] == [f"sent{i}" for i in (*range(9), 10, 11)]
     assert (there[1]["ts"].isoformat(), there[1]["utc_offset"]) == ("2026-02-02T16:00:00", 540)

@@ -298,6 +298,28 @@ def test_while_it_scores_others_read_simulate_and_write_all_but_transactions(
         )  # fmt: skip
 
 
+def test_an_import_beside_a_service_goes_to_it_by_itself(
+    running: tuple[Path, int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, port = running
+    monkeypatch.setenv("AEGIS_HOME", str(home))
+    monkeypatch.setenv("AEGIS_TOKEN", TOKEN)
+    (home / "today.csv").write_text(
+        "transaction_id,customer_id,ts,amount\nby1,c1,2026-02-03,5\nby2,c1,2026-02-03,-\n"
+    )
+    again = ("1 × approved", "kept there, 1 of them new"), ("nothing new", "as they were before")
+    for told in again:
+        assert main(["import", str(home / "today.csv"), "--partial"]) == 0
+        said = capsys.readouterr().out
+        assert all(part in said for part in (f"Sent to http://127.0.0.1:{port}", *told)), said
+    store = connect(config.load(home=home).db)
+    kept = (
+        "SELECT count(*) FROM rejected WHERE reason = 'amount is not a number' AND source = 'api'"
+    )
+    assert store.value(kept) == 1
+    assert store.value("SELECT count(*) FROM verdicts WHERE transaction_id = 'by1'") == 1
+
+
 # ---- anything at all, after the service's own description
 
 
@@ -324,4 +346,4 @@ def test_nothing_that_is_sent_is_a_fault_of_the_service(
         send()
         tried.append(operation.label)
     assert "POST /v1/transactions" in tried
-    assert len(tried) == 17
+    assert len(tried) == 18

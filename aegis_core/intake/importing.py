@@ -21,6 +21,8 @@ from aegis_core.intake import keeping, settling, staging
 from aegis_core.intake.columns import choose_columns, label_words
 from aegis_core.intake.files import find_files, relation_of
 from aegis_core.intake.forms import forms_of
+from aegis_core.intake.messages.parts import NAMES
+from aegis_core.intake.messages.tables import as_tables, recognised
 from aegis_core.intake.presets import PRESETS, Preset
 from aegis_core.intake.refusals import masked
 from aegis_core.intake.said import PLAIN, Said
@@ -88,7 +90,7 @@ def import_files(
     source: str | None = None,
     progress: bool = True,
 ) -> ImportSummary:
-    """Read history from CSV, TSV or Parquet files into `store`, all in one transaction.
+    """Read history from files, or messages of banks, into `store`, all in one transaction.
 
     `seq` follows (time, place in the files), after what is stored already. A row without
     `transaction_id` gets one made of its content and place in its file. Memory stays bounded: the
@@ -96,8 +98,12 @@ def import_files(
 
     Parameters
     ----------
-    files : paths or globs, `.csv`, `.tsv`, `.txt` (each also `.gz`), `.parquet`.
-    preset : a key of `PRESETS`. Without it a file that has all columns of one is recognised.
+    files :
+        paths or globs, `.csv`, `.tsv`, `.txt` (each also `.gz`), `.parquet`, or of any name with
+        messages in them (`messages.tables.FORMATS`).
+    preset :
+        a key of `PRESETS` or `FORMATS`. Without it a file that has all columns of one, or begins
+        like one, is recognised.
     mapping :
         canonical name → column of the file, or several joined by `+` (of an amount, one less
         another: `paid-back`), over preset and guesses; "" means none.
@@ -126,14 +132,24 @@ def import_files(
     mapping |= {k: v for k, v in (("is_fraud", label), ("scenario", scenario)) if v}
     _require_of_files(source)
     said = label_words(words or {})
-    summary, tables = _found(files, mapping, forms.encoding, preset=preset)
+    summary, tables = _found(files, mapping, forms.encoding, messages=True, preset=preset)
     known = PRESETS.get(summary.preset or "", _UNKNOWN)
     forms = known.forms.unless(forms)
     store.require_no_service()
-    with store.writing() as session, _bar(len(tables) + 1, progress) as step:
+    with (
+        tempfile.TemporaryDirectory(prefix="aegis-") as folder,
+        store.writing() as session,
+        _bar(len(tables) + 1, progress) as step,
+    ):
         session.execute(f"SET memory_limit = '{_MEMORY}'")
-        for path, relation, names, columns in tables:
+        for path, file, names, columns, message in tables:
             tell = step(f"reading {path.name}")
+            relation, told, refused = file, forms, ""
+            if message:
+                made = as_tables(path, message, forms, Path(folder))
+                relation, refused = (relation_of(table)[0] for table in (made.rows, made.refused))
+                told = Said(timezone=forms.timezone)
+                summary.remarks += made.remarks(path.name)
             with _said_of(path, relation):
                 rows = relation
                 if unit := known.rounded_down:
@@ -141,10 +157,12 @@ def import_files(
                     summary.zeros_read, summary.zeros_as = summary.zeros_read + n_zero, unit
                 first = staging.n_staged(session)
                 kinds = staging.kinds_of(session, rows, names)
-                read = forms_of(session, rows, names, kinds, columns, forms, known.words)
+                read = forms_of(session, rows, names, kinds, columns, told, known.words)
                 summary.forms |= {name: form.name for name, form in read.items()}
                 given = names, columns, source or path.name, tell
                 staging.stage(session, rows, *given, words=said, forms=read)
+                if refused:
+                    staging.stage_refused(session, refused, source or path.name)
                 found = (settle(session, first) for settle in _SETTLED)
                 summary.remarks += [f"{path.name}: {remark}" for remark in found if remark]
         tell = step("storing")
@@ -203,7 +221,7 @@ def import_labels(
         tempfile.TemporaryDirectory(prefix="aegis-") as folder,  # an owner reads no files
         Store(Path(folder) / "labels.duckdb").writing() as scratch,
     ):
-        for path, relation, names, columns in tables:
+        for path, relation, names, columns, _ in tables:
             with _said_of(path, relation):
                 given = names, columns, source or path.name, None
                 staging.stage(scratch, relation, *given, staging.LABEL_CHECKS, said)
@@ -241,7 +259,8 @@ def preview(
     return summary, first, lacks
 
 
-Table = tuple[Path, str, list[str], dict[str, str]]
+Table = tuple[Path, str, list[str], dict[str, str], str]
+"""A file, its SQL, its columns, which of them is which, and the kind of its messages, if any."""
 
 
 def _require_of_files(source: str | None) -> None:
@@ -253,20 +272,33 @@ def _found(
     files: Iterable[Path | str] | Path | str,
     mapping: Mapping[str, str],
     encoding: str = "",
+    *,
+    messages: bool = False,
+    preset: str | None = None,
     **wanted: Any,
 ) -> tuple[ImportSummary, list[Table]]:
-    """The files, each with its SQL, its columns and which of them is which."""
-    paths = find_files([files] if isinstance(files, str | Path) else files, encoding)
+    """The files, as `Table`s; `messages` says whether they may hold some."""
+
+    def message_of(path: Path) -> str:
+        return recognised(path, preset) if messages else ""
+
+    paths = find_files([files] if isinstance(files, str | Path) else files, encoding, message_of)
     summary, tables = ImportSummary([str(path) for path in paths]), []
     for path in paths:
+        if message := message_of(path):
+            columns, _, _ = choose_columns(NAMES, mapping=mapping, where=path.name, **wanted)
+            tables.append((path, "", [*NAMES], columns, message))
+            summary.columns |= columns
+            summary.preset = message
+            continue
         relation, names = relation_of(path, encoding)
-        columns, guessed, recognised = choose_columns(
-            names, mapping=mapping, where=path.name, **wanted
+        columns, guessed, recognised_ = choose_columns(
+            names, mapping=mapping, where=path.name, preset=preset, **wanted
         )
-        tables.append((path, relation, names, columns))
+        tables.append((path, relation, names, columns, ""))
         summary.columns |= columns
         summary.guessed |= guessed
-        summary.preset = recognised or summary.preset
+        summary.preset = recognised_ or summary.preset
     return summary, tables
 
 

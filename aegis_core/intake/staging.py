@@ -198,6 +198,14 @@ def stage(
         )
 
 
+def stage_refused(session: Session, relation: str, source: str) -> None:
+    """Add what was refused before: rows of `relation` with `reason` and `raw`."""
+    session.execute(
+        "INSERT INTO aegis_staged (source, reason, raw) "
+        f"SELECT {literal(source)}, reason, raw FROM {relation}"
+    )
+
+
 def _make_ids(session: Session, before: int) -> None:
     """Give rows without an id one made of their content, the n-th equal one of a file the n-th.
 

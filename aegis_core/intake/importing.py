@@ -321,7 +321,8 @@ def _count(session: Session, summary: ImportSummary, most_rejected: float) -> No
     n_rejected = sum(summary.rejected.values())
     summary.rows = summary.accepted + summary.already_there + n_rejected
     if not summary.rows:
-        raise FileUnreadable(f"{', '.join(summary.files)}: a header but no rows.")
+        nothing = f"{', '.join(summary.files)}: a header but no rows."
+        raise FileUnreadable(" ".join(summary.remarks) or nothing)
     if n_rejected > most_rejected * summary.rows:
         told = "; ".join(f"{reason}: {n:,}" for reason, n in summary.rejected.items())
         way = "With --partial" if most_rejected else "Without --strict, or with --partial,"

@@ -5,9 +5,10 @@ XML is read piece by piece; a DOCTYPE ends it, so that no entity is ever looked 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, cast
 from xml.etree import ElementTree
 
 from defusedxml import DefusedXmlException  # type: ignore[import-untyped]
@@ -24,6 +25,7 @@ from aegis_core.intake.messages.parts import (
     number,
     plain,
 )
+from aegis_core.schema import ISO_TIME
 
 BODIES: Final = {
     "BkToCstmrStmt": "camt.053",
@@ -61,41 +63,45 @@ def read(file: BinaryIO, form: str = "") -> Iterator[Item]:
 
 
 def _read(file: BinaryIO, form: str) -> Iterator[Item]:
-    way: list[Element] = []
-    body, head, expected = "", _NOTHING, None
+    way, above = [_NOTHING], [""]  # the elements that are open, and their names
+    body, name, head, expected = "", "", _NOTHING, None
     of, n, total = 0, 0, 0
+    local: dict[str, str] = {}
     for event, element in _parsed(file):
-        name = element.tag.rpartition("}")[2]
-        above = way[-1].tag.rpartition("}")[2] if way else ""
+        name = local.get(element.tag) or local.setdefault(
+            element.tag, element.tag.rpartition("}")[2]
+        )
         if event == "start":
-            if len(way) == _DEEPEST:
+            if len(way) > _DEEPEST:
                 raise NotWhole(f"its XML is nested deeper than {_DEEPEST}")
-            way.append(element)
             if name in BODIES:
                 body = BODIES[name]
                 if form not in ("", body):
                     raise NotWhole(f"it is a {body}, not a {form}")
-            elif name in _ACCOUNTS and above in BODIES:
+            elif name in _ACCOUNTS and above[-1] in BODIES:
                 of, n, head = of + 1, 0, _NOTHING
+            way.append(element)
+            above.append(name)
             continue
         way.pop()
+        above.pop()
         element.tag = name  # all below it is done: paths need no namespace
-        above = way[-1].tag.rpartition("}")[2] if way else ""
-        if name == "Acct" and above in _ACCOUNTS:
+        if (inside := above[-1]) not in BODIES and inside not in _ACCOUNTS:
+            continue
+        if name == "Acct":
             head = element
-        elif name == "GrpHdr" and body == "pacs.008":
+        elif name == "GrpHdr":
             head, expected = element, _text(element, "NbOfTxs")
-        elif name == "Ntry" and above in _ACCOUNTS:
+        elif name == "Ntry":
             n += 1
-            yield from _kept(element, f"{above} {of}, Ntry {n}", _entry, head)
-        elif name == "CdtTrfTxInf" and above in BODIES:
+            yield from _kept(element, f"{inside} {of}, Ntry {n}", _entry, head)
+        elif name == "CdtTrfTxInf":
             total += 1
             yield from _kept(element, f"CdtTrfTxInf {total}", _transfer, head)
-        if above in _ACCOUNTS or above in BODIES:
-            way[-1].remove(element)
+        way[-1].remove(element)
     if not body:
         raise NotWhole(f"it is XML of <{name}>, which holds none of {', '.join(BODIES.values())}")
-    if expected is not None and expected != str(total):
+    if body == "pacs.008" and expected not in (None, str(total)):
         raise NotWhole(f"it says NbOfTxs {expected} and has {total}")
 
 
@@ -104,16 +110,17 @@ def _parsed(file: BinaryIO) -> Iterator[tuple[str, Element]]:
 
     A DOCTYPE stands before the first element, so that afterwards there is nothing to guard.
     """
-    guard, parser = DefusedXMLParser(forbid_dtd=True), ElementTree.XMLPullParser(("start", "end"))
+    guard = DefusedXMLParser(forbid_dtd=True)
+    parser: ElementTree.XMLPullParser[Any] = ElementTree.XMLPullParser(("start", "end"))
     while piece := file.read(_PIECE):
         if guard:
             guard.feed(piece)
         parser.feed(piece)
         for event in parser.read_events():
             guard = None
-            yield cast("tuple[str, Element]", event)
+            yield cast(Any, event)
     parser.close()
-    yield from cast("Iterator[tuple[str, Element]]", parser.read_events())
+    yield from cast(Any, parser.read_events())
 
 
 def _kept(element: Element, place: str, rows: _Rows, head: Element) -> list[Item]:
@@ -182,7 +189,7 @@ def _of_entry(entry: Element, detail: Element, account: Element, *, alone: bool)
     return {
         "transaction_id": joined(own, reference, end_to_end, again) if reference else None,
         "customer_id": own,
-        "ts": ts,
+        "ts": _when(ts),
         "amount": amount,
         "currency": currency,
         "merchant_id": _party(parties, other) or _party(parties, us),
@@ -227,7 +234,7 @@ def _transfer(transfer: Element, head: Element) -> list[Row]:
     row = {
         "transaction_id": _text(transfer, "PmtId/UETR", "PmtId/TxId") or end_to_end,
         "customer_id": _account(transfer, "DbtrAcct"),
-        "ts": _text(transfer, "AccptncDtTm") or _text(head, "CreDtTm"),
+        "ts": _when(_text(transfer, "AccptncDtTm") or _text(head, "CreDtTm")),
         "amount": amount,
         "currency": currency,
         "merchant_id": _party(transfer, "Cdtr"),
@@ -240,6 +247,14 @@ def _transfer(transfer: Element, head: Element) -> list[Row]:
     if row["transaction_id"] in _NO_IDS:
         raise NoPayment("PmtId has neither UETR nor TxId nor EndToEndId")
     return [row]
+
+
+def _when(text: str | None) -> str:
+    """A time of XML, whose dates may have an offset."""
+    found = re.sub(r"^([0-9-]{10})(Z|[+-][0-9:]{5})$", r"\1", text or "")
+    if not re.match(ISO_TIME, found):
+        raise NoPayment("its time is not in ISO 8601" if text else "nothing says when it was")
+    return found
 
 
 def _money(found: Element | None, name: str, currency: str | None = None) -> tuple[float, str]:

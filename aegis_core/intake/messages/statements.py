@@ -112,7 +112,8 @@ def read_bai2(file: BinaryIO, form: str = "bai2", said: Said = PLAIN) -> Iterato
         for a, account in enumerate(group.children, 1):
             for t, entry in enumerate(account.children, 1):
                 if status is None or status.name != "update":
-                    yield Skipped(f"of a group that is a {getattr(status, 'name', 'mystery')}")
+                    name = "without a status" if status is None else status.name.replace("_", " ")
+                    yield Skipped(f"of a group {name}")
                     continue
                 place = f"02 {g}, 03 {a}, 16 {t}"
                 currency = account.header.currency or group.header.currency

@@ -91,8 +91,7 @@ class Made:
     def remarks(self, name: str) -> list[str]:
         """What is to be said of the messages in a file of this name that are no payments."""
         told = ", ".join(f"{n:,} × {what}" for what, n in self.skipped.most_common(5))
-        n = self.skipped.total()
-        return [f"{name}: {n:,} messages are no payments and left out: {told}."] if n else []
+        return [f"{name}: left out, since no payments: {told}."] if told else []
 
 
 def as_tables(path: Path, form: str, said: Said, folder: Path) -> Made:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aegis_core.errors import ColumnError, InputError, did_you_mean
+from aegis_core.intake.messages.tables import FORMATS
 from aegis_core.intake.presets import CANNOT, PRESETS
 from aegis_core.schema import COLUMNS, LABEL_COLUMNS, REQUIRED
 from aegis_core.units.words import LABEL_WORDS, folded
@@ -51,8 +52,9 @@ def choose_columns(
             _named(part, names, where) for part in parts(column, names) if column
         )
     if preset is not None and preset not in PRESETS:
-        why = f": {CANNOT[preset]}." if preset in CANNOT else f"; there are {', '.join(PRESETS)}."
-        raise InputError(f"There is no preset {preset!r}{why}{did_you_mean(preset, PRESETS)}")
+        there = [*PRESETS, *FORMATS]
+        why = f": {CANNOT[preset]}." if preset in CANNOT else f"; there are {', '.join(there)}."
+        raise InputError(f"There is no preset {preset!r}{why}{did_you_mean(preset, there)}")
     fitting = (name for name in PRESETS if _fits(PRESETS[name].columns, names))
     recognised = preset or next(fitting, None)
     guessed: dict[str, str] = {}

@@ -34,6 +34,7 @@ BODIES: Final = {
 }
 """The element that holds a message, and which message that is."""
 _ACCOUNTS: Final = ("Stmt", "Ntfctn")
+_PARTS: Final = ("Acct", "GrpHdr", "Ntry", "CdtTrfTxInf")
 _DEEPEST: Final = 64
 _PIECE: Final = 1 << 16
 _NO_IDS: Final = (None, "NOTPROVIDED")
@@ -63,46 +64,53 @@ def read(file: BinaryIO, form: str = "") -> Iterator[Item]:
 
 
 def _read(file: BinaryIO, form: str) -> Iterator[Item]:
-    way, above = [_NOTHING], [""]  # the elements that are open, and their names
-    body, name, head, expected = "", "", _NOTHING, None
-    of, n, total = 0, 0, 0
-    local: dict[str, str] = {}
+    body, root, expected = "", "", None
+    accounts: set[str] = set()
+    names: dict[str, str] = {}
+    outer = holder = head = _NOTHING  # holder is what the parts are in, at a depth of `level`
+    depth = level = base = of = n = 0
     for event, element in _parsed(file):
-        name = local.get(element.tag) or local.setdefault(
-            element.tag, element.tag.rpartition("}")[2]
-        )
+        tag = element.tag
         if event == "start":
-            if len(way) > _DEEPEST:
+            depth += 1
+            if depth > _DEEPEST:
                 raise NotWhole(f"its XML is nested deeper than {_DEEPEST}")
-            if name in BODIES:
-                body = BODIES[name]
-                if form not in ("", body):
+            if tag in accounts and depth == base + 1:
+                of, n, head, holder, level = of + 1, 0, _NOTHING, element, depth
+            elif not body:
+                space, _, root = tag.rpartition("}")
+                body = BODIES.get(root, "")
+                if body and form not in ("", body):
                     raise NotWhole(f"it is a {body}, not a {form}")
-            elif name in _ACCOUNTS and above[-1] in BODIES:
-                of, n, head = of + 1, 0, _NOTHING
-            way.append(element)
-            above.append(name)
+                if body:
+                    outer, holder, level, base = element, element, depth, depth
+                    named = f"{space}}}" if space else ""
+                    accounts = {named + name for name in _ACCOUNTS}
+                    names = {named + name: name for name in _PARTS}
             continue
-        way.pop()
-        above.pop()
-        element.tag = name  # all below it is done: paths need no namespace
-        if (inside := above[-1]) not in BODIES and inside not in _ACCOUNTS:
+        depth -= 1
+        if tag in accounts and depth == base:
+            outer.remove(element)
+        if depth != level or tag not in names:
             continue
-        if name == "Acct":
+        name = names[tag]
+        for part in element.iter():  # paths need no namespace then
+            part.tag = part.tag.rpartition("}")[2]
+        if name in ("Acct", "GrpHdr"):
             head = element
-        elif name == "GrpHdr":
-            head, expected = element, _text(element, "NbOfTxs")
+            expected = _text(element, "NbOfTxs")
         elif name == "Ntry":
             n += 1
-            yield from _kept(element, f"{inside} {of}, Ntry {n}", _entry, head)
-        elif name == "CdtTrfTxInf":
-            total += 1
-            yield from _kept(element, f"CdtTrfTxInf {total}", _transfer, head)
-        way[-1].remove(element)
+            account = holder.tag.rpartition("}")[2]
+            yield from _kept(element, f"{account} {of}, Ntry {n}", _entry, head)
+        else:
+            n += 1
+            yield from _kept(element, f"CdtTrfTxInf {n}", _transfer, head)
+        holder.remove(element)
     if not body:
-        raise NotWhole(f"it is XML of <{name}>, which holds none of {', '.join(BODIES.values())}")
-    if body == "pacs.008" and expected not in (None, str(total)):
-        raise NotWhole(f"it says NbOfTxs {expected} and has {total}")
+        raise NotWhole(f"it is XML of <{root}>, which holds none of {', '.join(BODIES.values())}")
+    if body == "pacs.008" and expected not in (None, str(n)):
+        raise NotWhole(f"it says NbOfTxs {expected} and has {n}")
 
 
 def _parsed(file: BinaryIO) -> Iterator[tuple[str, Element]]:

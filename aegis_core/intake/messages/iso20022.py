@@ -272,7 +272,7 @@ def _money(found: Element | None, name: str, currency: str | None = None) -> tup
     currency = found.get("Ccy") or currency
     if not currency:
         raise NoPayment(f"{name} has no currency")
-    return float(amount), currency
+    return amount, currency
 
 
 def _party(parties: Element, role: str) -> str | None:

@@ -240,10 +240,10 @@ def _time(fields: Fields, said: Said) -> str:
         )
     else:
         first = said.origin()
-        years = [_moment(f"{first.year + more}{anchor}", more < 1) for more in (0, 1)]
+        years = [_moment(f"{first.year + more}{anchor}") for more in (0, 1)]
         at = next((m for m in years if m and m.date() >= first.date()), None)
     if at is None:
-        raise NoPayment("a time that is in no year")
+        raise NoPayment("field 12 or 7 is no time")
     if not local:
         return f"{at.isoformat()}Z"
     if said.timezone:
@@ -252,7 +252,7 @@ def _time(fields: Fields, said: Said) -> str:
         raise InputError(
             "Local times of ISO 8583 need the zone of the tills, such as --timezone Europe/Berlin."
         )
-    near = (_moment(f"{at.year + more}{sent}", True) for more in (-1, 0, 1))
+    near = (_moment(f"{at.year + more}{sent}") for more in (-1, 0, 1))
     utc = min((m for m in near if m), key=lambda m: abs(m - at), default=None)
     if utc is None:
         raise NoPayment("field 7 is no time")
@@ -275,13 +275,11 @@ def _ahead(local: dt.datetime, utc: dt.datetime, kind: str) -> str | None:
     return f"{'-' if quarters < 0 else '+'}{hours:02}:{minutes:02}"
 
 
-def _moment(text: str, may_be_none: bool = False) -> dt.datetime | None:
+def _moment(text: str) -> dt.datetime | None:
     try:
         return dt.datetime.strptime(text, "%Y%m%d%H%M%S")
-    except ValueError as e:
-        if may_be_none:
-            return None
-        raise NoPayment("field 12 or 7 is no time") from e
+    except ValueError:
+        return None
 
 
 def _told(fields: Fields) -> str:

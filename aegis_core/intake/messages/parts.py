@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from importlib import import_module
 from typing import Any, Final
 
@@ -65,17 +65,13 @@ def plain(text: str | None) -> str | None:
     return " ".join((text or "").split()) or None
 
 
-def number(text: str | None) -> Decimal | None:
-    """A number of 0 or more, None where a text is none.
+def number(text: str | None) -> float | None:
+    """A number of 0 or more as messages write it, None where a text is none.
 
-    >>> number("12.50"), number("-1"), number("NaN")
-    (Decimal('12.50'), None, None)
+    >>> number("12.50"), number("-1"), number("1e3"), number("NaN")
+    (12.5, None, None, None)
     """
-    try:
-        found = Decimal(text or "")
-    except InvalidOperation:
-        return None
-    return found if found.is_finite() and found >= 0 else None
+    return float(text or "") if re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", text or "") else None
 
 
 def joined(*parts: str | None) -> str:

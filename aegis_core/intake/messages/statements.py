@@ -108,7 +108,9 @@ def read_bai2(file: BinaryIO, form: str = "bai2", said: Said = PLAIN) -> Iterato
     except Exception as e:  # its own errors, and whatever a broken number raises in it
         raise NotWhole(f"no BAI2 by line {at}: {e}") from e
     for g, group in enumerate(groups, 1):
-        status = group.header.group_status
+        status, day = group.header.group_status, group.header.as_of_date
+        if day is None:
+            raise NotWhole(f"no BAI2: its group {g} has no date")
         for a, account in enumerate(group.children, 1):
             for t, entry in enumerate(account.children, 1):
                 if status is None or status.name != "update":
@@ -118,9 +120,9 @@ def read_bai2(file: BinaryIO, form: str = "bai2", said: Said = PLAIN) -> Iterato
                 place = f"02 {g}, 03 {a}, 16 {t}"
                 currency = account.header.currency or group.header.currency
                 row = _of_bai2(entry, account.header.customer_account_number, currency)
-                row["ts"] = day = f"{group.header.as_of_date:%Y-%m-%d}"
+                row["ts"] = f"{day:%Y-%m-%d}"
                 if reference := _reference(entry.bank_reference):
-                    row["transaction_id"] = joined(row["customer_id"], day, reference)
+                    row["transaction_id"] = joined(row["customer_id"], row["ts"], reference)
                 if entry.amount is None:
                     whole = ",".join((entry.rows[0][0].value, entry.rows[0][1]))
                     yield Refused(place, whole[:LONGEST], "it has no amount")

@@ -350,6 +350,8 @@ def _read(summary: ImportSummary) -> Iterable[str]:
         f"already there, {sum(summary.rejected.values()):,} rejected, in {summary.seconds:.1f} s."
     )
     yield from (f"  {n:>9,} × {reason}" for reason, n in summary.rejected.items())
+    if summary.first_refused:
+        yield f"The first of them is at {summary.first_refused}."
     if summary.zeros_read:
         yield (
             f"{summary.zeros_read:,} amounts of 0, which the simulator of this data had rounded "

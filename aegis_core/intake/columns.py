@@ -51,10 +51,7 @@ def choose_columns(
         chosen[canonical] = _SIGN.get(canonical, "+").join(
             _named(part, names, where) for part in parts(column, names) if column
         )
-    if preset is not None and preset not in PRESETS:
-        there = [*PRESETS, *FORMATS]
-        why = f": {CANNOT[preset]}." if preset in CANNOT else f"; there are {', '.join(there)}."
-        raise InputError(f"There is no preset {preset!r}{why}{did_you_mean(preset, there)}")
+    check_preset(preset)
     fitting = (name for name in PRESETS if _fits(PRESETS[name].columns, names))
     recognised = preset or next(fitting, None)
     guessed: dict[str, str] = {}
@@ -97,6 +94,14 @@ def choose_columns(
             if name in chosen:
                 raise ColumnError(f"{where}: a {name} needs a label; name its column with --label.")
     return chosen, guessed, recognised
+
+
+def check_preset(preset: str | None) -> None:
+    """Raise `InputError` where there is no such preset, neither of files nor of messages."""
+    there = [*PRESETS, *FORMATS]
+    if preset is not None and preset not in there:
+        why = f": {CANNOT[preset]}." if preset in CANNOT else f"; there are {', '.join(there)}."
+        raise InputError(f"There is no preset {preset!r}{why}{did_you_mean(preset, there)}")
 
 
 def label_words(said: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
 from aegis_core.intake import keeping, settling, staging
-from aegis_core.intake.columns import choose_columns, label_words
+from aegis_core.intake.columns import check_preset, choose_columns, label_words
 from aegis_core.intake.files import find_files, relation_of
 from aegis_core.intake.forms import forms_of
 from aegis_core.intake.messages.parts import NAMES
@@ -42,7 +42,10 @@ _MEMORY = "3GB"  # 10 million rows fit; more go through the disk
 
 @dataclass
 class ImportSummary:
-    """What an import did: every row read is accepted, already there, or rejected."""
+    """What an import did: every row read is accepted, already there, or rejected.
+
+    `first_refused` is the place of the first message that could not be read.
+    """
 
     files: list[str]
     rows: int = 0
@@ -50,6 +53,7 @@ class ImportSummary:
     already_there: int = 0
     later_states: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    first_refused: str = ""
     not_kept: int = 0
     labels: int = 0
     labels_changed: int = 0
@@ -132,6 +136,7 @@ def import_files(
     mapping |= {k: v for k, v in (("is_fraud", label), ("scenario", scenario)) if v}
     _require_of_files(source)
     said = label_words(words or {})
+    check_preset(preset)
     summary, tables = _found(files, mapping, forms.encoding, messages=True, preset=preset)
     known = PRESETS.get(summary.preset or "", _UNKNOWN)
     forms = known.forms.unless(forms)
@@ -150,6 +155,8 @@ def import_files(
                 relation, refused = (relation_of(table)[0] for table in (made.rows, made.refused))
                 told = Said(timezone=forms.timezone)
                 summary.remarks += made.remarks(path.name)
+                if made.first_refused and not summary.first_refused:
+                    summary.first_refused = f"{path.name}, {made.first_refused}"
             with _said_of(path, relation):
                 rows = relation
                 if unit := known.rounded_down:
@@ -325,6 +332,7 @@ def _count(session: Session, summary: ImportSummary, most_rejected: float) -> No
         raise FileUnreadable(" ".join(summary.remarks) or nothing)
     if n_rejected > most_rejected * summary.rows:
         told = "; ".join(f"{reason}: {n:,}" for reason, n in summary.rejected.items())
+        told += f"; the first at {summary.first_refused}" * bool(summary.first_refused)
         way = "With --partial" if most_rejected else "Without --strict, or with --partial,"
         raise InputError(
             f"Nothing was imported: {n_rejected:,} of {summary.rows:,} "

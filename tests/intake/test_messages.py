@@ -235,6 +235,8 @@ def test_an_entry_that_cannot_be_read_says_where_it_is(take: Take, store: Store)
         entry("ten"), entry(to="UP"), entry(currency=""), entry(booked=""),
         entry(booked="<Dt>soon</Dt>"),
     ]  # fmt: skip
+    with pytest.raises(InputError, match=r"the first at m\.xml, Stmt 1, Ntry 1\)"):
+        take(camt("".join(bad)), most_rejected=0.5)
     told = take(camt("".join(bad)), preset="camt.053")
     assert told.rejected == {
         "Amt is not a number": 1, "CdtDbtInd is neither DBIT nor CRDT": 1, "Amt has no currency": 1,
@@ -251,6 +253,8 @@ def test_another_message_than_was_said_is_refused(take: Take) -> None:
 def test_what_is_no_message_is_told_how_to_name_one(take: Take) -> None:
     with pytest.raises(InputError, match="list-presets"):
         take("<a/>", "a.xml")
+    with pytest.raises(InputError, match=r"Did you mean camt\.05"):
+        take("<a/>", "a.xml", preset="camt.53")
 
 
 def test_twice_is_once_and_a_dry_run_stores_nothing(

@@ -82,11 +82,13 @@ class Made:
     ----------
     rows, refused : Parquet files; of payments, and with `reason` and `raw` as in `rejected`.
     skipped : how many messages are no payments, by what they are.
+    first_refused : the place of the first one that is refused.
     """
 
     rows: Path
     refused: Path
     skipped: Counter[str] = field(default_factory=Counter)
+    first_refused: str = ""
 
     def remarks(self, name: str) -> list[str]:
         """What is to be said of the messages in a file of this name that are no payments."""
@@ -114,6 +116,7 @@ def as_tables(path: Path, form: str, said: Said, folder: Path) -> Made:
             for item in FORMATS[form].read(file, form, said):
                 if isinstance(item, Refused):
                     refused.add(_refusal(item))
+                    made.first_refused = made.first_refused or item.place
                 elif isinstance(item, Skipped):
                     made.skipped[item.what] += 1
                 else:
@@ -122,6 +125,7 @@ def as_tables(path: Path, form: str, said: Said, folder: Path) -> Made:
         rows.restart()
         refused.restart()
         made.skipped.clear()
+        made.first_refused = ""  # the reason says where
         with path.open("rb") as file:
             head = file.read(LONGEST).decode("utf-8", "replace")
         refused.add(_refusal(Refused("the whole file", head, f"a {form} that is not whole: {e}")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -407,6 +408,22 @@ def test_mt940_is_read_statement_by_statement(take: Take, store: Store) -> None:
     ((reason, place, whole),) = refused(store)
     assert (place, whole) == ("line 21", bad[:-2])
     assert reason.startswith("no MT940")
+
+
+def test_what_is_said_to_be_mt940_and_is_not_is_refused_whole(take: Take, store: Store) -> None:
+    take(MT940.partition("\n")[2], "a.sta", preset="mt940")
+    ((reason, _, whole),) = refused(store)
+    assert "no :20:" in reason
+    assert whole == MT940.partition("\n")[2]
+
+
+@pytest.mark.parametrize("cut", [0, 20])
+def test_a_zipped_message_is_read_or_is_refused_where_it_is_cut_off(
+    take: Take, store: Store, cut: int
+) -> None:
+    zipped = gzip.compress(pacs(TWO).encode())
+    told = take(zipped[: len(zipped) - cut], "a.xml.gz")
+    assert (told.accepted, len(told.rejected)) == ((0, 1) if cut else (2, 0))
 
 
 def test_a_day_stays_that_day_in_every_zone(take: Take, store: Store) -> None:

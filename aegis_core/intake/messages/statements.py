@@ -37,12 +37,18 @@ def read_mt940(file: BinaryIO, form: str = "mt940", said: Said = PLAIN) -> Itera
 
     Amounts are in the currency of the opening balance. An entry with a reference of the bank has an
     id made of account, day and that.
+
+    Raises
+    ------
+    NotWhole : It does not begin as such a file does.
     """
     models = extra("mt940.models", "mt-940")
     logging.getLogger("mt940").addHandler(logging.NullHandler())  # it would print the message
     seen: Counter[str] = Counter()
     text = _text(file, said)
     starts = [found.start() for found in re.finditer(r"^:20:", text, re.MULTILINE)]
+    if not starts or ":61:" in text[: starts[0]]:
+        raise NotWhole("no MT940: no :20: begins its first statement")
     for start, end in zip(starts, [*starts[1:], None], strict=True):
         one = re.sub(r"^-\}?\s*(\{.*)?$", "", text[start:end], flags=re.MULTILINE)
         place = f"line {text.count(chr(10), 0, start) + 1}"

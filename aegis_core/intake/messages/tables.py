@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from aegis_core.errors import FileUnreadable
 from aegis_core.intake.messages import iso8583, iso20022, statements
 from aegis_core.intake.messages.parts import LONGEST, NAMES, Item, NotWhole, Refused, Skipped
 from aegis_core.intake.said import Said
 
 _BATCH: Final = 10_000
+_FEW: Final = 50
+"""Rows that are written together; of messages that are refused, each may be long."""
 _HEAD: Final = 1 << 16
 _FILES: Final = (".csv", ".tsv", ".parquet", ".pq")
 
@@ -61,9 +64,11 @@ def recognised(path: Path, preset: str | None = None) -> str:
     if preset or Path(path.name.lower().removesuffix(".gz")).suffix in _FILES:
         return preset if preset in FORMATS else ""
     try:
-        with _opened(path) as file:
+        with path.open("rb") as file:
             head = file.read(_HEAD)
-    except (OSError, EOFError, zlib.error):
+        if path.name.lower().endswith(".gz"):  # also of one that is cut off
+            head = zlib.decompressobj(31).decompress(head, _HEAD)
+    except (OSError, zlib.error):
         return ""
     wide = head[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = head.decode("utf-16" if wide else "latin-1", "replace").replace("\r\n", "\n")
@@ -104,13 +109,14 @@ def as_tables(path: Path, form: str, said: Said, folder: Path) -> Made:
     Raises
     ------
     InputError : Something has to be said of it first, or a package is missing.
+    FileUnreadable : The system does not let it be read.
     """
     import pyarrow as pa
 
     made = Made(folder / "rows.parquet", folder / "refused.parquet")
     kinds = {name: pa.float64() if name == "amount" else pa.string() for name in NAMES}
-    refused = _Table(made.refused, {"reason": pa.string(), "raw": pa.string()})
-    rows = _Table(made.rows, kinds)
+    refused = _Table(made.refused, {"reason": pa.string(), "raw": pa.string()}, _FEW)
+    rows = _Table(made.rows, kinds, _BATCH)
     try:
         with _opened(path) as file:
             for item in FORMATS[form].read(file, form, said):
@@ -121,7 +127,7 @@ def as_tables(path: Path, form: str, said: Said, folder: Path) -> Made:
                     made.skipped[item.what] += 1
                 else:
                     rows.add(item)
-    except (NotWhole, EOFError, OSError, zlib.error) as e:
+    except (NotWhole, EOFError, gzip.BadGzipFile, zlib.error) as e:
         rows.restart()
         refused.restart()
         made.skipped.clear()
@@ -129,6 +135,8 @@ def as_tables(path: Path, form: str, said: Said, folder: Path) -> Made:
         with path.open("rb") as file:
             head = file.read(LONGEST).decode("utf-8", "replace")
         refused.add(_refusal(Refused("the whole file", head, f"a {form} that is not whole: {e}")))
+    except OSError as e:
+        raise FileUnreadable(f"{path} cannot be read: {e.strerror}.") from e
     rows.close()
     refused.close()
     return made
@@ -142,8 +150,8 @@ def _refusal(refused: Refused) -> dict[str, str]:
 class _Table:
     """A Parquet file that is written some rows at a time."""
 
-    def __init__(self, path: Path, kinds: dict[str, Any]) -> None:
-        self._path, self._kinds = path, kinds
+    def __init__(self, path: Path, kinds: dict[str, Any], most: int) -> None:
+        self._path, self._kinds, self._most = path, kinds, most
         self.restart()
 
     def restart(self) -> None:
@@ -156,7 +164,7 @@ class _Table:
 
     def add(self, row: dict[str, Any]) -> None:
         self._waiting.append(row)
-        if len(self._waiting) >= _BATCH:
+        if len(self._waiting) >= self._most:
             self._flush()
 
     def close(self) -> None:

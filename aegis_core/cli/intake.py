@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from aegis_core.store import Store
 
 Files = Annotated[
-    list[str], typer.Argument(metavar="FILE", help="Paths or globs; .csv, .tsv, .csv.gz, .parquet.")
+    list[str],
+    typer.Argument(metavar="FILE", help="Paths or globs; .csv, .tsv, .csv.gz, .parquet, .xml …"),
 ]
 Mapped = Annotated[
     list[str] | None,
@@ -72,9 +73,10 @@ As = Annotated[
 
 def _list_presets(wanted: bool) -> None:
     if wanted:
+        from aegis_core.intake.messages.tables import FORMATS
         from aegis_core.intake.presets import CANNOT, PRESETS
 
-        known = [(name, preset.about) for name, preset in PRESETS.items()]
+        known = [(name, preset.about) for name, preset in (PRESETS | FORMATS).items()]
         cannot = [(name, f"cannot be used: {why}") for name, why in CANNOT.items()]
         write_table(
             ["preset", "what it is, and what of it cannot be judged"], known + cannot, 0, 200
@@ -94,6 +96,8 @@ def _list_presets(wanted: bool) -> None:
         "aegis import first.csv --map ts=booked --save-as mybank.toml",
         "aegis import second.csv --as mybank.toml",
         "aegis import handbook.parquet --preset handbook --db handbook.duckdb",
+        "aegis import statement.xml",
+        "aegis import cards.log --preset iso8583 --time-from 2026-01-01",
         "aegis import today.csv --to http://127.0.0.1:8000",
     ),
 )
@@ -149,7 +153,7 @@ def import_(
     source: Source = None,
     db: Database = None,
 ) -> None:
-    """Read transactions from CSV, TSV or Parquet files.
+    """Read transactions from CSV, TSV or Parquet files, or from messages of banks.
 
     Columns with usual names are recognised, and the forms of times and numbers
     by all values of a column; `+` joins several, and SQL over them computes one.
@@ -397,6 +401,8 @@ def _read(summary: ImportSummary) -> Iterable[str]:
         f"already there, {sum(summary.rejected.values()):,} rejected, in {summary.seconds:.1f} s."
     )
     yield from (f"  {n:>9,} × {reason}" for reason, n in summary.rejected.items())
+    if summary.first_refused:
+        yield f"The first of them is at {summary.first_refused}."
     if summary.zeros_read:
         yield (
             f"{summary.zeros_read:,} amounts of 0, which the simulator of this data had rounded "

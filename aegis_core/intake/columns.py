@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aegis_core.errors import ColumnError, InputError, did_you_mean
+from aegis_core.intake.messages.tables import FORMATS
 from aegis_core.intake.presets import CANNOT, PRESETS
 from aegis_core.schema import COLUMNS, LABEL_COLUMNS, REQUIRED
 from aegis_core.store.connection import quoted
@@ -59,9 +60,7 @@ def choose_columns(
                 named(part, names, where) for part in parts(column, names) if column
             )
         )
-    if preset is not None and preset not in PRESETS:
-        why = f": {CANNOT[preset]}." if preset in CANNOT else f"; there are {', '.join(PRESETS)}."
-        raise InputError(f"There is no preset {preset!r}{why}{did_you_mean(preset, PRESETS)}")
+    check_preset(preset)
     fitting = (name for name in PRESETS if _fits(PRESETS[name].columns, names))
     recognised = preset or next(fitting, None)
     guessed: dict[str, str] = {}
@@ -104,6 +103,14 @@ def choose_columns(
             if name in chosen:
                 raise ColumnError(f"{where}: a {name} needs a label; name its column with --label.")
     return chosen, guessed, recognised
+
+
+def check_preset(preset: str | None) -> None:
+    """Raise `InputError` where there is no such preset, neither of files nor of messages."""
+    there = [*PRESETS, *FORMATS]
+    if preset is not None and preset not in there:
+        why = f": {CANNOT[preset]}." if preset in CANNOT else f"; there are {', '.join(there)}."
+        raise InputError(f"There is no preset {preset!r}{why}{did_you_mean(preset, there)}")
 
 
 def customer_in_doubt(

@@ -8,7 +8,7 @@ import gzip
 import re
 import zlib
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, Final
@@ -33,10 +33,15 @@ _SIGNATURES = {
 }
 
 
-def find_files(files: Iterable[Path | str], encoding: str = "") -> list[Path]:
+def find_files(
+    files: Iterable[Path | str],
+    encoding: str = "",
+    message_of: Callable[[Path], str] = lambda path: "",
+) -> list[Path]:
     """The files that paths and globs name, each once, checked to be what their names say.
 
-    `encoding` is that of texts, as `said.Said.encoding`.
+    `encoding` is that of texts, as `said.Said.encoding`; `message_of` tells of a file which
+    messages it holds, where its name need not say what it is.
 
     Raises
     ------
@@ -60,7 +65,8 @@ def find_files(files: Iterable[Path | str], encoding: str = "") -> list[Path]:
         raise FileUnreadable("No file was given; name at least one, such as data/*.csv.")
     unique = list({path.resolve(): path for path in found}.values())
     for path in unique:
-        _check_is_what_it_says(path, encoding)
+        if path.is_dir() or not message_of(path):
+            _check_is_what_it_says(path, encoding)
     return unique
 
 
@@ -75,7 +81,8 @@ def _check_is_what_it_says(path: Path, encoding: str) -> None:
     if Path(path.name.lower().removesuffix(".gz")).suffix not in _SUFFIXES:
         raise FileUnreadable(
             f"{path}: its name does not say what it is. It may end in {', '.join(_SUFFIXES)}, "
-            "text also with .gz."
+            "text also with .gz. Messages of banks are known by their beginning, or by --preset; "
+            "--list-presets tells which."
         )
     try:
         with path.open("rb") as file:

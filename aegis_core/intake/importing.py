@@ -19,9 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
 from aegis_core.intake import keeping, settling, staging
-from aegis_core.intake.columns import choose_columns, customer_in_doubt, label_words
+from aegis_core.intake.columns import (
+    check_preset,
+    choose_columns,
+    customer_in_doubt,
+    label_words,
+)
 from aegis_core.intake.files import find_files, last_lines, relation_of
 from aegis_core.intake.forms import forms_of
+from aegis_core.intake.messages.parts import NAMES
+from aegis_core.intake.messages.tables import as_tables, recognised
 from aegis_core.intake.presets import PRESETS, Preset
 from aegis_core.intake.refusals import masked
 from aegis_core.intake.said import PLAIN, Said
@@ -41,7 +48,10 @@ _MEMORY = "3GB"  # 10 million rows fit; more go through the disk
 
 @dataclass
 class ImportSummary:
-    """What an import did: every row read is accepted, already there, or rejected."""
+    """What an import did: every row read is accepted, already there, or rejected.
+
+    `first_refused` is the place of the first message that could not be read.
+    """
 
     files: list[str]
     rows: int = 0
@@ -49,6 +59,7 @@ class ImportSummary:
     already_there: int = 0
     later_states: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    first_refused: str = ""
     not_kept: int = 0
     labels: int = 0
     labels_changed: int = 0
@@ -89,7 +100,7 @@ def import_files(
     source: str | None = None,
     progress: bool = True,
 ) -> ImportSummary:
-    """Read history from CSV, TSV or Parquet files into `store`, all in one transaction.
+    """Read history from files, or messages of banks, into `store`, all in one transaction.
 
     `seq` follows (time, place in the files), after what is stored already. A row without
     `transaction_id` gets one made of its content and place in its file. Memory stays bounded: the
@@ -97,8 +108,12 @@ def import_files(
 
     Parameters
     ----------
-    files : paths or globs, `.csv`, `.tsv`, `.txt` (each also `.gz`), `.parquet`.
-    preset : a key of `PRESETS`. Without it a file that has all columns of one is recognised.
+    files :
+        paths or globs, `.csv`, `.tsv`, `.txt` (each also `.gz`), `.parquet`, or of any name with
+        messages in them (`messages.tables.FORMATS`).
+    preset :
+        a key of `PRESETS` or `FORMATS`. Without it a file that has all columns of one, or begins
+        like one, is recognised.
     mapping :
         canonical name → column of the file, or several joined by `+` (of an amount, one less
         another: `paid-back`), over preset and guesses; "" means none.
@@ -127,14 +142,27 @@ def import_files(
     mapping |= {k: v for k, v in (("is_fraud", label), ("scenario", scenario)) if v}
     _require_of_files(source)
     said = label_words(words or {})
-    summary, tables = _found(files, mapping, forms, preset=preset)
+    check_preset(preset)
+    summary, tables = _found(files, mapping, forms, messages=True, preset=preset)
     known = PRESETS.get(summary.preset or "", _UNKNOWN)
     forms = known.forms.unless(forms)
     store.require_no_service()
-    with store.writing() as session, _bar(len(tables) + 1, progress) as step:
+    with (
+        tempfile.TemporaryDirectory(prefix="aegis-") as folder,
+        store.writing() as session,
+        _bar(len(tables) + 1, progress) as step,
+    ):
         session.execute(f"SET memory_limit = '{_MEMORY}'")
-        for path, relation, names, columns in tables:
+        for path, file, names, columns, message in tables:
             tell = step(f"reading {path.name}")
+            relation, told, refused = file, forms, ""
+            if message:
+                made = as_tables(path, message, forms, Path(folder))
+                relation, refused = (relation_of(table)[0] for table in (made.rows, made.refused))
+                told = Said(timezone=forms.timezone)
+                summary.remarks += made.remarks(path.name)
+                if made.first_refused and not summary.first_refused:
+                    summary.first_refused = f"{path.name}, {made.first_refused}"
             with _said_of(path, relation):
                 rows = relation
                 if (unit := known.rounded_down) and columns["amount"] in names:
@@ -142,13 +170,15 @@ def import_files(
                     summary.zeros_read, summary.zeros_as = summary.zeros_read + n_zero, unit
                 first = staging.n_staged(session)
                 kinds = staging.kinds_of(session, rows, names)
-                read = forms_of(session, rows, names, kinds, columns, forms, known.words)
+                read = forms_of(session, rows, names, kinds, columns, told, known.words)
                 summary.forms |= {name: form.name for name, form in read.items()}
                 given = names, columns, source or path.name, tell
                 staging.stage(session, rows, *given, words=said, forms=read)
                 if "read_csv(" in relation:
                     lines = partial(last_lines, path, forms.encoding)
                     staging.mark_footer(session, first, len(names), lines)
+                if refused:
+                    staging.stage_refused(session, refused, source or path.name)
                 found = (settle(session, first) for settle in _SETTLED)
                 summary.remarks += [f"{path.name}: {remark}" for remark in found if remark]
         tell = step("storing")
@@ -208,7 +238,7 @@ def import_labels(
         tempfile.TemporaryDirectory(prefix="aegis-") as folder,  # an owner reads no files
         Store(Path(folder) / "labels.duckdb").writing() as scratch,
     ):
-        for path, relation, names, columns in tables:
+        for path, relation, names, columns, _ in tables:
             with _said_of(path, relation):
                 kinds = staging.kinds_of(scratch, relation, names)
                 read = forms_of(scratch, relation, names, kinds, columns, forms)
@@ -250,12 +280,17 @@ def preview(
             asked = given.get("mapping") or {}, given.get("forms", PLAIN)
             _, tables = _found(files, *asked, preset=given.get("preset"))
             with store.writing() as session:
-                doubts = (customer_in_doubt(session, *table[1:]) for table in tables)
+                doubts = (
+                    customer_in_doubt(session, file, names, columns)
+                    for _, file, names, columns, message in tables
+                    if not message
+                )
                 summary.remarks += dict.fromkeys(filter(None, doubts))
     return summary, first, lacks
 
 
-Table = tuple[Path, str, list[str], dict[str, str]]
+Table = tuple[Path, str, list[str], dict[str, str], str]
+"""A file, its SQL, its columns, which of them is which, and the kind of its messages, if any."""
 
 
 def _require_of_files(source: str | None) -> None:
@@ -267,24 +302,38 @@ def _found(
     files: Iterable[Path | str] | Path | str,
     mapping: Mapping[str, str],
     forms: Said = PLAIN,
+    *,
+    messages: bool = False,
+    preset: str | None = None,
     **wanted: Any,
 ) -> tuple[ImportSummary, list[Table]]:
-    """The files, each with its SQL, its columns and which of them is which."""
-    paths = find_files([files] if isinstance(files, str | Path) else files, forms.encoding)
+    """The files, as `Table`s; `messages` says whether they may hold some."""
+
+    def message_of(path: Path) -> str:
+        return recognised(path, preset) if messages else ""
+
+    given = [files] if isinstance(files, str | Path) else files
+    paths = find_files(given, forms.encoding, message_of)
     summary, tables = ImportSummary([str(path) for path in paths]), []
     for path in paths:
+        if message := message_of(path):
+            columns, _, _ = choose_columns(NAMES, mapping=mapping, where=path.name, **wanted)
+            tables.append((path, "", [*NAMES], columns, message))
+            summary.columns |= columns
+            summary.preset = message
+            continue
         relation, names, before = relation_of(path, forms.encoding, forms.skip)
         if before and not forms.skip:
             summary.remarks.append(
                 f"{path.name}: the names of the columns are in line {before + 1}."
             )
-        columns, guessed, recognised = choose_columns(
-            names, mapping=mapping, where=path.name, **wanted
+        columns, guessed, recognised_ = choose_columns(
+            names, mapping=mapping, where=path.name, preset=preset, **wanted
         )
-        tables.append((path, relation, names, columns))
+        tables.append((path, relation, names, columns, ""))
         summary.columns |= columns
         summary.guessed |= guessed
-        summary.preset = recognised or summary.preset
+        summary.preset = recognised_ or summary.preset
     return summary, tables
 
 
@@ -307,10 +356,12 @@ def _count(session: Session, summary: ImportSummary, most_rejected: float) -> No
     n_rejected = sum(summary.rejected.values())
     summary.rows = summary.accepted + summary.already_there + n_rejected
     if not summary.rows:
-        raise FileUnreadable(f"{', '.join(summary.files)}: a header but no rows.")
+        nothing = f"{', '.join(summary.files)}: a header but no rows."
+        raise FileUnreadable(" ".join(summary.remarks) or nothing)
     n_rejected -= sum(n for r, n in summary.rejected.items() if r.startswith(staging.FOOTER))
     if n_rejected > most_rejected * summary.rows:
         told = "; ".join(f"{reason}: {n:,}" for reason, n in summary.rejected.items())
+        told += f"; the first at {summary.first_refused}" * bool(summary.first_refused)
         way = "With --partial" if most_rejected else "Without --strict, or with --partial,"
         raise InputError(
             f"Nothing was imported: {n_rejected:,} of {summary.rows:,} "

@@ -254,6 +254,14 @@ def _is_dated(text: str) -> bool:
     return re.match(r"\s*[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}\b", text) is not None
 
 
+def stage_refused(session: Session, relation: str, source: str) -> None:
+    """Add what was refused before: rows of `relation` with `reason` and `raw`."""
+    session.execute(
+        "INSERT INTO aegis_staged (source, reason, raw) "
+        f"SELECT {literal(source)}, reason, raw FROM {relation}"
+    )
+
+
 def _make_ids(session: Session, before: int) -> None:
     """Give rows without an id one made of their content, the n-th equal one of a file the n-th.
 

@@ -124,9 +124,11 @@ def time_form(
         return form
     if form is None:  # ISO 8601, or typed
         plain = rf"regexp_replace({text}, '{_OWN}', '\1')"
-        form = Form("ISO 8601", text, value=f"TRY_CAST({plain} AS TIMESTAMP)")
+        dated = f"regexp_full_match({text}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}')"
+        form = Form("ISO 8601", text, value=f"TRY_CAST({plain} AS TIMESTAMP)", dated=dated)
     ahead, zone = _ahead(column, form.value, names, said.timezone)
-    own = f"CASE WHEN regexp_matches({text}, '{_OWN}') THEN {own_offset(text)} ELSE {ahead} END"
+    own = f"WHEN regexp_matches({text}, '{_OWN}') THEN {own_offset(text)} ELSE {ahead}"
+    own = f"CASE WHEN {form.dated} THEN 0 {own} END"  # a date is that of the place
     return replace(form, name=f"{form.name} in {zone}", ahead=own)
 
 

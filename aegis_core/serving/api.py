@@ -18,24 +18,28 @@ from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
 from aegis_core import __version__
 from aegis_core.errors import AegisError, InputError, QueueFull
+from aegis_core.intake.messages.parts import NotWhole
 from aegis_core.serving import casework
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.schemas import (
     LARGEST_BATCH,
     LARGEST_ROW,
     Later,
+    Part,
     Transaction,
     Unsent,
     Verdict,
     as_json,
     checked,
     checked_all,
+    checked_message,
     in_batch,
     public,
     refusal,
     shown,
     takes,
     takes_many,
+    takes_message,
     told,
 )
 from aegis_core.serving.service import (
@@ -94,7 +98,8 @@ class Door:
             response = await self._answered(Request(scope, _at_most(LARGEST_ROW, receive)))
             await response(scope, receive, send)
         else:
-            most = LARGEST_BODY if path.startswith("/v1/transactions") else LARGEST_OTHER
+            many = path.startswith(("/v1/transactions", "/v1/messages"))
+            most = LARGEST_BODY if many else LARGEST_OTHER
             await self.app(scope, _at_most(most, receive), send)
             path = getattr(scope.get("route"), "path", "other")
         self._service.meters.took(path, time.perf_counter() - began)
@@ -179,11 +184,33 @@ async def score(request: Request, service: Serves) -> Response:
 async def score_batch(request: Request, service: Serves) -> Response:
     """Score up to 10,000 transactions, a JSON array or NDJSON; an answer a row."""
     body = await _body(request, ["application/json", "application/x-ndjson"])
+    kind, future = request.headers.get("content-type", ""), service.settings.future_minutes
+    return await _each(service, await asyncio.to_thread(checked_all, body, kind, future))
+
+
+@scoring.post("/v1/messages/pacs.008", openapi_extra=takes_message())
+async def score_message(request: Request, service: Serves) -> Response:
+    """Score the transfers of one ISO 20022 message; an answer a transfer, as of a batch.
+
+    The customer is the debtor's account. A message that cannot be read is refused as a whole.
+    """
+    body = await _body(request, ["application/xml", "text/xml"])
+    future = service.settings.future_minutes
+    try:
+        parts = await asyncio.to_thread(checked_message, body, future)
+    except NotWhole as e:
+        wrong = f"The message is refused: {e}."
+        await service.batcher.put([], [refusal(body, wrong)])
+        raise HTTPException(422, wrong) from None
+    return await _each(service, parts)
+
+
+async def _each(service: Service, parts: Sequence[Part]) -> Response:
+    """Score what is good of many, and answer each in its place."""
     rows: list[dict[str, Any]] = []
     answers: list[dict[str, Any] | None] = []
     refused = []
-    kind, future = request.headers.get("content-type", ""), service.settings.future_minutes
-    for row, wrong, raw in await asyncio.to_thread(checked_all, body, kind, future):
+    for row, wrong, raw in parts:
         if row is None:
             refused.append(refusal(raw, wrong))
             answers.append({"error": wrong, "status": 422})

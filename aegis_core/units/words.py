@@ -85,11 +85,15 @@ STATES: Final = _named(
         "approved": "approve paid succeeded success successful captured settled completed complete "
         "authorized authorised ok posted booked book accepted",
         "declined": "decline refused rejected denied blocked insufficient_funds",
-        "pending": "pdng processing authorization_pending requires_capture open",
+        "pending": "pdng futr processing authorization_pending requires_capture open",
         "failed": "failure error timeout timed_out system_error technical_error",
+        "informational": "info",
     }
 )
 """States of an entry, by every word for them. Others are kept, and count as approved."""
+
+NEVER: Final = ("failed", "informational")
+"""States of what never came to be: it broke, or a bank only tells of it and booked nothing."""
 
 CHANNELS: Final = _named(
     {
@@ -140,7 +144,7 @@ def role_of(kind: str | None, status: str | None) -> int:
     >>> role_of(None, None), role_of("refund", None), role_of(None, "declined")
     (0, 3, 2)
     """
-    if kind in BACK or status == "failed":
+    if kind in BACK or status in NEVER:
         return ASIDE
     if status == "declined":
         return DECLINED
@@ -150,7 +154,8 @@ def role_of(kind: str | None, status: str | None) -> int:
 def paid_in_sql(row: str) -> str:
     """SQL for whether a row, by its name, is a `PAYMENT` by its kind and status."""
     none = ", ".join(f"'{kind}'" for kind in (*BACK, "verification"))
+    never = ", ".join(f"'{status}'" for status in (*NEVER, "declined"))
     return (
         f"(coalesce({row}.kind, '') NOT IN ({none})"
-        f" AND coalesce({row}.status, '') NOT IN ('failed', 'declined'))"
+        f" AND coalesce({row}.status, '') NOT IN ({never}))"
     )

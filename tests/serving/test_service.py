@@ -700,3 +700,44 @@ def test_a_file_is_sent_to_a_running_service_and_again_where_it_stopped(
     file.write_text("customer_id,ts,amount\nc,2091-01-01,1\n")
     with pytest.raises(InputError, match=r"refuses all of 1 transactions.*ahead of the clock"):
         sending.send_files(file, line, progress=False)
+
+
+PACS = (
+    '{}<Document xmlns="urn:iso:std:iso:20022:tech:xsd:pacs.008.001.08"><FIToFICstmrCdtTrf><GrpHdr>'
+    "<MsgId>M</MsgId><NbOfTxs>{}</NbOfTxs></GrpHdr>{}</FIToFICstmrCdtTrf></Document>"
+)
+
+
+def transfer(number: int, amount: str = "25.00") -> str:
+    """A transfer of a message, of a customer that `payment` knows."""
+    sent = payment(number)
+    return (
+        f"<CdtTrfTxInf><PmtId><EndToEndId>E</EndToEndId><UETR>u{number}</UETR></PmtId>"
+        f"<IntrBkSttlmAmt Ccy='EUR'>{amount}</IntrBkSttlmAmt><AccptncDtTm>{sent['timestamp']}"
+        f"</AccptncDtTm><DbtrAcct><Id><IBAN>{sent['customer_id']}</IBAN></Id></DbtrAcct><Cdtr>"
+        "<Nm>Quill Ltd</Nm></Cdtr></CdtTrfTxInf>"
+    )
+
+
+def test_the_transfers_of_a_message_are_scored_as_those_of_a_batch(
+    client: TestClient, store: Store
+) -> None:
+    def send(body: str, kind: str = "application/xml") -> Any:
+        return client.post("/v1/messages/pacs.008", content=body, headers={"content-type": kind})
+
+    body = PACS.format("", 3, transfer(1) + transfer(2, "much") + transfer(3))
+    first, bad, last = send(body).json()
+    assert [first["transaction_id"], last["transaction_id"]] == ["u1", "u3"]
+    assert bad == {"error": "CdtTrfTxInf 2: IntrBkSttlmAmt is not a number", "status": 422}
+    assert [answer.get("repeat") for answer in send(body).json()] == [True, None, True]
+    row = client.get("/v1/transactions/u1").json()["transaction"]
+    assert (row["amount"], row["currency"], row["kind"]) == (25.0, "EUR", "transfer")
+
+    guarded = PACS.format('<!DOCTYPE Document [<!ENTITY a "b">]>', 1, transfer(4))
+    for whole, told in ((guarded, "DOCTYPE"), (body[:-40], "well-formed"), ("<a/>", "pacs.008")):
+        refused = send(whole)
+        assert refused.status_code == 422
+        assert told in refused.json()["detail"]
+    assert send(body, "application/json").status_code == 415
+    assert client.get("/v1/transactions/u4").status_code == 404
+    assert guarded in [row["raw"] for row in store.rows("FROM rejected")]

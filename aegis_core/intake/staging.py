@@ -110,9 +110,12 @@ _NO_DATE: Final = " OR ".join(
 GOOD: Final = f"coalesce(s.reason, {literal(THERE)}) = {literal(THERE)}"
 """SQL condition on a staged row `s`: nothing is wrong with it, new or already there."""
 
-# With another status it is the same one in a later state, see `keeping.keep_states`.
+_LATER = f"s.ts BETWEEN o.ts AND o.ts + INTERVAL {RETRY_DAYS} DAY"
+# With another status it is the same one in a later state, see `keeping.keep_states`; what was
+# pending may have another time by then (`serving.rows.settles`).
 _EQUAL = {name: f"s.{name} IS NOT DISTINCT FROM o.{name}" for name in CONTENT} | {
-    "status": "(s.status IS NOT NULL OR o.status IS NULL)"
+    "status": "(s.status IS NOT NULL OR o.status IS NULL)",
+    "ts": f"(s.ts = o.ts OR (o.status = 'pending' AND s.status <> 'pending' AND {_LATER}))",
 }
 _SAME = " AND ".join(_EQUAL.values())
 # Older versions kept nothing of a column that came later.
@@ -125,7 +128,7 @@ _SAME_BUT_LATER = " AND ".join(
 _BECOMES = " AND ".join(
     [
         f"{paid_in_sql('s')} AND NOT {paid_in_sql('o')}",
-        f"s.ts BETWEEN o.ts AND o.ts + INTERVAL {RETRY_DAYS} DAY",
+        _LATER,
         *(_EQUAL[name] for name in ATTEMPT),
     ]
 )

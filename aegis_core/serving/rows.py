@@ -142,8 +142,24 @@ def becomes_payment(row: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
     [True, True, False]
     """
     was, now = (role_of(r.get("kind"), r.get("status")) == PAYMENT for r in (first, row))
-    later = 0 <= row["ts"] - first["ts"] <= RETRY_DAYS * DAY_US
-    return now and not was and later and all(row.get(n) == first.get(n) for n in ATTEMPT)
+    same = all(row.get(name) == first.get(name) for name in ATTEMPT)
+    return now and not was and same and _later(row, first)
+
+
+def settles(row: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
+    """Whether `row` says what became of a pending transaction, of which the time may be another.
+
+    A bank books on the day that follows; it is later by `RETRY_DAYS` at most.
+
+    >>> [settles({"ts": ts, "status": "approved"}, {"ts": 5, "status": "pending"}) for ts in (9, 4)]
+    [True, False]
+    """
+    settled = first.get("status") == "pending" and row.get("status") not in (None, "pending")
+    return settled and _later(row, first)
+
+
+def _later(row: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
+    return bool(0 <= row["ts"] - first["ts"] <= RETRY_DAYS * DAY_US)
 
 
 def again(
@@ -159,7 +175,10 @@ def again(
     """
     verdict, status = outcome.verdict if outcome is not None else None, row.get("status")
     told = [first] if before is None else [first, before]
-    differ, *older = ({name for name in CONTENT if row.get(name) != r.get(name)} for r in told)
+    differ, *older = (
+        {n for n in CONTENT if row.get(n) != r.get(n) and not (n == "ts" and settles(row, r))}
+        for r in told
+    )
     if not differ or set() in older:
         return Outcome(verdict, repeat=True)
     if differ == {"status"} and status is not None:

@@ -161,6 +161,10 @@ def import_files(
                 relation, refused = (relation_of(table)[0] for table in (made.rows, made.refused))
                 told = Said(timezone=forms.timezone)
                 summary.remarks += made.remarks(path.name)
+                if idle := forms.options(but=("timezone", "time_from", "encoding")):
+                    summary.remarks.append(
+                        f"{path.name}: a {message} says its own forms, and not {', '.join(idle)}."
+                    )
                 if made.first_refused and not summary.first_refused:
                     summary.first_refused = f"{path.name}, {made.first_refused}"
             with _said_of(path, relation):

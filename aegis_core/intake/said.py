@@ -71,6 +71,11 @@ class Said:
                     f"--time-from {self.time_from}: a moment such as 2026-01-01."
                 ) from e
 
+    def options(self, *, but: tuple[str, ...] = ()) -> list[str]:
+        """The options that say something, such as `--decimal`, but for those of some attributes."""
+        said = (name for name, value in asdict(self).items() if value and name not in but)
+        return [f"--{name.replace('_', '-')}" for name in said]
+
     def origin(self) -> dt.datetime:
         """The moment that times count from, in UTC."""
         moment = dt.datetime.fromisoformat(self.time_from)

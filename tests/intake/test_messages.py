@@ -124,6 +124,13 @@ def test_the_amount_of_an_entry_is_that_of_its_only_detail(take: Take, store: St
     assert rows(store, "amount, currency") == [(1234.0, "JPY")]
 
 
+def test_an_option_that_says_nothing_of_a_message_is_named(take: Take, store: Store) -> None:
+    told = take(camt(entry("12.34")), forms=Said(decimal=",", timezone="Europe/Berlin"))
+    assert any(remark.endswith("says its own forms, and not --decimal.") for remark in told.remarks)
+    assert rows(store, "amount") == [(12.34,)]
+    assert not [r for r in take(camt(entry("9", ref="Z"))).remarks if "its own forms" in r]
+
+
 def test_pending_informational_and_reversed_are_told_apart(take: Take, store: Store) -> None:
     take(
         camt(

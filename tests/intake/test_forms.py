@@ -228,6 +228,12 @@ def test_lines_before_the_names_of_the_columns_are_passed_over(
     assert (told in summary.remarks) is (skip == 0)
 
 
+def test_a_title_that_is_filled_with_separators_is_passed_over(read: Read) -> None:
+    title = ["Kontoauszug;Q1;;", "April;;;"]
+    summary = read(*title, HEADER[-1], *STATEMENT, mapping=GERMAN)
+    assert (summary.accepted, summary.rejected) == (20, {})
+
+
 def test_names_in_the_first_line_stay_there(read: Read) -> None:
     rows = ["c,2026-04-01,5,", "word,word,word,", *["c,2026-04-02,6,"] * 5]
     with pytest.raises(ColumnError, match="it has customer_id, when, amount"):

@@ -182,11 +182,13 @@ def _header(lines: Sequence[str], delimiter: str) -> tuple[str, int]:
         rows = [next(csv.reader([line], delimiter=sign), []) for line in lines if line]
         widths = Counter(len(row) for row in rows[1:] if len(row) > 2).most_common(1)
         width, n = widths[0] if widths else (0, 0)
-        mostly_empty = 2 * sum(map(bool, map(str.strip, rows[0]))) <= width  # as Excel fills a title
-        if sign == delimiter and len(rows[0]) == width and not mostly_empty:
+        named = (
+            2 * sum(map(bool, map(str.strip, rows[0]))) > width
+        )  # a title filled up is mostly empty
+        if sign == delimiter and len(rows[0]) == width and named:
             return found
-        named = (i for i, row in enumerate(rows) if len(row) == width and all(map(_is_word, row)))
-        if n > most and (first := next(named, 0)):
+        words = (i for i, row in enumerate(rows) if len(row) == width and all(map(_is_word, row)))
+        if n > most and (first := next(words, 0)):
             most, found = n, (sign, first)
     return found
 

@@ -59,7 +59,7 @@ AMOUNT = [i for i, f in enumerate(SIGNAL_FACTOR) if FACTORS[f] == "amount"]
 ANY_STEP = st.sampled_from(
     [0, 0, 0, 1e-6, 1, 30, 600, 4000, 40_000, 90_000, 9e8, -1, -3000, -90_000, -8e8]
 )
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=20, deadline=None)
 
 
 def view(name: str) -> int:

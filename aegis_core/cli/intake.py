@@ -257,8 +257,9 @@ def _show(summary: ImportSummary, first: pd.DataFrame, lacks: list[str]) -> None
         print(f"The form of {summary.preset}.")
     write_table(["is", "column", "chosen", "form"], rows, 0)
     print()
-    first = first.drop(columns=["seq", "source"])
-    write_table(list(first.columns), list(first.itertuples(index=False)), 0, 26)
+    first = first.drop(columns=["seq", "source"]).astype(object)
+    rows = list(first.where(first.notna(), None).itertuples(index=False))
+    write_table(list(first.columns), rows, 0, 26)
     print()
     for line in _read(summary):
         print(line)

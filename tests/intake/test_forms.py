@@ -376,14 +376,18 @@ def test_a_dry_run_shows_all_and_stores_nothing(
 ) -> None:
     monkeypatch.setenv("AEGIS_HOME", str(tmp_path))
     file = tmp_path / "f.csv"
-    file.write_text("customer_id;ts;amount\nc;13.02.2026 10:00;1.234,5\nc;14.02.2026 10:00;x\n")
+    file.write_text(
+        "customer_id;ts;amount;category\nc;13.02.2026 10:00;1.234,5;\nc;14.02.2026 10:00;x;\n"
+        "c;15.02.2026 10:00;2,5;food\n"
+    )
     command = ["import", str(file), "--map", "ts=ts", "--decimal", ",", "--save-as",
                str(tmp_path / "mybank.toml")]  # fmt: skip
     assert main([*command, "--dry-run"]) == 0
     told = capsys.readouterr().out
     for part in ("dd/mm/yyyy", "decimal comma", "as said", "by its name", "1234.5",
-                 "1 × amount is not a number", "travel: 1 of 1 have no place", "Nothing was stored"):  # fmt: skip
+                 "1 × amount is not a number", "travel: 2 of 2 have no place", "Nothing was stored"):  # fmt: skip
         assert part in told
+    assert "nan" not in told.split()
     assert not (tmp_path / "data" / "aegis.duckdb").exists()
     again = ["import", str(file), "--as", str(tmp_path / "mybank.toml")]
     assert main(again) == 2

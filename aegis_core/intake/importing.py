@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -313,6 +313,7 @@ def _found(
 ) -> tuple[ImportSummary, list[Table]]:
     """The files, as `Table`s; `messages` says whether they may hold some."""
 
+    @cache  # each file is asked of twice, and begins alike
     def message_of(path: Path) -> str:
         return recognised(path, preset) if messages else ""
 

@@ -201,6 +201,10 @@ class Settings(BaseSettings):
         "UTC", description="Local time of whom nothing tells it, such as Europe/Berlin."
     )
     label_delay_days: float = Field(7.0, ge=0, description="Days until a fraud is known.")
+    entities: tuple[Literal["card_id", "device_id", "email", "ip", "merchant_id"], ...] = Field(
+        ("device_id", "email", "ip", "merchant_id"), max_length=4,
+        description="Columns by which a model watches for several cards at once, up to four.",
+    )  # fmt: skip
     token: SecretStr = Field(
         SecretStr(""), description="What senders of transactions bring; else of a file it makes."
     )

@@ -174,8 +174,20 @@ COLUMNS: Final = (
            about="The customer's time zone, such as Europe/Berlin; it moves no time."),
     Column("original_id", since=5, replayed=False, also="original_transaction_id parent_id",
            about="Of a refund or reversal: the transaction that it is about."),
+    Column("card_id", since=6, also="card_number cc_num card card_no card_hash pan_hash",
+           about="The card, where the customer is who holds it; better a token than its number."),
+    Column("device_id", since=6, also="device device_fingerprint fingerprint device_hash",
+           about="What it was paid with: a phone, a browser, a till."),
+    Column("email", since=6, also="email_address e_mail customer_email payer_email email_hash",
+           about="An address of who pays; a hash of it does as well."),
+    Column("ip", since=6, also="ip_address ip_addr client_ip remote_addr ip_hash",
+           about="The address in the network that it was sent from."),
 )  # fmt: skip
 """What a transaction brings, in the order of the checks and of the table."""
+
+ENTITIES: Final = ("card_id", "device_id", "email", "ip", "merchant_id")
+"""Columns by which payments of several customers may belong together, what one holds before what
+strangers share; the order of every array of their counts."""
 
 HALF_PLACE: Final = "lat without lon, or lon without lat"
 """What is said of a row whose columns are right one by one, and that still names no place."""

@@ -9,7 +9,7 @@ from typing import Final
 from aegis_core.errors import ColumnError, InputError, did_you_mean
 from aegis_core.intake.messages.tables import FORMATS
 from aegis_core.intake.presets import CANNOT, PRESETS
-from aegis_core.schema import COLUMNS, LABEL_COLUMNS, REQUIRED
+from aegis_core.schema import COLUMNS, ENTITIES, LABEL_COLUMNS, REQUIRED
 from aegis_core.store.connection import quoted
 from aegis_core.store.session import Session
 from aegis_core.units.words import LABEL_WORDS, folded
@@ -67,6 +67,7 @@ def choose_columns(
     for canonical in wanted:
         if canonical in chosen:
             continue
+        taken = chosen.get("customer_id", "")
         usual = (canonical, *FILE_COLUMNS[canonical].also.split())
         if recognised:
             of_preset = PRESETS[recognised].columns.get(canonical, ())
@@ -74,6 +75,8 @@ def choose_columns(
         else:
             plain = [_plain(name) for name in usual]
             matches = [name for name in names if _plain(name) in plain]
+            if canonical in ENTITIES:  # nor is what already tells the customer a card besides
+                matches = [name for name in matches if name not in parts(taken, names)]
         # A home's place beside the merchant's is common, so an exact `lat` proves nothing.
         if len(matches) > 1 and canonical not in ("lat", "lon"):
             matches = [n for n in matches if _plain(n) == canonical] or matches

@@ -22,6 +22,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from aegis_core.intake import import_files
+from aegis_core.schema import ENTITIES
 from aegis_core.serving import schemas
 from aegis_core.store import Store, connect
 
@@ -88,7 +89,7 @@ ROWS = st.lists(
     st.fixed_dictionaries(
         {"before": PAD, "after": PAD, "customer_id": TEXT, "timestamp": TIME, "amount": AMOUNT},
         optional={
-            **dict.fromkeys(("merchant_id", "channel", "zone", "original_id"), TEXT),
+            **dict.fromkeys(("merchant_id", "channel", "zone", "original_id", *ENTITIES), TEXT),
             "category": TEXT | st.sampled_from(["Salary", "wage"]),
             "currency": TEXT | st.sampled_from(["eur", "392", "048", "GBp", "ſ"]),
             "kind": TEXT | st.sampled_from(["Refund", "CASH-OUT", "payment", "crdt", "ı"]),
@@ -101,7 +102,7 @@ ROWS = st.lists(
 )
 COLUMNS = ("transaction_id", "customer_id", "timestamp", "amount", "currency", "merchant_id",
            "category", "channel", "lat", "lon", "kind", "status", "zone",
-           "original_id")  # fmt: skip
+           "original_id", "card_id", "device_id", "email", "ip")  # fmt: skip
 NUMERIC = ("amount", "lat", "lon")
 
 Came = dict[int, str | dict[str, Any]]
@@ -207,7 +208,7 @@ from pathlib import Path
 
 spec = importlib.util.find_spec("aegis_core.schema")
 text = Path(spec.origin).read_text("utf-8")
-entry = '    Column(name="device", title="Device", replayed=True, since=6),\\n'
+entry = '    Column(name="tablet", title="Tablet", replayed=True, since=7),\\n'
 end = ')  # fmt: skip\\n' + '"' * 3 + 'What a transaction brings'
 assert text.count(end) == 1
 schema = sys.modules["aegis_core.schema"] = importlib.util.module_from_spec(spec)
@@ -221,16 +222,16 @@ from aegis_core.views.dashboard import feed, log
 
 store = connect(Path(sys.argv[1]))
 path = Path(sys.argv[1]).with_name("more.csv")
-path.write_text("customer_id,ts,amount,device\\nc,2026-01-01,2, d1 \\n")
+path.write_text("customer_id,ts,amount,tablet\\nc,2026-01-01,2, d1 \\n")
 import_files([path], store, progress=False)
 row, why = schemas.checked(json.dumps({"transaction_id": "a", "customer_id": "c", "amount": 1,
-    "timestamp": "2026-01-01", "device": " d1 "}).encode())
+    "timestamp": "2026-01-01", "tablet": " d1 "}).encode())
 print(json.dumps({
-    "stored": store.rows("SELECT device FROM transactions ORDER BY seq"),
-    "replayed": transactions(store).device.tolist(), "posted": row["device"], "why": why,
-    "sent": "device" in client.SENT, "content": "device" in rows.CONTENT,
-    "log": ["device", "Device", "text"] in [list(c) for c in log.COLUMNS],
-    "file": "device" in log._IN_FILE, "window": "AS device" in feed._WINDOW,
+    "stored": store.rows("SELECT tablet FROM transactions ORDER BY seq"),
+    "replayed": transactions(store).tablet.tolist(), "posted": row["tablet"], "why": why,
+    "sent": "tablet" in client.SENT, "content": "tablet" in rows.CONTENT,
+    "log": ["tablet", "Tablet", "text"] in [list(c) for c in log.COLUMNS],
+    "file": "tablet" in log._IN_FILE, "window": "AS tablet" in feed._WINDOW,
 }))
 """
 
@@ -244,7 +245,7 @@ def test_an_optional_column_is_one_entry(tmp_path: Path) -> None:
     )
     assert found.returncode == 0, found.stderr
     told = json.loads(found.stdout.splitlines()[-1])
-    assert told.pop("stored") == [{"device": None}, {"device": "d1"}]
+    assert told.pop("stored") == [{"tablet": None}, {"tablet": "d1"}]
     assert told.pop("replayed")[1] == "d1"
     assert (told.pop("posted"), told.pop("why")) == ("d1", "")
     assert list(told.values()) == [True] * 5, told

@@ -3,11 +3,14 @@
 Isolation notices what arrives packed together only after a while. From so many transactions of a
 customer within one of `signals.WINDOWS_S` on, beyond what the customer's own rate explains, each
 goes to review, and from `BLOCKED_AT` times as many on it is blocked, whatever score and budget say.
+Likewise from so many cards on at one device, e-mail, address or merchant (`features.entities`),
+which no customer sees; but nobody is blocked for what strangers did at the same address or shop.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,10 +20,22 @@ import pandas as pd
 
 from aegis_core.detection.detector import most_of_one, ranks
 from aegis_core.features.arrays import Floats, Ints
+from aegis_core.features.entities import N_COUNTS
 from aegis_core.features.signals import N_WINDOWS, RING
+from aegis_core.schema import ENTITIES
+
+Counts = npt.NDArray[np.integer]
 
 NO_LIMITS: Final = (RING + 2,) * N_WINDOWS
-"""Limits that no count reaches."""
+"""Limits that no count of a customer reaches."""
+NO_ENTITY_LIMITS: Final = (RING + 2,) * (N_COUNTS - N_WINDOWS)
+"""The same of entities."""
+FEWEST_CARDS: Final = (4, 5, 6, 8)
+"""`FEWEST_IN_A_BURST` of the cards at one entity: a family has few."""
+CODES: Final = {name: f"{name.removesuffix('_id').upper()}-LIMIT" for name in ENTITIES}
+"""The reason code of an alert that the cards at an entity raised."""
+BLOCKING: Final = ("card_id", "device_id", "email")
+"""Entities of which too many cards are blocked: who holds one answers for it."""
 BURST_CUSTOMERS: Final = 0.03
 """Share of customers whose most say nothing of a limit: they may have had a burst."""
 MANY_CUSTOMERS: Final = 0.2
@@ -39,7 +54,9 @@ EPISODE_ROWS: Final = 3
 where thresholds are taken from them: no attack raises one by its length."""
 
 
-def burst_limits(counts: Ints, frame: pd.DataFrame) -> tuple[int, ...]:
+def burst_limits(
+    counts: Counts, frame: pd.DataFrame, fewest: tuple[int, ...] = FEWEST_IN_A_BURST
+) -> tuple[int, ...]:
     """Limits that ordinary customers reach once in `DAYS_TO_A_LIMIT` days, one a window.
 
     What all but `BURST_CUSTOMERS` of the customers ever had, and an exponential tail from there: a
@@ -49,8 +66,9 @@ def burst_limits(counts: Ints, frame: pd.DataFrame) -> tuple[int, ...]:
 
     Parameters
     ----------
-    counts : of shape (n, N_WINDOWS), see `scoring.Scored`.
+    counts : of shape (n, N_WINDOWS or more), see `scoring.Scored`.
     frame : `customer_id` and `ts` of each.
+    fewest : that a limit is at least.
 
     >>> counts = np.ones((1000, N_WINDOWS), int)
     >>> counts[:500] = 40
@@ -62,17 +80,55 @@ def burst_limits(counts: Ints, frame: pd.DataFrame) -> tuple[int, ...]:
         return NO_LIMITS
     first, last = np.quantile(frame.ts.to_numpy("datetime64[us]").astype(np.int64), (0.001, 0.999))
     days = max(float(last - first) / 86_400e6, 1.0)
-    most = pd.DataFrame(counts).groupby(frame.customer_id.to_numpy()).max()
+    most = pd.DataFrame(counts[:, :N_WINDOWS]).groupby(frame.customer_id.to_numpy()).max()
     aside = min(max(FEWEST_CUSTOMERS, int(BURST_CUSTOMERS * len(most))), len(most) - 1)
     many = min(max(aside, int(MANY_CUSTOMERS * len(most))), len(most) - 1)
     beyond = math.log(max(BURST_CUSTOMERS * DAYS_TO_A_LIMIT / days, 1.0))
     limits = []
-    for window, fewest in zip(most, FEWEST_IN_A_BURST, strict=True):
+    for window, least in zip(most, fewest, strict=True):
         ranked = np.sort(most[window].to_numpy())[::-1]
         fall = (ranked[aside] - ranked[many]) / math.log(MANY_CUSTOMERS / BURST_CUSTOMERS)
-        limit = max(fewest, math.ceil(ranked[aside] + max(fall, 0.5) * beyond))
+        limit = max(least, math.ceil(ranked[aside] + max(fall, 0.5) * beyond))
         limits.append(limit if limit <= RING + 1 else RING + 2)
     return tuple(limits)
+
+
+def entity_limits(counts: Counts, frame: pd.DataFrame, entities: Sequence[str]) -> tuple[int, ...]:
+    """`burst_limits` of the cards at each of `ENTITIES`, which ordinary ones reach as rarely.
+
+    One that is not among `entities`, or that `frame` tells nothing of, has none.
+
+    Parameters
+    ----------
+    counts : of shape (n, N_COUNTS).
+    frame : the entities and `ts` of each.
+    """
+    limits: list[int] = []
+    for k, name in enumerate(ENTITIES):
+        if name not in entities or name not in frame:
+            limits += NO_LIMITS
+            continue
+        rows = np.flatnonzero(frame[name].notna())
+        of = slice(N_WINDOWS * (1 + k), N_WINDOWS * (2 + k))
+        told = frame.iloc[rows]
+        whose = pd.DataFrame({"customer_id": told[name], "ts": told.ts})
+        limits += burst_limits(counts[rows, of], whose, FEWEST_CARDS)
+    return tuple(limits)
+
+
+def episode_of(counts: Counts, limits: npt.ArrayLike, frame: pd.DataFrame) -> pd.Series:
+    """Whose each row is where an attack counts once, shape (n,): the customer's.
+
+    Where the cards of an entity reach their limit, it is the entity's, whose they all are.
+    """
+    whose, limits = frame.customer_id.astype(object), np.asarray(limits)
+    told = [(k, name) for k, name in enumerate(ENTITIES) if name in frame]
+    for k, name in reversed(told if len(limits) > N_WINDOWS else []):
+        of = slice(N_WINDOWS * (1 + k), N_WINDOWS * (2 + k))
+        met = meets(counts[:, of], limits[of])
+        if met.any():
+            whose = whose.mask(met, f"{name} " + frame[name].astype(str))
+    return whose
 
 
 def thinned(customer: pd.Series, ts: pd.Series, worth: Floats) -> npt.NDArray[np.bool_]:
@@ -101,7 +157,7 @@ def thinned(customer: pd.Series, ts: pd.Series, worth: Floats) -> npt.NDArray[np
     return out
 
 
-def meets(counts: Ints, limits: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def meets(counts: Counts, limits: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Where one of the counts reaches its limit, shape (n,)."""
     return np.asarray((counts >= np.asarray(limits)).any(axis=1), bool)
 
@@ -112,7 +168,7 @@ class Counter:
 
     Parameters
     ----------
-    limits : see `burst_limits`.
+    limits : see `burst_limits`, and after them `entity_limits`.
     share : of the traffic that the thresholds are taken from: what the counter alerts on.
     others : scores of the rest of it, ascending.
     rank : see `ranks`, of each of these.
@@ -129,14 +185,14 @@ class Counter:
 
     @classmethod
     def beside(
-        cls, limits: tuple[int, ...], counts: Ints, score: Floats, frame: pd.DataFrame
+        cls, limits: tuple[int, ...], counts: Counts, score: Floats, frame: pd.DataFrame
     ) -> Counter:
         """The counter with `limits`, and traffic of which each episode counts by its highest.
 
-        `frame` has the `customer_id` and `ts` of these counts and scores.
+        `frame` has the `customer_id`, the entities and `ts` of these counts and scores.
         """
-        kept = thinned(frame.customer_id, frame.ts, score)
-        met = meets(counts[kept], limits)
+        kept = thinned(episode_of(counts, limits, frame), frame.ts, score)
+        met = meets(counts[kept, : len(limits)], limits)
         share = float(met.sum() / len(score)) if len(score) else 0.0
         others, whose = score[kept][~met], frame.customer_id[kept][~met]
         order = np.argsort(others, kind="stable")

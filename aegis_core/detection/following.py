@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from aegis_core.detection.counter import CODES
 from aegis_core.detection.registry import ModelVersion
 from aegis_core.machine import utc_now
 from aegis_core.schema import EPOCH
@@ -28,8 +29,12 @@ AS_TRAINED: Final = (0.8, 1.25)
 FEWEST: Final = 20
 """Alerts that the budget allows in the days looked at; of fewer nothing is read."""
 A_CUSTOMER: Final = 5
-"""Alerts of a customer that count, the highest, so that nobody moves it for all."""
+"""Alerts of a customer that count, the highest, so that nobody moves it for all; likewise of a
+device, or another entity, at which too many cards were counted."""
 
+_SHARED: Final = " ".join(
+    f"WHEN '{code}' THEN '{name} ' || t.{name}" for name, code in CODES.items()
+)
 _JUDGED: Final = """
     FROM verdicts v JOIN transactions t USING (seq)
     WHERE v.model_version = $version AND v.score > 0 AND v.score <= 1
@@ -40,9 +45,10 @@ _TRAFFIC: Final = f"""
 _HIGH: Final = f"""
     SELECT score, counted FROM (
       SELECT v.score, t.customer_id,
-        coalesce(v.reasons[1].code = 'BURST-LIMIT', false) AS counted {_JUDGED})
+        coalesce(v.reasons[1].code LIKE '%-LIMIT', false) AS counted,
+        CASE v.reasons[1].code {_SHARED} ELSE t.customer_id END AS whose {_JUDGED})
     WHERE counted OR score > $low
-    QUALIFY row_number() OVER (PARTITION BY customer_id ORDER BY score DESC) <= {A_CUSTOMER}
+    QUALIFY row_number() OVER (PARTITION BY whose ORDER BY score DESC) <= {A_CUSTOMER}
     ORDER BY score DESC"""
 
 

@@ -6,20 +6,30 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.detection.counter import BLOCKED_AT, NO_LIMITS, Counter, meets
+from aegis_core.detection.counter import (
+    BLOCKED_AT,
+    BLOCKING,
+    CODES,
+    NO_ENTITY_LIMITS,
+    NO_LIMITS,
+    Counter,
+    Counts,
+    meets,
+)
 from aegis_core.detection.detector import Calibrated
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.arrays import Floats, Ints, Rows
 from aegis_core.features.frauds import HISTORY, weight_of_share
 from aegis_core.features.signals import FACTS, N_WINDOWS, RING, SIGNAL_FACTOR, SIGNALS, WINDOWS_S
-from aegis_core.schema import FACTORS, TOLD_FACTORS, Decision
+from aegis_core.schema import ENTITIES, FACTORS, TOLD_FACTORS, Decision
 from aegis_core.units.clocks import of_day, sent
 from aegis_core.units.money import digits, worth
 
@@ -43,6 +53,9 @@ class Policy:
         review whatever their score and the budget, and `BLOCKED_AT` times as many are blocked: an
         exact counter beside the forest, which notices what arrives packed together only after a
         while. See `burst_limits`.
+    entity_limits :
+        The same of the cards at each of `schema.ENTITIES`, one after another, of which only what
+        one party holds is blocked (`BLOCKING`). See `entity_limits`.
     """
 
     review_above: float
@@ -50,6 +63,7 @@ class Policy:
     alert_budget: float
     audit_share: float = 0.001
     burst_limits: tuple[int, ...] = NO_LIMITS
+    entity_limits: tuple[int, ...] = NO_ENTITY_LIMITS
 
     @classmethod
     def from_budget(
@@ -80,15 +94,18 @@ class Policy:
             max(block_above, review_above),
             alert_budget,
             audit_share,
-            counter.limits if counter else NO_LIMITS,
+            counter.limits[:N_WINDOWS] if counter else NO_LIMITS,
+            (counter.limits[N_WINDOWS:] if counter else ()) or NO_ENTITY_LIMITS,
         )
 
-    def decide(self, score: Floats, counts: Ints | None = None) -> npt.NDArray[np.int8]:
+    def decide(self, score: Floats, counts: Counts | None = None) -> npt.NDArray[np.int8]:
         """Decisions as values of `schema.Decision`, shape (n,).
 
         Parameters
         ----------
-        counts : of shape (n, N_WINDOWS), see `scoring.Scored`; without them nothing is counted.
+        counts :
+            Of shape (n, N_COUNTS), or of the customers' alone (n, N_WINDOWS), see `scoring.Scored`;
+            without them nothing is counted.
 
         >>> Policy(0.6, 0.8, 0.01).decide(np.array([0.5, 0.7, 0.9])).tolist()
         [0, 1, 2]
@@ -97,25 +114,31 @@ class Policy:
         out += (score > self.block_above).astype(np.int8)
         if counts is not None:
             for limits, least in zip(self.limits(), _BY_COUNT, strict=True):
-                met = meets(counts, limits)
+                met = meets(counts, limits[: counts.shape[1]])
                 out[met] = np.maximum(out[met], least)
         return out
 
     def limits(self) -> Ints:
-        """Counts from which a transaction is reviewed and blocked, of shape (2, N_WINDOWS).
+        """Counts from which a transaction is reviewed and blocked, of shape (2, N_COUNTS).
 
         A policy that blocks nothing by its score blocks nothing by its count.
         """
-        blocked = NO_LIMITS if math.isinf(self.block_above) else self.burst_limits
-        return np.array([self.burst_limits, [BLOCKED_AT * n for n in blocked]])
+        reviewed = np.array([*self.burst_limits, *self.entity_limits])
+        held = np.repeat([True, *(name in BLOCKING for name in ENTITIES)], N_WINDOWS)
+        blocks = held & math.isfinite(self.block_above)
+        return np.array([reviewed, BLOCKED_AT * np.where(blocks, reviewed, NO_LIMITS[0])])
 
-    def counts_as_burst(self, counts: Ints) -> npt.NDArray[np.bool_]:
+    def counts_as_burst(self, counts: Counts) -> npt.NDArray[np.bool_]:
         """Where the exact counter alone raises an alert, shape (n,)."""
-        return meets(counts, self.limits()[0])
+        return meets(counts, self.limits()[0, : counts.shape[1]])
 
     def save(self, folder: Path) -> None:
-        """Write `policy.json` into `folder`."""
-        (folder / "policy.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+        """Write `policy.json` into `folder`; of entities by their names, where they have limits."""
+        parts = np.reshape(self.entity_limits, (len(ENTITIES), N_WINDOWS)).tolist()
+        each = zip(ENTITIES, map(tuple, parts), strict=True)
+        told = {name: limits for name, limits in each if limits != NO_LIMITS}
+        written = asdict(self) | {"entity_limits": told}
+        (folder / "policy.json").write_text(json.dumps(written, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Policy:
@@ -127,29 +150,50 @@ class Policy:
         """
         try:
             written = json.loads((folder / "policy.json").read_text())
-            limits = written.pop("burst_limits", NO_LIMITS)
-            if len(limits) != N_WINDOWS:
+            entities = written.pop("entity_limits", {})
+            limits = [written.pop("burst_limits", NO_LIMITS),
+                      *(entities.get(name, NO_LIMITS) for name in ENTITIES)]  # fmt: skip
+            if any(len(of) != N_WINDOWS for of in limits):
                 raise ValueError("it counts other windows")
-            given = {name: float(value) for name, value in written.items()}
-            return cls(**given, burst_limits=tuple(map(int, limits)))
+            own, *others = (tuple(map(int, of)) for of in limits)
+            given: dict[str, Any] = {name: float(value) for name, value in written.items()}
+            return cls(**given, burst_limits=own, entity_limits=tuple(chain(*others)))
         except (OSError, ValueError, TypeError, AttributeError) as e:
             raise NotReady(
                 f"The policy in {folder} cannot be read ({e}). Train with `aegis run train`."
             ) from None
 
 
-def counted(counts: Ints, limits: Ints) -> dict[str, object]:
+_SEEN: Final = ("{} transactions", "{} customers with this card", "{} {} at this device",
+                "{} {} with this e-mail", "{} {} from this address",
+                "{} declined {} at this merchant")  # fmt: skip
+"""What was counted: a customer's own, then of each of `ENTITIES`."""
+
+
+def counted(counts: Counts, limits: Ints, *, card: bool = False) -> dict[str, object]:
     """The reason of an alert that the counter raised: the shortest window whose limit was met.
 
-    `counts` has shape (N_WINDOWS,), `limits` is `Policy.limits`; a block is told before a review.
+    `counts` has shape (N_COUNTS,) or (N_WINDOWS,), `limits` is `Policy.limits`; a block is told
+    before a review, and the customer's own before what others share. `card` says that cards have
+    names of their own.
+
+    >>> counts = np.ones(24, int)
+    >>> counts[9] = 31
+    >>> limits = Policy(0.6, 0.8, 0.01, entity_limits=(5,) * 20).limits()
+    >>> counted(counts, limits)["text"]
+    '31 customers at this device in 60 s; from 10 on they are blocked'
     """
+    limits = limits[:, : len(counts)]
     blocked = bool((counts >= limits[1]).any())
     first = int(np.argmax(counts >= limits[int(blocked)]))
+    entity, window = divmod(first, N_WINDOWS)
     text = (
-        f"{counts[first]} transactions in {_duration(WINDOWS_S[first])}; from "
+        f"{_SEEN[entity].format(counts[first], 'cards' if card else 'customers')} in "
+        f"{_duration(WINDOWS_S[window])}; from "
         f"{limits[int(blocked)][first]} on {'they are blocked' if blocked else 'somebody looks'}"
     )
-    return {"factor": "burst", "code": "BURST-LIMIT", "text": text, "contribution": 0.0}
+    code = ("BURST-LIMIT", *CODES.values())[entity]
+    return {"factor": "burst", "code": code, "text": text, "contribution": 0.0}
 
 
 class Paid(NamedTuple):

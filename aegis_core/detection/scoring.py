@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aegis_core.detection.counter import NO_LIMITS
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.forest import N_FACTORS, N_SIGNALS, N_TOLD, NO_MODEL, Model, room, weigh
 from aegis_core.detection.learner import Learner
@@ -28,12 +27,22 @@ from aegis_core.detection.verdicts import Reasons, Verdicts
 from aegis_core.features.arrays import Floats, Ints, Rows
 from aegis_core.features.checkpoint import NO_ONE, NO_PAUSES, Erased, Pauses
 from aegis_core.features.confirmed import Confirmed
+from aegis_core.features.entities import N_COUNTS, NO_KEYS, Sharing, count_cards, remember_try
 from aegis_core.features.entries import Columns, Entry, by_scale, entry_of
 from aegis_core.features.frauds import N_HISTORY, Recall, fold, recall, witness
 from aegis_core.features.kernels import kernel
 from aegis_core.features.population import NOWHERE, ends_day, place_of, publish
 from aegis_core.features.profiles import Profiles
-from aegis_core.features.signals import FACTS, LIVED, N_WINDOWS, ZONED, State, learn, observe
+from aegis_core.features.signals import (
+    FACTS,
+    LIVED,
+    N_WINDOWS,
+    RING,
+    ZONED,
+    State,
+    learn,
+    observe,
+)
 from aegis_core.machine import utc_now_us
 from aegis_core.schema import LIST_KINDS, TOLD_FACTORS, Decision
 from aegis_core.units.words import ASIDE, PAYMENT
@@ -49,6 +58,7 @@ N_CLEARED: Final = 1 + N_TOLD
 _BURST: Final = 1 + TOLD_FACTORS.index("burst")
 
 Decisions = npt.NDArray[np.int8]
+Counts = npt.NDArray[np.int8]
 NOTHING_CONFIRMED: Final = Confirmed().memory
 NOBODY: Final = np.empty(0, np.int64)
 NO_ROWS: Final = Columns._make(NOBODY for _ in Columns._fields)
@@ -65,7 +75,8 @@ class Scored(NamedTuple):
     (n,) as in `schema.Decision`; `facts` (n, len(FACTS)); `history` (n, N_HISTORY), where the pass
     was given answers. `cleared` (n, N_CLEARED) tells for alerts what would have made a score that
     passes: the largest such amount, or NaN, then 1 for each of `TOLD_FACTORS` whose absence alone
-    would have done. Arrays that were not asked for have no rows.
+    would have done. `counts` (n, N_COUNTS) are those of `observe` and `count_cards`. Arrays that
+    were not asked for have no rows.
     """
 
     signals: Floats
@@ -77,7 +88,7 @@ class Scored(NamedTuple):
     contributions: Floats
     history: Floats
     facts: Floats
-    counts: Ints
+    counts: Counts
     cleared: Floats
     amount: Floats
 
@@ -85,7 +96,10 @@ class Scored(NamedTuple):
 @kernel
 def _advance(
     state: State,
+    shared: Sharing,
     columns: Columns,
+    entities: Ints,
+    cards: Ints,
     model: Model,
     trees: Trees,
     review_above: float,
@@ -110,7 +124,9 @@ def _advance(
      amounts) = out  # fmt: skip
     nothing, one_row, no_past = np.empty(0), np.empty(N_SIGNALS), np.zeros(N_HISTORY)
     left, features = room(model), np.empty(N_FEATURES, np.float32)
-    recent, raw = np.empty(N_WINDOWS, np.int64), np.empty(N_WINDOWS, np.int64)
+    recent, raw = np.ones(N_COUNTS, np.int64), np.empty(N_WINDOWS, np.int64)
+    own_counts, walked = recent[:N_WINDOWS], np.empty((3, RING), np.int64)
+    shares, (keys, tables, tries, numbers) = len(entities) > 0, shared
     for i in range(len(as_paid)):
         ts = ts_us[i]
         past = no_past
@@ -137,9 +153,14 @@ def _advance(
             own[LIVED],
         )  # fmt: skip
         amounts[i] = amount
-        observe(own, published, pair_keys, pairs, places, entry, amount, row, told, recent, raw)
+        observe(own, published, pair_keys, pairs, places, entry, amount, row, told, own_counts, raw)
+        tried = role[i] if entry.timed else ASIDE
+        if shares:
+            count_cards(keys, tables, tries, numbers, entities[i], customer[i], cards[i], ts, tried,
+                        walked, recent)  # fmt: skip
         if len(counts) > 0:
-            counts[i] = recent
+            for k in range(N_COUNTS):
+                counts[i, k] = recent[k]
         fate: int = UNDECIDED
         if scoring:
             evidence = all_evidence[i]
@@ -147,8 +168,8 @@ def _advance(
             score = rate(model, trees, row, amount, past, evidence, left, features)
             alert = score > review_above
             fate = alert + (score > block_above)
-            if np.any(recent >= limits[0]):
-                soon = np.any(recent >= limits[1])
+            if _reaches(recent, limits[0], shares):
+                soon = _reaches(recent, limits[1], shares)
                 fate = max(fate, Decision.BLOCK.value if soon else Decision.REVIEW.value)
             if len(rulings) > 0:
                 fate = _ruled(fate, rulings[i])
@@ -163,6 +184,18 @@ def _advance(
             fate = recorded[i]
         learn(own, published, pair_keys, pairs, sums, scales, places, entry, row, raw,
               fate != Decision.BLOCK, fate == Decision.REVIEW)  # fmt: skip
+        if shares:
+            remember_try(keys, tables, tries, numbers, entities[i], customer[i], cards[i], ts,
+                         tried, fate != Decision.BLOCK)  # fmt: skip
+
+
+@kernel
+def _reaches(counts: Ints, limits: Ints, shares: bool) -> bool:
+    """Whether a count of the customer, or of an entity where one `shares` some, is at its limit."""
+    met = False
+    for k in range(N_COUNTS if shares else N_WINDOWS):
+        met |= counts[k] >= limits[k]
+    return met
 
 
 @kernel
@@ -306,12 +339,12 @@ class Scorer:
             np.zeros((explained, N_TOLD)),
             np.empty((n if self.confirmed is not None else 0, N_HISTORY)),
             np.empty((n if explain else 0, len(FACTS))),
-            np.empty((n if signals or explain else 0, N_WINDOWS), np.int64),
+            np.empty((n if signals or explain else 0, N_COUNTS), np.int8),
             np.full((explained, N_CLEARED), np.nan),
             np.empty(n),
         )
         thresholds, model, trees = (np.inf, np.inf), NO_MODEL, NO_TREES
-        limits = np.array([NO_LIMITS, NO_LIMITS])
+        limits = np.full((2, N_COUNTS), RING + 2)
         if self.detector is not None and self.policy is not None:
             thresholds = self.policy.review_above, self.policy.block_above
             limits = self.policy.limits()
@@ -323,20 +356,22 @@ class Scorer:
         )
         step = CHUNK_ROWS if isinstance(frame, pd.DataFrame) else max(n, 1)
         first = until = 0
-        chunk, payers, payees = NO_ROWS, NOBODY, NOBODY
+        chunk, keys, payers, payees = NO_ROWS, NO_KEYS, NOBODY, NOBODY
         for start, stop in pairwise(sorted({*range(0, n, step), *(k for k in pauses if k < n), n})):
             renamed = [act() for act in pauses.get(start, ())]
             if start == until or any(renamed):
                 first, until = start, min((start // step + 1) * step, n)
                 here = frame.iloc[first:until] if isinstance(frame, pd.DataFrame) else frame
                 chunk = self.profiles.columns(here)
+                keys = self.profiles.keys(here, chunk)
                 if self.confirmed is not None:
                     payers, payees = self.confirmed.codes(here)
             part, of = slice(start, stop), slice(start - first, stop - first)
             columns = Columns._make(column[of] for column in chunk)
             payer, payee = payers[of], payees[of]
             _advance(
-                self.profiles.state, columns, model, trees, *thresholds, limits, decides,
+                self.profiles.state, self.profiles.shared, columns, keys.of[of], keys.card[of],
+                model, trees, *thresholds, limits, decides,
                 asked[part], ruled[part],
                 NOTHING_CONFIRMED if self.confirmed is None else self.confirmed.memory,
                 columns.ts_us if clock is None else clock[part], payer, payee,
@@ -441,6 +476,7 @@ class Scorer:
         if len(alerts):
             was_paid = paid(frame, scored.amount, alerts)
             by_signal = self.detector.spread(scored.signals[alerts])
+        cards = np.asarray(frame.get("card_id", np.full(len(high), None)), object)
         for k, i in enumerate(alerts.tolist()):
             told[i] = reasons(
                 was_paid[k], scored.facts[i], scored.contributions[i], by_signal[k],
@@ -448,7 +484,8 @@ class Scorer:
             )  # fmt: skip
             ways = scored.cleared[i]
             if burst[i]:  # no other amount, place or hour takes anything from the count
-                told[i] = [counted(scored.counts[i], self.policy.limits()), *told[i]]
+                card = isinstance(cards[i], str)
+                told[i] = [counted(scored.counts[i], self.policy.limits(), card=card), *told[i]]
                 ways, alone = np.zeros(N_CLEARED), ways[_BURST] if high[i] else 1.0
                 ways[0], ways[_BURST] = np.nan, alone
             cleared[i] = clearance(was_paid[k].currency, ways)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from aegis_core.config import Settings
 from aegis_core.detection import attacks
-from aegis_core.detection.counter import Counter, burst_limits, thinned
+from aegis_core.detection.counter import Counter, burst_limits, entity_limits, episode_of, thinned
 from aegis_core.detection.detector import MIN_TRAIN, Detector
 from aegis_core.detection.history import (
     became_payments,
@@ -93,8 +93,9 @@ class Training:
     judged : first and last time of `window`.
     window :
         One row for each transaction that the thresholds were taken from: `transaction_id`,
-        `customer_id`, `ts`, `paid` (its amount), `score`, `risk`, `decision`, the evidence of each
-        factor and, as `strength:<factor>`, the same before weighting. For a forest these are the
+        `customer_id`, `ts`, `whose` (`counter.episode_of`), `paid` (its amount), `score`, `risk`,
+        `decision`, the evidence of each factor and, as `strength:<factor>`, the same before
+        weighting. For a forest these are the
         training window, for a learner the days after it: it is too sure of what it was taught.
     signals : of shape (len(window), len(SIGNALS)).
     saw : all the data that was there, while `data_hash` is of what taught the model.
@@ -184,7 +185,7 @@ class Training:
         An episode counts for `counter.EPISODE_ROWS` alerts at most.
         """
         w, limit = self.window, self.policy.alert_budget * self.block_share
-        counts = thinned(w.customer_id, w.ts, w.score.to_numpy()) & (w.decision > 0)
+        counts = thinned(w.whose, w.ts, w.score.to_numpy()) & (w.decision > 0)
         return {
             "alerts": bool(counts.sum() <= self.policy.alert_budget * len(w)),
             "blocks": bool((w.score > self.policy.block_above).mean() <= limit),
@@ -311,7 +312,8 @@ def train(
     signals = passed.signals[judged]
     strength, evidence = forest.weigh(signals)
     score = rated(model, passed, judged)
-    limits = burst_limits(passed.counts[chosen], seen[chosen])
+    of_window = passed.counts[chosen], seen[chosen]
+    limits = (*burst_limits(*of_window), *entity_limits(*of_window, settings.entities))
     policy = Policy.from_budget(
         model, budget, settings.block_share, settings.audit_share,
         Counter.beside(limits, passed.counts[judged], score, seen[judged]),
@@ -319,6 +321,7 @@ def train(
     window = pd.DataFrame(
         {
             **{c: seen[c].to_numpy()[judged] for c in ("transaction_id", "customer_id", "ts")},
+            "whose": episode_of(passed.counts[judged], limits, seen[judged]).to_numpy(),
             "paid": paid[judged],
             "score": score,
             "risk": model.risk(score),

@@ -16,7 +16,7 @@ import pandas as pd
 
 from aegis_core.config import Settings
 from aegis_core.detection import following
-from aegis_core.detection.counter import NO_LIMITS
+from aegis_core.detection.counter import NO_ENTITY_LIMITS, NO_LIMITS
 from aegis_core.detection.policy import Policy
 from aegis_core.detection.registry import champion
 from aegis_core.errors import InputError
@@ -61,7 +61,7 @@ def alerted(found: Evaluation, detector: str, budget: float) -> npt.NDArray[np.b
     for i, (fold, model) in enumerate(zip(found.folds, models, strict=True)):
         policy = Policy.from_budget(model, budget, counter=counters[i] if counters else None)
         alert = (scores[detector] > policy.review_above).to_numpy()
-        if policy.burst_limits != NO_LIMITS:
+        if (policy.burst_limits, policy.entity_limits) != (NO_LIMITS, NO_ENTITY_LIMITS):
             alert = alert | scores["counted"].to_numpy(bool)
         out |= alert & (scores.fold == fold.number).to_numpy()
     return out

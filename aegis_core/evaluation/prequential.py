@@ -16,7 +16,7 @@ import pandas as pd
 
 from aegis_core.config import Settings
 from aegis_core.detection import history
-from aegis_core.detection.counter import Counter, burst_limits
+from aegis_core.detection.counter import Counter, burst_limits, entity_limits
 from aegis_core.detection.detector import MIN_TRAIN, Detector
 from aegis_core.detection.history import known_answers
 from aegis_core.detection.learner import MIN_FRAUDS, Learner
@@ -39,7 +39,7 @@ from aegis_core.features import confirmed
 from aegis_core.features.checkpoint import Begin, begin
 from aegis_core.features.entries import judged_rows
 from aegis_core.runs import lineage
-from aegis_core.schema import FACTORS, Decision
+from aegis_core.schema import ENTITIES, FACTORS, Decision
 from aegis_core.store import Store
 
 _FRESH: Final = Begin(0, None, None)
@@ -82,6 +82,7 @@ def backtest(
         block_share=settings.block_share,
         exclude_known=exclude_known,
         learner=learner,
+        entities=settings.entities,
         seed=settings.seed,
         recorded=history.recorded(frame),
         begun=begun,
@@ -100,6 +101,7 @@ def evaluate(
     block_share: float = 0.2,
     exclude_known: bool = False,
     learner: bool = False,
+    entities: Sequence[str] = ENTITIES[1:],
     seed: int = 0,
     recorded: Decisions | None = None,
     begun: Begin = _FRESH,
@@ -120,6 +122,7 @@ def evaluate(
     learner :
         Also learn from the labels, each from its `known_at` on: what is known when a test window
         begins trains the learner, what becomes known during it is history to it.
+    entities : of `schema.ENTITIES`, those whose cards are counted.
     recorded : decisions given when the transactions came; see `Scorer.run`.
     begun :
         What transactions and answers before the first of `frame` had taught, where those were
@@ -177,7 +180,10 @@ def evaluate(
         )
         trained_on, counted = frame.iloc[first_kept:learnt][chosen], counts[chosen]
         detector = Detector(seed=seed).fit(seen[chosen], trained_on.customer_id)
-        limits = burst_limits(counted, trained_on)
+        limits = (
+            *burst_limits(counted, trained_on),
+            *entity_limits(counted, trained_on, entities),
+        )
         score = detector.score(detector.weigh(seen[chosen])[1])
         counter = Counter.beside(limits, counted, score, trained_on)
         policy = Policy.from_budget(detector, alert_budget, block_share, counter=counter)

@@ -26,6 +26,7 @@ from aegis_core.features.arrays import (
     without,
     write_arrays,
 )
+from aegis_core.features.entities import Keys, Sharing, keys_of, sharing
 from aegis_core.features.entries import Columns, columns
 from aegis_core.features.population import (
     MEAN,
@@ -66,6 +67,7 @@ class Profiles:
             np.zeros((PLACES, PLACE), np.int64),
         )
         figures(self.state.kept, self.state.published, 0)
+        self.shared = Sharing.fresh()
         self._n_pairs_at_most = 0
 
     def columns(self, frame: Rows) -> Columns:
@@ -80,6 +82,12 @@ class Profiles:
         )
         self._make_room(len(read.amount))
         return read
+
+    def keys(self, frame: Rows, read: Columns) -> Keys:
+        """The entities of `frame`, of which `read` are the columns, with room for their tries."""
+        found = keys_of(frame, read.customer, read.role, self.shared)
+        self.shared = self.shared.with_room(found.n_new, int(np.count_nonzero(found.of >= 0)))
+        return found
 
     @property
     def day(self) -> int:
@@ -132,6 +140,7 @@ class Profiles:
         self.customer_codes = without(self.customer_codes, [customer])
         self.state.customers[code] = 0
         self.state.pairs[self.state.pair_keys >> 20 == code] = 0
+        self.shared.drop(code)
 
     def copy(self) -> Profiles:
         """The same state in memory of its own."""
@@ -140,6 +149,7 @@ class Profiles:
         other.category_codes = dict(self.category_codes)
         other.currency_codes = dict(self.currency_codes)
         other.state = State._make(part.copy() for part in self.state)
+        other.shared = Sharing._make(part.copy() for part in self.shared)
         other._n_pairs_at_most = self._n_pairs_at_most
         return other
 
@@ -151,7 +161,8 @@ class Profiles:
             "currency_ids": self.currency_codes,
         }
         ids = {name: packed(of) for name, of in codes.items()}
-        write_arrays(path, ids | self.state._asdict())
+        shared = {f"shared_{name}": part for name, part in self.shared._asdict().items()}
+        write_arrays(path, ids | self.state._asdict() | shared)
 
     @classmethod
     def load(
@@ -173,6 +184,7 @@ class Profiles:
             for name, fresh, loaded in zip(State._fields, self.state, state, strict=True):
                 if loaded.dtype != fresh.dtype or loaded.shape[1:] != fresh.shape[1:]:
                     raise ValueError(f"{name} has another layout")
+            self.shared = sharing(arrays)
         self.state = state
         self._n_pairs_at_most = int(np.count_nonzero(self.state.pair_keys >= 0))
         return self

@@ -19,6 +19,7 @@ from aegis_core.detection.counter import (
     EPISODE_ROWS,
     FEWEST_CUSTOMERS,
     FEWEST_IN_A_BURST,
+    NO_ENTITY_LIMITS,
     NO_LIMITS,
     Counter,
     burst_limits,
@@ -29,7 +30,7 @@ from aegis_core.detection.policy import Paid, Policy, _answered, counted, reason
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.frauds import HISTORY, weight_of_share
-from aegis_core.features.signals import FACTS, RING, SIGNAL_FACTOR, SIGNALS
+from aegis_core.features.signals import FACTS, N_WINDOWS, RING, SIGNAL_FACTOR, SIGNALS
 from aegis_core.schema import FACTORS, Decision
 
 Floats = npt.NDArray[np.float64]
@@ -146,7 +147,14 @@ def test_a_stored_policy_is_readable_text(tmp_path: Path) -> None:
     assert written == {
         **{"review_above": 0.6, "block_above": math.inf},
         **{"alert_budget": 0.005, "audit_share": 0.001, "burst_limits": list(NO_LIMITS)},
+        "entity_limits": {},
     }
+    limits = (*NO_ENTITY_LIMITS[:4], 4, 5, 6, 8, *NO_ENTITY_LIMITS[8:])
+    shared = Policy(0.6, 0.8, 0.005, entity_limits=limits)
+    shared.save(tmp_path)
+    written = json.loads((tmp_path / "policy.json").read_text())
+    assert written["entity_limits"] == {"device_id": [4, 5, 6, 8]}
+    assert Policy.load(tmp_path) == shared
 
 
 # --- reasons -------------------------------------------------------------------------------------
@@ -359,7 +367,7 @@ def test_a_limit_of_the_counter_is_reached_by_few_customers(payments: Payments) 
     frame = payments[0]
     counts = Scorer().run(frame, signals=True).counts
     limits = burst_limits(counts, frame)
-    most = pd.DataFrame(counts).groupby(frame.customer_id.to_numpy()).max()
+    most = pd.DataFrame(counts[:, :N_WINDOWS]).groupby(frame.customer_id.to_numpy()).max()
     allowed = max(FEWEST_CUSTOMERS, BURST_CUSTOMERS * len(most))
     assert ((most >= np.array(limits)).sum() <= allowed).all()
     assert (np.array(limits) >= FEWEST_IN_A_BURST).all()

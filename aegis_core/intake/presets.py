@@ -170,7 +170,7 @@ PRESETS: Final = {
             "transaction_id": ("Psp Reference",),
             "ts": ("Creation Date",),
             "customer_id": ("Shopper Reference",),
-            "channel": ("Payment Method",),
+            "category": ("Payment Method",),
             "amount": ("Gross Credit (GC)-Gross Debit (GC)",),
             "currency": ("Gross Currency",),
         },

@@ -69,6 +69,8 @@ def lacks(store: Store) -> list[str]:
     (found,) = store.rows(
         """SELECT count(*) AS n, count(lat) AS placed, count(category) AS category,
           count(merchant_id) AS merchant, count(*) FILTER (clock = 'date') AS dates,
+          count(coalesce(device_id, email, ip)) AS shared,
+          count(merchant_id) FILTER (status = 'declined') AS declined,
           count(DISTINCT customer_id) AS customers FROM transactions"""
     )
     few = store.value(
@@ -83,6 +85,8 @@ def lacks(store: Store) -> list[str]:
         f"amount: {few:,} of {customers:,} customers have fewer than {_FEWEST_PAYMENTS} payments, "
         "and are judged by what is usual of everybody": few > 0,
         f"merchants: {n - found['merchant']:,} of {n:,} have none": found["merchant"] < n,
+        "many cards tried in a row: no device, e-mail, address or declined try at a merchant": n > 0
+        and found["shared"] + found["declined"] == 0,
     }
     return [text for text, is_so in told.items() if is_so]
 

@@ -22,7 +22,7 @@ from aegis_core.detection.scoring import ALLOWED, DENIED, SNOOZED, UNDECIDED, Sc
 from aegis_core.features.confirmed import Confirmed, label_events
 from aegis_core.features.signals import BURST_FLOOR, FACTS, OWN_RUN, RING
 from aegis_core.features.surprise import poisson_surprise
-from aegis_core.schema import DAY_US, FACTORS, TABLES, TOLD_FACTORS, Decision
+from aegis_core.schema import DAY_US, ENTITIES, FACTORS, TABLES, TOLD_FACTORS, Decision
 
 Trained = tuple[Any, Policy]
 Payments = tuple[pd.DataFrame, pd.DataFrame]
@@ -555,3 +555,46 @@ def test_a_burst_is_found_while_it_happens(trained: Trained, payments: Payments)
     assert caught[0] < 5
     assert np.flatnonzero(out.decision == Decision.BLOCK)[0] < 12
     assert len(caught) >= 55
+
+
+# ---- cards at one entity
+
+
+def attack(stream: pd.DataFrame, **shared: object) -> pd.DataFrame:
+    """Fifty of the customers, a card each, tried a second apart; most of them are declined."""
+    who = stream.customer_id.unique()[:50]
+    ts = stream.ts.max() + pd.Timedelta(hours=1) + np.arange(50) * pd.Timedelta(seconds=1)
+    status = np.where(np.arange(50) % 7, "declined", None)
+    made = {"customer_id": who, "ts": ts.astype("datetime64[us]"), "amount": 1.5, "status": status}
+    rows = pd.DataFrame(made | shared)
+    rows["transaction_id"], rows["seq"] = [f"a{i}" for i in range(50)], range(50)
+    return rows
+
+
+def judged(trained: Trained, stream: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    limits = (5, 6, 8, 10) * len(ENTITIES)
+    scorer = Scorer(trained[0], dataclasses.replace(trained[1], entity_limits=limits))
+    scorer.run(stream)
+    return scorer.verdicts_of(rows, scorer.run(rows, signals=True, explain=True), "v1").frame()
+
+
+def test_cards_at_a_device_are_looked_at_then_blocked_and_told(
+    stream: pd.DataFrame, trained: Trained
+) -> None:
+    told = judged(
+        trained, stream, attack(stream, device_id="d", card_id=[f"k{i}" for i in range(50)])
+    )
+    assert told.decision.iloc[:4].tolist() == ["approve"] * 4
+    assert told.decision.iloc[4:].tolist() == ["review"] * 5 + ["block"] * 41
+    reason = told.reasons.iloc[49][0]
+    assert (reason["factor"], reason["code"]) == ("burst", "DEVICE-LIMIT")
+    assert reason["text"] == "11 cards at this device in 10 s; from 10 on they are blocked"
+    assert told.cleared.iloc[49] == "It would have passed without the transactions just before."
+
+
+def test_what_strangers_share_blocks_nobody(stream: pd.DataFrame, trained: Trained) -> None:
+    for entity, said in (("merchant_id", "declined customers at this merchant"), ("ip", "address")):
+        told = judged(trained, stream, attack(stream, **{entity: "shared"}))
+        assert "block" not in told.decision.tolist()
+        assert (told.decision.iloc[8:] == "review").all()
+        assert said in told.reasons.iloc[49][0]["text"]

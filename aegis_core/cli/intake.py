@@ -185,8 +185,10 @@ def import_(
     if dry_run:
         summary, first, lacks = preview(files, **given)
         _show(summary, first, lacks)
-    elif address := to or _service(store):
-        _send(files, address, store, settings, given)
+    elif to:
+        _send(files, to, store, settings, given)
+    elif address := _service(store):
+        _send(files, address, store, settings, given | {"labels_to": store})
     else:
         summary = import_files(files, store, **given)
         _tell(summary, settings)
@@ -239,7 +241,9 @@ def _send(
         print(f"The rejected rows are kept there, {sent.kept:,} of them new{there}.")
     for reason, n in sent.refused.most_common():
         print(f"  {n:>9,} × refused there: {reason}")
-    if sent.labels:
+    if sent.labels and "labels_to" in given:
+        print(f"{sent.labels:,} labels came with them, {sent.taught:,} of them new.")
+    elif sent.labels:
         print(f"{sent.labels:,} labels were not sent; `aegis labels FILE` reads them there.")
 
 

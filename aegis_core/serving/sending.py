@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aegis_core.errors import InputError
-from aegis_core.intake.importing import ImportSummary, import_files
+from aegis_core.intake.importing import ImportSummary, import_files, import_labels
 from aegis_core.intake.refusals import LONGEST_RAW
 from aegis_core.serving.client import SENT, Client
 from aegis_core.store import Store
@@ -38,7 +38,7 @@ class Sent:
     already_there : how many it had taken before.
     refused : how many it refused, by reason.
     kept : how many of the rows that were rejected here it keeps now, and did not before.
-    labels : how many labels the file has, which are not sent.
+    labels, taught : how many labels the file has, and how many of them were kept as new.
     """
 
     read: ImportSummary
@@ -47,6 +47,7 @@ class Sent:
     refused: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     labels: int = 0
+    taught: int = 0
     seconds: float = 0.0
 
 
@@ -54,13 +55,15 @@ def send_files(
     files: Iterable[Path | str] | Path | str,
     client: Client,
     *,
+    labels_to: Store | None = None,
     progress: bool = True,
     **given: Any,
 ) -> Sent:
     """Read files as `import_files` does with `given`, and send what is good, in order of time.
 
     What the service took before it knows by the ids, so that a file that was sent in part is sent
-    again; and what is rejected here it keeps. Local times and dates stay what they are.
+    again; and what is rejected here it keeps. Local times and dates stay what they are. Labels are
+    kept in `labels_to`, the database that the service owns, after the transactions.
 
     Raises
     ------
@@ -83,6 +86,8 @@ def send_files(
                 _count(sent, told)
                 bar.update(len(rows))
         sent.kept = sum(map(client.keep, _rejected(store)))
+        if labels_to is not None and sent.labels:
+            sent.taught = _teach(store, labels_to, Path(folder) / "labels.parquet")
     sent.seconds = time.monotonic() - started
     return sent
 
@@ -95,6 +100,19 @@ def _batches(store: Store) -> Iterator[list[dict[str, Any]]]:
             WHERE seq >= {first} AND seq < {first + BATCH} ORDER BY seq"""
         )
         yield [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def _teach(store: Store, to: Store, path: Path) -> int:
+    """Keep the labels of what was sent, from each file in turn; how many were new."""
+    from pyarrow import parquet
+
+    n = 0
+    for row in store.rows("SELECT source FROM labels GROUP BY source ORDER BY min(rowid)"):
+        with store.reading() as session:
+            labels = "SELECT * EXCLUDE (source, after_seq) FROM labels WHERE source = ?"
+            parquet.write_table(session.arrow(f"{labels} ORDER BY rowid", [row["source"]]), path)
+        n += import_labels([path], to, source=row["source"]).labels
+    return n
 
 
 def _rejected(store: Store) -> Iterator[list[dict[str, Any]]]:

@@ -686,6 +686,13 @@ def test_a_file_is_sent_to_a_running_service_and_again_where_it_stopped(
     assert [(row["source"], row["reason"]) for row in kept] == [
         ("api", "amount is below 0.001"), ("api", "ts is not a time, such as 2026-03-01T12:00:00Z")
     ]  # fmt: skip
+    taught = sending.send_files(file, line, labels_to=store, progress=False).taught
+    assert (taught, sending.send_files(file, line, labels_to=store, progress=False).taught) == (
+        11,
+        0,
+    )
+    told = store.rows("FROM labels WHERE transaction_id LIKE 'sent%' AND is_fraud")
+    assert [(row["transaction_id"], row["source"]) for row in told] == [("sent10", "today.csv")]
     assert '"ts":"soon"' in kept[1]["raw"]
     assert "411111******1111" in kept[1]["raw"]
     there = store.rows("FROM transactions WHERE transaction_id LIKE 'sent%' ORDER BY seq")

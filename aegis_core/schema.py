@@ -54,16 +54,6 @@ SCENARIOS: Final = ("spike", "travel", "night", "burst", "merchant", "takeover",
 LOOK_ALIKES: Final = ("sale",)
 """Named there as well: what looks like one of these and is no fraud."""
 
-
-def family(scenario: str) -> str:
-    """The kind of a scenario, without the name of the single incident that may stand behind it.
-
-    >>> family("testing:2026-03-05-1"), family("night")
-    ('testing', 'night')
-    """
-    return scenario.partition(":")[0]
-
-
 TEXT, NUMBER, TIME, TRUTH = "VARCHAR", "DOUBLE", "TIMESTAMP", "BOOLEAN"
 """Types of what comes in, in SQL."""
 EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

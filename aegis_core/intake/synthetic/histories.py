@@ -369,7 +369,7 @@ def _tables(
     names = [name for name, _ in CHANNELS]
     shares = np.cumsum([share for _, share in CHANNELS])[:-1]
     channel = np.searchsorted(shares, rng_of(config.seed, "channel", day).random(n))
-    wallet = (channel == names.index("wallet")) | online
+    with_device = (channel == names.index("wallet")) | online
     share = np.where(tests, TESTS_DECLINED, np.where(fraud, 0.0, DECLINED))
     declined = rng_of(config.seed, "status", day).random(n) < share
     ids = _ids(config.seed, "ids", np.arange(n) + (day << 32))
@@ -386,7 +386,7 @@ def _tables(
             "lat": _degrees(CITY_LAT[rows.city] + population.d_lat[rows.merchant], online),
             "lon": _degrees(CITY_LON[rows.city] + population.d_lon[rows.merchant], online),
             "status": _words(np.zeros(n), ["declined"], missing=~declined),
-            "device_id": _devices(config.seed, rows, day, tests, wallet),
+            "device_id": _devices(config.seed, rows, day, tests, with_device),
             "source": _words(np.zeros(n), ["synthetic"]),
         }
     )

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from aegis_core.intake.synthetic.population import (
+    CATEGORIES,
     DAY,
     MINUTE,
     OFFSET_H,
@@ -56,6 +57,7 @@ TRAVEL_FROM_KM: Final = 800.0
 TRAVEL_KMH: Final = 1_500.0
 """How far and how fast a `travel` fraud is at least, from centre to centre of the cities."""
 
+_ENTERTAINMENT: Final = [name for name, *_ in CATEGORIES].index("entertainment")
 _COMPROMISED_BLOCK: Final = 10  # days for which a merchant stays compromised
 _FRAUDS_A_MERCHANT: Final = 40
 
@@ -118,7 +120,9 @@ def testing(population: Population, sizes: np.ndarray, rng: np.random.Generator)
 
 def sale(population: Population, sizes: np.ndarray, rng: np.random.Generator) -> Rows:
     """Looks like `testing` and is none: a shop online sells tickets from its noon on."""
-    merchant = rng.integers(0, len(population.seat), len(sizes))
+    theatres = np.flatnonzero(population.category == _ENTERTAINMENT)
+    everywhere = len(population.seat)
+    merchant = rng.choice(theatres if len(theatres) else everywhere, len(sizes))
     offset = OFFSET_H[population.seat[merchant]]
     awake = [np.flatnonzero(OFFSET_H[population.home] == hours) for hours in offset]
     rows = _crowd(population, merchant, awake, sizes, rng)

@@ -146,14 +146,23 @@ def recall_at_budget(is_fraud: npt.ArrayLike, score: npt.ArrayLike, budget: floa
     return Figure(float(caught) / n_frauds, n_alerts / len(y), min(1.0, n_alerts / n_frauds))
 
 
+def families(scenario: pd.Series) -> pd.Series:
+    """The kind of each scenario, without the single incident that may stand behind a colon.
+
+    >>> families(pd.Series(["testing:2026-03-05-1", "night", None])).tolist()
+    ['testing', 'night', <NA>]
+    """
+    return scenario.astype("string").str.replace(":.*", "", regex=True)
+
+
 def recall_by_scenario(
     is_fraud: npt.ArrayLike, scenario: pd.Series, alerted: npt.ArrayLike
 ) -> pd.DataFrame:
-    """`scenario`, `frauds`, `caught` and `recall` of each, the best caught first."""
+    """`scenario` (its `families`), `frauds`, `caught` and `recall`, the best caught first."""
     y = np.asarray(is_fraud, bool)
     table = pd.DataFrame(
         {
-            "scenario": scenario.astype("string").fillna("not named").to_numpy()[y],
+            "scenario": families(scenario).fillna("not named").to_numpy()[y],
             "caught": np.asarray(alerted, bool)[y],
         }
     )

@@ -49,8 +49,10 @@ SNOOZE_DAYS: Final = 90.0
 ANSWERS: Final = {"fraud": True, "legitimate": False}
 """What an analyst may answer, and what it says of fraud."""
 
-SCENARIOS: Final = ("spike", "travel", "night", "burst", "merchant", "takeover")
-"""Fraud scenarios of the synthetic data, as stored in `labels.scenario`."""
+SCENARIOS: Final = ("spike", "travel", "night", "burst", "merchant", "takeover", "testing")
+"""Kinds of fraud in the synthetic data, as stored in `labels.scenario`."""
+LOOK_ALIKES: Final = ("sale",)
+"""Named there as well: what looks like one of these and is no fraud."""
 
 TEXT, NUMBER, TIME, TRUTH = "VARCHAR", "DOUBLE", "TIMESTAMP", "BOOLEAN"
 """Types of what comes in, in SQL."""

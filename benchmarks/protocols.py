@@ -18,6 +18,7 @@ from aegis_core.detection.history import transactions
 from aegis_core.evaluation.splits import Fold, prequential
 from aegis_core.intake import import_files
 from aegis_core.intake.synthetic import SyntheticConfig, generate
+from aegis_core.intake.synthetic.scenarios import CROWD_SIZES, DEFAULT_RATES
 from aegis_core.store import connect
 
 BEGAN = time.monotonic()
@@ -61,15 +62,18 @@ VIEWS = {
 }
 
 
-def tasks(folder: Path, only: str = "") -> Iterator[Task]:
-    """The protocols whose title contains `only`, each on the data it needs."""
+def tasks(folder: Path, only: str = "", crowds: float = 1.0) -> Iterator[Task]:
+    """The protocols whose title contains `only`, each on the data it needs.
+
+    The synthetic data have `crowds` times as many incidents of many customers as usual.
+    """
     for name, all_views in VIEWS.items():
         views = tuple(v for v in all_views if only.lower() in v.title.lower())
         file = folder / f"{name}.parquet"
         if not views:
             continue
         if name == "synthetic":
-            yield _synthetic(views)
+            yield _synthetic(views, crowds)
         elif not file.exists():
             print(f"\n{name}: left out, there is no {file}")
         else:
@@ -90,9 +94,10 @@ def _public(name: str, file: Path, views: tuple[View, ...]) -> Task:
     return Task(name, frame, labels, [Fold(0, pd.Timestamp("2019-01-01"), cut, cut, end)], views)
 
 
-def _synthetic(views: tuple[View, ...]) -> Task:
+def _synthetic(views: tuple[View, ...], crowds: float) -> Task:
     say("synthetic: generating")
-    parts = list(generate(SyntheticConfig()))
+    rates = {n: r * (crowds if n in CROWD_SIZES else 1.0) for n, r in DEFAULT_RATES.items()}
+    parts = list(generate(SyntheticConfig(rates=rates)))
     frame = pa.concat_tables([t.unify_dictionaries() for t, _ in parts]).to_pandas()
     frame.insert(0, "seq", np.arange(len(frame)))
     labels = pa.concat_tables([known for _, known in parts]).to_pandas()

@@ -270,6 +270,16 @@ def test_recall_is_told_by_scenario_the_best_first() -> None:
     }
 
 
+def test_incidents_of_a_scenario_are_told_as_one() -> None:
+    table = recall_by_scenario(
+        [1, 1, 1, 0], pd.Series(["testing:a-1", "testing:b-1", "burst", "sale:a-1"]), [1, 0, 0, 1]
+    )
+    assert table[["scenario", "frauds", "caught"]].to_numpy().tolist() == [
+        ["testing", 2, 1],
+        ["burst", 1, 0],
+    ]
+
+
 @pytest.mark.parametrize("scenario", [[None, None], ["x", "y"], [math.nan, math.nan]])
 def test_without_fraud_there_is_no_scenario(scenario: list[object]) -> None:
     table = recall_by_scenario([0, 0], pd.Series(scenario, dtype=object), [1, 0])

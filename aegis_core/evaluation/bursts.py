@@ -1,4 +1,4 @@
-"""How soon bursts are noticed, and what that costs customers who merely are busy."""
+"""How soon bursts and campaigns are noticed, and what that costs those who only look like them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import pandas as pd
 
 from aegis_core.evaluation.splits import Fold, days_tested, typed
 from aegis_core.features.arrays import Floats
-from aegis_core.schema import Decision
+from aegis_core.metrics import families
+from aegis_core.schema import LOOK_ALIKES, Decision
 
 BUSY: Final = ((0.01, "busiest 1 %"), (0.05, "next 4 %"), (0.2, "next 15 %"), (1.0, "other 80 %"))
 """Customers by their number of transactions: cumulative share and name."""
 SWARM: Final = 10
 """Frauds of one customer, each within a minute of the last, that make a burst nobody named."""
+CAMPAIGN: Final = "testing"
+"""The kind of scenario that is one campaign over many customers, told by what its label names."""
 
 
 def bursts(scores: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +38,7 @@ def bursts(scores: pd.DataFrame) -> pd.DataFrame:
     `<NA>` if there was none; `counter_let_through`, `counter_seconds` (the same of the counter);
     `detected` (by the policy).
     """
-    named = scores.is_fraud & scores.scenario.eq("burst").fillna(False).astype(bool)
+    named = scores.is_fraud & families(scores.scenario).eq("burst").fillna(False).astype(bool)
     gap, smallest = "1h", 1
     if not named.any():
         named, gap, smallest = scores.is_fraud, "1min", SWARM
@@ -92,6 +95,66 @@ def burst_summary(table: pd.DataFrame) -> str:
 
 def _ninth(values: Floats) -> float:
     return float(np.quantile(values, 0.9, method="higher"))
+
+
+def campaigns(scores: pd.DataFrame) -> pd.DataFrame:
+    """How much of each campaign over many customers went through, and what its look-alikes cost.
+
+    A campaign is what the labels of a fold name as one incident of `CAMPAIGN` (`testing:…`), a
+    look-alike what they name as one of `LOOK_ALIKES` and that is no fraud.
+
+    Returns
+    -------
+    DataFrame with a row an incident: `fold`, `incident`, `kind`, `start`, `transactions`,
+    `let_through` (before the first alert), `seconds` (until it), both `<NA>` if there was none;
+    `alerted` (share of its transactions), `floor` (the same of all that is in no incident),
+    `detected`.
+    """
+    kind, alert = families(scores.scenario).fillna(""), scores.decision != Decision.APPROVE
+    single = scores.scenario.astype("string").str.contains(":").fillna(False).astype(bool)
+    chosen = kind.eq(CAMPAIGN) & scores.is_fraud | kind.isin(LOOK_ALIKES) & ~scores.is_fraud
+    chosen &= single
+    floor = alert[~chosen].groupby(scores.fold[~chosen]).mean()
+    rows = scores[chosen].assign(kind=kind[chosen], alert=alert[chosen])
+    found = []
+    for (fold, incident), part in rows.sort_values("ts", kind="stable").groupby(
+        ["fold", "scenario"], observed=True
+    ):
+        seconds = (part.ts - part.ts.iloc[0]).dt.total_seconds().to_numpy()
+        noticed = _first(part["alert"].to_numpy(), seconds)
+        what = (fold, incident, part.kind.iloc[0], part.ts.iloc[0], len(part))
+        found.append((*what, *noticed, part["alert"].mean(), floor.get(fold, 0.0)))
+    kinds: dict[str, Any] = {"fold": int, "incident": "str", "kind": "str"}
+    kinds |= {"start": "datetime64[us]", "transactions": int}
+    kinds |= {"let_through": "Int64", "seconds": "Float64", "alerted": float, "floor": float}
+    out = typed(found, kinds).assign(detected=lambda t: t.let_through.notna().astype(bool))
+    return out.sort_values(["fold", "start"], kind="stable", ignore_index=True)
+
+
+def campaign_summary(table: pd.DataFrame, folds: Sequence[Fold]) -> str:
+    """`campaigns` in words; one that was never detected counts as let through as a whole.
+
+    By chance an incident gets as many alerts as all that is in none.
+    """
+    alike = table.kind.isin(LOOK_ALIKES)
+    real, alerts = table[~alike], table[["alerted", "floor"]].mul(table.transactions, axis=0)
+    told = "The labels name no campaign over many customers in the test windows."
+    if len(real):
+        whole = real.let_through.fillna(real.transactions).to_numpy(float)
+        share = alerts[~alike].sum() / real.transactions.sum()
+        told = (
+            f"The policy detected {real.detected.sum()} of {len(real)} campaigns over many "
+            f"customers ({real.detected.mean():.0%}), let {np.median(whole):.0f} transactions "
+            f"through before its first alert (median; {_ninth(whole):.0f} at the 90th percentile) "
+            f"and alerted on {share.alerted:.0%} of them all (by chance {share.floor:.1%})."
+        )
+    if alike.any():
+        a_day = alerts[alike].sum() / days_tested(folds)
+        told += (
+            f" Within the look-alikes, {alike.sum()} in all, the policy raised "
+            f"{a_day.alerted:.2f} alerts a day, all of them false (by chance {a_day.floor:.2f})."
+        )
+    return told
 
 
 def busy_customers(

@@ -13,6 +13,7 @@ from aegis_core.detection.policy import paid, reasons
 from aegis_core.detection.scoring import Scored
 from aegis_core.evaluation.splits import typed
 from aegis_core.features.signals import FACTS, SIGNALS
+from aegis_core.metrics import families
 from aegis_core.schema import TOLD_FACTORS, Decision
 
 PLANTED: Final = {"spike": "amount", "travel": "travel", "night": "hour", "burst": "burst"}
@@ -90,7 +91,7 @@ def drawn(scores: pd.DataFrame, told: pd.DataFrame, n: int, seed: int) -> pd.Dat
         _one_a_customer(scores[chosen].sample(frac=1, random_state=seed)).head(n).assign(outcome=o)
         for o, chosen in kinds.items()
     )
-    scenario = shown.scenario.astype("str").where(shown.scenario.notna(), "")
+    scenario = families(shown.scenario).fillna("").astype("str")
     own = told.loc[shown.seq]
     missed = (shown.outcome == "missed").to_numpy()
     silent = missed & (own[_SPREAD].max(axis=1) < UNUSUAL_NATS).to_numpy()
@@ -165,11 +166,12 @@ def named(scores: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
     reasons name the planted factor at all).
     """
     alert = scores.decision != Decision.APPROVE
-    rows = scores[scores.is_fraud & alert & scores.scenario.isin(PLANTED)]
+    kind = families(scores.scenario).fillna("")
+    rows = scores[scores.is_fraud & alert & kind.isin(PLANTED)]
     factors = [[str(r["factor"]) for r in given] for given in _reasons(told.loc[rows.seq])]
     found = []
     for scenario, planted in PLANTED.items():
-        own = [f for f, s in zip(factors, rows.scenario, strict=True) if s == scenario]
+        own = [f for f, s in zip(factors, kind[rows.index], strict=True) if s == scenario]
         first, any_of = sum(f[:1] == [planted] for f in own), sum(planted in f for f in own)
         if own:
             found.append((scenario, len(own), first, first / len(own), any_of))

@@ -18,7 +18,7 @@ from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.serving.engine import Engine
 from aegis_core.store import Store, audit, connect
 
-N_SCORED = 232
+N_SCORED = 228
 
 
 @pytest.fixture(scope="module")

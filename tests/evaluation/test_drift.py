@@ -330,10 +330,15 @@ def test_a_drift_that_is_none_is_refused(
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """60 days of 2,000 customers, and a model of the first 20."""
-    from aegis_core.intake.synthetic import generate
+    """60 days of 2,000 customers, and a model of the first 20.
 
-    settings = SyntheticConfig(n_transactions=120_000, n_customers=2_000, days=60, seed=4)
+    Without crowds: a sale is a twentieth of such a day, and its amounts a day that was unusual.
+    """
+    from aegis_core.intake.synthetic import generate
+    from aegis_core.intake.synthetic.scenarios import CROWDS, DEFAULT_RATES
+
+    rates = {name: rate for name, rate in DEFAULT_RATES.items() if name not in CROWDS}
+    settings = SyntheticConfig(120_000, 2_000, days=60, seed=4, rates=rates)
     (frame, labels), *_ = generate(settings, chunk_rows=10**6)
     history = frame.to_pandas().assign(seq=range(len(frame)))
     signals = Scorer().run(history.head(40_000), signals=True).signals

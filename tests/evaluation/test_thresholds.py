@@ -222,6 +222,56 @@ def test_synthetic_bursts_are_found_soon(found: Evaluation) -> None:
     assert (table.counter_let_through <= 5).all()
 
 
+# --- campaigns ---------------------------------------------------------------------------------
+
+
+def test_a_campaign_is_counted_over_all_its_customers_up_to_its_first_alert() -> None:
+    table = bursts.campaigns(
+        scores(
+            *((f"c{i}", i, True, "testing:1", BLOCK if i > 2 else APPROVE, 0) for i in range(5)),
+            *((f"d{i}", i / 2, True, "testing:2", APPROVE, 0) for i in range(4)),
+            *(
+                (f"s{i}", 60 * i, False, "sale:1", REVIEW if i == 1 else APPROVE, 0)
+                for i in range(8)
+            ),
+            *((f"o{i}", i, False, None, REVIEW if i == 1 else APPROVE, 0) for i in range(9)),
+            ("e", 1, True, "spike", BLOCK, 0),
+            ("f", 1, False, "testing:1", BLOCK, 0),
+            ("f", 1, True, "testing", APPROVE, 0),
+        )
+    )
+    by_name = table.set_index("incident")
+    assert sorted(by_name.index) == ["sale:1", "testing:1", "testing:2"]
+    assert table.start.is_monotonic_increasing
+    told = by_name[["kind", "transactions", "let_through", "seconds", "alerted", "detected"]]
+    assert told.loc["testing:1"].tolist() == ["testing", 5, 3, 3.0, 0.4, True]
+    assert told.loc["testing:2"].tolist() == ["testing", 4, pd.NA, pd.NA, 0.0, False]
+    assert told.loc["sale:1"].tolist() == ["sale", 8, 1, 60.0, 1 / 8, True]
+    assert table.floor.tolist() == pytest.approx([3 / 12] * 3)
+    text = bursts.campaign_summary(table, WEEK)
+    assert "detected 1 of 2 campaigns over many customers (50%), let 4 transactions" in text
+    assert "alerted on 22% of them all (by chance 25.0%)" in text
+    assert "look-alikes, 1 in all, the policy raised 0.14 alerts a day" in text
+    assert "by chance 0.29" in text
+
+
+def test_without_named_campaigns_the_table_is_empty_and_the_sentence_says_so(
+    found: Evaluation,
+) -> None:
+    for given in (found.scores, found.scores.head(0), scores(("a", 1, True, "x", APPROVE, 0))):
+        table = bursts.campaigns(given)
+        assert table.empty
+        assert list(table.columns) == [
+            *("fold", "incident", "kind", "start", "transactions", "let_through", "seconds"),
+            *("alerted", "floor", "detected"),
+        ]
+        assert "name no campaign" in bursts.campaign_summary(table, FOLDS)
+    alone = bursts.campaigns(scores(("s", 1, False, "sale:1", APPROVE, 0)))
+    told = bursts.campaign_summary(alone, WEEK)
+    assert "name no campaign" in told
+    assert "raised 0.00 alerts a day" in told
+
+
 # --- busy customers ------------------------------------------------------------------------------
 
 

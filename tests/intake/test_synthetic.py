@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from aegis_core.features.geo import haversine_km
 from aegis_core.intake import synthetic
 from aegis_core.intake.synthetic import SyntheticConfig, generate, scenarios, stream
 from aegis_core.intake.synthetic.difficulty import audit, rule_scores
+from aegis_core.intake.synthetic.histories import DECLINED, TESTS_DECLINED
 from aegis_core.intake.synthetic.population import CITY_LON
+from aegis_core.intake.synthetic.scenarios import KINDS
+from aegis_core.metrics import families
 
 SMALL = SyntheticConfig(n_transactions=4_000, n_customers=60, n_merchants=80, days=12)
 Chunks = Iterable[tuple[pa.Table, pa.Table]]
@@ -52,6 +56,7 @@ def framed(chunks: Chunks) -> pd.DataFrame:
     return frame.assign(
         is_fraud=truth["is_fraud"],
         scenario=truth["scenario"].astype(object),
+        kind=families(truth["scenario"]).astype(object),
         known_at=truth["known_at"],
         local_h=(frame["ts"] - frame["ts"].dt.normalize()) / pd.Timedelta("1h")
         + np.round(frame["lon"] / 15),
@@ -75,6 +80,13 @@ def with_last(frame: pd.DataFrame) -> pd.DataFrame:
 def history() -> pd.DataFrame:
     """A fifth of the default history, at the default rates."""
     return framed(generate(SyntheticConfig(n_transactions=100_000, n_customers=1_000)))
+
+
+@pytest.fixture(scope="module")
+def crowds() -> pd.DataFrame:
+    """Two dozen card tests over many cards, and a dozen sales."""
+    config = SyntheticConfig(n_transactions=40_000, rates={"testing": 0.03, "sale": 0.03})
+    return framed(generate(config))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +135,7 @@ def test_rows_are_ordered_by_time_over_all_chunks(history: pd.DataFrame) -> None
         SyntheticConfig(n_transactions=5, days=5, n_customers=2, rates={"travel": 0.5}),
         *(
             SyntheticConfig(n_transactions=2_000, n_customers=3, days=4, rates={name: 0.5})
-            for name in schema.SCENARIOS
+            for name in KINDS
         ),
     ],
 )
@@ -134,13 +146,13 @@ def test_any_history_has_exactly_the_rows_that_were_asked_for(config: SyntheticC
     assert frame["ts"].is_monotonic_increasing
     assert frame["customer_id"].nunique() <= config.n_customers
     assert frame["merchant_id"].nunique() <= config.n_merchants
-    assert set(frame["scenario"].dropna()) <= {name for name, rate in config.rates.items() if rate}
+    assert set(frame["kind"].dropna()) <= {name for name, rate in config.rates.items() if rate}
 
 
 # --- fit for the store ------------------------------------------------------------------------
 
 
-LATER = [column.name for column in schema.COLUMNS if column.since]
+LATER = {column.name for column in schema.COLUMNS if column.since} - {"status", "device_id"}
 
 
 def test_every_column_is_there_and_no_value_would_be_rejected(history: pd.DataFrame) -> None:
@@ -154,8 +166,11 @@ def test_every_column_is_there_and_no_value_would_be_rejected(history: pd.DataFr
         "known_at",
         "source",
     ]
-    columns = [name for name in made if name != "seq"]
-    assert not history[columns].isna().any().any()
+    online = history["channel"] == "online"
+    missing = history[[name for name in made if name != "seq"]].isna()
+    assert missing["lat"].equals(online)
+    assert missing["lon"].equals(online)
+    assert not missing.drop(columns=["lat", "lon", "status", "device_id"]).any().any()
     assert history["amount"].min() > 0
     assert (history["amount"] * 100).round(6).mod(1).eq(0).all()
     assert history["lat"].abs().max() <= 90
@@ -169,20 +184,24 @@ def test_a_label_is_known_after_the_delay(days: float) -> None:
     assert (frame["known_at"] - frame["ts"]).eq(pd.Timedelta(days=days)).all()
 
 
-def test_a_scenario_is_named_exactly_where_there_is_fraud(history: pd.DataFrame) -> None:
-    assert history["scenario"].notna().equals(history["is_fraud"])
+def test_a_scenario_is_named_where_there_is_fraud_or_what_looks_like_it(
+    history: pd.DataFrame,
+) -> None:
+    assert history["kind"].isin(schema.SCENARIOS).equals(history["is_fraud"])
+    assert history["kind"].isin(KINDS).equals(history["scenario"].notna())
 
 
 # --- plausible --------------------------------------------------------------------------------
 
 
 def test_every_scenario_is_there_at_about_its_rate(history: pd.DataFrame) -> None:
-    share = history["scenario"].value_counts() / len(history)
-    assert set(share.index) == set(schema.SCENARIOS)
+    rows = history["kind"].value_counts()
+    assert set(rows.index) == set(KINDS)
+    whole = {"burst": scenarios.BURST_SIZES, **scenarios.CROWD_SIZES}
     for name, rate in scenarios.DEFAULT_RATES.items():
-        tolerance = 0.35 if name == "burst" else 0.02  # bursts come whole
-        assert share[name] == pytest.approx(rate, rel=tolerance), name
-    assert history["is_fraud"].mean() == pytest.approx(0.005, rel=0.1)
+        within = whole[name][1] * 0.6 if name in whole else 2
+        assert rows[name] == pytest.approx(rate * len(history), abs=within), name
+    assert history["is_fraud"].mean() == pytest.approx(0.0054, rel=0.1)
 
 
 def test_there_is_no_fraud_when_all_rates_are_zero(honest: pd.DataFrame) -> None:
@@ -274,6 +293,63 @@ def test_a_takeover_spends_more_than_usual_on_one_card(history: pd.DataFrame) ->
     assert taken["amount"].median() > 1.5 * history["amount"].median()
 
 
+def test_a_card_test_over_many_cards_is_over_in_minutes_at_one_shop_online(
+    crowds: pd.DataFrame,
+) -> None:
+    rows = crowds[crowds["kind"] == "testing"]
+    each = rows.groupby("scenario")
+    assert each.ngroups == 24
+    assert each.size().between(*scenarios.CROWD_SIZES["testing"]).all()
+    assert each["customer_id"].nunique().equals(each.size())
+    assert each["merchant_id"].nunique().eq(1).all()
+    assert (each["ts"].max() - each["ts"].min()).max() < pd.Timedelta("2min")
+    assert rows["amount"].between(0.5, 8).all()
+    assert rows["status"].eq("declined").mean() == pytest.approx(TESTS_DECLINED, abs=0.05)
+    assert rows["is_fraud"].all()
+    devices = each["device_id"].nunique()
+    assert (devices.eq(1) | devices.eq(each.size())).all()
+    assert 6 <= devices.eq(1).sum() <= 18
+    elsewhere = crowds.loc[crowds["kind"] != "testing", "device_id"]
+    assert not set(rows["device_id"]) & set(elsewhere)
+    assert rows["device_id"].nunique() == devices.sum()
+
+
+def test_a_sale_draws_a_crowd_at_noon_that_is_no_fraud(crowds: pd.DataFrame) -> None:
+    rows = crowds[crowds["kind"] == "sale"]
+    each = rows.groupby("scenario")
+    assert each.ngroups == 12
+    assert each.size().between(*scenarios.CROWD_SIZES["sale"]).all()
+    assert each["customer_id"].nunique().equals(each.size())
+    assert each["merchant_id"].nunique().eq(1).all()
+    assert (each["ts"].max() - each["ts"].min()).max() < pd.Timedelta("20min")
+    assert rows["amount"].between(25, 150).all()
+    assert rows["status"].eq("declined").mean() < 0.05
+    assert not rows["is_fraud"].any()
+    place = crowds.groupby("merchant_id", observed=True)["lon"].median()
+    lon = rows["merchant_id"].map(place).astype(float)
+    noon = (rows["ts"] + pd.to_timedelta(np.round(lon / 15), unit="h")).dropna()
+    assert len(noon)
+    assert (noon.dt.hour == 12).all()
+    assert (noon.dt.minute < 20).all()
+
+
+def test_few_payments_are_declined_and_no_other_fraud_is(history: pd.DataFrame) -> None:
+    declined = history["status"].eq("declined")
+    assert set(history["status"].dropna()) == {"declined"}
+    assert declined[~history["is_fraud"]].mean() == pytest.approx(DECLINED, abs=0.002)
+    assert not declined[history["is_fraud"] & (history["kind"] != "testing")].any()
+
+
+def test_a_wallet_is_the_customers_own_device(history: pd.DataFrame) -> None:
+    own = history[history["kind"] != "testing"]
+    known = own["device_id"].notna()
+    assert known.equals(own["channel"].isin(["wallet", "online"]))
+    pairs = own.loc[known, ["customer_id", "device_id"]].drop_duplicates()
+    assert pairs["device_id"].is_unique
+    assert pairs["customer_id"].is_unique
+    assert pairs["device_id"].str.fullmatch("[0-9a-f]{16}").all()
+
+
 # --- hard enough ------------------------------------------------------------------------------
 
 
@@ -286,7 +362,8 @@ def test_no_single_rule_solves_the_default_data(history: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("column", ["channel", "currency", "source"])
 def test_how_it_was_paid_tells_nothing(history: pd.DataFrame, column: str) -> None:
-    counts = pd.crosstab(history["is_fraud"], history[column])
+    at_terminals = history[history["channel"] != "online"]
+    counts = pd.crosstab(at_terminals["is_fraud"], at_terminals[column].astype(str))
     expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.to_numpy().sum()
     chi2 = ((counts - expected) ** 2 / expected).to_numpy().sum()
     assert chi2 < 14  # three channels: passed by chance in 999 of 1,000 draws
@@ -335,6 +412,25 @@ def test_a_multiplier_raises_the_share_of_fraud() -> None:
     few, many = (framed(stream(config, 20_000, fraud_multiplier=m)) for m in (1, 10))
     assert many["is_fraud"].mean() == pytest.approx(10 * few["is_fraud"].mean(), rel=0.3)
     assert not framed(stream(config, 500, fraud_multiplier=0))["is_fraud"].any()
+
+
+def test_a_multiplier_raises_no_sale() -> None:
+    rates = {"testing": 0.01, "sale": 0.02}
+    config = SyntheticConfig(n_transactions=10_000, n_customers=500, days=30, rates=rates)
+    few, many = (framed(stream(config, 10_000, fraud_multiplier=m))["kind"] for m in (1, 10))
+    assert (few == "sale").sum() == (many == "sale").sum() > 100
+    assert (many == "testing").sum() > 5 * (few == "testing").sum() > 0
+
+
+def test_no_two_incidents_have_one_name() -> None:
+    rates = {"testing": 0.05, "sale": 0.05}
+    config = SyntheticConfig(n_transactions=5_000, n_customers=300, days=5, rates=rates)
+    frame = framed(itertools.chain(generate(config), stream(config, 10_000)))
+    each = frame.groupby("scenario")
+    assert each.ngroups == pytest.approx(15_000 * (0.05 / 50 + 0.05 / 105), rel=0.2)
+    assert (each["ts"].max() - each["ts"].min()).max() < pd.Timedelta("20min")
+    assert each["merchant_id"].nunique().eq(1).all()
+    assert each["kind"].nunique().eq(1).all()
 
 
 @pytest.mark.parametrize(
@@ -395,6 +491,30 @@ def test_two_configurations_are_not_mixed_in_one_database(tmp_path: Path) -> Non
     other = SyntheticConfig(n_transactions=4_000, n_customers=60, n_merchants=80, days=12, seed=5)
     with pytest.raises(InputError, match=r"seed 0 \(now 5\).*--db"):
         synthetic.write_history(database, other, progress=False)
+
+
+def test_the_history_of_an_older_version_is_the_same_and_stays_without_later_kinds(
+    tmp_path: Path,
+) -> None:
+    database = store.connect(tmp_path / "a.duckdb")
+    synthetic.write_history(database, SMALL, progress=False)
+    kept = json.loads(SMALL.to_json())
+    for name in ("testing", "sale"):
+        kept["rates"].pop(name)
+    with database.writing() as session:
+        session.execute("UPDATE meta SET value = ? WHERE key = 'synthetic'", [json.dumps(kept)])
+    assert synthetic.write_history(database, SMALL, progress=False) == 0
+    assert synthetic.write_history(database, SyntheticConfig(**kept), progress=False) == 0
+    with database.reading() as session:
+        config = synthetic.history_config(session)
+    assert config is not None
+    assert config.rates == kept["rates"]
+    live = framed(stream(config, 4_000, fraud_multiplier=40))
+    assert set(live["kind"].dropna()) == set(kept["rates"])
+    for name, rate in (("testing", 0.01), ("spike", 0.0)):
+        other = SyntheticConfig(**kept | {"rates": {**SMALL.rates, name: rate}})
+        with pytest.raises(InputError, match="another configuration: rates"):
+            synthetic.write_history(database, other, progress=False)
 
 
 def test_synthetic_rows_are_not_mixed_with_other_peoples(tmp_path: Path) -> None:

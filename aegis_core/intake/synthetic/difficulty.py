@@ -7,6 +7,7 @@ import pandas as pd
 
 from aegis_core.features.geo import haversine_km
 from aegis_core.intake.synthetic.scenarios import NIGHT
+from aegis_core.metrics import families
 from aegis_core.schema import SCENARIOS
 from aegis_core.store import Store
 
@@ -20,7 +21,8 @@ _LABELLED = """
 def labelled(store: Store, n: int) -> pd.DataFrame:
     """The synthetic ones among the first `n` transactions, with their labels.
 
-    The columns of `transactions`, `is_fraud`, `scenario` and `local_hour`, by the sun, in [0, 24).
+    The columns of `transactions`, `is_fraud`, `scenario` and `local_hour`, in [0, 24): by the sun,
+    of UTC where there is no place.
     """
     history = store.query(_LABELLED, [n])
     return history.assign(local_hour=_local_hours(history["ts"], history["lon"]))
@@ -28,23 +30,23 @@ def labelled(store: Store, n: int) -> pd.DataFrame:
 
 def _local_hours(ts: pd.Series, lon: pd.Series) -> np.ndarray:
     us = ts.to_numpy("datetime64[us]").astype(np.int64)
-    return (us / _HOUR_US + np.round(lon.to_numpy(float) / 15)) % 24
+    return (us / _HOUR_US + np.round(lon.fillna(0.0).to_numpy(float) / 15)) % 24
 
 
 def by_kind(history: pd.DataFrame) -> pd.DataFrame:
-    """A row a scenario and one `ordinary`: `size`, `median` (amount) and `share` of all."""
+    """A row a kind of scenario and one `ordinary`: `size`, `median` (amount), `share` of all."""
     told = history.groupby(_kind(history))["amount"].agg(["size", "median"]).round(2)
     return told.assign(share=told["size"] / len(history)).round(4)
 
 
 def alerted_by_kind(history: pd.DataFrame) -> pd.DataFrame:
-    """A row a scenario and one `ordinary`: `size`, and how many any fixed rule points at."""
+    """A row a kind of scenario and one `ordinary`: `size`, and how many a fixed rule points at."""
     alerted = pd.DataFrame(rule_scores(history)).filter(like="rule:").any(axis=1)
     return alerted.groupby(_kind(history)).agg(["size", "sum", "mean"]).round(3)
 
 
 def _kind(history: pd.DataFrame) -> pd.Series:
-    return history["scenario"].fillna("ordinary").rename("kind")
+    return families(history["scenario"]).fillna("ordinary").rename("kind")
 
 
 def rule_scores(frame: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -68,7 +70,7 @@ def rule_scores(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     before = of_one[["ts", "lat", "lon"]].shift()
     km = haversine_km(before["lat"], before["lon"], rows["lat"], rows["lon"]).fillna(0.0)
     speed = (km / ((ts - before["ts"]).dt.total_seconds().clip(lower=1) / 3_600)).fillna(0.0)
-    local_h = _local_hours(ts, rows["lon"].fillna(0.0))
+    local_h = _local_hours(ts, rows["lon"])
     night = (local_h >= NIGHT[0]) & (local_h < NIGHT[1])
     count = of_one.rolling("1min", on="ts", closed="both")["amount"].count().to_numpy()
     scores = {
@@ -94,7 +96,7 @@ def audit(frame: pd.DataFrame) -> pd.DataFrame:
     `rule_scores` takes, is_fraud and scenario.
     """
     fraud = frame["is_fraud"].to_numpy(bool)
-    scenario = frame["scenario"].to_numpy(object)
+    scenario = families(frame["scenario"]).fillna("").to_numpy(object)
     if not fraud.any():
         return pd.DataFrame({"all": [0.0]}, index=["floor"])
     from sklearn.metrics import average_precision_score

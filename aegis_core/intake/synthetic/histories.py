@@ -1,11 +1,12 @@
-"""Synthetic payments: seeded customers and merchants, ordinary days, six kinds of fraud.
+"""Synthetic payments: seeded customers and merchants, ordinary days, kinds of fraud.
 
 A `SyntheticConfig` describes an endless population, of which `generate` makes any range of days
 and `stream` what comes after a given time. A day depends on the configuration and its number
 alone, so a part equals the same days of the whole, whatever the chunks. The same configuration
 gives the same bytes with the same versions of numpy and pyarrow.
 
-All payments are made with a card at a terminal, in one currency, at the terminal's place.
+Payments are made with a card at a terminal, in one currency, at the terminal's place; those of an
+incident of many customers are made online, from nowhere.
 """
 
 from __future__ import annotations
@@ -38,13 +39,28 @@ from aegis_core.intake.synthetic.population import (
     rng_of,
     settle,
 )
-from aegis_core.intake.synthetic.scenarios import BURST_SIZES, DEFAULT_RATES, TAKEOVER_SIZE
+from aegis_core.intake.synthetic.scenarios import (
+    BURST_SIZES,
+    CROWD_SIZES,
+    CROWDS,
+    DEFAULT_RATES,
+    KINDS,
+    TAKEOVER_SIZE,
+)
 from aegis_core.schema import SCENARIOS
 from aegis_core.store import Store, meaning
 from aegis_core.store.session import Session
 
 CHANNELS: Final = (("chip", 0.50), ("contactless", 0.40), ("wallet", 0.10))
-"""How the card was read, and how often. The same for fraud: it tells nothing."""
+"""How the card was read at a terminal, and how often. The same for fraud: it tells nothing."""
+
+DECLINED: Final = 0.02
+TESTS_DECLINED: Final = 0.85
+"""Share of the ordinary payments, and of those of `testing`, that are declined."""
+ONE_DEVICE: Final = 0.5
+"""Share of the incidents of `testing` that come from one device; else each try has its own."""
+
+_LATER_KINDS: Final = tuple(CROWDS)  # histories of older versions know nothing of them
 
 _MOST: Final = {
     "n_transactions": 2_000_000_000,
@@ -67,7 +83,7 @@ class SyntheticConfig:
     days : length of the history.
     seed : another seed is another population.
     rates
-        Share of all transactions that each of `schema.SCENARIOS` makes up; one not named is 0.
+        Share of all transactions that each of `scenarios.KINDS` makes up; one not named is 0.
         Met to the nearest incident, so that little data may hold no burst.
     label_delay_days : days from a transaction until its label is known.
 
@@ -101,10 +117,10 @@ class SyntheticConfig:
         except ValueError:
             raise InputError(f"start is {self.start!r}; give a day such as 2026-01-01.") from None
         for name, rate in self.rates.items():
-            if name not in SCENARIOS:
+            if name not in KINDS:
                 raise InputError(
-                    f"There is no scenario {name!r}; there are {', '.join(SCENARIOS)}."
-                    + did_you_mean(name, SCENARIOS)
+                    f"There is no scenario {name!r}; there are {', '.join(KINDS)}."
+                    + did_you_mean(name, KINDS)
                 )
             if not 0 <= rate <= 0.5:
                 raise InputError(
@@ -113,7 +129,7 @@ class SyntheticConfig:
                 )
         if (total := sum(self.rates.values())) > 0.5:
             raise InputError(
-                f"The fraud rates add up to {total:.3g}; at least half of the transactions must "
+                f"The rates add up to {total:.3g}; at least half of the transactions must "
                 "stay ordinary. Lower the rates, or the multiplier, until the sum is 0.5 or less."
             )
 
@@ -198,7 +214,7 @@ def stream(
     ----------
     n_transactions : how many, exactly.
     after : the last time that is already there (UTC); None means the end of the history.
-    fraud_multiplier : every rate times this, so that a short demonstration has something to show.
+    fraud_multiplier : of the rates of fraud, so that a short demonstration has something to show.
     chunk_rows : as in `generate`; 1 means a chunk a day.
 
     >>> config = SyntheticConfig(n_transactions=1_000, n_customers=20, days=10)
@@ -209,7 +225,8 @@ def stream(
         raise InputError(f"fraud_multiplier is {fraud_multiplier}; give a number from 0.")
     if n_transactions < 0:
         raise InputError(f"n_transactions is {n_transactions}; give a whole number from 0.")
-    rates = {name: rate * fraud_multiplier for name, rate in config.rates.items()}
+    times = dict.fromkeys(SCENARIOS, fraud_multiplier)
+    rates = {name: rate * times.get(name, 1.0) for name, rate in config.rates.items()}
     config = replace(config, rates=rates)
     day = config.days
     if after is not None:
@@ -229,8 +246,8 @@ def write_history(
 ) -> int:
     """Write the history into an empty database, all or nothing; the number of rows written.
 
-    It is 0 when the same configuration has already been written there. The configuration is kept
-    in `meta`, from where `history_config` reads it.
+    It is 0 when the same configuration has already been written there, also by a version that knew
+    fewer kinds. The configuration is kept in `meta`, from where `history_config` reads it.
 
     Raises
     ------
@@ -265,28 +282,34 @@ def history_config(session: Session) -> SyntheticConfig | None:
 def _plan(config: SyntheticConfig, period: int) -> dict[str, np.ndarray]:
     """How many of each kind on each day of one period as long as the history.
 
-    A burst and a takeover count as one; the sizes of bursts are in `sizes`, in the order of days.
+    An incident counts as one; how large those of a kind are is in `{kind} sizes`, in the order of
+    days. Those of many customers have a generator of their own.
     """
     rng = rng_of(config.seed, "plan", period)
     n = config.n_transactions
     first = dt.date.fromisoformat(config.start).weekday() + period * config.days
     weight = np.take(WEEKDAYS, (first + np.arange(config.days)) % 7)
     weight = weight / weight.sum()
-    totals = {name: round(config.rates.get(name, 0.0) * n) for name in SCENARIOS}
-    # Whole incidents, to the nearest; a first burst already for 40 % of one.
-    totals["burst"] = int(totals["burst"] / np.mean(BURST_SIZES) + 0.6)
+    totals = {name: round(config.rates.get(name, 0.0) * n) for name in KINDS}
+    # Whole incidents, to the nearest; a first one of many payments already for 40 % of it.
     totals["takeover"] = round(totals["takeover"] / TAKEOVER_SIZE)
-    sizes = rng.integers(BURST_SIZES[0], BURST_SIZES[1] + 1, totals["burst"])
-    of_incidents = int(sizes.sum()) + TAKEOVER_SIZE * totals["takeover"]
+    plan: dict[str, np.ndarray] = {}
+    source = {name: rng_of(config.seed, f"plan {name}", period) for name in CROWDS}
+    for name, (fewest, most) in {"burst": BURST_SIZES, **CROWD_SIZES}.items():
+        totals[name] = int(totals[name] / np.mean([fewest, most]) + 0.6)
+        plan[f"{name} sizes"] = source.get(name, rng).integers(fewest, most + 1, totals[name])
+    of_incidents = sum(int(sizes.sum()) for sizes in plan.values())
+    of_incidents += TAKEOVER_SIZE * totals["takeover"]
     singles = sum(totals[name] for name in ("spike", "travel", "night", "merchant"))
     totals["ordinary"] = n - of_incidents - singles
     if totals["ordinary"] < 0:
         raise InputError(
-            f"{n} transactions are too few for these fraud rates: whole bursts and takeovers would "
-            f"take {of_incidents}. Raise n_transactions or lower the rate of burst."
+            f"{n} transactions are too few for these rates: whole incidents, such as bursts, would "
+            f"take {of_incidents}. Raise n_transactions or lower the rates."
         )
-    plan = {name: rng.multinomial(total, weight) for name, total in totals.items()}
-    return plan | {"sizes": sizes}
+    for name, total in totals.items():
+        plan[name] = source.get(name, rng).multinomial(total, weight)
+    return plan
 
 
 def _one_day(
@@ -297,18 +320,21 @@ def _one_day(
     day: int,
 ) -> tuple[pa.Table, pa.Table]:
     of_period = day % config.days
-    count = {name: int(plan[name][of_period]) for name in (*SCENARIOS, "ordinary")}
+    count = {name: int(plan[name][of_period]) for name in (*KINDS, "ordinary")}
     # An impossible journey starts at an ordinary purchase; where there is none, it stays one.
     journeys = min(count["travel"], count["ordinary"])
     count["ordinary"] += count["travel"] - journeys
     count["travel"] = journeys
-    first_burst = int(plan["burst"][:of_period].sum())
-    sizes = plan["sizes"][first_burst : first_burst + count["burst"]]
+
+    def sizes(name: str) -> np.ndarray:
+        first = int(plan[name][:of_period].sum())
+        found: np.ndarray = plan[f"{name} sizes"][first : first + count[name]]
+        return found
 
     rng = rng_of(config.seed, "ordinary", day)
     ordinary = ordinary_day(population, trips, day, count["ordinary"], rng)
     parts = [ordinary]
-    for number, name in enumerate(SCENARIOS):
+    for number, name in enumerate(KINDS):
         if count[name]:
             rng, n = rng_of(config.seed, name, day), count[name]
             if name == "travel":
@@ -318,7 +344,10 @@ def _one_day(
                 a_day = config.rates["merchant"] * config.n_transactions / config.days
                 rows = scenarios.compromised(population, config.seed, day, a_day, n, rng)
             elif name == "burst":
-                rows = scenarios.burst(purchases(population, trips, day, n, rng), sizes, rng)
+                rows = purchases(population, trips, day, n, rng)
+                rows = scenarios.burst(rows, sizes("burst"), rng)
+            elif name in CROWDS:
+                rows = CROWDS[name](population, sizes(name), rng)
             else:
                 rows = purchases(population, trips, day, n, rng)
                 rows = scenarios.AT_PURCHASES[name](population, rows, rng)
@@ -334,9 +363,16 @@ def _tables(
     n = len(rows)
     midnight = np.datetime64(config.start, "us") + np.timedelta64(day * DAY, "us")
     ts = midnight + rows.t.astype("timedelta64[us]")
+    online, tests = rows.incident > 0, rows.scenario == KINDS.index("testing")
+    named = rows.scenario != ORDINARY
+    fraud = named & (rows.scenario < len(SCENARIOS))
+    names = [name for name, _ in CHANNELS]
     shares = np.cumsum([share for _, share in CHANNELS])[:-1]
     channel = np.searchsorted(shares, rng_of(config.seed, "channel", day).random(n))
-    ids = _ids(config.seed, day, n)
+    with_device = (channel == names.index("wallet")) | online
+    share = np.where(tests, TESTS_DECLINED, np.where(fraud, 0.0, DECLINED))
+    declined = rng_of(config.seed, "status", day).random(n) < share
+    ids = _ids(config.seed, "ids", np.arange(n) + (day << 32))
     transactions = pa.table(
         {
             "transaction_id": ids,
@@ -346,19 +382,25 @@ def _tables(
             "currency": _words(np.zeros(n), ["EUR"]),
             "merchant_id": _words(rows.merchant, population.merchant_ids),
             "category": _words(population.category[rows.merchant], [row[0] for row in CATEGORIES]),
-            "channel": _words(channel, [name for name, _ in CHANNELS]),
-            "lat": np.round(CITY_LAT[rows.city] + population.d_lat[rows.merchant], 5),
-            "lon": np.round(CITY_LON[rows.city] + population.d_lon[rows.merchant], 5),
+            "channel": _words(np.where(online, len(names), channel), [*names, "online"]),
+            "lat": _degrees(CITY_LAT[rows.city] + population.d_lat[rows.merchant], online),
+            "lon": _degrees(CITY_LON[rows.city] + population.d_lon[rows.merchant], online),
+            "status": _words(np.zeros(n), ["declined"], missing=~declined),
+            "device_id": _devices(config.seed, rows, day, tests, with_device),
             "source": _words(np.zeros(n), ["synthetic"]),
         }
     )
-    fraud = rows.scenario != ORDINARY
+    scenario, date = np.full(n, None, object), midnight.astype("datetime64[D]")
+    scenario[named] = [
+        f"{KINDS[kind]}:{date}-{incident}" if incident else KINDS[kind]
+        for kind, incident in zip(rows.scenario[named], rows.incident[named], strict=True)
+    ]
     delay = np.timedelta64(round(config.label_delay_days * DAY), "us")
     labels = pa.table(
         {
             "transaction_id": ids,
             "is_fraud": fraud,
-            "scenario": _words(np.maximum(rows.scenario, 0), SCENARIOS, missing=~fraud),
+            "scenario": pa.array(scenario, pa.string()),
             "known_at": pa.array(ts + delay),
             "source": _words(np.zeros(n), ["synthetic"]),
         }
@@ -373,15 +415,27 @@ def _words(
     return pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32), mask=missing), words)
 
 
-def _ids(seed: int, day: int, n: int) -> pa.Array:
-    """Unique identifiers of 16 hexadecimal digits that tell neither order nor truth.
+def _degrees(angle: np.ndarray, nowhere: np.ndarray) -> pa.Array:
+    return pa.array(np.round(angle, 5), mask=nowhere)
+
+
+def _devices(seed: int, rows: Rows, day: int, tests: np.ndarray, present: np.ndarray) -> pa.Array:
+    """What it was paid with, where `present`: the customer's own device, or one for `tests`."""
+    shared = rng_of(seed, "devices", day).random(rows.incident.max(initial=0) + 1) < ONE_DEVICE
+    fresh = np.where(shared[rows.incident], rows.incident, np.arange(len(rows)) + (1 << 31))
+    number = np.where(tests, fresh + (day + 1 << 32), rows.customer)[present]
+    place = pa.array(np.cumsum(present) - 1, mask=~present)
+    return _ids(seed, "devices", number).take(place)
+
+
+def _ids(seed: int, use: str, number: np.ndarray) -> pa.Array:
+    """Identifiers of 16 hexadecimal digits, one for each number; they tell nothing of it.
 
     The finalizer of splitmix64 is a bijection (Steele, Lea, Flood, Fast Splittable Pseudorandom
     Number Generators, 2014), so different numbers stay different.
     """
-    key = rng_of(seed, "ids").integers(0, 2**64, dtype=np.uint64)
-    x = np.arange(n, dtype=np.uint64) + np.uint64(day << 32)
-    x ^= key
+    n = len(number)
+    x = number.astype(np.uint64) ^ rng_of(seed, use).integers(0, 2**64, dtype=np.uint64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
@@ -399,6 +453,12 @@ def _require_same(config: SyntheticConfig, kept: SyntheticConfig | None, there: 
             f"are not mixed with them. {elsewhere}"
         )
     old, new = asdict(kept), asdict(config)
+    older = {name for name in _LATER_KINDS if name not in kept.rates}
+    new["rates"] = {
+        name: rate
+        for name, rate in config.rates.items()
+        if name not in older or rate not in (0.0, DEFAULT_RATES[name])
+    }
     if changed := [f"{k} {old[k]!r} (now {new[k]!r})" for k in new if new[k] != old[k]]:
         raise InputError(
             f"The database already holds the history of another configuration: "

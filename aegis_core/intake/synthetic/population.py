@@ -124,7 +124,8 @@ class Rows:
     merchant: np.ndarray
     t: np.ndarray  # microseconds from midnight UTC
     amount: np.ndarray
-    scenario: np.ndarray  # index into `schema.SCENARIOS`, or ORDINARY
+    scenario: np.ndarray  # index into `scenarios.KINDS`, or ORDINARY
+    incident: np.ndarray  # number of the day's incident of many customers, from 1 on; else 0
 
     def __len__(self) -> int:
         return len(self.t)
@@ -132,6 +133,15 @@ class Rows:
     def take(self, index: np.ndarray) -> Rows:
         """The rows at `index`, as new arrays."""
         return Rows(**{name: column[index] for name, column in vars(self).items()})
+
+    @classmethod
+    def begun(
+        cls, customer: np.ndarray, city: np.ndarray, merchant: np.ndarray, t: np.ndarray
+    ) -> Rows:
+        """Rows whose amounts and scenario are still to come."""
+        n = len(t)
+        nothing = (np.zeros(n), np.zeros(n, np.int8), np.zeros(n, np.int32))
+        return cls(customer, city, merchant, t, *nothing)
 
     @staticmethod
     def joined(parts: list[Rows]) -> Rows:
@@ -236,7 +246,7 @@ def purchases(
     merchant = population.merchants.pick(city, rng.random(n))
     favourite = population.favourites[customer, rng.integers(0, _FAVOURITES, n)]
     merchant = np.where(~away & (rng.random(n) < 0.75), favourite, merchant)
-    return Rows(customer, city, merchant, microseconds(x), np.zeros(n), np.zeros(n, np.int8))
+    return Rows.begun(customer, city, merchant, microseconds(x))
 
 
 def local_hours(

@@ -9,7 +9,8 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from aegis_core.schema import SCENARIOS
+from aegis_core.metrics import families
+from aegis_core.schema import LOOK_ALIKES, SCENARIOS
 from aegis_core.views.figures.house import COLOURS, in_house
 
 MOST_POINTS: Final = 2_000
@@ -81,7 +82,7 @@ def landscape(frame: pd.DataFrame) -> go.Figure:
     >>> [trace.name for trace in landscape(frame).data]
     ['ordinary', 'night']
     """
-    kind = frame["scenario"].astype(object).where(frame["scenario"].notna(), "ordinary")
+    kind = families(frame["scenario"]).fillna("ordinary").astype(object)
     every = 1 + kind.map(kind.value_counts()) // MOST_POINTS
     drawn = px.scatter(
         frame.assign(scenario=kind)[kind.groupby(kind).cumcount() % every == 0],
@@ -89,7 +90,7 @@ def landscape(frame: pd.DataFrame) -> go.Figure:
         y="ratio",
         color="scenario",
         color_discrete_map=COLOURS | {"ordinary": COLOURS["random"]},
-        category_orders={"scenario": ["ordinary", *SCENARIOS]},
+        category_orders={"scenario": ["ordinary", *SCENARIOS, *LOOK_ALIKES]},
         hover_data={"local_hour": ":.1f", "ratio": ":.1f"},
         labels={
             "local_hour": "local hour of day (h)",

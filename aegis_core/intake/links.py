@@ -60,12 +60,12 @@ def import_links(store: Store, path: Path, *, who: str = "aegis") -> Linked:
     import pandas as pd
 
     try:
-        read = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+        read = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as e:
         raise FileUnreadable(f"{path} cannot be read as CSV: {e}") from None
     there = {name.strip().lower(): name for name in reversed(read.columns)}
     chosen = [next((n for n in names if n in there), "") for names in (_NEWER, _OLDER)]
-    if not all(chosen):
+    if not all(chosen) or not isinstance(read.index, pd.RangeIndex):  # rows longer than the names
         raise ColumnError(
             f"{path} has the columns {', '.join(read.columns[:10])}; links are in customer_id, "
             "the newer number, and replaces, the one that it replaces."

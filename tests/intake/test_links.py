@@ -104,7 +104,9 @@ def test_one_bad_link_refuses_all(store: Store, given: list[tuple[str, str]], sa
     assert pairs(store) == {("b", "a")}
 
 
-@pytest.mark.parametrize("text", ["card,payee\n1,2\n", "", "customer_id,replaces\n1,2,3\n4,5\n6\n,"])
+@pytest.mark.parametrize(
+    "text", ["card,payee\n1,2\n", "", "customer_id,replaces\n1,2,3\n4,5\n6\n,"]
+)
 def test_a_file_without_links_says_what_links_are(store: Store, tmp_path: Path, text: str) -> None:
     (tmp_path / "links.csv").write_text(text)
     with pytest.raises(AegisError) as refused:

@@ -26,6 +26,10 @@ MOST_HISTORY: Final = 1_500
 MOST_SHOWN: Final = 200
 """Transactions of a case, places and earlier verdicts that are sent at most."""
 MOST_MERCHANTS: Final = 8
+MOST_THINGS, MOST_OTHERS = 6, 3
+"""Shared things that are sent at most, and customers of each; the others are counted."""
+MOST_SEARCHED: Final = 1_000_000
+"""Transactions in which others with the same things are looked for, the newest."""
 FEWEST_FOR_A_BAND: Final = 5
 """Payments below which there is no usual band."""
 
@@ -65,6 +69,29 @@ _ENTRIES: Final = f"""
           AND abs(epoch_us(o.ts) - epoch_us(t.ts)) <= {AGAIN_S} * 1000000) AS same
     FROM own t WHERE list_contains($ids, t.transaction_id)
 """
+_HELD: Final = {"card_id": "card", "device_id": "device", "email": "e-mail", "ip": "address"}
+"""Of `schema.ENTITIES` what somebody holds or pays from, and how it is called."""
+_OTHERS: Final = " UNION ALL ".join(
+    f"""SELECT {place} AS place, '{word}' AS kind, {name} AS value, customer_id, ts
+    FROM transactions WHERE seq >= $since AND customer_id <> $customer AND {name} IN
+      (SELECT {name} FROM own WHERE {name} IS NOT NULL)"""
+    for place, (name, word) in enumerate(_HELD.items())
+)
+_SHARED: Final = f"""
+    WITH own AS MATERIALIZED (
+      SELECT {", ".join(_HELD)} FROM transactions WHERE customer_id = $customer
+      ORDER BY seq DESC LIMIT {MOST_HISTORY}),
+    met AS (
+      SELECT place, kind, value, customer_id, count(*) AS n, max(ts) AS last
+      FROM ({_OTHERS}) GROUP BY ALL),
+    things AS (
+      SELECT place, kind, value, count(*) AS others, max(last) AS last,
+        list({{'customer_id': customer_id, 'n': n, 'ms': epoch_ms(last)}}
+          ORDER BY last DESC, customer_id)[:{MOST_OTHERS}] AS customers
+      FROM met GROUP BY ALL)
+    SELECT kind, value, others, customers FROM things ORDER BY place, last DESC, value
+    LIMIT {MOST_THINGS}
+"""
 _TOLD: Final = (
     *("transaction_id", "currency", "merchant_id", "why", "decision", "open", "amount", "risk"),
 )
@@ -87,8 +114,9 @@ def page(source: Store | Session, case: list[dict[str, Any]], this: str) -> dict
     50 and 95 of what was paid so before the case; None below `FEWEST_FOR_A_BAND` payments), `hours`
     (24 counts before the case, by the local clock), of `n_timed` payments, `local_ms` (None: it
     came without an hour) and `clock` (what that said, and where), `places` (`lat`,
-    `lon`, `n`, and the `path` from the last place to this one), `merchants`
-    and `earlier` (verdicts and answers).
+    `lon`, `n`, and the `path` from the last place to this one), `merchants`, `shared` (cards,
+    devices, e-mail and network addresses that `others`, so many, had as well, with payments and
+    the last of some of these `customers`) and `earlier` (verdicts and answers).
     """
     customer = case[0]["customer_id"]
     open_ = [row["transaction_id"] for row in case if row["open"]]
@@ -149,11 +177,21 @@ def page(source: Store | Session, case: list[dict[str, Any]], this: str) -> dict
         "hours": np.bincount(hours, minlength=24).tolist(),
         "places": _places(before, paid, chosen["seq"], verdict["distance_km"]),
         "merchants": _merchants(before, chosen["merchant_id"]),
+        "shared": shared(source, customer),
         "earlier": [
             {name: _plain(value) for name, value in row.items()} | entries[row["transaction_id"]]
             for row in earlier
         ],
     }
+
+
+def shared(source: Store | Session, customer: str) -> list[dict[str, Any]]:
+    """Cards, devices, e-mail and network addresses of a customer that others had as well.
+
+    Those of the newest `MOST_HISTORY` payments, looked for in the newest `MOST_SEARCHED` of all.
+    """
+    (last,) = source.rows("SELECT coalesce(max(seq), 0) AS seq FROM transactions")
+    return source.rows(_SHARED, {"customer": customer, "since": last["seq"] + 1 - MOST_SEARCHED})
 
 
 def _entries(

@@ -16,6 +16,7 @@ import numpy as np
 from aegis_core.review.answers import STANDING
 from aegis_core.schema import AGAIN, AGAIN_S, FACTORS, LATER_STATES, TOLD_FACTORS
 from aegis_core.store import Store
+from aegis_core.store.connection import literal
 from aegis_core.store.session import Session
 from aegis_core.units.clocks import of_day
 from aegis_core.units.money import digits
@@ -26,19 +27,22 @@ MOST_HISTORY: Final = 1_500
 MOST_SHOWN: Final = 200
 """Transactions of a case, places and earlier verdicts that are sent at most."""
 MOST_MERCHANTS: Final = 8
+MOST_HAD, MOST_SEARCHED = 20, 1_000_000
+"""Cards, devices and the like of a customer that are looked for, and transactions in which others
+had them as well; of both the newest."""
 MOST_THINGS, MOST_OTHERS = 6, 3
 """Shared things that are sent at most, and customers of each; the others are counted."""
-MOST_SEARCHED: Final = 1_000_000
-"""Transactions in which others with the same things are looked for, the newest."""
 FEWEST_FOR_A_BAND: Final = 5
 """Payments below which there is no usual band."""
+
+_HELD: Final = {"card_id": "card", "device_id": "device", "email": "e-mail", "ip": "address"}
+"""Of `schema.ENTITIES` what somebody holds or pays from, and how it is called."""
 
 _HISTORY: Final = f"""
     SELECT t.seq, epoch_ms(t.ts) AS ms, if(t.rate IS NULL, t.amount, t.base_amount) AS amount,
       if(t.rate IS NULL, t.currency, t.base_currency) AS unit,
-      t.lat, t.lon, t.merchant_id, coalesce(t.utc_offset, 0) AS utc_offset, t.local_zone, t.clock,
-      coalesce(v.decision, 'approve') AS decision,
-      t.kind AS entry, t.status,
+      t.lat, t.lon, t.merchant_id, {", ".join(_HELD)}, coalesce(t.utc_offset, 0) AS utc_offset,
+      t.local_zone, t.clock, coalesce(v.decision, 'approve') AS decision, t.kind AS entry, t.status,
       CASE WHEN t.transaction_id = $this THEN 'this'
         WHEN list_contains($case, t.transaction_id) THEN 'case'
         WHEN s.answer = 'fraud' AND NOT list_contains($open, t.transaction_id) THEN 'fraud'
@@ -69,28 +73,18 @@ _ENTRIES: Final = f"""
           AND abs(epoch_us(o.ts) - epoch_us(t.ts)) <= {AGAIN_S} * 1000000) AS same
     FROM own t WHERE list_contains($ids, t.transaction_id)
 """
-_HELD: Final = {"card_id": "card", "device_id": "device", "email": "e-mail", "ip": "address"}
-"""Of `schema.ENTITIES` what somebody holds or pays from, and how it is called."""
-_OTHERS: Final = " UNION ALL ".join(
-    f"""SELECT {place} AS place, '{word}' AS kind, {name} AS value, customer_id, ts
-    FROM transactions WHERE seq >= $since AND customer_id <> $customer AND {name} IN
-      (SELECT {name} FROM own WHERE {name} IS NOT NULL)"""
-    for place, (name, word) in enumerate(_HELD.items())
-)
 _SHARED: Final = f"""
-    WITH own AS MATERIALIZED (
-      SELECT {", ".join(_HELD)} FROM transactions WHERE customer_id = $customer
-      ORDER BY seq DESC LIMIT {MOST_HISTORY}),
-    met AS (
-      SELECT place, kind, value, customer_id, count(*) AS n, max(ts) AS last
-      FROM ({_OTHERS}) GROUP BY ALL),
-    things AS (
-      SELECT place, kind, value, count(*) AS others, max(last) AS last,
-        list({{'customer_id': customer_id, 'n': n, 'ms': epoch_ms(last)}}
-          ORDER BY last DESC, customer_id)[:{MOST_OTHERS}] AS customers
-      FROM met GROUP BY ALL)
-    SELECT kind, value, others, customers FROM things ORDER BY place, last DESC, value
-    LIMIT {MOST_THINGS}
+    WITH met AS (
+      SELECT unnest(range({len(_HELD)})) AS place, unnest([{{things}}]) AS value, customer_id, ts
+      FROM transactions WHERE seq > (SELECT max(seq) FROM transactions) - {MOST_SEARCHED}
+        AND customer_id <> $customer AND ({{had}})),
+    customers AS (
+      SELECT place, value, customer_id, count(*) AS n, max(ts) AS last
+      FROM met WHERE value IS NOT NULL GROUP BY ALL)
+    SELECT {list(_HELD.values())}[1 + place] AS kind, value, count(*) AS others,
+      list({{{{'customer_id': customer_id, 'n': n, 'ms': epoch_ms(last)}}}}
+        ORDER BY last DESC, customer_id)[:{MOST_OTHERS}] AS customers
+    FROM customers GROUP BY place, value ORDER BY place, max(last) DESC, value LIMIT {MOST_THINGS}
 """
 _TOLD: Final = (
     *("transaction_id", "currency", "merchant_id", "why", "decision", "open", "amount", "risk"),
@@ -177,7 +171,7 @@ def page(source: Store | Session, case: list[dict[str, Any]], this: str) -> dict
         "hours": np.bincount(hours, minlength=24).tolist(),
         "places": _places(before, paid, chosen["seq"], verdict["distance_km"]),
         "merchants": _merchants(before, chosen["merchant_id"]),
-        "shared": shared(source, customer),
+        "shared": _shared(source, customer, paid),
         "earlier": [
             {name: _plain(value) for name, value in row.items()} | entries[row["transaction_id"]]
             for row in earlier
@@ -185,13 +179,20 @@ def page(source: Store | Session, case: list[dict[str, Any]], this: str) -> dict
     }
 
 
-def shared(source: Store | Session, customer: str) -> list[dict[str, Any]]:
-    """Cards, devices, e-mail and network addresses of a customer that others had as well.
-
-    Those of the newest `MOST_HISTORY` payments, looked for in the newest `MOST_SEARCHED` of all.
-    """
-    (last,) = source.rows("SELECT coalesce(max(seq), 0) AS seq FROM transactions")
-    return source.rows(_SHARED, {"customer": customer, "since": last["seq"] + 1 - MOST_SEARCHED})
+def _shared(
+    source: Store | Session, customer: str, paid: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Cards, devices, e-mail and network addresses of these payments that others had as well."""
+    had = {}
+    for name in _HELD:
+        newest = dict.fromkeys(row[name] for row in reversed(paid) if row[name] is not None)
+        if newest:
+            had[name] = f"{name} IN ({', '.join(map(literal, list(newest)[:MOST_HAD]))})"
+    if not had:
+        return []
+    things = ", ".join(f"CASE WHEN {had.get(name, 'false')} THEN {name} END" for name in _HELD)
+    asked = _SHARED.format(things=things, had=" OR ".join(had.values()))
+    return source.rows(asked, {"customer": customer})
 
 
 def _entries(

@@ -363,7 +363,7 @@ export default {
         const more = s.others - s.customers.length;
         const told = s.customers.map((c) =>
           `${clipped(c.customer_id, 30)} (${number(c.n)} ${c.n === 1 ? "payment" : "payments"}, last ${minute(c.ms)})`);
-        if (more > 0) told.push(`${number(more)} ${more === 1 ? "other" : "others"}`);
+        if (more > 0) told.push(`and ${number(more)} ${more === 1 ? "other" : "others"}`);
         one.append(element("b", "", `${s.kind} ${clipped(s.value, 30)}`),
           ` with ${number(s.others)} other ${s.others === 1 ? "customer" : "customers"}: ${told.join(", ")}`);
         list.append(one);

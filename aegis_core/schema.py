@@ -348,6 +348,9 @@ TABLES: Final = {
     "rates": """
         day DATE NOT NULL, currency VARCHAR NOT NULL, per_base DOUBLE NOT NULL,
         source VARCHAR NOT NULL, imported_at TIMESTAMP NOT NULL""",
+    "links": """
+        customer_id VARCHAR PRIMARY KEY, replaces VARCHAR NOT NULL, source VARCHAR NOT NULL,
+        linked_at TIMESTAMP NOT NULL, who VARCHAR NOT NULL""",
     "thresholds": """
         day DATE NOT NULL, model_version VARCHAR NOT NULL, first_seq BIGINT NOT NULL,
         review_above DOUBLE NOT NULL, trained_above DOUBLE NOT NULL, transactions BIGINT NOT NULL,
@@ -382,7 +385,8 @@ one message. `service_stats` tells of the seconds before `noted_at`, `proofs` wh
 replayed and how many came out differently. `rollups` counts the verdicts of a minute.
 
 `rates` says how many units of a currency one of the base currency is worth on a day; of several of
-a day the last row counts.
+a day the last row counts. `links` says whom a newer number replaces, under which customer its
+payments are kept: of a chain the first.
 
 `thresholds` has, for each day of a champion, the score above which somebody looks from `first_seq`
 on: what it follows are the `transactions` of some `days` before, of which the trained threshold

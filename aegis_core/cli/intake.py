@@ -1,4 +1,4 @@
-"""Commands that bring things in: transactions, labels, rates of currencies."""
+"""Commands that bring things in: transactions, labels, rates of currencies, links of numbers."""
 
 from __future__ import annotations
 
@@ -358,6 +358,32 @@ def rates(
         return
     columns = ["currency", "payments", "judged", "last"]
     write_table(columns, list(found[columns].fillna("").itertuples(index=False)), 0)
+
+
+@app.command(epilog=example("aegis links", "aegis links reissued.csv"))
+def links(
+    who: Who,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="CSV with customer_id, the newer number, and replaces, the older."),
+    ] = None,
+    db: Database = None,
+) -> None:
+    """Read which number of a customer replaces which, or list what is known.
+
+    Where customer_id is the number of a card, a reissued one keeps the history: what
+    comes under the newer number from now on is kept under the customer that it goes
+    back to, and the number itself in card_id. What was kept stays where it is.
+    """
+    from aegis_core.intake.links import import_links, known_links
+
+    store, _ = opened(db)
+    if file is not None:
+        print(import_links(store, file, who=who).sentence())
+    elif found := known_links(store):
+        write_table(list(found[0]), [tuple(row.values()) for row in found], 0)
+    else:
+        print("No number replaces another.")
 
 
 def _assigned(option: str, pairs: list[str] | None) -> dict[str, str]:

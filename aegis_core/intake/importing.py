@@ -187,7 +187,7 @@ def import_files(
                 summary.remarks += [f"{path.name}: {remark}" for remark in found if remark]
         tell = step("storing")
         meaning.settle_words(session, "aegis_staged")
-        staging.mark_repeated(session)
+        staging.mark_repeated(session, meaning.settle_links(session, "aegis_staged"))
         _count(session, summary, 0.0 if strict else most_rejected)
         after_seq = session.next_seq() - 1
         meaning.choose_base(session, f"(FROM aegis_staged s WHERE {staging.GOOD})", base_currency)

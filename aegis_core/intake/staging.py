@@ -412,8 +412,10 @@ def _as_json(name: str, kind: str) -> str:
     return f"left({column}, {LONGEST_RAW})" if kind == "VARCHAR" else column
 
 
-def mark_repeated(session: Session) -> None:
+def mark_repeated(session: Session, there: str = "transactions") -> None:
     """Mark staged rows whose id is stored or came earlier; what is kept is as it was read.
+
+    `there` is SQL for what is stored, see `meaning.settle_links`.
 
     The first payment of an id that came as none before, such as a declined try, is new
     (`serving.rows.becomes_payment`).
@@ -426,8 +428,8 @@ def mark_repeated(session: Session) -> None:
     paid = paid_in_sql("s")
     tried = f"SELECT count(*) FROM aegis_staged s WHERE reason IS NULL AND NOT {paid}"
     for older, same, where in (
-        ("transactions", same_but_later, same_but_later),
-        ("transactions", "false", "true"),  # an id may be stored twice
+        (there, same_but_later, same_but_later),
+        (there, "false", "true"),  # an id may be stored twice
         (staged.format("true"), _SAME, "s.rowid > o.first"),
         *([(staged.format(paid), _SAME, "s.rowid > o.first")] if session.value(tried) else []),
     ):

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from aegis_core.errors import InputError, StoreError
 from aegis_core.machine import utc_now
 from aegis_core.review.answers import NEWEST, STANDING, UNDO_S, answer_all, named
-from aegis_core.schema import SNOOZE_DAYS, WORTH, WORTH_IN
+from aegis_core.schema import ENTITIES, SNOOZE_DAYS, WORTH, WORTH_IN
 from aegis_core.store import Store, floods
 from aegis_core.store.session import Session
 
@@ -48,6 +48,10 @@ ORDERS: Final = {
 in a storm, by risk × amount with only a sample of each campaign, also of those of one reason."""
 MOST_CASES: Final = 5_000
 """Cases that a queue holds at most; it counts all of them."""
+_OF_PAYMENT: Final = ", ".join(f"t.{name}" for name in ENTITIES)
+_OF_CASE: Final = ", ".join(
+    f"arg_max({name}, risk * worth) FILTER (open) AS {name}" for name in ENTITIES
+)
 _NOT_OPEN: Final = "There is no open case {!r}; it may have been answered."
 
 _ASKED: Final = f"""
@@ -59,7 +63,7 @@ _ASKED: Final = f"""
     judged AS (
       SELECT v.seq, v.transaction_id, coalesce(answered.n, 0) AS n_answered, t.customer_id, t.ts,
         t.amount, t.currency, {WORTH} AS worth, {WORTH_IN} AS unit,
-        t.base_currency IS NOT NULL AND t.rate IS NULL AS no_rate, t.merchant_id, v.decision,
+        t.base_currency IS NOT NULL AND t.rate IS NULL AS no_rate, {_OF_PAYMENT}, v.decision,
         v.risk, v.score, v.inclusion, v.scored_at,
         v.reasons[1].text AS why, v.reasons[1].code AS code,
         coalesce(answered.n, 0) = 0 OR (answered.at < v.scored_at  -- of the try that it was before
@@ -109,7 +113,7 @@ QUEUE: Final = f"""
         bool_and(inclusion < 1) FILTER (open) AS audit,
         arg_max(why, risk) FILTER (open) AS why,
         arg_max(code, risk) FILTER (open) AS code,
-        arg_max(merchant_id, risk * worth) FILTER (open) AS merchant_id,
+        {_OF_CASE},
         min(scored_at) FILTER (open) AS oldest
       FROM cased GROUP BY case_id, customer_id HAVING count(*) FILTER (open) > 0),
     taken AS ({_TAKEN}),
@@ -118,35 +122,34 @@ QUEUE: Final = f"""
     FROM cases LEFT JOIN taken USING (customer_id)
       LEFT JOIN asleep ON asleep.value = cases.customer_id
 """
+_KINDS: Final = ", ".join(ENTITIES)
+_SAID: Final = [*(words.removesuffix("{}") for words in floods.SHARED.values()), "for "]
 _PLACED: Final = f"""
+    things AS (
+      SELECT case_id, oldest, unnest(range({len(_SAID)})) AS kind,
+        unnest([{_KINDS}, CASE WHEN $by_reason THEN code END]) AS value
+      FROM found WHERE NOT asleep AND NOT audit),
     begun AS (
-      SELECT *, INTERVAL {floods.GAP_MINUTES} MINUTE AS gap,
-        coalesce(oldest - lag(oldest) OVER shop > gap, true) AS new_at,
-        coalesce(oldest - lag(oldest) OVER cause > gap, true) AS new_due
-      FROM found WHERE NOT asleep
-      WINDOW shop AS (PARTITION BY merchant_id, audit ORDER BY oldest, case_id),
-        cause AS (PARTITION BY code, audit ORDER BY oldest, case_id)),
+      SELECT *, coalesce(oldest - lag(oldest) OVER alike
+          > INTERVAL {floods.GAP_MINUTES} MINUTE, true) AS begins
+      FROM things WHERE value IS NOT NULL
+      WINDOW alike AS (PARTITION BY kind, value ORDER BY oldest, case_id)),
     waves AS (
-      SELECT *, sum(new_at::INT) OVER (PARTITION BY merchant_id, audit ORDER BY oldest, case_id)
-          AS wave_at,
-        sum(new_due::INT) OVER (PARTITION BY code, audit ORDER BY oldest, case_id) AS wave_due
+      SELECT *, sum(begins::INT) OVER (PARTITION BY kind, value ORDER BY oldest, case_id) AS wave
       FROM begun),
-    sized AS (
-      SELECT *, NOT audit AND merchant_id IS NOT NULL
-          AND count(*) OVER (PARTITION BY merchant_id, audit, wave_at) >= {floods.ALIKE} AS is_at,
-        NOT audit AND code IS NOT NULL AND $by_reason
-          AND count(*) OVER (PARTITION BY code, audit, wave_due) >= {floods.ALIKE} AS is_due
-      FROM waves),
     named AS (
-      SELECT *, CASE WHEN is_at THEN 'at ' || merchant_id WHEN is_due THEN 'for ' || code END
-          AS campaign, CASE WHEN is_at THEN wave_at ELSE wave_due END AS wave
-      FROM sized),
+      SELECT case_id, kind, value, wave FROM waves
+      QUALIFY count(*) OVER (PARTITION BY kind, value, wave) >= {floods.ALIKE}),
     placed AS (
-      SELECT *, CASE WHEN campaign IS NULL THEN 1 ELSE count(*) OVER (PARTITION BY campaign, wave)
-          END AS alike,
-        CASE WHEN campaign IS NULL THEN 1 ELSE
-          row_number() OVER (PARTITION BY campaign, wave ORDER BY weight DESC, case_id) END AS place
-      FROM named)
+      SELECT found.*, {_SAID}[1 + kind] || value AS campaign,
+        CASE WHEN kind IS NULL THEN 1 ELSE count(*) OVER (PARTITION BY kind, value, wave) END
+          AS alike,
+        CASE WHEN kind IS NULL THEN 1 ELSE row_number() OVER (
+          PARTITION BY kind, value, wave ORDER BY weight DESC, case_id) END AS place
+      FROM found LEFT JOIN (
+        FROM named QUALIFY row_number() OVER (PARTITION BY case_id ORDER BY kind) = 1) n
+        USING (case_id)
+      WHERE NOT asleep)
 """
 _INSIDE: Final = f"""
     {_ASKED}
@@ -211,8 +214,7 @@ def queue(
           SELECT count(*) FILTER (NOT asleep) AS n_open,
             count(holder) FILTER (NOT asleep) AS n_claimed,
             count(*) FILTER (asleep) AS n_asleep FROM found)
-        SELECT counted.*, placed.* EXCLUDE (asleep, merchant_id, code, unconverted, gap, new_at,
-          new_due, wave_at, wave_due, is_at, is_due, wave)
+        SELECT counted.*, placed.* EXCLUDE (asleep, {_KINDS}, code, unconverted)
         FROM counted LEFT JOIN placed ON NOT $fold OR place = 1 OR holder IS NOT NULL
         ORDER BY {ORDERS[order]} LIMIT {int(limit)}""",
         {"analyst": analyst, "now": now or utc_now(), "fold": fold,

@@ -18,6 +18,7 @@ from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
 from aegis_core import __version__
 from aegis_core.errors import AegisError, InputError, QueueFull
+from aegis_core.intake import links
 from aegis_core.intake.messages.parts import NotWhole
 from aegis_core.serving import casework
 from aegis_core.serving.engine import Engine
@@ -25,6 +26,7 @@ from aegis_core.serving.schemas import (
     LARGEST_BATCH,
     LARGEST_ROW,
     Later,
+    Link,
     Part,
     Transaction,
     Unsent,
@@ -230,6 +232,23 @@ async def keep(
     refused = [refusal(row.raw.encode("utf-8", "replace"), row.reason) for row in rows]
     new = await service.batcher.do(lambda: service.engine.keep(refused))
     return as_json({"new": new})
+
+
+@scoring.post("/v1/links", status_code=201)
+async def link(
+    request: Request,
+    given: Link | Annotated[list[Link], Field(min_length=1, max_length=LARGEST_BATCH)],
+    service: Serves,
+) -> Response:
+    """Keep payments of a newer number under the customer whose number it replaces, from now on.
+
+    All or none. Answered are how many links were new, and how many payments stay under the newer
+    numbers, since they came before.
+    """
+    rows = given if isinstance(given, list) else [given]
+    pairs, who = [(row.customer_id, row.replaces) for row in rows], request.user.name or "api"
+    found = await service.work(links.link, pairs, "api", who=who)
+    return as_json(found._asdict(), 201)
 
 
 @looking.get("/v1/transactions/{transaction_id}", responses=NOT_FOUND)

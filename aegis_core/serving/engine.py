@@ -347,6 +347,8 @@ class Engine:
         The labels are known after the last of `rows`.
         """
         self.check()
+        if self.state.meaning.links:
+            rows = [self.state.meaning.linked(row) for row in rows]
         keys = hashed([row["transaction_id"] for row in rows])
         outcomes, fresh, repeats = self._sorted(rows, keys)
         kept = self._refusals.kept(refused)
@@ -395,7 +397,8 @@ class Engine:
             elif there:
                 for at in (int(older[i]), int(places[i])):
                     if at in there and there[at][0]["transaction_id"] == one:
-                        before, (first, verdict) = first, there[at]
+                        before, (kept, verdict) = first, there[at]
+                        first = self.state.meaning.linked(kept)
             if first is None or becomes_payment(row, first):
                 here[one] = i, first
                 fresh.append(i)

@@ -35,7 +35,9 @@ ANSWERED_S: Final = 60.0
 """How long an engine may take to drop a customer."""
 _OWN: Final = [table for table, held in HELD.items() if held.own != "false" and table != "labels"]
 _GONE_IF_NAMED: Final = ("rejected",)
-_IDS: Final = ("transaction_id", "customer_id", "merchant_id", "value", "review_id", "event")
+_IDS: Final = (
+    *("transaction_id", "customer_id", "replaces", "merchant_id", "value", "review_id", "event"),
+)
 """Columns that are no free text: what they name is somebody else, by a longer id."""
 _KEPT_COPIES: Final = ("{stem}.v*-*{suffix}", "{stem}.before-*", "{name}.journal.torn-*")
 
@@ -93,11 +95,14 @@ def plan(store: Store, settings: Settings, customer: str) -> Plan:
                     nested.append(f"{column} of your table {table}, inside of lists or structures.")
         exports, told = _copies(session, names)
         paid = holdings.of_others(session, names)
+        linked = holdings.linked(session, customer)
     named = holdings.reports_naming(settings, names)
     remains = [
         *([f"A number such as {customer} says many things: texts and reports are looked through "
            "for it after the word customer alone."] if names.is_short else []),
         *told,
+        *(f"What is held of {one}, which a link says is a number of the same customer: erase it "
+          "as well." for one in linked),
         *nested,
         *(f"The file {path}, which this command leaves alone."
           for path in _files(store, settings, names, [*named, *exports])),

@@ -67,6 +67,9 @@ HELD: Final = {
         f"transaction_id IN {_IDS}", "", "Scores of payments in evaluations of models.",
     ),
     "claims": Held("customer_id = $c", "claimed_at", "Which analyst looked into the case."),
+    "links": Held(
+        "$c IN (customer_id, replaces)", "linked_at", "Which number of theirs replaced which.",
+    ),
     "lists": Held(
         "field = 'customer' AND value = $c", "added_at",
         "Entries of the allow and deny lists, and snoozes.",
@@ -220,6 +223,16 @@ def of_others(session: Session, names: Names) -> int:
         f"AND {names.condition(text)}", [names.customer],
     )  # fmt: skip
     return sum(names.among(*row.values()) for row in rows)
+
+
+def linked(session: Session, customer: str) -> list[str]:
+    """Other numbers of the same customer, as links say."""
+    found = session.rows(
+        """SELECT unnest([l.customer_id, l.replaces]) AS id FROM links l WHERE l.replaces IN (
+          SELECT unnest([$c, o.replaces]) FROM links o WHERE $c IN (o.customer_id, o.replaces))""",
+        {"c": customer},
+    )
+    return sorted({row["id"] for row in found} - {customer})
 
 
 def reports_naming(settings: Settings, names: Names) -> list[Path]:

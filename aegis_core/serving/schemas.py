@@ -179,6 +179,14 @@ class Later(BaseModel):
     status: Text = Field(examples=["declined"], description="In the words of a payment's status.")
 
 
+class Link(BaseModel):
+    """A newer number of a customer, such as that of a reissued card."""
+
+    model_config = ConfigDict(extra="forbid")
+    customer_id: Id = Field(description="The newer number.")
+    replaces: Id = Field(description="The one that it replaces.")
+
+
 class Unsent(BaseModel):
     """A row that its sender refused, and why."""
 

@@ -3,13 +3,14 @@
 The fold is of transactions, the decisions given, and labels, in the order of arrival. A snapshot
 makes a restart quick; without a good one, the history is folded anew. What others change is looked
 for and followed between two groups: models, the threshold that keeps a budget, labels, lists,
-rates, and customers who are being erased.
+rates, links of numbers, and customers who are being erased.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -33,7 +34,8 @@ from aegis_core.store.meaning import Meaning
 from aegis_core.store.session import Session
 
 _LOG: Final = logging.getLogger("aegis.service")
-_N_RATES: Final = "SELECT count(*) FROM rates"
+_MEANT: Final = """
+    SELECT concat_ws(' ', count(*), (SELECT count(*) FROM rates), max(linked_at)) FROM links"""
 
 
 class State:
@@ -60,7 +62,7 @@ class State:
         self, store: Store, settings: Settings, progress: Callable[[int], object] | None = None
     ) -> None:
         self._path, self._settings, self._progress = store.path, settings, progress
-        self._lately, self._n_rates = Lately(), -1
+        self._lately, self._meant = Lately(), ""
         self.forget()
 
     def forget(self) -> None:
@@ -116,7 +118,7 @@ class State:
 
         Where a day has ended, also by which threshold the budget is kept in the next one.
         """
-        self.entries = lists.current(session)
+        self.entries = self._listed(session)
         day, days = self.scorer.profiles.day, self._settings.budget_follows_days
         if days and day > self._looked_back and self.begun:
             self._looked_back = day  # first: what fails is not tried again at every look
@@ -126,11 +128,11 @@ class State:
     def follow(self, session: Session) -> None:
         """Bring all up to what the tables hold and others decided."""
         self._fold(session)
-        self.entries = lists.current(session)
-        if (n := session.value(_N_RATES)) != self._n_rates:
+        if (meant := session.value(_MEANT)) != self._meant:
             settings = self._settings
             self.meaning = Meaning.read(session, settings.base_currency, settings.timezone)
-            self._n_rates = n
+            self._meant = meant
+        self.entries = self._listed(session)
 
     def drop_asked(self, session: Session) -> bool:
         """Forget the customers who are being erased, and say from which transaction on.
@@ -167,9 +169,18 @@ class State:
             or unknown
             or labels["unplaced"] > 0
             or roles(session) != self._roles
-            or session.value(_N_RATES) != self._n_rates
+            or session.value(_MEANT) != self._meant
             or self._noted
         )
+
+    def _listed(self, session: Session) -> list[lists.Entry]:
+        """The entries of lists, of a linked number as of the customer."""
+        entries, links = lists.current(session), self.meaning.links
+        return [
+            replace(entry, value=links.get(entry.value, entry.value))
+            if links and entry.field == "customer" else entry
+            for entry in entries
+        ]  # fmt: skip
 
     def _fold(self, session: Session) -> None:
         """Bring models, state and ids up to what the tables hold."""

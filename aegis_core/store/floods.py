@@ -1,7 +1,8 @@
 """What many alerts share: campaigns among them, and a storm when there are far too many.
 
-A **campaign** is at least `ALIKE` alerts at one merchant, no more than `GAP_MINUTES` from one to
-the next; where there are more than can be told, also of one first reason. A **storm** is an hour
+A **campaign** is at least `ALIKE` alerts with one card, at one device, of one e-mail, from one
+address or at one merchant, no more than `GAP_MINUTES` from one to the next; where there are more
+than can be told, also of one first reason. A **storm** is an hour
 with several times the alerts that the champion's budget forecasts for the transactions that a
 minute usually brings. Where days are over the budget, the threshold **follows** them.
 """
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from aegis_core.schema import ENTITIES
 from aegis_core.store.session import Session
 from aegis_core.units.words import category_said
 
@@ -24,7 +26,12 @@ STORM_MINUTES: Final = 60
 LEAST: Final = 20
 """Fewer alerts than these within an hour are no storm, whatever was forecast."""
 Alert = Mapping[str, Any]
-"""With `weight`, `merchant_id`, `code` (of the first reason) and `scored_at`, among others."""
+"""With `weight`, `schema.ENTITIES`, `code` (of the first reason) and `scored_at`, among others."""
+SHARED: Final = {
+    "card_id": "with card {}", "device_id": "at device {}", "email": "of e-mail {}",
+    "ip": "from {}", "merchant_id": "at {}",
+}  # fmt: skip
+"""What alerts may share, in the order of `schema.ENTITIES`, and how that is said."""
 
 _COUNTED: Final = f"""
     SELECT coalesce(sum(n) FILTER (now_ AND decision != 'approve'), 0)::BIGINT AS alerts,
@@ -37,17 +44,19 @@ _COUNTED: Final = f"""
        ORDER BY promoted_at DESC LIMIT 1) AS parameters
     FROM (SELECT *, minute > $now - INTERVAL {STORM_MINUTES} MINUTE AS now_ FROM rollups
           WHERE minute > $now - INTERVAL 1 DAY AND minute <= $now)"""
-_WORDS: Final = {
-    "t.merchant_id": "at merchant {}", "t.category": "in category {}",
-    "t.customer_id": "of customer {}", "v.reasons[1].factor": "for {} first",
+_WORDS: Final = SHARED | {
+    "merchant_id": "at merchant {}", "category": "in category {}",
+    "customer_id": "of customer {}", "factor": "for {} first",
 }  # fmt: skip
-"""What alerts may share, and how that is said."""
-_SHARED: Final = " UNION ALL ".join(
+"""What most alerts of a storm may share."""
+_SHARED: Final = """
+    WITH alerts AS MATERIALIZED (
+      SELECT t.*, v.reasons[1].factor AS factor FROM verdicts v JOIN transactions t ON t.seq = v.seq
+      WHERE v.seq BETWEEN $low AND $high AND t.seq BETWEEN $low AND $high
+        AND v.decision != 'approve' AND v.scored_at >= $since)
+    """ + " UNION ALL ".join(
     f"""SELECT '{words}' AS words, {name} AS value, count(*) / sum(count(*)) OVER () AS share
-    FROM verdicts v JOIN transactions t ON t.seq = v.seq
-    WHERE v.seq BETWEEN $low AND $high AND t.seq BETWEEN $low AND $high
-      AND v.decision != 'approve' AND v.scored_at >= $since
-    GROUP BY value QUALIFY share >= 0.5 AND value IS NOT NULL"""
+    FROM alerts GROUP BY value QUALIFY share >= 0.5 AND value IS NOT NULL"""
     for name, words in _WORDS.items()
 )
 
@@ -110,7 +119,7 @@ def storm(session: Session, multiple: float, now: dt.datetime) -> Storm | None:
     shared = sorted(zip(-found["share"], found["words"], found["value"], strict=True))
     told = []
     for share, words, value in shared:
-        name = category_said(value) if words == _WORDS["t.category"] else value
+        name = category_said(value) if words == _WORDS["category"] else value
         told.append(f"{-share:.0%} {words.format(plain(name))}")
     return Storm(n, forecast, tuple(told))
 
@@ -122,7 +131,7 @@ def campaigns(alerts: Iterable[Alert], *, by_reason: bool) -> list[list[Alert]]:
     """
     groups: list[list[Alert]] = []
     rest = list(alerts)
-    for name in ("merchant_id", "code") if by_reason else ("merchant_id",):
+    for name in (*ENTITIES, "code") if by_reason else ENTITIES:
         found = _waves(rest, name)
         groups += [wave for wave in found if len(wave) >= ALIKE]
         rest = [alert for wave in found if len(wave) < ALIKE for alert in wave]
@@ -133,6 +142,22 @@ def campaigns(alerts: Iterable[Alert], *, by_reason: bool) -> list[list[Alert]]:
         lead = min(made, key=lambda group: worst_first(group[0]))
         made = [lead, *(group for group in made if group is not lead)]
     return made
+
+
+def shared(group: Sequence[Alert]) -> str:
+    """What the alerts of a campaign have in common, in words.
+
+    >>> alert = dict.fromkeys(ENTITIES) | {"merchant_id": "shop-7"}
+    >>> shared([alert, alert]), shared([alert | {"ip": "203.0.113.9"}] * 2)
+    ('at shop-7', 'from 203.0.113.9')
+    >>> shared([alert, alert | {"merchant_id": "shop-8"}])
+    'for one reason'
+    """
+    for name, words in SHARED.items():
+        (value, *others) = {alert[name] for alert in group}
+        if value is not None and not others:
+            return words.format(plain(value))
+    return "for one reason"
 
 
 def worst_first(alert: Alert) -> tuple[float, float, str]:

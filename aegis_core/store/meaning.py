@@ -1,4 +1,4 @@
-"""What an entry means: its words in one vocabulary, its amount in one currency, its local time.
+"""What an entry means: its words, its amount in one currency, its local time, whose it is.
 
 Both doors, files and REST, ask here, and what is found is stored with the transaction, so that a
 replay neither asks again nor learns of a rate that came later.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from aegis_core.errors import InputError
@@ -53,10 +54,13 @@ class Meaning:
     ----------
     rates : that are known.
     zone : of whom nothing tells the local time.
+    links : under which customer payments of a newer number are kept, by that number.
     """
 
-    def __init__(self, rates: Rates, zone: str = "UTC") -> None:
-        self.rates, self.zone = rates, zone
+    def __init__(
+        self, rates: Rates, zone: str = "UTC", links: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.rates, self.zone, self.links = rates, zone, links
 
     @classmethod
     def read(cls, session: Session, base: str = "", zone: str = "UTC") -> Meaning:
@@ -74,7 +78,22 @@ class Meaning:
                 "is for a new one. Take the line out of aegis.toml, or name another with --db."
             )
         rates = session.execute("SELECT day - DATE '1970-01-01', currency, per_base FROM rates")
-        return cls(Rates(kept or wanted or USUAL_BASE, rates.fetchall()), zone)
+        known = Rates(kept or wanted or USUAL_BASE, rates.fetchall())
+        links = session.execute("SELECT customer_id, replaces FROM links").fetchall()
+        return cls(known, zone, dict(links))
+
+    def linked(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A row as it is kept: under the customer that its number is linked to, if it is.
+
+        >>> meaning = Meaning(Rates("EUR"), links={"c2": "c1"})
+        >>> meaning.linked({"customer_id": "c2", "amount": 5.0})
+        {'customer_id': 'c1', 'amount': 5.0, 'card_id': 'c2'}
+        """
+        first = self.links.get(number := row["customer_id"])
+        if first is None:
+            return row
+        card = row.get("card_id")
+        return {**row, "customer_id": first, "card_id": number if card is None else card}
 
     def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """`schema.MEANT` of a row whose words are said, `ts` in microseconds since 1970.
@@ -165,6 +184,26 @@ def settle_words(session: Session, relation: str, where: str = "reason IS NULL")
         WHERE m.place = t.rowid AND (t.amount <= 0 OR t.currency IS DISTINCT FROM m.currency
             OR t.kind IS DISTINCT FROM m.kind OR t.status IS DISTINCT FROM m.status)"""
     )
+
+
+def settle_links(session: Session, relation: str) -> str:
+    """Bring rows under the customers that their numbers are linked to, as `Meaning.linked` does.
+
+    Returns
+    -------
+    SQL for `transactions` as they would be kept now; a row that was sent before its link and comes
+    again is the same.
+    """
+    if not session.value("SELECT count(*) FROM links"):
+        return "transactions"
+    card = "coalesce({0}.card_id, {0}.customer_id)"
+    session.execute(
+        f"""UPDATE {relation} AS s SET card_id = {card.format("s")}, customer_id = l.replaces
+        FROM links l WHERE l.customer_id = s.customer_id"""
+    )
+    return f"""(SELECT t.* REPLACE (coalesce(l.replaces, t.customer_id) AS customer_id,
+        CASE WHEN l.replaces IS NULL THEN t.card_id ELSE {card.format("t")} END AS card_id)
+        FROM transactions t LEFT JOIN links l ON l.customer_id = t.customer_id)"""
 
 
 def choose_base(session: Session, relation: str, base: str = "") -> None:

@@ -17,6 +17,7 @@ from aegis_core.detection.history import labels
 from aegis_core.errors import InputError
 from aegis_core.review import answers, cases, statistics
 from aegis_core.review.cases import CLAIM_S, answer_case, claim, queue, release
+from aegis_core.schema import ENTITIES
 from aegis_core.store import Store, connect
 from aegis_core.store.gate import Limits
 
@@ -24,6 +25,9 @@ NOON = dt.datetime(2026, 4, 1, 12)
 HOSTILE = "'; DROP TABLE claims; -- \"><script>alert(1)</script>\u202e"
 TEXT = "{'factor': 'amount', 'code': 'high', 'text': 'much', 'contribution': 1.0}"
 SECOND = "hash(transaction_id) % 5 = 0"
+
+
+ENTITY_COLUMNS = ", ".join(f"?::VARCHAR AS {name}" for name in ENTITIES)
 
 
 def later(seconds: float) -> dt.datetime:
@@ -38,14 +42,14 @@ def arrive(store: Store, rows: list[dict[str, Any]]) -> None:
             row = {
                 "id": f"t{first + i}", "customer": "anna", "minute": 0.0, "amount": 100.0,
                 "risk": 99.0, "decision": "review", "inclusion": 1.0, "waits_s": 60.0,
-                "model": "v1", **given,
+                "model": "v1", "merchant_id": "m1", **given,
             }  # fmt: skip
             ts = NOON - dt.timedelta(days=1) + dt.timedelta(minutes=row["minute"])
             session.execute(
                 "INSERT INTO transactions BY NAME SELECT ? AS seq, ? AS transaction_id, "
                 "? AS customer_id, ?::TIMESTAMP AS ts, ?::DOUBLE AS amount, 'EUR' AS currency, "
-                "'m1' AS merchant_id, 52.5 AS lat, 13.4 AS lon",
-                [first + i, row["id"], row["customer"], ts, row["amount"]],
+                f"{ENTITY_COLUMNS}, 52.5 AS lat, 13.4 AS lon",
+                [first + i, row["id"], row["customer"], ts, row["amount"], *map(row.get, ENTITIES)],
             )
             session.execute(
                 "INSERT INTO verdicts BY NAME SELECT ? AS seq, ? AS transaction_id, "
@@ -481,6 +485,38 @@ def test_a_campaign_is_one_line_with_a_number_and_its_worst_case(held: Store) ->
     other = claim(held, "ben", "t0", now=NOON)
     assert other is not None
     assert other.case_id in ids(held, fold=True, now=NOON), "what somebody holds is shown"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("card_id", "with card x"), ("device_id", "at device x"), ("email", "of e-mail x"),
+     ("ip", "from x"), ("merchant_id", "at x")],
+)  # fmt: skip
+def test_a_campaign_is_of_anything_that_enough_cases_share_within_minutes(
+    held: Store, name: str, said: str
+) -> None:
+    n, wait = cases.floods.ALIKE, 60.0 * cases.floods.GAP_MINUTES
+    own = [{"customer": f"c{i}", "merchant_id": f"own {i}", name: "x"} for i in range(2 * n)]
+    late = {"waits_s": 60.0 + wait + 1}
+    arrive(held, [*own[:n], *(row | late for row in own[n : 2 * n - 1])])
+    found = [case["campaign"] for case in queue(held).cases]
+    assert sorted(found, key=str) == [None] * (n - 1) + [said] * n
+    arrive(held, [own[-1] | {"waits_s": 61.0 + wait}])
+    assert {case["campaign"] for case in queue(held).cases} == {said}, "two waves of one"
+    assert {case["alike"] for case in queue(held).cases} == {n}
+
+
+def test_of_what_cases_share_what_one_holds_comes_before_what_strangers_share(held: Store) -> None:
+    n = cases.floods.ALIKE
+    arrive(held, [{"customer": f"c{i}", "device_id": "d1", "ip": "i1"} for i in range(n)])
+    arrive(held, [{"customer": f"s{i}", "ip": "i1"} for i in range(n)])
+    arrive(held, [{"customer": f"m{i}", "device_id": f"d{i}"} for i in range(2, 2 + n)])
+    found = {case["customer_id"][0]: case for case in queue(held).cases}
+    assert [found[c]["campaign"] for c in "csm"] == ["at device d1", "from i1", "at m1"]
+    assert {case["alike"] for case in found.values()} == {n}
+    arrive(held, [{"customer": f"x{i}", "merchant_id": None} for i in range(n)])
+    found = {case["customer_id"][0]: case for case in queue(held, order="sample").cases}
+    assert (found["x"]["campaign"], found["c"]["campaign"]) == ("for high", "at device d1")
 
 
 def test_a_storm_s_queue_shows_a_sample_of_each_kind_before_the_rest(held: Store) -> None:

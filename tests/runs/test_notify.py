@@ -75,14 +75,16 @@ class World:
         return self.notifier.tick()
 
     def verdicts(self, n: int = 1, *, customer: str = "", risk: float = 99.95, merchant: str = "",
-                 decision: str = "block", amount: float = 1240) -> None:  # fmt: skip
+                 decision: str = "block", amount: float = 1240,
+                 device: str | None = None) -> None:  # fmt: skip
         with self.store.writing() as session:
             for _ in range(n):
                 i, self.seq = self.seq, self.seq + 1
                 session.execute(
                     "INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount, "
-                    "currency, merchant_id, category) VALUES (?, ?, ?, ?, ?, 'EUR', ?, '5945')",
-                    [i, f"t{i}", customer or f"c{i}", NOON, amount, merchant or f"m{i}"],
+                    "currency, merchant_id, device_id, category) "
+                    "VALUES (?, ?, ?, ?, ?, 'EUR', ?, ?, '5945')",
+                    [i, f"t{i}", customer or f"c{i}", NOON, amount, merchant or f"m{i}", device],
                 )
                 session.execute(
                     "INSERT INTO verdicts (seq, transaction_id, model_version, score, risk, "
@@ -468,6 +470,15 @@ def test_a_campaign_is_told_as_one_by_its_worst(world: World) -> None:
     assert sorted(world.statuses()) == ["counted"] * 6 + ["sent"] * 3
 
 
+def test_alerts_at_one_device_are_a_campaign_before_those_at_a_merchant(world: World) -> None:
+    world.verdicts(5, device="d-17", merchant="shop", amount=50)
+    world.verdicts(5, merchant="shop", amount=1)
+    assert world.later() == 1
+    device, shop, _ = world.sent[0][2].split("\n\n")
+    assert device.startswith("5 alerts at device d-17 within 1 min, of 5 customers")
+    assert shop.startswith("5 alerts at shop within 1 min, of 5 customers")
+
+
 @given(dedupe_hours=24, digest_minutes=30)
 @pytest.mark.parametrize("more", [{"amount": 9_000}, {"risk": 99.99, "amount": 1}])
 def test_a_worse_alert_after_one_that_waits_was_told_or_only_counted_is_told(
@@ -503,7 +514,7 @@ def test_a_storm_is_told_once_with_what_its_alerts_share(world: World) -> None:
 
     def flood(n: int) -> None:
         low = world.seq
-        world.verdicts(n, merchant="shop")
+        world.verdicts(n, merchant="shop", device="d-17")
         with world.store.writing() as session:
             rollups.add(session, low, world.seq - 1)
 
@@ -514,8 +525,8 @@ def test_a_storm_is_told_once_with_what_its_alerts_share(world: World) -> None:
     assert world.later(seconds=5) == 1
     assert world.sent[-1][1].startswith("Aegis: storm, 40 alerts, highest risk ")
     assert (
-        "Storm: 59 alerts within the hour, where 1 were forecast; 100% at merchant shop, 100% for "
-        "amount first, 100% in category 5945 Hobby, toy and game shops."
+        "Storm: 59 alerts within the hour, where 1 were forecast; 100% at device d-17, 100% at "
+        "merchant shop, 100% for amount first, 100% in category 5945 Hobby, toy and game shops."
         in world.sent[-1][2].split("\n\n")[0]
     )
     flood(5)

@@ -23,6 +23,7 @@ from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import InputError, StoreError
 from aegis_core.evaluation.parity import parity
 from aegis_core.features import checkpoint
+from aegis_core.intake.links import link
 from aegis_core.intake.synthetic import SyntheticConfig, stream, write_history
 from aegis_core.review import lists
 from aegis_core.review.answers import answer
@@ -74,6 +75,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         until = store.rows("SELECT max(ts) AS ts FROM transactions")[0]["ts"] + pd.Timedelta(days=9)
         why = f"asked: {PERSON}"
         lists.add(store, "snooze", PERSON, until=str(until), who="anna", why=why)
+        link(store, [("their next card", PERSON), ("another", NEARLY)], "cards", who="anna")
         lists.add(store, "deny", NEARLY, who="anna", why=f"a friend of {PERSON}, not {NEARLY}.")
         frame, *_ = batch(store, 100)
         frame.loc[frame.index[::9], "customer_id"] = NEARLY
@@ -150,6 +152,7 @@ def test_nothing_names_them_and_the_others_verdicts_replay_bit_for_bit(
     told = erasing.erase(store, settings, PERSON, who="dpo")
     assert named(settings.home, store) == []
     assert PERSON not in told
+    assert "their next card, which a link says is a number of the same customer" in told
     assert not folder.exists()
     assert (settings.reports / "r2").exists()
     after = parity(store, settings)
@@ -300,7 +303,7 @@ def test_an_export_has_all_of_it_and_says_what_it_is(
     (count,) = store.rows("SELECT count(*) AS n FROM transactions WHERE customer_id = ?", [PERSON])
     tables = {path.stem for path in out.glob("*.csv")}
     assert tables >= {"transactions", "verdicts", "labels", "reviews", "notifications", "lists"}
-    assert tables >= {"rejected", "runs", "drift", "audit", "mine"}
+    assert tables >= {"links", "rejected", "runs", "drift", "audit", "mine"}
     assert all(f'href="{table}.csv"' in page for table in tables)
     assert f"<td>{count['n']:,}</td>" in page
     with (out / "transactions.csv").open(encoding="utf-8", newline="") as file:

@@ -30,7 +30,9 @@ from aegis_core.errors import InputError, StoreBusy, StoreError
 from aegis_core.evaluation.parity import Parity, parity
 from aegis_core.features.checkpoint import begin
 from aegis_core.intake.importing import checked
+from aegis_core.intake.links import link
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
+from aegis_core.review import lists
 from aegis_core.serving import api, batcher, schemas, sending, snapshot
 from aegis_core.serving.client import Client
 from aegis_core.serving.engine import LOOK_S, Engine
@@ -525,6 +527,54 @@ def test_a_promotion_is_followed_within_a_moment(
     after = client.post("/v1/transactions", json=payment(1)).json()["model_version"]
     assert (before == other, after) == (False, other)
     assert parity(store, settings).different == 0
+
+
+def test_a_reissued_card_keeps_its_customers_history(
+    client: TestClient, store: Store, settings: Settings
+) -> None:
+    def sent(i: int, customer: str, **change: Any) -> dict[str, Any]:
+        row = payment(i, customer_id=customer, **change)
+        return dict(client.post("/v1/transactions", json=row).json())
+
+    first, before = sent(1, "old card"), sent(2, "new card")
+    lists.add(store, "deny", "new card", who="anna", why="stolen")
+    told = client.post("/v1/links", json={"customer_id": "new card", "replaces": "old card"})
+    assert (told.status_code, told.json()) == (201, {"new": 1, "stay": 1})
+    both = [{"customer_id": "c3rd", "replaces": "new card"}, {"customer_id": "x", "replaces": "y"}]
+    assert client.post("/v1/links", json=both).json() == {"new": 2, "stay": 0}
+    assert client.post("/v1/links", json=both).json() == {"new": 0, "stay": 0}
+    circle = client.post("/v1/links", json=[both[0], {"customer_id": "y", "replaces": "x"}])
+    assert (circle.status_code, "goes back to" in circle.text) == (422, True)
+
+    again = sent(2, "new card")
+    assert again == before | {"repeat": True}, "sent before the link and after it"
+    assert sent(2, "stranger")["stored"]["card_id"] == "new card"
+    after = sent(3, "c3rd")
+    assert (first["decision"], after["decision"]) == ("approve", "block")
+    assert "old card is on the deny list" in after["reasons"][0]["text"]
+    assert sent(3, "c3rd") == after | {"repeat": True}
+    for state in ("declined", "approved"):  # a try that becomes a payment
+        row = payment(4, customer_id="new card", status=state)
+        assert client.post("/v1/transactions", json=row).json()["repeat"] is False
+    found = store.rows(
+        "SELECT transaction_id AS id, customer_id AS c, card_id FROM transactions "
+        "WHERE starts_with(transaction_id, 'n') ORDER BY seq"
+    )
+    assert [tuple(row.values()) for row in found] == [
+        ("n1", "old card", None), ("n2", "new card", None), ("n3", "old card", "c3rd"),
+        ("n4", "old card", "new card"), ("n4", "old card", "new card"),
+    ]  # fmt: skip
+    same_as_folded(client.app.app.state.service.engine, store)  # type: ignore[attr-defined]
+    assert parity(store, settings).different == 0
+
+
+def test_links_of_a_file_are_followed_within_a_moment(client: TestClient, store: Store) -> None:
+    assert client.post("/v1/transactions", json=payment()).status_code == 200
+    link(store, [("c0", "first")], "cards.csv", who="anna")
+    time.sleep(LOOK_S + 2 * EVERY_S)
+    client.post("/v1/transactions", json=payment(7))
+    paid = store.rows("SELECT customer_id AS c FROM transactions WHERE seq >= 5000 ORDER BY seq")
+    assert [row["c"] for row in paid] == ["c0", "first"]
 
 
 # ---- the token

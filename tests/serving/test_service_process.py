@@ -346,4 +346,4 @@ def test_nothing_that_is_sent_is_a_fault_of_the_service(
         send()
         tried.append(operation.label)
     assert "POST /v1/transactions" in tried
-    assert len(tried) == 19
+    assert len(tried) == 20

@@ -24,6 +24,7 @@ OPEN_TO = {
     "POST /v1/transactions:batch": {"score"},
     "POST /v1/transactions:refused": {"score"},
     "POST /v1/messages/pacs.008": {"score"},
+    "POST /v1/links": {"score"},
     "PUT /v1/transactions/{transaction_id}/status": {"score"},
     "GET /v1/transactions/{transaction_id}": ALL,
     "GET /v1/metrics": ALL,

@@ -171,6 +171,21 @@ def test_the_page_tells_the_customers_history_and_the_whole_score(
     assert hostile["band"] is None
 
 
+def test_who_else_had_the_same_device_is_told_and_nobody_else(store: Store) -> None:
+    arrive(store, [{"device_id": HOSTILE, "ip": "i1"}, {"minute": 1, "email": "anna@x"}])
+    assert customer_page(store, cases.inside(store, "t0"), "")["shared"] == []
+    others = [{"customer": f"c{i}", "minute": i, "device_id": HOSTILE} for i in range(5)]
+    arrive(store, [*others, others[4], {"customer": "far", "ip": "i2", "merchant_id": "m1"}])
+    arrive(store, [{"customer": "near", "ip": "i1"}])
+    device, ip = customer_page(store, cases.inside(store, "t0"), "")["shared"]
+    assert (device["kind"], device["value"], device["others"]) == ("device", HOSTILE, 5)
+    assert [(c["customer_id"], c["n"]) for c in device["customers"]] == [
+        ("c4", 2), ("c3", 1), ("c2", 1),
+    ]  # fmt: skip
+    assert (ip["kind"], ip["others"], ip["customers"][0]["customer_id"]) == ("address", 1, "near")
+    json.dumps([device, ip])
+
+
 def test_who_gives_a_second_opinion_is_not_shown_the_first(store: Store) -> None:
     rows = [{"decision": "approve", "inclusion": 0.01, "minute": i} for i in range(40)]
     arrive(store, rows)

@@ -25,9 +25,9 @@ import pyarrow as pa
 
 from aegis_core.config import NotifyRule
 from aegis_core.runs.notify.events import Event
-from aegis_core.schema import WORTH, WORTH_IN
+from aegis_core.schema import ENTITIES, WORTH, WORTH_IN
 from aegis_core.store import Store
-from aegis_core.store.floods import campaigns, plain
+from aegis_core.store.floods import campaigns, plain, shared
 from aegis_core.store.session import Session
 from aegis_core.units.money import worth
 
@@ -40,7 +40,7 @@ TOLD_IN_FULL: Final = 25
 _FACTS: Final = f"""
     SELECT 'verdict' AS what, v.transaction_id AS event, v.risk, v.risk * {WORTH} AS weight,
       v.decision, v.scored_at, v.reasons[1].code AS code, {WORTH} AS amount,
-      {WORTH_IN} AS currency, t.merchant_id, t.customer_id
+      {WORTH_IN} AS currency, t.customer_id, {", ".join(f"t.{name}" for name in ENTITIES)}
     FROM verdicts v JOIN transactions t ON t.seq = v.seq WHERE v.decision != 'approve'
     QUALIFY row_number() OVER (PARTITION BY v.transaction_id ORDER BY v.seq) = 1"""
 Rows = Sequence[Mapping[str, Any]]
@@ -268,14 +268,11 @@ def _part(group: Rows) -> str:
     full = f"{group[0]['title'].removeprefix('Aegis: ')}\n{group[0]['text']}"
     if len(group) == 1:
         return full
-    one = group[0]
-    same = all(row["merchant_id"] == one["merchant_id"] for row in group)
-    what = f"at {plain(one['merchant_id'])}" if same and one["merchant_id"] else "for one reason"
     times = [row["scored_at"] for row in group]
     minutes = (max(times) - min(times)).total_seconds() // 60 + 1
     customers = len({row["customer_id"] for row in group})
     return (
-        f"{len(group):,} alerts {what} within {minutes:,.0f} min, of {customers:,} "
+        f"{len(group):,} alerts {shared(group)} within {minutes:,.0f} min, of {customers:,} "
         f"customer{'s' * (customers > 1)}: {_stake(group)}. The worst of them:\n{full}"
     )
 

@@ -16,6 +16,7 @@ import numpy as np
 from aegis_core.review.answers import STANDING
 from aegis_core.schema import AGAIN, AGAIN_S, FACTORS, LATER_STATES, TOLD_FACTORS
 from aegis_core.store import Store
+from aegis_core.store.connection import literal
 from aegis_core.store.session import Session
 from aegis_core.units.clocks import of_day
 from aegis_core.units.money import digits
@@ -26,15 +27,22 @@ MOST_HISTORY: Final = 1_500
 MOST_SHOWN: Final = 200
 """Transactions of a case, places and earlier verdicts that are sent at most."""
 MOST_MERCHANTS: Final = 8
+MOST_HAD, MOST_SEARCHED = 20, 1_000_000
+"""Cards, devices and the like of a customer that are looked for, and transactions in which others
+had them as well; of both the newest."""
+MOST_THINGS, MOST_OTHERS = 6, 3
+"""Shared things that are sent at most, and customers of each; the others are counted."""
 FEWEST_FOR_A_BAND: Final = 5
 """Payments below which there is no usual band."""
+
+_HELD: Final = {"card_id": "card", "device_id": "device", "email": "e-mail", "ip": "address"}
+"""Of `schema.ENTITIES` what somebody holds or pays from, and how it is called."""
 
 _HISTORY: Final = f"""
     SELECT t.seq, epoch_ms(t.ts) AS ms, if(t.rate IS NULL, t.amount, t.base_amount) AS amount,
       if(t.rate IS NULL, t.currency, t.base_currency) AS unit,
-      t.lat, t.lon, t.merchant_id, coalesce(t.utc_offset, 0) AS utc_offset, t.local_zone, t.clock,
-      coalesce(v.decision, 'approve') AS decision,
-      t.kind AS entry, t.status,
+      t.lat, t.lon, t.merchant_id, {", ".join(_HELD)}, coalesce(t.utc_offset, 0) AS utc_offset,
+      t.local_zone, t.clock, coalesce(v.decision, 'approve') AS decision, t.kind AS entry, t.status,
       CASE WHEN t.transaction_id = $this THEN 'this'
         WHEN list_contains($case, t.transaction_id) THEN 'case'
         WHEN s.answer = 'fraud' AND NOT list_contains($open, t.transaction_id) THEN 'fraud'
@@ -65,6 +73,19 @@ _ENTRIES: Final = f"""
           AND abs(epoch_us(o.ts) - epoch_us(t.ts)) <= {AGAIN_S} * 1000000) AS same
     FROM own t WHERE list_contains($ids, t.transaction_id)
 """
+_SHARED: Final = f"""
+    WITH met AS (
+      SELECT unnest(range({len(_HELD)})) AS place, unnest([{{things}}]) AS value, customer_id, ts
+      FROM transactions WHERE seq > (SELECT max(seq) FROM transactions) - {MOST_SEARCHED}
+        AND customer_id <> $customer AND ({{had}})),
+    customers AS (
+      SELECT place, value, customer_id, count(*) AS n, max(ts) AS last
+      FROM met WHERE value IS NOT NULL GROUP BY ALL)
+    SELECT {list(_HELD.values())}[1 + place] AS kind, value, count(*) AS others,
+      list({{{{'customer_id': customer_id, 'n': n, 'ms': epoch_ms(last)}}}}
+        ORDER BY last DESC, customer_id)[:{MOST_OTHERS}] AS customers
+    FROM customers GROUP BY place, value ORDER BY place, max(last) DESC, value LIMIT {MOST_THINGS}
+"""
 _TOLD: Final = (
     *("transaction_id", "currency", "merchant_id", "why", "decision", "open", "amount", "risk"),
 )
@@ -87,8 +108,9 @@ def page(source: Store | Session, case: list[dict[str, Any]], this: str) -> dict
     50 and 95 of what was paid so before the case; None below `FEWEST_FOR_A_BAND` payments), `hours`
     (24 counts before the case, by the local clock), of `n_timed` payments, `local_ms` (None: it
     came without an hour) and `clock` (what that said, and where), `places` (`lat`,
-    `lon`, `n`, and the `path` from the last place to this one), `merchants`
-    and `earlier` (verdicts and answers).
+    `lon`, `n`, and the `path` from the last place to this one), `merchants`, `shared` (cards,
+    devices, e-mail and network addresses that `others`, so many, had as well, with payments and
+    the last of some of these `customers`) and `earlier` (verdicts and answers).
     """
     customer = case[0]["customer_id"]
     open_ = [row["transaction_id"] for row in case if row["open"]]
@@ -149,11 +171,28 @@ def page(source: Store | Session, case: list[dict[str, Any]], this: str) -> dict
         "hours": np.bincount(hours, minlength=24).tolist(),
         "places": _places(before, paid, chosen["seq"], verdict["distance_km"]),
         "merchants": _merchants(before, chosen["merchant_id"]),
+        "shared": _shared(source, customer, paid),
         "earlier": [
             {name: _plain(value) for name, value in row.items()} | entries[row["transaction_id"]]
             for row in earlier
         ],
     }
+
+
+def _shared(
+    source: Store | Session, customer: str, paid: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Cards, devices, e-mail and network addresses of these payments that others had as well."""
+    had = {}
+    for name in _HELD:
+        newest = dict.fromkeys(row[name] for row in reversed(paid) if row[name] is not None)
+        if newest:
+            had[name] = f"{name} IN ({', '.join(map(literal, list(newest)[:MOST_HAD]))})"
+    if not had:
+        return []
+    things = ", ".join(f"CASE WHEN {had.get(name, 'false')} THEN {name} END" for name in _HELD)
+    asked = _SHARED.format(things=things, had=" OR ".join(had.values()))
+    return source.rows(asked, {"customer": customer})
 
 
 def _entries(

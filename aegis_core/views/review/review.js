@@ -355,6 +355,24 @@ export default {
         said(v.cleared ?? "What would have cleared it was not told with the verdict.")]);
     }
 
+    function shared(page) {
+      if (!page.shared.length) return [];
+      const list = element("ul", "ar-reasons");
+      for (const s of page.shared) {
+        const one = element("li");
+        const more = s.others - s.customers.length;
+        const told = s.customers.map((c) =>
+          `${clipped(c.customer_id, 30)} (${number(c.n)} ${c.n === 1 ? "payment" : "payments"}, last ${minute(c.ms)})`);
+        if (more > 0) told.push(`and ${number(more)} ${more === 1 ? "other" : "others"}`);
+        one.append(element("b", "", `${s.kind} ${clipped(s.value, 30)}`),
+          ` with ${number(s.others)} other ${s.others === 1 ? "customer" : "customers"}: ${told.join(", ")}`);
+        list.append(one);
+      }
+      const made = pictured("Shared with others", [list]);
+      made.classList.add("ar-earlier");
+      return [made];
+    }
+
     function earlier(page) {
       const made = element("section", "ar-pictured ar-earlier");
       made.append(element("h3", "", "Earlier verdicts and answers"));
@@ -419,7 +437,7 @@ export default {
         pictured("Amounts", amountsPicture(page, narrow)), reasons(page, above, narrow),
         pictured("Hours (local)", hoursPicture(page)),
         pictured("Places", placesPicture(page, outlines, narrow)),
-        pictured("Merchants", merchantsPicture(page, narrow)), earlier(page),
+        pictured("Merchants", merchantsPicture(page, narrow)), ...shared(page), earlier(page),
       );
       const scrolled = window.scrollY;
       caseView.replaceChildren(caseHeading, ...(page.done ? [] : [actions(page)]), transactions(page), grid);

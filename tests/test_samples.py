@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pandas as pd
 import pytest
 
 from aegis_core import config
@@ -30,6 +31,7 @@ from aegis_core.detection import registry
 from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import NotReady
 from aegis_core.evaluation.parity import Parity, parity
+from aegis_core.intake import import_files
 from aegis_core.serving.simulate import simulate
 from aegis_core.store import Store, connect
 
@@ -121,7 +123,7 @@ def test_an_older_database_is_brought_up_to_date_with_every_row_and_a_copy_kept(
 ) -> None:
     before = shutil.copytree(store.path.parent, home / "before") / store.path.name
     rows = counted(store, found["rows"])
-    migrated = {"audit": 1, "meta": 2}  # its base currency, and since when meaning is kept
+    migrated = {"audit": 1, "meta": 3}  # its base currency, since when meaning and columns are kept
     assert rows == {t: n + migrated.get(t, 0) for t, n in found["rows"].items()}
     assert min(rows[t] for t in ("transactions", "labels", "verdicts", "models", "runs")) > 0
     (kept,) = store.path.parent.glob(f"aegis.v{schema}-*.duckdb")
@@ -317,11 +319,22 @@ def test_what_a_killed_service_answered_is_in_the_tables_once_anybody_opens_them
     with duckdb.connect(str(store.path), read_only=True) as raw:
         (there,) = raw.execute("SELECT count(*) FROM transactions").fetchall()[0]
     assert there < found["rows"]["transactions"]
-    migrated = {"audit": 1} | ({"meta": 2} if schema == "4" else {})
+    migrated = {"audit": 1, "meta": 3 if schema == "4" else 1}
     rows = {table: n + migrated.get(table, 0) for table, n in found["rows"].items()}
     assert counted(store, found["rows"]) == rows
     there = {row["t"] for row in store.rows("SELECT transaction_id AS t FROM verdicts")}
     assert {verdict["transaction_id"] for verdict in found["tail"]} <= there
+
+
+@pytest.mark.parametrize("schema", [5], indirect=True)
+def test_a_file_with_a_column_that_came_later_is_still_known(home: Path, store: Store) -> None:
+    names = ("transaction_id", "customer_id", "ts", "amount", "currency", "merchant_id",
+             "category", "channel", "lat", "lon", "kind", "status")  # fmt: skip
+    (row,) = store.rows(f"SELECT {', '.join(names)} FROM transactions WHERE lat > 0 LIMIT 1")
+    file = home / "again.csv"
+    pd.DataFrame([row | {"device_id": "d1"}]).to_csv(file, index=False)
+    found = import_files([file], store, progress=False, most_rejected=1.0)
+    assert (found.accepted, found.already_there) == (0, 1), found.rejected
 
 
 # --- imports ---------------------------------------------------------------------------------

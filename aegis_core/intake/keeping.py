@@ -14,7 +14,7 @@ from aegis_core.intake.staging import THERE
 from aegis_core.machine import utc_now
 from aegis_core.schema import ANSWERED, LATER_STATES, MEANT, TRANSACTION_COLUMNS, held_labels
 from aegis_core.store.connection import literal
-from aegis_core.store.meaning import Meaning, meant_since
+from aegis_core.store.meaning import Meaning, kept_since
 from aegis_core.store.session import Session
 
 
@@ -51,7 +51,7 @@ def keep_states(session: Session) -> int:
             FROM aegis_staged s JOIN transactions t USING (transaction_id)
             WHERE s.reason = {literal(THERE)} AND s.status IS NOT NULL
                 AND s.status IS DISTINCT FROM t.status
-                AND NOT (t.status IS NULL AND t.seq < {meant_since(session)}))
+                AND NOT (t.status IS NULL AND t.seq < {kept_since(session)[5]}))
         SELECT if(max(p.rowid) > min(place), min(told.seq), max(told.seq)), told.transaction_id,
             told.status, any_value(told.source), ?
         FROM told

@@ -40,7 +40,7 @@ from aegis_core.schema import (
     Column,
 )
 from aegis_core.store.connection import literal, quoted
-from aegis_core.store.meaning import meant_since
+from aegis_core.store.meaning import kept_since
 from aegis_core.store.session import Session
 from aegis_core.units.words import LABEL_WORDS, folded_in_sql, paid_in_sql
 
@@ -121,7 +121,11 @@ _SAME = " AND ".join(_EQUAL.values())
 # Older versions kept nothing of a column that came later.
 _SAME_BUT_LATER = " AND ".join(
     f"({_EQUAL[column.name]}"
-    + (f" OR (o.{column.name} IS NULL AND o.seq < {{older}}))" if column.since else ")")
+    + (
+        f" OR (o.{column.name} IS NULL AND o.seq < {{since[{column.since}]}}))"
+        if column.since
+        else ")"
+    )
     for column in COLUMNS
     if not column.made
 )
@@ -424,7 +428,7 @@ def mark_repeated(session: Session, there: str = "transactions") -> None:
     first = """SELECT min(rowid) AS first FROM aegis_staged s WHERE reason IS NULL AND {}
         GROUP BY transaction_id HAVING count(*) > 1"""
     staged = f"(SELECT r.first, f.* FROM aegis_staged f JOIN ({first}) r ON f.rowid = r.first)"
-    same_but_later = _SAME_BUT_LATER.format(older=meant_since(session))
+    same_but_later = _SAME_BUT_LATER.format(since=kept_since(session))
     paid = paid_in_sql("s")
     tried = f"SELECT count(*) FROM aegis_staged s WHERE reason IS NULL AND NOT {paid}"
     for older, same, where in (

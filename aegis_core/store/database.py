@@ -30,7 +30,6 @@ from aegis_core.store.session import Params, Session
 if TYPE_CHECKING:
     import pandas as pd
 
-_MEANT_SINCE = 5  # the version that brought `schema.MEANT`
 _LONGEST_WAL = "512KB"  # every opening replays it, about 20 ms for each 100 KB
 
 
@@ -364,8 +363,8 @@ class Store:
         """A transaction that first brings in what an older version or a killed owner left."""
         with tables.up_to_date(session, self.path) as older:
             journal.recover(session, self.path)
-            if older < _MEANT_SINCE:
-                meaning.bring(session)
+            if older < SCHEMA_VERSION:
+                meaning.bring(session, older)
             yield
         journal.remove(self.path)  # while nobody else can have begun a new one
 

@@ -12,7 +12,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from aegis_core.errors import InputError
-from aegis_core.schema import CLOCKS, DAY_US, MEANT, ROLLED_UP, TRANSACTION_COLUMNS
+from aegis_core.schema import (
+    CLOCKS,
+    DAY_US,
+    MEANT,
+    ROLLED_UP,
+    SCHEMA_VERSION,
+    TRANSACTION_COLUMNS,
+)
 from aegis_core.store.connection import literal, quoted
 from aegis_core.store.session import Session
 from aegis_core.units import clocks
@@ -28,6 +35,8 @@ INCOME: Final = frozenset({"salary", "wage", "wages", "payroll", "income", "pens
 _SENT, _PLACE, _CUSTOMER, _ASSUMED, _DATE = CLOCKS
 _BASE: Final = "base_currency"
 _SINCE: Final = "meant since"
+_MEANT_SINCE: Final = 5  # the version that brought `MEANT`
+_KEPT_SINCE: Final = "columns {} since"
 
 
 @lru_cache(10_000)
@@ -245,8 +254,11 @@ def append(session: Session, rows: pa.Table, base: str = "", zone: str = "UTC") 
         )
 
 
-def bring(session: Session) -> None:
-    """Give transactions that were kept before anybody asked for it their words and meaning."""
+def bring(session: Session, older: int) -> None:
+    """Give transactions that version `older` kept what it did not know: words and meaning."""
+    _note_columns(session, older)
+    if older >= _MEANT_SINCE:
+        return
     session.execute("INSERT INTO meta VALUES (?, ?)", [_SINCE, str(session.next_seq())])
     settle_words(session, "transactions", "true")
     choose_base(session, "transactions")
@@ -291,9 +303,23 @@ def _convert_rollups(session: Session, meaning: Meaning) -> None:
     session.execute("DROP TABLE aegis_rollups")
 
 
-def meant_since(session: Session) -> int:
-    """The first transaction that was kept with all columns that its sender brought."""
-    return int(session.noted(_SINCE) or 0)
+def _note_columns(session: Session, older: int) -> None:
+    """Note from which transaction on the columns that came after version `older` are kept."""
+    for version in range(max(older, _MEANT_SINCE) + 1, SCHEMA_VERSION + 1):
+        place = str(session.next_seq())
+        session.execute("INSERT INTO meta VALUES (?, ?)", [_KEPT_SINCE.format(version), place])
+
+
+def kept_since(session: Session) -> dict[int, int]:
+    """For each version of the schema the first transaction kept with all columns that it brought.
+
+    Older ones have what their senders brought only of the columns that were there.
+    """
+    noted = {_MEANT_SINCE: session.noted(_SINCE)} | {
+        version: session.noted(_KEPT_SINCE.format(version))
+        for version in range(_MEANT_SINCE + 1, SCHEMA_VERSION + 1)
+    }
+    return {version: int(place or 0) for version, place in noted.items()}
 
 
 def base_of(session: Session) -> str:

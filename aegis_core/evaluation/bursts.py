@@ -152,7 +152,7 @@ def campaign_summary(table: pd.DataFrame, folds: Sequence[Fold]) -> str:
         a_day = alerts[alike].sum() / days_tested(folds)
         told += (
             f" Within the look-alikes, {alike.sum()} in all, the policy raised "
-            f"{a_day.alerted:.2f} alerts a day, all of them false (by chance {a_day.floor:.2f})."
+            f"{a_day.alerted:.2f} false alarms a day (by chance {a_day.floor:.2f})."
         )
     return told
 

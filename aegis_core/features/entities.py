@@ -44,7 +44,8 @@ CARD, MERCHANT = ENTITIES.index("card_id"), ENTITIES.index("merchant_id")
 _LONGEST_US = WINDOWS_S[-1] * 1e6
 _FAR: Final = 1 << 60  # longer than any time
 # Columns of an entity: tries by another card than the one before, the time that these took, the
-# newest, and the number of the newest in the log.
+# newest one's, and the number of the newest among all; of a merchant the first three are of
+# declined ones.
 _N, _SPAN, _LAST, _HEAD = range(4)
 # Columns of a try: its time (below 0: declined), who, with what card, and the number of the one
 # before it at the same entity; 0 is none.
@@ -156,7 +157,7 @@ def count_cards(
         if of[k] < 0:
             continue
         slot = slot_of(keys, of[k])
-        if keys[slot] != of[k]:
+        if keys[slot] != of[k] or ts_us - entities[slot, _LAST] > _LONGEST_US:
             continue
         n, steps, at = 0, 0, int(entities[slot, _HEAD])
         mine = customer if k == CARD else card
@@ -218,16 +219,17 @@ def remember_try(
             if k == MERCHANT:
                 counted[_SHOPS] = 1
         head, last = int(entities[slot, _HEAD]), entities[slot, _LAST]
+        if k != MERCHANT or role == DECLINED:
+            entities[slot, _LAST] = max(last, float(ts_us))
         if teach and (k != MERCHANT or role == DECLINED):
-            i, mine, who = head % len(tries), customer if k == CARD else card, _WHO
-            if k != CARD:
-                who = _CARD
+            i, mine = head % len(tries), customer if k == CARD else card
             gone = head == 0 or counted[_TRIES] - head >= len(tries)
-            if gone or tries[i, who] != mine:  # else who tries one card all day had many usual
+            if (
+                gone or tries[i, _WHO if k == CARD else _CARD] != mine
+            ):  # else who tries one card all day had many usual
                 entities[slot, _N] += 1.0
             if last > 0:
                 entities[slot, _SPAN] += min(max(ts_us - last, 0.0), LONGEST_GAP_US)
-            entities[slot, _LAST] = max(last, float(ts_us))
         counted[_TRIES] += 1
         i = counted[_TRIES] % len(tries)
         tries[i, _TS] = -ts_us if role == DECLINED else ts_us

@@ -21,7 +21,8 @@ import pandas as pd
 from aegis_core.detection.detector import Detector
 from aegis_core.detection.forest import N_FACTORS, N_SIGNALS, N_TOLD, NO_MODEL, Model, room, weigh
 from aegis_core.detection.learner import Learner
-from aegis_core.detection.policy import Policy, clearance, counted, inclusion, paid, reasons
+from aegis_core.detection.policy import Policy, inclusion
+from aegis_core.detection.reasons import clearance, counted, paid, reasons
 from aegis_core.detection.trees import N_FEATURES, NO_TREES, Trees, rate, without
 from aegis_core.detection.verdicts import Reasons, Verdicts
 from aegis_core.features.arrays import Floats, Ints, Rows

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from aegis_core.detection.detector import Detector
-from aegis_core.detection.policy import paid, reasons
+from aegis_core.detection.reasons import paid, reasons
 from aegis_core.detection.scoring import Scored
 from aegis_core.evaluation.splits import typed
 from aegis_core.features.signals import FACTS, SIGNALS

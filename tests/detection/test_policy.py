@@ -26,7 +26,8 @@ from aegis_core.detection.counter import (
     thinned,
 )
 from aegis_core.detection.detector import Detector
-from aegis_core.detection.policy import Paid, Policy, _answered, counted, reasons
+from aegis_core.detection.policy import Policy
+from aegis_core.detection.reasons import Paid, _answered, counted, reasons
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError, NotReady
 from aegis_core.features.frauds import HISTORY, weight_of_share

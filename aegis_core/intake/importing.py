@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aegis_core.errors import AegisError, ColumnError, FileUnreadable, InputError, did_you_mean
-from aegis_core.intake import keeping, settling, staging
+from aegis_core.intake import footers, keeping, settling, staging
 from aegis_core.intake.columns import (
     check_preset,
     choose_columns,
@@ -180,7 +180,7 @@ def import_files(
                 staging.stage(session, rows, *given, words=said, forms=read)
                 if "read_csv(" in relation:
                     lines = partial(last_lines, path, forms.encoding)
-                    staging.mark_footer(session, first, len(names), lines)
+                    footers.mark_footer(session, first, len(names), lines)
                 if refused:
                     staging.stage_refused(session, refused, source or path.name)
                 found = (settle(session, first) for settle in _SETTLED)
@@ -363,7 +363,7 @@ def _count(session: Session, summary: ImportSummary, most_rejected: float) -> No
     if not summary.rows:
         nothing = f"{', '.join(summary.files)}: a header but no rows."
         raise FileUnreadable(" ".join(summary.remarks) or nothing)
-    n_rejected -= sum(n for r, n in summary.rejected.items() if r.startswith(staging.FOOTER))
+    n_rejected -= sum(n for r, n in summary.rejected.items() if r.startswith(footers.FOOTER))
     if n_rejected > most_rejected * summary.rows:
         told = "; ".join(f"{reason}: {n:,}" for reason, n in summary.rejected.items())
         told += f"; the first at {summary.first_refused}" * bool(summary.first_refused)

@@ -31,6 +31,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -332,6 +333,11 @@ def load(**overrides: object) -> Settings:
     except ValidationError as e:
         problems = "; ".join(map(_problem, e.errors()))
         raise InputError(f"The settings are not usable: {problems}.") from None
+    except SettingsError as e:
+        raise InputError(
+            f"The settings are not usable: {e}; a list in a variable is such as "
+            """AEGIS_ENTITIES='["device_id", "ip"]'."""
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as e:
         file = settings_file(given.get("home") or os.environ.get("AEGIS_HOME"))
         raise InputError(f"{file} cannot be read: {e}. Mend it or move it away.") from None

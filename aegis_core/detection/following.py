@@ -30,10 +30,11 @@ FEWEST: Final = 20
 """Alerts that the budget allows in the days looked at; of fewer nothing is read."""
 A_CUSTOMER: Final = 5
 """Alerts of a customer that count, the highest, so that nobody moves it for all; likewise of a
-device, or another entity, at which too many cards were counted."""
+device, or another entity, in an hour in which too many cards were counted there."""
 
 _SHARED: Final = " ".join(
-    f"WHEN '{code}' THEN '{name} ' || t.{name}" for name, code in CODES.items()
+    f"WHEN '{code}' THEN '{name} ' || t.{name} || ' ' || date_trunc('hour', t.ts)::VARCHAR"
+    for name, code in CODES.items()
 )
 _JUDGED: Final = """
     FROM verdicts v JOIN transactions t USING (seq)

@@ -26,6 +26,7 @@ _SEEN: Final = ("{} transactions", "{} customers with this card", "{} {} at this
 def counted(counts: Counts, limits: Ints, *, card: bool = False) -> dict[str, object]:
     """The reason of an alert that the counter raised: the shortest window whose limit was met.
 
+    Of cards at an entity it is the one that most of them came in.
     `counts` has shape (N_COUNTS,) or (N_WINDOWS,), `limits` is `Policy.limits`; a block is told
     before a review, and the customer's own before what others share. `card` says that cards have
     names of their own.
@@ -39,8 +40,11 @@ def counted(counts: Counts, limits: Ints, *, card: bool = False) -> dict[str, ob
     """
     limits = limits[:, : len(counts)]
     blocked = bool((counts >= limits[1]).any())
-    first = int(np.argmax(counts >= limits[int(blocked)]))
-    entity, window = divmod(first, N_WINDOWS)
+    met = counts >= limits[int(blocked)]
+    entity, window = divmod(first := int(np.argmax(met)), N_WINDOWS)
+    if entity > 0:
+        of = slice(N_WINDOWS * entity, N_WINDOWS * (1 + entity))
+        first = of.start + (window := int(np.argmax(np.where(met[of], counts[of], 0))))
     text = (
         f"{_SEEN[entity].format(counts[first], 'cards' if card else 'customers')} in "
         f"{_duration(WINDOWS_S[window])}; from "

@@ -4,11 +4,12 @@ Whoever tries stolen cards tries many of them at one device or one merchant, and
 one small payment. So the tries of each entity (`schema.ENTITIES`) are kept as they come, and of
 each it is counted how many cards came within the last `signals.WINDOWS_S`, beyond what the entity's
 own rate explains: customers at a card, cards (or customers, where no card is named) at a device, an
-e-mail or an address. At a merchant, where strangers meet, cards that were declined count, for a
-declined try and for any where at least half of the cards were declined.
+e-mail or an address. At a merchant, where strangers meet, cards that were declined count, while at
+least half of all cards there were: a shop always declines some.
 
-When it fails: a merchant whose data tell no declined tries has no view, and what comes more than
-`MOST_TRIES` tries later, or in an hour of more, is counted without the oldest of them.
+When it fails: a merchant whose data tell no declined tries has no view, nor has one where as many
+others pay meanwhile; an hour in which a bank declines everything looks like an attack; and in an
+hour of more than `MOST_TRIES` tries the oldest are missing.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def count_cards(
                 n_declined += 1 if gap_declined[j] <= window else 0
             count = n_all
             if k == MERCHANT:
-                count = n_declined if role == DECLINED or 2 * n_declined >= n_all else 1
+                count = n_declined if 2 * n_declined >= n_all else 1
             if count > 1 and poisson_surprise(float(count - 1), rate * window) >= BURST_FLOOR:
                 counts[first + w] = count
 

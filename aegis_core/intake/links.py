@@ -70,6 +70,8 @@ def import_links(store: Store, path: Path, *, who: str = "aegis") -> Linked:
             f"{path} has the columns {', '.join(read.columns[:10])}; links are in customer_id, "
             "the newer number, and replaces, the one that it replaces."
         )
+    if read.empty:
+        raise InputError(f"{path} has the names of its columns and no link.")
     newer, older = (read[there[name]].tolist() for name in chosen)
     return link(store, list(zip(newer, older, strict=True)), path.name, begins=2, who=who)
 

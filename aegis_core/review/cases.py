@@ -48,7 +48,9 @@ ORDERS: Final = {
 in a storm, by risk × amount with only a sample of each campaign, also of those of one reason."""
 MOST_CASES: Final = 5_000
 """Cases that a queue holds at most; it counts all of them."""
-_OF_PAYMENT: Final = ", ".join(f"t.{name}" for name in ENTITIES)
+_OF_PAYMENT: Final = ", ".join(f"t.{name}" for name in ENTITIES).replace(
+    "t.email", "lower(t.email) AS email"
+)
 _OF_CASE: Final = ", ".join(
     f"arg_max({name}, risk * worth) FILTER (open) AS {name}" for name in ENTITIES
 )
@@ -126,7 +128,7 @@ _KINDS: Final = ", ".join(ENTITIES)
 _SAID: Final = [*(words.removesuffix("{}") for words in floods.SHARED.values()), "for "]
 _PLACED: Final = f"""
     things AS (
-      SELECT case_id, oldest, unnest(range({len(_SAID)})) AS kind,
+      SELECT case_id, customer_id, oldest, unnest(range({len(_SAID)})) AS kind,
         unnest([{_KINDS}, CASE WHEN $by_reason THEN code END]) AS value
       FROM found WHERE NOT asleep AND NOT audit),
     begun AS (
@@ -139,7 +141,10 @@ _PLACED: Final = f"""
       FROM begun),
     named AS (
       SELECT case_id, kind, value, wave FROM waves
-      QUALIFY count(*) OVER (PARTITION BY kind, value, wave) >= {floods.ALIKE}),
+      WINDOW alike AS (PARTITION BY kind, value, wave)
+      QUALIFY count(*) OVER alike >= {floods.ALIKE}
+        AND (kind >= {ENTITIES.index("merchant_id")}  -- what one holds says nothing of that one
+          OR min(customer_id) OVER alike < max(customer_id) OVER alike)),
     placed AS (
       SELECT found.*, {_SAID}[1 + kind] || value AS campaign,
         CASE WHEN kind IS NULL THEN 1 ELSE count(*) OVER (PARTITION BY kind, value, wave) END

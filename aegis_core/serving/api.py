@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import prometheus_client as prometheus
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from pydantic import Field
@@ -59,6 +61,7 @@ from aegis_core.units.words import STATES, word
 
 LARGEST_BODY: Final = 8 * 2**20
 LARGEST_OTHER: Final = 3 * 2**20
+MOST_FAULTS: Final = 10
 """Bytes of a body that brings no transactions; it may name ten thousand."""
 _NO_SUCH: Final = "There is no transaction {!r}."
 _STRANGER: Final = as_json(
@@ -133,6 +136,14 @@ def create_app(engine: Engine, score: str, desk: str) -> Door:
     @app.exception_handler(AegisError)
     async def refused(request: Request, e: AegisError) -> Response:
         return problem(e)
+
+    @app.exception_handler(RequestValidationError)
+    async def unfit(request: Request, e: RequestValidationError) -> Response:
+        told = [
+            {"loc": [str(part) for part in error["loc"]], "msg": error["msg"]}
+            for error in e.errors()[:MOST_FAULTS]
+        ]  # without what came, which is as long as it is, and may be no text
+        return Response(json.dumps({"detail": told}), 422, media_type="application/json")
 
     return Door(app, service, Tokens(service.store.path, score, desk, service.meters))
 

@@ -16,7 +16,7 @@ from aegis_core.config import Settings
 from aegis_core.errors import InputError, did_you_mean
 from aegis_core.machine import utc_now, write_csv
 from aegis_core.runs.redaction import forms
-from aegis_core.schema import TABLES
+from aegis_core.schema import ENTITIES, TABLES
 from aegis_core.store import Store, audit
 from aegis_core.store.connection import literal, quoted
 from aegis_core.store.files import apart, free, scratch
@@ -217,7 +217,7 @@ def rows_of(session: Session, table: str, texts: Iterable[str], names: Names) ->
 
 def of_others(session: Session, names: Names) -> int:
     """How many transactions of others name the customer, such as the one who was paid."""
-    text = ["transaction_id", "merchant_id", "category", "channel", "currency"]
+    text = ["transaction_id", "category", "channel", "currency", *ENTITIES]
     rows = session.rows(
         f"SELECT {', '.join(text)} FROM transactions WHERE customer_id != ? "
         f"AND {names.condition(text)}", [names.customer],

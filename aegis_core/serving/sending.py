@@ -79,14 +79,22 @@ def send_files(
         given["rejected_mb"] = math.inf  # how many are kept is the service's to say
         sent = Sent(import_files(files, store, progress=progress, **given))
         sent.labels = sent.read.labels
+        refused: list[str] = []
         hidden = None if progress else True  # None shows it on a terminal alone
         with tqdm(total=sent.read.accepted, unit="row", disable=hidden, leave=False) as bar:
             for rows in _batches(store):
                 told = client.send(rows)
                 _count(sent, told)
+                for row, answer in zip(rows, told, strict=True):
+                    if "error" in answer:
+                        refused.append(row["transaction_id"])
                 bar.update(len(rows))
         sent.kept = sum(map(client.keep, _rejected(store)))
         if labels_to is not None and sent.labels:
+            if refused:  # what has this id there is another one
+                with store.writing() as session:
+                    of_refused = "DELETE FROM labels WHERE transaction_id IN (SELECT unnest(?))"
+                    session.execute(of_refused, [refused])
             sent.taught = _teach(store, labels_to, Path(folder) / "labels.parquet")
     sent.seconds = time.monotonic() - started
     return sent

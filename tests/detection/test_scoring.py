@@ -588,7 +588,7 @@ def test_cards_at_a_device_are_looked_at_then_blocked_and_told(
     assert told.decision.iloc[4:].tolist() == ["review"] * 5 + ["block"] * 41
     reason = told.reasons.iloc[49][0]
     assert (reason["factor"], reason["code"]) == ("burst", "DEVICE-LIMIT")
-    assert reason["text"] == "11 cards at this device in 10 s; from 10 on they are blocked"
+    assert reason["text"] == "50 cards at this device in 60 s; from 12 on they are blocked"
     assert told.cleared.iloc[49] == "It would have passed without the transactions just before."
 
 

@@ -543,6 +543,13 @@ def test_a_reissued_card_keeps_its_customers_history(
     both = [{"customer_id": "c3rd", "replaces": "new card"}, {"customer_id": "x", "replaces": "y"}]
     assert client.post("/v1/links", json=both).json() == {"new": 2, "stay": 0}
     assert client.post("/v1/links", json=both).json() == {"new": 0, "stay": 0}
+    headers = {"content-type": "application/json"}
+    odd = client.post(
+        "/v1/links", content=rb'{"customer_id":"\ud800","replaces":"x"}', headers=headers
+    )
+    many = client.post("/v1/links", json=[{"customer_id": "x"}] * 10_001)
+    assert (odd.status_code, many.status_code) == (422, 422)
+    assert len(odd.content) + len(many.content) < 10_000, "what came is not sent back"
     circle = client.post("/v1/links", json=[both[0], {"customer_id": "y", "replaces": "x"}])
     assert (circle.status_code, "goes back to" in circle.text) == (422, True)
 
@@ -754,6 +761,10 @@ def test_a_file_is_sent_to_a_running_service_and_again_where_it_stopped(
     file.write_text(f"{head}\n{known},c,2026-01-01,1\nsent1,c,2026-01-01,1\n")
     refused = sending.send_files(file, line, progress=False).refused
     assert refused == {"transaction_id: known with other content": 2}
+    file.write_text(f"{head},is_fraud\nsent1,c,2026-01-01,1,1\nsent13,c,2026-01-01,1,1\n")
+    assert sending.send_files(file, line, labels_to=store, progress=False).taught == 1
+    told = store.value("SELECT count(*) FROM labels WHERE transaction_id = 'sent1' AND is_fraud")
+    assert told == 0, "a label of a row that was refused is of another transaction"
     file.write_text("customer_id,ts,amount\nc,2091-01-01,1\n")
     with pytest.raises(InputError, match=r"refuses all of 1 transactions.*ahead of the clock"):
         sending.send_files(file, line, progress=False)

@@ -51,7 +51,6 @@ class State:
     ids : where each transaction stands in that order.
     champion, shadows :
         The models that decide, by the threshold that keeps the budget, and that score beside it.
-    behind : whether others changed something that is not followed yet.
     """
 
     champion: ModelVersion
@@ -73,6 +72,15 @@ class State:
         self._noted = False  # whether a threshold was noted that is not followed yet
         self._roles: tuple[str, tuple[str, ...]] | None = None
         self.behind = True
+
+    @property
+    def behind(self) -> bool:
+        """Whether others changed something that is not followed yet, or there is no state."""
+        return self._behind or not self.begun  # whoever looks may end after another one forgot
+
+    @behind.setter
+    def behind(self, is_behind: bool) -> None:
+        self._behind = is_behind
 
     @property
     def begun(self) -> bool:

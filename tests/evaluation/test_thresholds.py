@@ -251,7 +251,7 @@ def test_a_campaign_is_counted_over_all_its_customers_up_to_its_first_alert() ->
     text = bursts.campaign_summary(table, WEEK)
     assert "detected 1 of 2 campaigns over many customers (50%), let 4 transactions" in text
     assert "alerted on 22% of them all (by chance 25.0%)" in text
-    assert "look-alikes, 1 in all, the policy raised 0.14 alerts a day" in text
+    assert "look-alikes, 1 in all, the policy raised 0.14 false alarms a day" in text
     assert "by chance 0.29" in text
 
 
@@ -269,7 +269,7 @@ def test_without_named_campaigns_the_table_is_empty_and_the_sentence_says_so(
     alone = bursts.campaigns(scores(("s", 1, False, "sale:1", APPROVE, 0)))
     told = bursts.campaign_summary(alone, WEEK)
     assert "name no campaign" in told
-    assert "raised 0.00 alerts a day" in told
+    assert "raised 0.00 false alarms a day" in told
 
 
 # --- busy customers ------------------------------------------------------------------------------

@@ -26,10 +26,9 @@ _SEEN: Final = ("{} transactions", "{} customers with this card", "{} {} at this
 def counted(counts: Counts, limits: Ints, *, card: bool = False) -> dict[str, object]:
     """The reason of an alert that the counter raised: the shortest window whose limit was met.
 
-    Of cards at an entity it is the one that most of them came in.
-    `counts` has shape (N_COUNTS,) or (N_WINDOWS,), `limits` is `Policy.limits`; a block is told
-    before a review, and the customer's own before what others share. `card` says that cards have
-    names of their own.
+    Of cards at an entity it is the window that most of them came in. `counts` has shape
+    (N_COUNTS,) or (N_WINDOWS,), `limits` is `Policy.limits`; a block is told before a review, and
+    the customer's own before what others share. `card` says that cards have names of their own.
 
     >>> from aegis_core.detection.policy import Policy
     >>> counts = np.ones(24, int)

@@ -477,6 +477,7 @@ class Scorer:
         if len(alerts):
             was_paid = paid(frame, scored.amount, alerts)
             by_signal = self.detector.spread(scored.signals[alerts])
+        limits = self.policy.limits()
         cards = np.asarray(frame.get("card_id", np.full(len(high), None)), object)
         for k, i in enumerate(alerts.tolist()):
             told[i] = reasons(
@@ -486,7 +487,7 @@ class Scorer:
             ways = scored.cleared[i]
             if burst[i]:  # no other amount, place or hour takes anything from the count
                 card = isinstance(cards[i], str)
-                told[i] = [counted(scored.counts[i], self.policy.limits(), card=card), *told[i]]
+                told[i] = [counted(scored.counts[i], limits, card=card), *told[i]]
                 ways, alone = np.zeros(N_CLEARED), ways[_BURST] if high[i] else 1.0
                 ways[0], ways[_BURST] = np.nan, alone
             cleared[i] = clearance(was_paid[k].currency, ways)

@@ -121,8 +121,7 @@ def keys_of(frame: Rows, customer: Ints, role: npt.NDArray[np.int8], shared: Sha
         if name in frame and (k != MERCHANT or shops):
             codes, values = _told(frame[name])
             if values:
-                folded = [v.casefold() for v in values] if name == "email" else values
-                hashes = np.append(hashed([f"{name}:{v}" for v in folded]), -1)
+                hashes = np.append(hashed([f"{name}:{value}" for value in values]), -1)
                 of[:, k], n_new = hashes[codes], n_new + len(values)
     if not n_new:
         return NO_KEYS

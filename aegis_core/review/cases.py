@@ -48,9 +48,7 @@ ORDERS: Final = {
 in a storm, by risk × amount with only a sample of each campaign, also of those of one reason."""
 MOST_CASES: Final = 5_000
 """Cases that a queue holds at most; it counts all of them."""
-_OF_PAYMENT: Final = ", ".join(f"t.{name}" for name in ENTITIES).replace(
-    "t.email", "lower(t.email) AS email"
-)
+_OF_PAYMENT: Final = ", ".join(f"t.{name}" for name in ENTITIES)
 _OF_CASE: Final = ", ".join(
     f"arg_max({name}, risk * worth) FILTER (open) AS {name}" for name in ENTITIES
 )

@@ -24,7 +24,7 @@ from aegis_core.store.connection import literal, quoted
 from aegis_core.store.session import Session
 from aegis_core.units import clocks
 from aegis_core.units.money import Rates, coded, known
-from aegis_core.units.words import KINDS, STATES, folded, present, word
+from aegis_core.units.words import KINDS, STATES, folded, present, small_in_sql, word
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -176,6 +176,8 @@ def settle_words(session: Session, relation: str, where: str = "reason IS NULL")
 
     Without `where`, SQL for a row, it is those of staged rows without a fault.
     """
+    small = small_in_sql("email")
+    session.execute(f"UPDATE {relation} SET email = {small} WHERE {where} AND email <> {small}")
     keys = ("s.currency", "s.kind", "s.status",
             "CASE WHEN s.kind IS NULL THEN s.category END", "sign(s.amount)")  # fmt: skip
     texts = tuple(f"{name} VARCHAR" for name in ("currency", "kind", "status"))

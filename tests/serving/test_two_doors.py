@@ -210,6 +210,24 @@ def test_files_and_rest_keep_the_same_and_refuse_for_the_same_reason(
         assert [(rows[i], filed.get(i), posted[i]) for i in differ] == []
 
 
+def test_an_e_mail_is_one_however_it_is_written(tmp_path: Path) -> None:
+    store, file = connect(tmp_path / "aegis.duckdb"), tmp_path / "mail.csv"
+    sent = {"transaction_id": "a", "customer_id": "c", "ts": "2026-01-01T00:00:00", "amount": 1}
+    file.write_text(
+        "transaction_id,customer_id,ts,amount,email\na,c,2026-01-01,1,Anna@Example.org\n"
+    )
+    import_files([file], store, progress=False)
+    posted, why = schemas.checked(
+        json.dumps(
+            {"timestamp" if k == "ts" else k: v for k, v in sent.items()}
+            | {"email": "ANNA@example.ORG"}
+        ).encode()
+    )
+    assert posted is not None, why
+    assert store.value("SELECT email FROM transactions") == posted["email"] == "anna@example.org"
+    assert import_files([file], store, progress=False).already_there == 1
+
+
 ONE_MORE = """
 import importlib.util, json, sys
 from pathlib import Path

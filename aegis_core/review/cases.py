@@ -123,35 +123,19 @@ QUEUE: Final = f"""
       LEFT JOIN asleep ON asleep.value = cases.customer_id
 """
 _KINDS: Final = ", ".join(ENTITIES)
-_SAID: Final = [*(words.removesuffix("{}") for words in floods.SHARED.values()), "for "]
+_ALIKE: Final = f"""
+    SELECT case_id AS id, customer_id, oldest AS since, {_KINDS},
+      CASE WHEN $by_reason THEN code END AS code
+    FROM found WHERE NOT asleep AND NOT audit"""
 _PLACED: Final = f"""
-    things AS (
-      SELECT case_id, customer_id, oldest, unnest(range({len(_SAID)})) AS kind,
-        unnest([{_KINDS}, CASE WHEN $by_reason THEN code END]) AS value
-      FROM found WHERE NOT asleep AND NOT audit),
-    begun AS (
-      SELECT *, coalesce(oldest - lag(oldest) OVER alike
-          > INTERVAL {floods.GAP_MINUTES} MINUTE, true) AS begins
-      FROM things WHERE value IS NOT NULL
-      WINDOW alike AS (PARTITION BY kind, value ORDER BY oldest, case_id)),
-    waves AS (
-      SELECT *, sum(begins::INT) OVER (PARTITION BY kind, value ORDER BY oldest, case_id) AS wave
-      FROM begun),
-    named AS (
-      SELECT case_id, kind, value, wave FROM waves
-      WINDOW alike AS (PARTITION BY kind, value, wave)
-      QUALIFY count(*) OVER alike >= {floods.ALIKE}
-        AND (kind >= {ENTITIES.index("merchant_id")}  -- what one holds says nothing of that one
-          OR min(customer_id) OVER alike < max(customer_id) OVER alike)),
+    {floods.waves(_ALIKE)},
     placed AS (
-      SELECT found.*, {_SAID}[1 + kind] || value AS campaign,
+      SELECT found.*, shared AS campaign,
         CASE WHEN kind IS NULL THEN 1 ELSE count(*) OVER (PARTITION BY kind, value, wave) END
           AS alike,
         CASE WHEN kind IS NULL THEN 1 ELSE row_number() OVER (
           PARTITION BY kind, value, wave ORDER BY weight DESC, case_id) END AS place
-      FROM found LEFT JOIN (
-        FROM named QUALIFY row_number() OVER (PARTITION BY case_id ORDER BY kind) = 1) n
-        USING (case_id)
+      FROM found LEFT JOIN named ON named.id = found.case_id
       WHERE NOT asleep)
 """
 _INSIDE: Final = f"""

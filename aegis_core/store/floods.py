@@ -49,6 +49,7 @@ _WORDS: Final = SHARED | {
     "customer_id": "of customer {}", "factor": "for {} first",
 }  # fmt: skip
 """What most alerts of a storm may share."""
+_SAID: Final = [*(words.removesuffix("{}") for words in SHARED.values()), "for "]
 _SHARED: Final = """
     WITH alerts AS MATERIALIZED (
       SELECT t.*, v.reasons[1].factor AS factor FROM verdicts v JOIN transactions t ON t.seq = v.seq
@@ -59,6 +60,34 @@ _SHARED: Final = """
     FROM alerts GROUP BY value QUALIFY share >= 0.5 AND value IS NOT NULL"""
     for name, words in _WORDS.items()
 )
+
+
+def waves(rows: str) -> str:
+    """Queries to stand in a WITH, of which `named` says what each row is a campaign by.
+
+    `rows` gives what may be alike: `id`, `customer_id`, `since` (a time), `schema.ENTITIES` and
+    `code`, the first reason or null. A campaign is of at least `ALIKE` customers. `named` has for
+    each row of one `id`, `shared` (what they have in common, in words), and `kind`, `value` and
+    `wave`, which are those of one campaign; where a row is of several, the most telling.
+    """
+    kinds = ", ".join(ENTITIES)
+    alike = "PARTITION BY kind, value"
+    return f"""
+    things AS (
+      SELECT id, customer_id, since, unnest(range({len(_SAID)})) AS kind,
+        unnest([{kinds}, code]) AS value FROM ({rows})),
+    begun AS (
+      SELECT *, coalesce(since - lag(since) OVER alike > INTERVAL {GAP_MINUTES} MINUTE, true)
+        AS begins
+      FROM things WHERE value IS NOT NULL WINDOW alike AS ({alike} ORDER BY since, id)),
+    waves AS (
+      SELECT *, sum(begins::INT) OVER ({alike} ORDER BY since, id) AS wave FROM begun),
+    many AS (
+      SELECT * FROM waves WINDOW alike AS ({alike}, wave)
+      QUALIFY count(DISTINCT customer_id) OVER alike >= {ALIKE}),
+    named AS (
+      SELECT id, kind, value, wave, {_SAID}[1 + kind] || value AS shared FROM many
+      QUALIFY row_number() OVER (PARTITION BY id ORDER BY kind) = 1)"""
 
 
 def plain(value: object, most: int = 80) -> str:

@@ -137,6 +137,7 @@ CHOICES = (
     Filters(min_amount=101.0),
     Filters(min_amount=50.0, max_amount=60.0, decision="review"),
     Filters(customer="c3"),
+    Filters(decision="alerts", merchant_id=HOSTILE),
     Filters(customer="c3' OR true --"),
     Filters(min_amount=1e6),
     Filters(period="all", factor="travel"),
@@ -151,11 +152,12 @@ def passing(store: Store, filters: Filters) -> list[dict[str, Any]]:
         """
         SELECT v.seq, v.decision, coalesce(v.reasons[1].factor, '') AS factor, amount
         FROM verdicts v JOIN transactions t USING (seq)
-        WHERE ($d = '' OR decision = $d) AND ($f = '' OR v.reasons[1].factor = $f)
+        WHERE ($d = '' OR decision = $d OR ($d = 'alerts' AND decision <> 'approve')) AND ($f = '' OR v.reasons[1].factor = $f)
           AND ($c = '' OR category = $c) AND ($who = '' OR customer_id = $who)
-          AND amount >= $low AND ($high = 0 OR amount <= $high) ORDER BY seq""",
+          AND ($shop = '' OR merchant_id = $shop) AND amount >= $low AND ($high = 0 OR amount <= $high) ORDER BY seq""",
         {
             **{"d": filters.decision, "f": filters.factor, "c": filters.category},
+            **{"shop": filters.merchant_id},
             **{"who": filters.customer, "low": filters.min_amount, "high": filters.max_amount},
         },
     )
@@ -329,6 +331,7 @@ def test_every_number_and_picture_is_what_its_query_gives(
         share, _ = pictures.drift(read.window["risk"])
         above = [row[1] for row in by_part["drift"] if row[0] >= 50]
         assert sum(above) == pytest.approx(100 * share[10:].sum())
+    assert by_part["campaigns"] == [tuple(found.values()) for found in read.campaigns]
     assert len(by_part["log"]) == (len(chosen) or len(read.window["seq"]))
 
 
@@ -413,6 +416,41 @@ def test_a_storm_is_told_on_the_board_with_the_worst_alert_first(store: Store, f
     calm.feed = Feed(store, now=feed.now, storm_multiple=1e6)
     calm.refresh()
     assert calm.head.storm == "", "it is a matter of the setting"
+
+
+def test_alerts_of_several_customers_that_share_something_are_a_campaign(
+    store: Store, feed: Feed
+) -> None:
+    n = 1 + int(store.rows("SELECT max(seq) AS n FROM verdicts")[0]["n"])
+    with store.writing() as session:
+        session.execute(
+            "UPDATE transactions SET merchant_id = 'm' || seq % 200; "
+            "UPDATE verdicts SET decision = 'approve'; "
+            # 6 customers at one device, of whose tries 2 are declined; then 6 payments of one
+            "UPDATE transactions SET device_id = 'd1', status = CASE WHEN seq < 2 THEN 'declined' "
+            "END, currency = CASE seq WHEN 5 THEN 'USD' ELSE 'EUR' END WHERE seq < 6; "
+            "UPDATE transactions SET device_id = 'd2', customer_id = 'c9' WHERE seq IN range(6, 12); "
+            "UPDATE verdicts SET decision = CASE WHEN seq < 4 THEN 'block' ELSE 'review' END "
+            "WHERE seq < 12; DELETE FROM rollups"
+        )
+        rollups.add(session, 0, n - 1)
+    board = Board(feed)
+    board.refresh()
+    (row,) = board.campaigns.rows
+    told = {k: row[k] for k in ("shared", "customers", "alerts", "blocked", "declined", "currency")}
+    assert told == {
+        **{"shared": "at device d1", "customers": 6, "alerts": 6, "blocked": 4, "declined": 2},
+        "currency": "several",
+    }
+    assert board.tiles.tiles[0]["value"] == "300"
+    for strange in ({"row": 10**9}, {"row": None}, {}):
+        board._campaign_opened(strange)
+    assert board.filters == Filters()
+    board._campaign_opened({"row": row["seq"]})
+    assert board.filters.chosen()["device_id"] == "d1"
+    assert [row["seq"] for row in shown_rows(board)] == [5, 4, 3, 2, 1, 0]
+    board.choose(Filters(customer="c9"))
+    assert (board.campaigns.rows, board.campaigns.note) == ([], "none in this period")
 
 
 def test_the_board_tells_who_is_snoozed_until_when_by_whom_and_why(

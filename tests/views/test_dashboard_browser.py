@@ -215,8 +215,8 @@ def test_a_number_tells_where_it_comes_from(visit: Visit) -> None:
 
 def test_every_picture_and_the_log_tell_where_they_come_from(visit: Visit) -> None:
     page = visit.page
-    titles = page.locator(".aegis-chart h2, .aegis-recent h2").all()
-    assert len(titles) == 8
+    titles = page.locator(".aegis-chart h2, .aegis-table h2").all()
+    assert len(titles) == 9
     for title in titles:
         name = title.evaluate("title => title.firstChild.textContent")
         panel = title.locator("xpath=ancestor::*[contains(@class, 'aegis-panel')][1]")
@@ -255,7 +255,7 @@ def test_a_lasso_filters_everything_else_until_it_is_let_go(visit: Visit, store:
 
 
 def test_filters_are_in_the_address_and_survive_a_reload(visit: Visit, store: Store) -> None:
-    page, rows = visit.page, visit.page.locator(".aegis-scroll tbody tr")
+    page, rows = visit.page, visit.page.locator(".aegis-recent .aegis-scroll tbody tr")
     page.get_by_label("Decision", exact=True).select_option("block")
     page.get_by_label("Amount from", exact=True).fill("100")
     page.keyboard.press("Enter")
@@ -276,19 +276,41 @@ def test_filters_are_in_the_address_and_survive_a_reload(visit: Visit, store: St
 
 def test_the_log_is_used_by_keyboard(visit: Visit) -> None:
     page = visit.page
-    page.locator(".aegis-scroll").focus()
+    page.locator(".aegis-recent .aegis-scroll").focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowUp"):
         page.keyboard.press(key)
-    first = page.locator(".aegis-scroll tbody tr").first
+    first = page.locator(".aegis-recent .aegis-scroll tbody tr").first
     expect(first).to_be_focused()
     customer = first.locator("td").nth(5).inner_text()
     page.keyboard.press("Enter")
-    expect(page.get_by_label("Customer", exact=True)).to_have_value(customer)
+    expect(page.get_by_label("Its name", exact=True)).to_have_value(customer)
     page.get_by_role("button", name="Reset", exact=True).click()
     page.get_by_label("Filter: Newest verdicts").fill("late")
-    expect(page.locator(".aegis-scroll tbody tr")).not_to_have_count(100)
+    expect(page.locator(".aegis-recent .aegis-scroll tbody tr")).not_to_have_count(100)
     page.get_by_label("Filter: Newest verdicts").fill("")
-    expect(page.locator(".aegis-scroll tbody tr")).to_have_count(100)
+    expect(page.locator(".aegis-recent .aegis-scroll tbody tr")).to_have_count(100)
+
+
+def test_a_campaign_is_shown_alone_by_one_click_and_in_the_address(visit: Visit) -> None:
+    page = visit.page
+    campaign = page.locator(".aegis-campaigns tbody tr")
+    expect(campaign).to_have_count(1)
+    expect(campaign.locator("td").first).to_have_text(f"at {HOSTILE}")
+    alerts = int(campaign.locator("td").nth(2).inner_text())
+    campaign.click()
+    expect(page.get_by_label("Only of")).to_have_value("merchant_id")
+    expect(page.get_by_label("Its name", exact=True)).to_have_value(HOSTILE)
+    expect(page.get_by_label("Decision", exact=True)).to_have_value("alerts")
+    expect(page.locator(".aegis-tile .value").first).to_have_text(str(alerts))
+    page.reload()
+    expect(page.get_by_label("Its name", exact=True)).to_have_value(HOSTILE)
+    page.get_by_label("Only of").select_option("customer")
+    page.get_by_label("Its name", exact=True).fill("c3")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("customer=c3"))
+    expect(page).not_to_have_url(re.compile("merchant_id"))
+    page.get_by_role("button", name="Reset", exact=True).click()
+    expect(page.locator(".aegis-recent .aegis-scroll tbody tr")).to_have_count(100)
 
 
 def test_what_is_shown_can_be_taken_along(visit: Visit, store: Store) -> None:
@@ -319,14 +341,14 @@ def test_nothing_sticks_out(visit: Visit, width: int) -> None:
 
 
 def test_a_hostile_merchant_is_text(visit: Visit) -> None:
-    table = visit.page.locator(".aegis-scroll")
+    table = visit.page.locator(".aegis-recent .aegis-scroll")
     expect(table.get_by_role("cell", name=HOSTILE[:80], exact=True).first).to_be_visible()
     assert table.locator("img, script").count() == 0
 
 
 def test_the_page_follows_the_data(visit: Visit, store: Store) -> None:
     n, blocked = counted(store)
-    newest = visit.page.locator(".aegis-scroll tbody tr").first
+    newest = visit.page.locator(".aegis-recent .aegis-scroll tbody tr").first
     expect(newest).to_contain_text(f"t{n - 1}")
     arrive(store, n, 50, scored_at=utc_now())
     expect(visit.page.locator('[data-tile="transactions"] .value')).to_have_text(f"{n + 50:,}")
@@ -336,11 +358,13 @@ def test_the_page_follows_the_data(visit: Visit, store: Store) -> None:
 
 
 def test_a_filter_and_the_theme_can_be_chosen(visit: Visit, store: Store) -> None:
-    rows = visit.page.locator(".aegis-scroll tbody tr")
+    rows = visit.page.locator(".aegis-recent .aegis-scroll tbody tr")
     decision = visit.page.get_by_label("Decision", exact=True)
     decision.select_option("block")
     expect(rows).to_have_count(counted(store)[1])
-    expect(visit.page.locator(".aegis-scroll tbody .aegis-pill").first).to_have_text("block")
+    expect(visit.page.locator(".aegis-recent .aegis-scroll tbody .aegis-pill").first).to_have_text(
+        "block"
+    )
     decision.select_option("")
     expect(rows).to_have_count(100)
     before = visit.page.locator("body").get_attribute("data-aegis")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -29,8 +29,15 @@ from aegis_core.units.words import category_said
 from aegis_core.views.dashboard import atlas, pictures
 from aegis_core.views.dashboard.counts import Columns, Counts, counted
 from aegis_core.views.dashboard.feed import SEARCHED, WINDOW, Feed, Snapshot, seconds, worst_first
-from aegis_core.views.dashboard.filters import Filters
-from aegis_core.views.dashboard.log import COLUMNS, TABLE_ROWS, as_csv, rows
+from aegis_core.views.dashboard.filters import ALERTS, Filters
+from aegis_core.views.dashboard.log import (
+    CAMPAIGN_COLUMNS,
+    COLUMNS,
+    TABLE_ROWS,
+    as_csv,
+    campaign_rows,
+    rows,
+)
 from aegis_core.views.dashboard.origins import before, lineage, queries, running
 from aegis_core.views.dashboard.tiles import next_steps, proof, tiles, trends
 from aegis_core.views.dashboard.widgets import Chart, Controls, Head, Table, Tiles
@@ -87,8 +94,11 @@ class Board:
         speed = "Latency and throughput"
         self.latency = Chart("stats", speed, f"{speed} of the service")
         self.drift = Chart("drift", "Score now and in training", "Scores now and in training")
-        columns = [{"key": k, "title": title, "kind": kind} for k, title, kind in COLUMNS]
-        self.table = Table("log", "Live log", "Newest verdicts", columns=columns)
+        shared = "Alerts of several customers that share something"
+        self.campaigns = Table(
+            "campaigns", "Campaigns", shared, of_what="campaigns", columns=_told(CAMPAIGN_COLUMNS)
+        )
+        self.table = Table("log", "Live log", "Newest verdicts", columns=_told(COLUMNS))
         self.widget = self._layout()
         for widget, handler in (
             (self.head, self._heard),
@@ -96,6 +106,7 @@ class Board:
             (self.axes, self._chosen),
             (self.scatter, self._pointed),
             (self.bars, self._brushed),
+            (self.campaigns, self._campaign_opened),
             (self.table, self._opened),
         ):
             widget.on_msg(self._guarded(handler))
@@ -188,6 +199,10 @@ class Board:
             self.tiles.queries = queries(snapshot, self.filters, self.selected)
         self._draw_scatter(snapshot)
         self._draw_panels(snapshot, counts)
+        n = len(snapshot.campaigns)
+        self.campaigns.note = f"{n} newest; a click shows one alone" if n else "none in this period"
+        self.campaigns.of = str(self.filters.seen())
+        self.campaigns.show(campaign_rows(snapshot.campaigns))
         self.table.note = self._log_note(snapshot)
         self.table.of = f"{self.filters.seen()} {len(self.selected)}"
         shown_first = chosen[::-1]
@@ -332,6 +347,18 @@ class Board:
         for place in np.flatnonzero(window["seq"] == content["row"])[:1]:
             self.choose(replace(self.filters, customer=str(window["customer_id"][place])))
 
+    def _campaign_opened(self, content: Mapping[str, Any]) -> None:
+        for campaign in self._snapshot.campaigns if self._snapshot else ():
+            if campaign["seq"] == content.get("row"):
+                asked = self.filters.chosen() | {
+                    "period": "between",
+                    "start": campaign["first"],
+                    "end": campaign["last"] + 1,
+                    "decision": ALERTS,
+                    campaign["by"]: campaign["value"],
+                }
+                self.choose(Filters.parse(asked))
+
     async def _run(self) -> None:
         while time.monotonic() - self._heard_at < self.silent_s:
             started = time.monotonic()
@@ -358,13 +385,19 @@ class Board:
         self.head.add_class("aegis-head")
         self.tiles.add_class("aegis-tiles")
         self.controls.add_class("aegis-filters")
+        self.campaigns.add_class("aegis-panel").add_class("aegis-campaigns")
         self.table.add_class("aegis-panel").add_class("aegis-recent")
         self.axes.add_class("aegis-axes")
         panels = [ipywidgets.VBox([self.axes, self.scatter]), *map(vars(self).get, _PANELS[1:])]
         for name, panel in zip(_PANELS, panels, strict=True):
             panel.add_class("aegis-panel").add_class(f"aegis-{name}")
-        board = ipywidgets.Box([self.head, self.tiles, self.controls, *panels, self.table])
+        parts = [self.head, self.tiles, self.controls, *panels, self.campaigns, self.table]
+        board = ipywidgets.Box(parts)
         return board.add_class("aegis-board")
+
+
+def _told(columns: Iterable[tuple[str, str, str]]) -> list[dict[str, str]]:
+    return [{"key": key, "title": title, "kind": kind} for key, title, kind in columns]
 
 
 def _appended(before: np.ndarray, after: np.ndarray) -> int:

@@ -3,7 +3,7 @@
 
 const LABELS = {
   decision: "Decision", factor: "Reason", category: "Category", min_amount: "Amount from",
-  max_amount: "Amount to", customer: "Customer", bars: "Bars", x: "Across", y: "Up", z: "Depth",
+  max_amount: "Amount to", named: "Only of", bars: "Bars", x: "Across", y: "Up", z: "Depth",
 };
 const AXIS_NAMES = {
   hour: "hour", amount: "amount", distance: "distance", travel: "travel evidence", risk: "risk",
@@ -42,16 +42,18 @@ function button(text, act) {
   return made;
 }
 
+const named = (model) => model.get("options").named.map(([key]) => key);
+const known = (model) => ["period", "start", "end", ...Object.keys(LABELS), ...named(model)];
+
 const inVoila = () => Boolean(document.body.dataset.voila);
 
-function fromAddress() {
-  const known = ["period", "start", "end", ...Object.keys(LABELS)];
-  return [...new URLSearchParams(location.search)].filter(([key]) => known.includes(key));
+function fromAddress(model) {
+  return [...new URLSearchParams(location.search)].filter(([key]) => known(model).includes(key));
 }
 
-function toAddress(chosen) {
+function toAddress(model, chosen) {
   const params = new URLSearchParams(location.search);
-  for (const key of ["period", "start", "end", ...Object.keys(LABELS)]) params.delete(key);
+  for (const key of known(model)) params.delete(key);
   for (const [key, value] of Object.entries(chosen)) params.set(key, value);
   const query = params.toString();
   history.replaceState(null, "", `${location.pathname}${query ? `?${query}` : ""}${location.hash}`);
@@ -91,7 +93,7 @@ async function picture(board) {
     pen.fill();
     pen.stroke();
   }
-  const texts = ".aegis-brand h1, .aegis-badge, .aegis-origin, .aegis-chart h2, .aegis-tile > div, .aegis-recent h2, .aegis-recent th, .aegis-recent td";
+  const texts = ".aegis-brand h1, .aegis-badge, .aegis-origin, .aegis-chart h2, .aegis-tile > div, .aegis-table h2, .aegis-table th, .aegis-table td";
   for (const node of board.querySelectorAll(texts)) {
     const style = getComputedStyle(node);
     const [x, y, width, height] = at(node);
@@ -124,7 +126,7 @@ async function picture(board) {
 export default {
   initialize({ model }) {
     if (model.get("part") !== "filters" || !inVoila()) return undefined;
-    const asked = fromAddress();
+    const asked = fromAddress(model);
     if (asked.length) model.send({ choose: Object.fromEntries(asked) });
     return undefined;
   },
@@ -153,6 +155,7 @@ export default {
     }
 
     let periods = null;
+    let only = null; // of what, and of which name
     if (part === "axes") {
       field("x", select(axes));
       field("y", select(axes));
@@ -171,7 +174,17 @@ export default {
       field("category", select(all(model.get("categories"))));
       typedIn("min_amount", "number");
       typedIn("max_amount", "number");
-      typedIn("customer", "search");
+      const kind = select(options.named);
+      const name = Object.assign(element("input"), { type: "search", maxLength: 200 });
+      name.setAttribute("aria-label", "Its name");
+      const other = Object.fromEntries(named(model).map((key) => [key, ""]));
+      for (const input of [kind, name]) {
+        input.addEventListener("change", () => change({ ...other, [kind.value]: name.value }));
+      }
+      const pair = labelled("named", kind);
+      pair.append(name);
+      el.append(pair);
+      only = { kind, name };
       field("bars", select(options.bars.map((width) => [width, width])));
       const acts = element("div", "aegis-acts");
       acts.append(
@@ -196,10 +209,15 @@ export default {
         }
         if (document.activeElement !== input || input.tagName === "SELECT") input.value = value;
       }
+      if (only) {
+        const key = named(model).find((of) => chosen[of]) ?? only.kind.value;
+        only.kind.value = key;
+        if (document.activeElement !== only.name) only.name.value = chosen[key] ?? "";
+      }
       for (const [key, made] of periods ?? []) {
         made.setAttribute("aria-pressed", String(key === (chosen.period ?? "today")));
       }
-      if (part === "filters" && inVoila()) toAddress(chosen);
+      if (part === "filters" && inVoila()) toAddress(model, chosen);
     }
 
     function listCategories() {
@@ -213,6 +231,6 @@ export default {
       if (message.file) save(message.file, new Blob(buffers, { type: "text/csv" }));
     });
     // Until the kernel has heard the address, it stays as it is.
-    if (part === "axes" || !fromAddress().length || !inVoila()) show();
+    if (part === "axes" || !fromAddress(model).length || !inVoila()) show();
   },
 };

@@ -20,10 +20,10 @@ import numpy as np
 
 from aegis_core.machine import utc_now
 from aegis_core.review.cases import SNOOZED
-from aegis_core.schema import COLUMNS, LONGEST_TEXT, TEXT, WORTH, WORTH_IN
+from aegis_core.schema import COLUMNS, ENTITIES, LONGEST_TEXT, TEXT, WORTH, WORTH_IN
 from aegis_core.store import Store, rollups
 from aegis_core.store.endpoint import find
-from aegis_core.store.floods import THRESHOLD, follows, storm
+from aegis_core.store.floods import THRESHOLD, follows, storm, waves
 from aegis_core.store.session import Session
 from aegis_core.views.dashboard.counts import Columns, Counts, counted, nothing, width_of
 from aegis_core.views.dashboard.filters import Filters
@@ -38,6 +38,7 @@ RECOUNT_S: Final = 60.0
 SLOWLY_S: Final = 5.0
 """How often what changes slowly is read: latency, today's budget, model, proof."""
 MOST_TRAVELS: Final = 25
+MOST_CAMPAIGNS: Final = 50
 MOST_SNOOZED: Final = 100
 MOST_EARLIER: Final = 5
 """Champions of the period, before the one of now, that are told."""
@@ -73,6 +74,7 @@ class Snapshot:
     earlier : Champions that judged in the period before the one of now, the newest first:
         `version`, `until` (seconds since 1970), `run_id`, `data_hash`, `report_path`.
     travels : For impossible travels of the window, where they began and ended.
+    campaigns : Alerts of the period that share something, as `CAMPAIGNS` gives them.
     """
 
     as_of: dt.datetime
@@ -92,6 +94,7 @@ class Snapshot:
     earlier: list[dict[str, Any]] = field(default_factory=list)
     categories: tuple[str, ...] = ()
     travels: list[dict[str, Any]] = field(default_factory=list)
+    campaigns: list[dict[str, Any]] = field(default_factory=list)
     storm: str = ""
     budget: str = ""
     snoozed: list[dict[str, Any]] = field(default_factory=list)
@@ -143,7 +146,7 @@ class Feed:
         made = replace(last, as_of=now, since=since, until=until, newest=newest)
         if self._filters is None:
             made = replace(made, uncounted=rollups.missing(session))
-        if anew or began - self._slowly > SLOWLY_S:
+        if slowly := anew or began - self._slowly > SLOWLY_S:
             made = self._read_slowly(session, made, now)
             self._slowly = began
         made = replace(made, service=self._service())
@@ -157,6 +160,7 @@ class Feed:
             made,
             counts=counts.only(counts.start >= seconds(since) // counts.width_s * counts.width_s),
             travels=self._travels(session, made),
+            campaigns=_campaigns(session, made, filters) if slowly else last.campaigns,
             rate_per_s=self._rate(session, made, filters),
         )
         self._filters, self._seen, self._last = filters, newest, made
@@ -192,9 +196,7 @@ class Feed:
     # ---- the period from its beginning, and what came since
 
     def _read_anew(self, session: Session, made: Snapshot, filters: Filters) -> Snapshot:
-        span = [made.since, made.until or _NEVER]
-        condition, params = filters.condition(rolled=True)
-        inside = session.numpy(_INSIDE.format(condition), [*span, *params])
+        span, inside = _inside(session, made, filters)
         if not int(inside["n"][0]):
             empty = nothing(width_of(0.0, 0.0, filters.bars))
             return replace(made, counts=empty, window=_window(session, filters, 0, -1, span))
@@ -206,6 +208,7 @@ class Feed:
             low = max(low, high - SEARCHED + 1)
             rows = _passing(session, _COUNTED, filters, low, high, span, width_s)
         else:
+            condition, params = filters.condition(rolled=True)
             rows = session.numpy(_ROLLED.format(condition, width_s), [*span, *params])
         low = max(low, high - (WINDOW if filters.all_rows else SEARCHED) + 1)
         window = _window(session, filters, low, high, span)
@@ -293,6 +296,22 @@ def worst_first(window: Columns, places: np.ndarray) -> np.ndarray:
     return np.lexsort((-places, -at_stake))
 
 
+def _inside(session: Session, made: Snapshot, filters: Filters) -> tuple[list[Any], Columns]:
+    """From when to when the period is, and a row: how many verdicts (`n`), from `low` to `high`."""
+    span = [made.since, made.until or _NEVER]
+    condition, params = filters.condition(rolled=True)
+    return span, session.numpy(_INSIDE.format(condition), [*span, *params])
+
+
+def _campaigns(session: Session, made: Snapshot, filters: Filters) -> list[dict[str, Any]]:
+    span, inside = _inside(session, made, filters)
+    if not int(inside["n"][0]):
+        return []
+    high = int(inside["high"][0])
+    low = max(int(inside["low"][0]), high - SEARCHED + 1)
+    return dicts(_passing(session, _CAMPAIGNS, filters, low, high, span))
+
+
 def _passing(
     session: Session, sql: str, filters: Filters, low: int, high: int, span: list[Any], *more: int
 ) -> Columns:
@@ -369,6 +388,27 @@ _WINDOW = f"""
            {WORTH} AS worth, {WORTH_IN} AS unit,
            left(array_to_string([reason.text FOR reason IN v.reasons], ' · '), 1000) AS reasons
     {_PASSING} ORDER BY v.seq DESC LIMIT {WINDOW}"""
+CAMPAIGNS: Final = f"""
+    WITH alerts AS MATERIALIZED (
+      SELECT v.seq, v.scored_at, v.decision, v.risk, v.reasons[1].text AS why, t.customer_id,
+             {", ".join(f"left(t.{name}, {LONGEST_TEXT}) AS {name}" for name in ENTITIES)},
+             coalesce(t.status, 'approved') AS status, {WORTH} AS worth, {WORTH_IN} AS unit
+      {{0}} AND v.decision <> 'approve'),
+    {waves("SELECT *, seq AS id, scored_at AS since, NULL AS code FROM alerts")}
+    SELECT max(seq) AS seq, {list(ENTITIES)}[1 + kind] AS by, value, any_value(shared) AS shared,
+           count(*) AS alerts, count(DISTINCT customer_id) AS customers,
+           count(*) FILTER (decision = 'block') AS blocked,
+           count(*) FILTER (status = 'declined') AS declined,
+           sum(worth)::DOUBLE AS amount, any_value(unit) AS unit, count(DISTINCT unit) AS units,
+           epoch(min(scored_at)) AS first, epoch(max(scored_at)) AS last, max(risk) AS risk,
+           left(arg_max(why, (risk, seq)), 1000) AS why
+    FROM alerts JOIN named ON id = seq GROUP BY kind, value, wave
+    ORDER BY last DESC, seq DESC LIMIT {MOST_CAMPAIGNS}"""
+"""What alerts share, the newest first: by what (`by`, `value`; in words `shared`), how many, of how
+many customers, how many of them blocked and how many tries declined; amounts in one unit or in
+several (`units`); when the first and the last was scored (seconds since 1970); `seq` is that of the
+newest, which no other has. Its place is for the verdicts that are looked at, `v` and `t`."""
+_CAMPAIGNS = CAMPAIGNS.format(_PASSING)
 _STATS = """
     SELECT epoch(noted_at) AS at, seconds, transactions, p50_ms, p99_ms, waiting
     FROM service_stats WHERE noted_at > ? ORDER BY noted_at"""

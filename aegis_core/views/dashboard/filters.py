@@ -8,9 +8,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from aegis_core.schema import LONGEST_TEXT, TOLD_FACTORS, WORTH, Decision
+from aegis_core.schema import ENTITIES, LONGEST_TEXT, TOLD_FACTORS, WORTH, Decision
 
 DECISIONS: Final = tuple(decision.label for decision in Decision)
+ALERTS: Final = "alerts"
+"""What a filter calls all decisions but `approve`."""
+NAMED: Final = {
+    "customer": "Customer", "merchant_id": "Merchant", "card_id": "Card", "device_id": "Device",
+    "email": "E-mail", "ip": "Address",
+}  # fmt: skip
+"""Of what a filter can show the verdicts alone, and its title."""
 REASONS: Final = (*TOLD_FACTORS, "list")
 """What the first reason of a verdict can speak of."""
 PERIODS: Final = {
@@ -55,6 +62,7 @@ _BY_ROW: Final = {
     "min_amount": f"{WORTH} >= ?",
     "max_amount": f"{WORTH} <= ?",
     "customer": f"left(t.customer_id, {LONGEST_TEXT}) = ?",
+    **{name: f"left(t.{name}, {LONGEST_TEXT}) = ?" for name in ENTITIES},
 }
 
 
@@ -66,6 +74,7 @@ class Filters:
     ----------
     period : A key of `PERIODS`, or "between" for `start` to `end`, in seconds since 1970. Periods
         count by the time of the verdict.
+    decision : One of `DECISIONS`, or `ALERTS`.
     factor : Of the first reason, one of `REASONS`.
     min_amount, max_amount : In the base currency; `max_amount` 0 means no limit.
     x, y, z : Axes of the scatter; `z` "" draws it flat.
@@ -81,6 +90,11 @@ class Filters:
     min_amount: float = 0.0
     max_amount: float = 0.0
     customer: str = ""
+    merchant_id: str = ""
+    card_id: str = ""
+    device_id: str = ""
+    email: str = ""
+    ip: str = ""
     x: str = "hour"
     y: str = "amount"
     z: str = ""
@@ -98,7 +112,7 @@ class Filters:
         told: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
         allowed = {
             "period": (*PERIODS, "between"),
-            "decision": ("", *DECISIONS),
+            "decision": ("", *DECISIONS, ALERTS),
             "factor": ("", *REASONS),
             "bars": tuple(BARS),
             "x": tuple(AXES),
@@ -151,7 +165,7 @@ class Filters:
     @property
     def by_row(self) -> bool:
         """Whether rollups cannot answer, so that transactions must be looked through."""
-        return bool(self.customer or self.min_amount or self.max_amount)
+        return any(getattr(self, name) for name in ("min_amount", "max_amount", *NAMED))
 
     @property
     def all_rows(self) -> bool:
@@ -165,13 +179,18 @@ class Filters:
 
         >>> Filters(decision="block").condition(), Filters().condition()
         (('v.decision = ?', ['block']), ('true', []))
+        >>> Filters(decision="alerts").condition()
+        ("v.decision <> 'approve'", [])
         >>> Filters(category="food").condition(rolled=True)
         ('left(category, 200) = ?', ['food'])
         """
         known = _ROLLED if rolled else _BY_ROW
-        chosen = [name for name in known if getattr(self, name)]
+        chosen = {name: value for name in known if (value := getattr(self, name))}
         sql = " AND ".join(known[name] for name in chosen) or "true"
-        return sql, [getattr(self, name) for name in chosen]
+        if self.decision == ALERTS:
+            del chosen["decision"]
+            sql = sql.replace("decision = ?", "decision <> 'approve'", 1)
+        return sql, list(chosen.values())
 
 
 def _number(value: object, most: float) -> float:

@@ -1,11 +1,11 @@
-"""The newest verdicts as rows of a table, and as a file for a spreadsheet."""
+"""The newest verdicts and the campaigns as rows of tables, and verdicts for a spreadsheet."""
 
 from __future__ import annotations
 
 import datetime as dt
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +31,19 @@ COLUMNS: Final = (
     ("transaction_id", "Transaction", "text"),
 )
 """Columns of the table: their key in the rows, their title, and how `table.js` shows them."""
+CAMPAIGN_COLUMNS: Final = (
+    ("shared", "What they share", "text"),
+    ("customers", "Customers", "count"),
+    ("alerts", "Alerts", "count"),
+    ("blocked", "Blocked", "count"),
+    ("declined", "Declined tries", "count"),
+    ("first", "First (UTC)", "text"),
+    ("last", "Last (UTC)", "text"),
+    ("amount", "Amount", "number"),
+    ("currency", "Currency", "text"),
+    ("risk", "Highest risk", "risk"),
+    ("why", "Why the worst", "prose"),
+)
 _FIRST = ("seq", "transaction_id", "scored_at", "ts", "decision", "risk", "score")
 _IN_FILE: Final = (
     *_FIRST,
@@ -48,6 +61,21 @@ def rows(window: Columns, places: np.ndarray) -> list[dict[str, Any]]:
         | {"category": row["category"] and category_said(row["category"])}
         for row in _in_words(window, places)
     ]
+
+
+def campaign_rows(campaigns: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Campaigns, as a snapshot has them, as their table shows them."""
+    made = []
+    for campaign in campaigns:
+        one = campaign["units"] == 1
+        shown = {
+            **campaign,
+            **{name: _utc(campaign[name]) for name in ("first", "last")},
+            "amount": campaign["amount"] if one else None,
+            "currency": campaign["unit"] if one else "several",
+        }
+        made.append({key: shown[key] for key in ("seq", *(key for key, *_ in CAMPAIGN_COLUMNS))})
+    return made
 
 
 def as_csv(window: Columns, places: np.ndarray) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from aegis_core.schema import WORTH, WORTH_IN
 from aegis_core.views.dashboard.feed import (
+    CAMPAIGNS,
     MOST_TRAVELS,
     RATE_OVER_S,
     SEARCHED,
@@ -86,6 +87,7 @@ def queries(
         f"  {newest})\nSELECT least(risk // 5, 19) * 5 AS risk_from,\n"
         "  100 * count(*) / sum(count(*)) OVER () AS percent\n"
         "FROM newest GROUP BY ALL ORDER BY ALL",
+        "campaigns": CAMPAIGNS.format(f"FROM {_ROWS}\nWHERE {every_row}"),
         "log": "SELECT ts, customer_id, amount, currency, merchant_id, category, decision, risk,\n"
         f"  [reason.text FOR reason IN reasons] AS reasons\nFROM {_ROWS}\n"
         f"WHERE {of_rows}\n{newest}",
@@ -100,6 +102,7 @@ def queries(
         "stats": measured,
         "drift": "Risk is a percentile of the scores of training: without drift all bars have one "
         "height. Scores that tie with the lowest of training are spread over the lowest bars.",
+        "campaigns": f"Looked for among the newest {SEARCHED:,} of the period.",
         "log": window,
     }
     return {name: {"sql": text, "note": notes.get(name, "")} for name, text in sql.items()}

@@ -6,7 +6,9 @@ Neither has widgets, which would make the report fetch their code from a CDN.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,7 @@ from aegis_core.views import figures
 from aegis_core.views.dashboard import origins, pictures
 from aegis_core.views.dashboard.feed import Feed, worst_first
 from aegis_core.views.dashboard.filters import Filters
-from aegis_core.views.dashboard.log import COLUMNS, rows
+from aegis_core.views.dashboard.log import CAMPAIGN_COLUMNS, COLUMNS, campaign_rows, rows
 from aegis_core.views.dashboard.tiles import next_steps, proof, tiles
 
 MOST_CASES = 10
@@ -43,11 +45,17 @@ def report(store: Store) -> None:
     scatter = pictures.scatter_figure(snapshot.window, "hour", "amount")
     for drawn in (scatter, pictures.bars_figure(counts, *span)):
         display(figures.figure(**pictures.unpacked(drawn, figures.COLOURS)))  # type: ignore[no-untyped-call]
-    columns = {key: title or key for key, title, _ in COLUMNS}
+    if snapshot.campaigns:
+        _table(campaign_rows(snapshot.campaigns), CAMPAIGN_COLUMNS)
     blocks = feed.read(replace(ever, decision="block")).window
     worst = worst_first(blocks, np.arange(len(blocks["seq"])))[:25]
-    blocked = pd.DataFrame(rows(blocks, worst), columns=list(columns))
-    display(blocked.rename(columns=columns).round(2))  # type: ignore[no-untyped-call]
+    _table(rows(blocks, worst), COLUMNS)
+
+
+def _table(shown: list[dict[str, Any]], columns: Sequence[tuple[str, str, str]]) -> None:
+    titles = {key: title or key for key, title, _ in columns}
+    table = pd.DataFrame(shown, columns=list(titles)).rename(columns=titles).round(2)
+    display(table)  # type: ignore[no-untyped-call]
 
 
 def queue(store: Store, *, now: dt.datetime | None = None) -> lineage.Seen:

@@ -16,6 +16,10 @@ const CELLS = {
     cell.className = "number";
     cell.textContent = value.toLocaleString("en-GB", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
   },
+  count(cell, value) {
+    cell.className = "number";
+    cell.textContent = value.toLocaleString("en-GB");
+  },
   risk(cell, value) {
     const meter = element("span", "aegis-meter");
     meter.style.setProperty("--share", `${Math.max(0, Math.min(100, value))}%`);
@@ -38,7 +42,8 @@ export default {
     if (model.get("title")) heading.append(" ", told);
     const search = element("input", "aegis-search");
     search.type = "search";
-    search.placeholder = "Filter the log";
+    const ofWhat = model.get("of_what");
+    search.placeholder = `Filter the ${ofWhat}`;
     search.setAttribute("aria-label", `Filter: ${label}`);
     const top = element("div", "aegis-heading");
     if (model.get("title")) top.append(heading, search);
@@ -63,7 +68,7 @@ export default {
     let drawnOf = null; // what was asked for when the rows were drawn
 
     const heads = columns.map((column) => {
-      const th = element("th", column.kind === "number" ? "number" : "");
+      const th = element("th", ["number", "count"].includes(column.kind) ? "number" : "");
       th.scope = "col";
       const button = element("button", "", column.title);
       button.type = "button";
@@ -119,7 +124,7 @@ export default {
         th.setAttribute("aria-sort", direction);
         arrow.textContent = { ascending: " ▲", descending: " ▼", none: "" }[direction];
       }
-      note.textContent = shown.length < rows.length ? `${shown.length} of ${rows.length} verdicts` : `${rows.length} verdicts`;
+      note.textContent = shown.length < rows.length ? `${shown.length} of ${rows.length} ${ofWhat}` : `${rows.length} ${ofWhat}`;
     }
 
     function pointedAt() {
@@ -129,7 +134,7 @@ export default {
     function arrived() {
       // An element that is taken away loses the focus without saying so.
       still = still && pointedAt();
-      if (still && drawnOf === model.get("of")) note.textContent = "standing still while you read; newer verdicts wait";
+      if (still && drawnOf === model.get("of")) note.textContent = `standing still while you read; newer ${ofWhat} wait`;
       else draw();
     }
 

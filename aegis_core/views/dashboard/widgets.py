@@ -16,7 +16,15 @@ import anywidget
 import traitlets
 
 from aegis_core.views.dashboard.assets import ASSETS, plotly_js
-from aegis_core.views.dashboard.filters import AXES, BARS, DECISIONS, PERIODS, REASONS
+from aegis_core.views.dashboard.filters import (
+    ALERTS,
+    AXES,
+    BARS,
+    DECISIONS,
+    NAMED,
+    PERIODS,
+    REASONS,
+)
 
 
 def modules(*files: str | Path) -> str:
@@ -63,7 +71,8 @@ class Controls(anywidget.AnyWidget):
     options: traitlets.Dict[str, Any] = traitlets.Dict(
         {
             "period": [[key, label] for key, (label, _) in PERIODS.items()],
-            "decision": list(DECISIONS),
+            "decision": [*DECISIONS, ALERTS],
+            "named": [list(item) for item in NAMED.items()],
             "factor": list(REASONS),
             "axes": list(AXES),
             "bars": list(BARS),
@@ -105,13 +114,15 @@ class Panel(anywidget.AnyWidget):
 class Table(Panel):
     """A sortable table whose cells are text, whatever they contain; rows have a `seq`.
 
-    It stands still under the pointer until `of`, which says what the rows are of, changes.
+    It stands still under the pointer until `of`, which says what the rows are of, changes; what
+    the rows are is `of_what`.
     """
 
     _esm = modules("origin.js", "table.js")
     _state = "rows"
     columns: traitlets.List[Any] = traitlets.List().tag(sync=True)
     of = traitlets.Unicode().tag(sync=True)
+    of_what = traitlets.Unicode("verdicts").tag(sync=True)
     rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
     def show(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -96,7 +96,7 @@ class Board:
         self.drift = Chart("drift", "Score now and in training", "Scores now and in training")
         shared = "Alerts of several customers that share something"
         self.campaigns = Table(
-            "campaigns", "Campaigns", shared, of_what="campaigns", columns=_told(CAMPAIGN_COLUMNS)
+            "campaigns", "Campaigns", shared, of_what="campaign", columns=_told(CAMPAIGN_COLUMNS)
         )
         self.table = Table("log", "Live log", "Newest verdicts", columns=_told(COLUMNS))
         self.widget = self._layout()

@@ -182,7 +182,9 @@ export default {
         input.addEventListener("change", () => change({ ...other, [kind.value]: name.value }));
       }
       const pair = labelled("named", kind);
-      pair.append(name);
+      const both = element("span", "aegis-pair");
+      both.append(kind, name);
+      pair.append(both);
       el.append(pair);
       only = { kind, name };
       field("bars", select(options.bars.map((width) => [width, width])));
@@ -210,7 +212,7 @@ export default {
         if (document.activeElement !== input || input.tagName === "SELECT") input.value = value;
       }
       if (only) {
-        const key = named(model).find((of) => chosen[of]) ?? only.kind.value;
+        const key = named(model).find((of) => chosen[of]) ?? (only.kind.value || named(model)[0]);
         only.kind.value = key;
         if (document.activeElement !== only.name) only.name.value = chosen[key] ?? "";
       }

@@ -401,7 +401,7 @@ CAMPAIGNS: Final = f"""
            count(*) FILTER (status = 'declined') AS declined,
            sum(worth)::DOUBLE AS amount, any_value(unit) AS unit, count(DISTINCT unit) AS units,
            epoch(min(scored_at)) AS first, epoch(max(scored_at)) AS last, max(risk) AS risk,
-           left(arg_max(why, (risk, seq)), 1000) AS why
+           left(arg_max(why, seq), 1000) AS why
     FROM alerts JOIN named ON id = seq GROUP BY kind, value, wave
     ORDER BY last DESC, seq DESC LIMIT {MOST_CAMPAIGNS}"""
 """What alerts share, the newest first: by what (`by`, `value`; in words `shared`), how many, of how

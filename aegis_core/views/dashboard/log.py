@@ -42,7 +42,7 @@ CAMPAIGN_COLUMNS: Final = (
     ("amount", "Amount", "number"),
     ("currency", "Currency", "text"),
     ("risk", "Highest risk", "risk"),
-    ("why", "Why the worst", "prose"),
+    ("why", "Why the newest", "prose"),
 )
 _FIRST = ("seq", "transaction_id", "scored_at", "ts", "decision", "risk", "score")
 _IN_FILE: Final = (

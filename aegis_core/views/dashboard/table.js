@@ -43,7 +43,8 @@ export default {
     const search = element("input", "aegis-search");
     search.type = "search";
     const ofWhat = model.get("of_what");
-    search.placeholder = `Filter the ${ofWhat}`;
+    const counted = (n) => `${n} ${ofWhat}${n === 1 ? "" : "s"}`;
+    search.placeholder = "Filter";
     search.setAttribute("aria-label", `Filter: ${label}`);
     const top = element("div", "aegis-heading");
     if (model.get("title")) top.append(heading, search);
@@ -124,7 +125,7 @@ export default {
         th.setAttribute("aria-sort", direction);
         arrow.textContent = { ascending: " ▲", descending: " ▼", none: "" }[direction];
       }
-      note.textContent = shown.length < rows.length ? `${shown.length} of ${rows.length} ${ofWhat}` : `${rows.length} ${ofWhat}`;
+      note.textContent = shown.length < rows.length ? `${shown.length} of ${counted(rows.length)}` : counted(rows.length);
     }
 
     function pointedAt() {
@@ -134,7 +135,7 @@ export default {
     function arrived() {
       // An element that is taken away loses the focus without saying so.
       still = still && pointedAt();
-      if (still && drawnOf === model.get("of")) note.textContent = `standing still while you read; newer ${ofWhat} wait`;
+      if (still && drawnOf === model.get("of")) note.textContent = `standing still while you read; newer ${ofWhat}s wait`;
       else draw();
     }
 

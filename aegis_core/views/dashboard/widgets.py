@@ -115,14 +115,14 @@ class Table(Panel):
     """A sortable table whose cells are text, whatever they contain; rows have a `seq`.
 
     It stands still under the pointer until `of`, which says what the rows are of, changes; what
-    the rows are is `of_what`.
+    a row is, is `of_what`.
     """
 
     _esm = modules("origin.js", "table.js")
     _state = "rows"
     columns: traitlets.List[Any] = traitlets.List().tag(sync=True)
     of = traitlets.Unicode().tag(sync=True)
-    of_what = traitlets.Unicode("verdicts").tag(sync=True)
+    of_what = traitlets.Unicode("verdict").tag(sync=True)
     rows: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
     def show(self, rows: Sequence[Mapping[str, Any]]) -> None:

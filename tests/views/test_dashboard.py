@@ -962,11 +962,12 @@ def test_the_report_says_the_same_without_a_widget(
     told = capsys.readouterr().out
     assert "Transactions: 300 (ever)" in told
     assert "run run-7" in told
-    scatter, bars, blocked = shown
+    scatter, bars, campaigns, blocked = shown
     assert sum(len(trace.x) for trace in scatter.data) == 300
     assert sum(sum(trace.y) for trace in bars.data) == 300
+    assert campaigns["What they share"].tolist() == [f"at {HOSTILE}"]
     assert len(blocked) == 6
-    assert "<script>" not in blocked.to_html()
+    assert "<script>" not in blocked.to_html() + campaigns.to_html()
 
 
 def test_the_report_of_an_empty_database_says_what_to_run(

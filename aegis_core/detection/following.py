@@ -21,9 +21,10 @@ from aegis_core.machine import utc_now
 from aegis_core.schema import EPOCH
 from aegis_core.store.session import Session
 
-BOUND: Final = 3.0
-"""The threshold never leaves what the trained model gives to so many times its budget, or to that
-part of it."""
+LOWEST: Final = 2.0
+HIGHEST: Final = 1 / 3
+"""The threshold never leaves what the trained model gives to so many times its budget: quiet days
+do not make alerts of what is hardly suspicious."""
 AS_TRAINED: Final = (0.8, 1.25)
 """While the trained threshold gives this many times the budget, it is kept."""
 FEWEST: Final = 20
@@ -90,8 +91,8 @@ def look_back(session: Session, model: ModelVersion, day: int, days: int) -> boo
     if budget < FEWEST:
         return False
     trained = policy.review_above
-    low = min(trained, model.model.threshold(min(policy.alert_budget * BOUND, 1.0)))
-    high = max(trained, model.model.threshold(policy.alert_budget / BOUND))
+    low = min(trained, model.model.threshold(min(policy.alert_budget * LOWEST, 1.0)))
+    high = max(trained, model.model.threshold(policy.alert_budget * HIGHEST))
     found = session.numpy(_HIGH, asked | {"low": low})
     counted = found["counted"].astype(bool)
     scores, n_counted = found["score"][~counted], int(counted.sum())

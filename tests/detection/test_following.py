@@ -102,7 +102,7 @@ def test_a_busier_week_stays_within_the_budget(
         assert now.review_above == trained
         assert follows(row) == ""
     else:
-        high = model.model.threshold(0.01 / following.BOUND)
+        high = model.model.threshold(0.01 * following.HIGHEST)
         assert trained < now.review_above <= max(high, trained)
         kept = int((scores > now.review_above).sum())
         assert kept <= N * 0.01 or now.review_above == high
@@ -129,13 +129,13 @@ def test_it_never_leaves_its_bounds(session: Session, model: registry.ModelVersi
     judged(session, model, of_share(model, 0.4))
     assert following.look_back(session, model, NUMBER, 7)
     assert found(session)["review_above"] == max(
-        model.policy.review_above, model.model.threshold(0.01 / following.BOUND)
+        model.policy.review_above, model.model.threshold(0.01 * following.HIGHEST)
     )
     session.execute("DELETE FROM thresholds; DELETE FROM verdicts")
     judged(session, model, np.full(N, 1e-9))
     assert following.look_back(session, model, NUMBER, 7)
     assert found(session)["review_above"] == min(
-        model.policy.review_above, model.model.threshold(0.01 * following.BOUND)
+        model.policy.review_above, model.model.threshold(0.01 * following.LOWEST)
     )
     assert follows(found(session)).startswith("Below budget")
 

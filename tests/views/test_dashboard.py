@@ -152,9 +152,11 @@ def passing(store: Store, filters: Filters) -> list[dict[str, Any]]:
         """
         SELECT v.seq, v.decision, coalesce(v.reasons[1].factor, '') AS factor, amount
         FROM verdicts v JOIN transactions t USING (seq)
-        WHERE ($d = '' OR decision = $d OR ($d = 'alerts' AND decision <> 'approve')) AND ($f = '' OR v.reasons[1].factor = $f)
+        WHERE ($d = '' OR decision = $d OR ($d = 'alerts' AND decision <> 'approve'))
+          AND ($f = '' OR v.reasons[1].factor = $f)
           AND ($c = '' OR category = $c) AND ($who = '' OR customer_id = $who)
-          AND ($shop = '' OR merchant_id = $shop) AND amount >= $low AND ($high = 0 OR amount <= $high) ORDER BY seq""",
+          AND ($shop = '' OR merchant_id = $shop)
+          AND amount >= $low AND ($high = 0 OR amount <= $high) ORDER BY seq""",
         {
             **{"d": filters.decision, "f": filters.factor, "c": filters.category},
             **{"shop": filters.merchant_id},
@@ -429,7 +431,8 @@ def test_alerts_of_several_customers_that_share_something_are_a_campaign(
             # 6 customers at one device, of whose tries 2 are declined; then 6 payments of one
             "UPDATE transactions SET device_id = 'd1', status = CASE WHEN seq < 2 THEN 'declined' "
             "END, currency = CASE seq WHEN 5 THEN 'USD' ELSE 'EUR' END WHERE seq < 6; "
-            "UPDATE transactions SET device_id = 'd2', customer_id = 'c9' WHERE seq IN range(6, 12); "
+            "UPDATE transactions SET device_id = 'd2', customer_id = 'c9' "
+            "WHERE seq IN range(6, 12); "
             "UPDATE verdicts SET decision = CASE WHEN seq < 4 THEN 'block' ELSE 'review' END "
             "WHERE seq < 12; DELETE FROM rollups"
         )

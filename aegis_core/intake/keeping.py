@@ -23,16 +23,13 @@ def insert_transactions(
 ) -> None:
     """Store the staged rows that are good and new, in the order of their times."""
     given = [name for name in TRANSACTION_COLUMNS if name != "seq" and name not in MEANT]
-    fresh = "(SELECT *, rowid AS place FROM aegis_staged WHERE reason IS NULL)"
-    meant, joins = meaning.prepared(session, fresh)
-    # a place counted beside the rows: a window over whole rows would run on one core
+    meant, joins = meaning.prepared(session, "(FROM aegis_staged WHERE reason IS NULL)")
+    # numbered once they are in order: a window that orders whole rows would run on one core
     insert = f"""
         INSERT INTO transactions (seq, {", ".join([*given, *MEANT])})
-        SELECT o.seq, {", ".join(f"s.{name}" for name in given)}, {meant} FROM {fresh} s
-            JOIN (SELECT rowid AS place,
-                {session.next_seq()} + row_number() OVER (ORDER BY ts, rowid) - 1 AS seq
-                FROM aegis_staged WHERE reason IS NULL) o USING (place) {joins}
-        ORDER BY o.seq"""
+        SELECT {session.next_seq()} + row_number() OVER () - 1, * FROM (
+            SELECT {", ".join(f"s.{name}" for name in given)}, {meant}
+            FROM aegis_staged s {joins} WHERE s.reason IS NULL ORDER BY s.ts, s.rowid)"""
     session.watched(insert, None, tell)
 
 
@@ -88,15 +85,15 @@ def insert_labels(
     of_files = f"l.source IS DISTINCT FROM {literal(ANSWERED)}"
     session.execute(
         f"""CREATE TEMP TABLE aegis_labels AS
+        WITH told AS (SELECT * FROM ({relation}) WHERE is_fraud IS NOT NULL)
         SELECT s.transaction_id, s.is_fraud, CASE WHEN s.is_fraud THEN s.scenario END AS scenario,
             CASE WHEN s.known_at IS NOT NULL THEN greatest(s.known_at, s.ts)
                 WHEN b.is_fraud IS NULL THEN {known_at}
                 ELSE greatest({known_at}, {now}) END AS known_at, s.source,
             coalesce(b.is_fraud <> s.is_fraud, false) AS changed, s.place,
             s.known_at IS NOT NULL AS dated
-        FROM (SELECT * FROM ({relation}) WHERE is_fraud IS NOT NULL
-            QUALIFY row_number() OVER (PARTITION BY transaction_id, known_at,
-                if(known_at IS NULL, NULL, is_fraud) ORDER BY place DESC) = 1) s
+        FROM (FROM told WHERE place IN (SELECT max(place) FROM told
+            GROUP BY transaction_id, known_at, if(known_at IS NULL, NULL, is_fraud))) s
         LEFT JOIN (SELECT transaction_id, arg_max(is_fraud, rowid) AS is_fraud
             FROM labels l WHERE {of_files} GROUP BY 1) b USING (transaction_id)
         WHERE s.known_at IS NOT NULL OR b.is_fraud IS DISTINCT FROM s.is_fraud"""

@@ -382,9 +382,10 @@ def mark_repeated(session: Session, there: str = "transactions") -> None:
     same_but_later = _SAME_BUT_LATER.format(since=kept_since(session))
     paid = paid_in_sql("s")
     tried = f"SELECT count(*) FROM aegis_staged s WHERE reason IS NULL AND NOT {paid}"
+    stored = session.value("SELECT count(*) FROM transactions") > 0
     for older, same, where in (
-        (there, same_but_later, same_but_later),
-        (there, "false", "true"),  # an id may be stored twice
+        *([(there, same_but_later, same_but_later)] * stored),
+        *([(there, "false", "true")] * stored),  # an id may be stored twice
         (staged.format("true"), _SAME, "s.rowid > o.first"),
         *([(staged.format(paid), _SAME, "s.rowid > o.first")] if session.value(tried) else []),
     ):

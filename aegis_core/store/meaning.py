@@ -132,27 +132,31 @@ class Meaning:
         cells = [f"CASE WHEN {place} THEN NULL ELSE floor(s.{c} * {clocks.CELLS_A_DEGREE}) END"
                  for c in ("lat", "lon")]  # fmt: skip
         day, step = f"epoch_us(s.ts) // {DAY_US}", f"epoch_us(s.ts) // {clocks.STEP_US}"
-        rates = _looked_up(
-            session, "aegis_meant_rates", f"{relation} s", ("s.currency", day), ("rate DOUBLE",),
+        other = f"nullif(s.currency, {literal(self.rates.base)}) IS NOT NULL"
+        rates, (rate,) = _looked_up(
+            session, "aegis_meant_rates", f"{relation} s",
+            ("s.currency", f"CASE WHEN {other} THEN {day} END"), ("rate DOUBLE",),
             lambda currency, on: (self.rates.of(None if currency is None else coded(currency), on),)
         )  # fmt: skip
-        zones = _looked_up(
+        zones, (clock, zone, moves) = _looked_up(
             session, "aegis_meant_zones", f"{relation} s",
             ("s.clock", "s.utc_offset", "s.channel", "s.zone", *cells),
-            ("clock VARCHAR", "zone VARCHAR"), self._clock,
+            ("clock VARCHAR", "zone VARCHAR", "moves BOOLEAN"), self._moving_clock,
         )  # fmt: skip
-        offsets = _looked_up(
+        offsets, (minutes,) = _looked_up(
             session, "aegis_meant_offsets", f"{relation} s {zones}",
-            ("aegis_meant_zones.zone", step), ("minutes INTEGER",),
-            lambda zone, at: (0 if zone is None else clocks.offset_min(zone, at),),
+            (zone, f"CASE WHEN {moves} THEN {step} END"), ("minutes INTEGER",),
+            lambda zone, at: (0 if zone is None else clocks.offset_min(zone, at or 0),),
         )  # fmt: skip
-        rate = "aegis_meant_rates.rate"
         meant = {
             "base_amount": f"s.amount * {rate}", "base_currency": literal(self.rates.base),
-            "rate": rate, "utc_offset": "aegis_meant_offsets.minutes",
-            "local_zone": "aegis_meant_zones.zone", "clock": "aegis_meant_zones.clock",
+            "rate": rate, "utc_offset": minutes, "local_zone": zone, "clock": clock,
         }  # fmt: skip
         return ", ".join(f"{meant[name]} AS {name}" for name in MEANT), f"{rates} {zones} {offsets}"
+
+    def _moving_clock(self, *of: Any) -> tuple[str, str | None, bool]:
+        clock, zone = self._clock(*of)
+        return clock, zone, clocks.moves(zone)
 
     def _clock(
         self, clock: str | None, utc_offset: int | None, channel: str | None, zone: str | None,
@@ -182,16 +186,19 @@ def settle_words(session: Session, relation: str, where: str = "reason IS NULL")
             "CASE WHEN s.kind IS NULL THEN s.category END", "sign(s.amount)")  # fmt: skip
     texts = tuple(f"{name} VARCHAR" for name in ("currency", "kind", "status"))
     rows = f"(FROM {relation} WHERE {where}) s"
-    join = _looked_up(session, "aegis_said", rows, keys, texts, said)
+    join, settled = _looked_up(session, "aegis_said", rows, keys, texts, said)
     # currency, kind, status and sign: most files say all of them as they are kept
     other = "key_4 <= 0 OR (key_0, key_1, key_2) IS DISTINCT FROM (currency, kind, status)"
     if not session.value(f"SELECT count(*) FROM aegis_said WHERE {other}"):
         return
+    names = ", ".join(
+        f"{sql} AS {name}"
+        for sql, name in zip(settled, ("currency", "kind", "status"), strict=True)
+    )
     session.execute(
         f"""UPDATE {relation} AS t SET amount = abs(t.amount), currency = m.currency,
             kind = m.kind, status = m.status
-        FROM (SELECT s.rowid AS place, aegis_said.currency, aegis_said.kind, aegis_said.status
-            FROM {relation} s {join} WHERE {where}) m
+        FROM (SELECT s.rowid AS place, {names} FROM {relation} s {join} WHERE {where}) m
         WHERE m.place = t.rowid AND (t.amount <= 0 OR t.currency IS DISTINCT FROM m.currency
             OR t.kind IS DISTINCT FROM m.kind OR t.status IS DISTINCT FROM m.status)"""
     )
@@ -288,7 +295,7 @@ def _convert_rollups(session: Session, meaning: Meaning) -> None:
     (today,) = session.execute(
         "SELECT epoch_us(max(minute)) // ? FROM rollups", [DAY_US]
     ).fetchall()
-    join = _looked_up(
+    join, (rate,) = _looked_up(
         session, "aegis_meant_rates", "rollups s", ("nullif(s.currency, '')",), ("rate DOUBLE",),
         lambda currency: (meaning.rates.of(currency and coded(currency), today[0]) or 0.0,),
     )  # fmt: skip
@@ -296,7 +303,7 @@ def _convert_rollups(session: Session, meaning: Meaning) -> None:
         f"""CREATE TEMP TABLE aegis_rollups AS
         SELECT minute, decision, factor, category, {literal(meaning.rates.base)} AS currency,
             sum(n)::BIGINT AS n,
-            sum(s.amount * aegis_meant_rates.rate)::DECIMAL(38, 6) AS amount,
+            sum(s.amount * {rate})::DECIMAL(38, 6) AS amount,
             min(first_seq) AS first_seq, max(last_seq) AS last_seq
         FROM rollups s {join} GROUP BY ALL"""
     )
@@ -340,10 +347,11 @@ def _looked_up(
     keys: Sequence[str],
     gives: Sequence[str],
     of: Callable[..., Iterable[object]],
-) -> str:
-    """A join of `s` to a table with the value of `of` for each combination of some expressions.
+) -> tuple[str, list[str]]:
+    """The value of `of` for each combination of some expressions: a join of `s`, and SQL for each.
 
-    `relation` is `s` itself, and what was joined to it.
+    `relation` is `s` itself, and what was joined to it. Where there is one combination, as there is
+    of most columns that a file lacks, there is nothing to join.
     """
     import pyarrow as pa
 
@@ -352,16 +360,21 @@ def _looked_up(
     asked = ", ".join(f"{key} AS {name}" for key, name in zip(keys, names, strict=True))
     found = session.execute(f"SELECT DISTINCT {asked} FROM {relation}").to_arrow_table()
     given = [tuple(of(*row)) for row in zip(*(c.to_pylist() for c in found.columns), strict=True)]
+    kinds = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "INTEGER": pa.int32(),
+             "BOOLEAN": pa.bool_()}  # fmt: skip
     for place, name in enumerate(gives):
-        kind = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "INTEGER": pa.int32()}
-        column, type_name = name.split()
-        found = found.append_column(
-            column, pa.array([row[place] for row in given], kind[type_name])
-        )
+        column, kind = name.split()
+        found = found.append_column(column, pa.array([row[place] for row in given], kinds[kind]))
     with session.lent("aegis_lookup", found):
         session.execute(f"CREATE TEMP TABLE {table} AS FROM aegis_lookup")
+    if len(given) == 1:
+        return "", [
+            f"{'NULL' if value is None else literal(str(value))}::{name.split()[1]}"
+            for name, value in zip(gives, given[0], strict=True)
+        ]
     same = " AND ".join(
         f"{key} IS NOT DISTINCT FROM {table}.{name}" for key, name in zip(keys, names, strict=True)
     )
     # All combinations are there; inner joins may be reordered, so as to begin with two such tables.
-    return f"LEFT JOIN {quoted(table)} ON {same}"
+    join = f"LEFT JOIN {quoted(table)} ON {same}"
+    return join, [f"{quoted(table)}.{name.split()[0]}" for name in gives]

@@ -56,6 +56,15 @@ def offset_min(zone: str, step: int) -> int:
     return round(offset.total_seconds() / 60)
 
 
+def moves(zone: str | None) -> bool:
+    """Whether the offset of a zone may be another one at another time.
+
+    >>> moves("Europe/Berlin"), moves("+05:30"), moves("UTC"), moves(None)
+    (True, False, False, False)
+    """
+    return zone not in (None, "UTC") and not _OFFSET.fullmatch(zone)
+
+
 _zone = cache(ZoneInfo)  # its own cache forgets at once what nobody holds
 
 

@@ -15,6 +15,8 @@ PORT ?= 8866
 DATA ?= data/public
 # of the benchmark that is run, such as OPTIONS='--only synthetic --seeds 1' for bench-detection
 OPTIONS ?=
+# that bench-against measures beside this tree
+REV ?= HEAD
 # make soak KILL=20 kills the service about every 20 s; 0 never
 MINUTES ?= 30
 KILL ?= 0
@@ -123,6 +125,10 @@ fuzz: setup ## Play sender, analyst, crash and restart in any order for MINUTES=
 	@end=$$((SECONDS + 60 * $(MINUTES))); while ((SECONDS < end)); do \
 	  $(BIN)/python -m pytest -n 0 -q --hypothesis-profile=fuzz --hypothesis-seed=$$RANDOM \
 	    tests/serving/test_any_order.py -k order || exit 1; done
+
+.PHONY: bench-against
+bench-against: setup ## Measure this tree against another revision, in turn (REV=d22a226; OPTIONS=--help)
+	@$(BIN)/python benchmarks/against.py $(REV) $(if $(wildcard $(DATA)/handbook.parquet),--file $(DATA)/handbook.parquet) $(OPTIONS)
 
 .PHONY: bench-peers
 bench-peers: .venv-bench/.installed ## The same with other people's detectors and the learner, in an environment of their own

@@ -77,6 +77,9 @@ def encode(
         return codes.setdefault(name, len(codes)) if len(codes) < most else codes.get(name, most)
 
     if isinstance(ids, list):  # a few live rows, for which pandas costs more than it saves
+        if key is str and len(codes) + len(ids) <= most:
+            found = [-1 if u is None else codes.setdefault(u, len(codes)) for u in ids]
+            return np.array(found, np.int64)
         return np.fromiter((-1 if u is None else code(u) for u in ids), np.int64, len(ids))
     local, uniques = pd.factorize(ids)
     known = np.empty(len(uniques) + 1, np.int64)

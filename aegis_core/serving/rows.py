@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -55,7 +56,8 @@ class Lately:
     """
 
     def __init__(self) -> None:
-        self._last: dict[tuple[Any, ...], tuple[int, str]] = {}
+        # a plain dictionary looks at all that it lost for the first that it still has
+        self._last: OrderedDict[tuple[Any, ...], tuple[int, str]] = OrderedDict()
 
     def again(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
         """Remember `rows`; for those that repeat an earlier one, by number, a sentence of it.
@@ -78,7 +80,7 @@ class Lately:
                     f"{abs(at - before[0]) / 1e6:.0f} s {'before' if at >= before[0] else 'after'}."
                 )
         while len(last) > _MOST_LATELY:
-            del last[next(iter(last))]
+            last.popitem(last=False)
         return told
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from itertools import islice
+from operator import itemgetter
 from typing import Annotated, Any, Final, Literal
 
 import orjson
@@ -56,6 +57,7 @@ from aegis_core.units.words import small
 
 _PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 """Without the characters of `schema.CONTROL`, in the dialect of JSON Schema."""
+_DAMAGED: Final = re.compile(DAMAGED).search
 LARGEST_BATCH: Final = 10_000
 LARGEST_ROW: Final = 16 * 2**10
 """Bytes of one transaction; the longest that keeps the rules has 15 kB, every character escaped."""
@@ -92,7 +94,7 @@ def _microseconds(text: str) -> _Sent:
 
 
 def _undamaged(text: str) -> str:
-    if re.search(DAMAGED, text):
+    if _DAMAGED(text):
         raise PydanticCustomError("damaged", "looks damaged")
     return text
 
@@ -227,6 +229,8 @@ _JSON: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False)
 _BLANKS: Final = re.compile(r"[ \t\n\r]*")
 _LINE: Final = re.compile(rb"[^\s][^\n]*")
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_TOLD: Final = (*ANSWERED, "repeat")
+_ANSWERED: Final = itemgetter(*ANSWERED)
 _SENT: Final = {column.sent or column.name: column for column in COLUMNS}
 _FAULTS: Final = {
     "missing": "missing", "string_too_short": "missing", "string_type": "text",
@@ -409,7 +413,7 @@ def public(verdict: Mapping[str, Any] | None, repeat: bool = False) -> dict[str,
     """A row of `verdicts` as `Verdict` has it."""
     if verdict is None:
         return None
-    return {name: verdict[name] for name in ANSWERED} | {"repeat": repeat}
+    return dict(zip(_TOLD, (*_ANSWERED(verdict), repeat), strict=True))
 
 
 def shown(row: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -109,19 +109,21 @@ class Meaning:
 
         Its `clock` and `utc_offset` are what came with its time, where anything did.
         """
-        rate = self.rates.of(row.get("currency"), row["ts"] // DAY_US)
+        at = row["ts"]
         lat: Any = row.get("lat")
         lon: Any = row.get("lon")
+        rate = self.rates.of(row.get("currency"), at // DAY_US)
         nowhere = lat is None or lon is None or lat == lon == 0 or abs(lat) == 90
         cells = (None, None) if nowhere else (clocks.cell(lat), clocks.cell(lon))
-        clock, zone = self._clock(
+        clock, zone, moves = self._clock(
             row.get("clock"), row.get("utc_offset"), row.get("channel"), row.get("zone"), *cells
         )  # fmt: skip
+        step = at // clocks.STEP_US if moves else 0
         return {
             "base_amount": None if rate is None else row["amount"] * rate,
             "base_currency": self.rates.base,
             "rate": rate,
-            "utc_offset": 0 if zone is None else clocks.offset_min(zone, _step(row["ts"])),
+            "utc_offset": 0 if zone is None else clocks.offset_min(zone, step),
             "local_zone": zone,
             "clock": clock,
         }
@@ -141,7 +143,7 @@ class Meaning:
         zones, (clock, zone, moves) = _looked_up(
             session, "aegis_meant_zones", f"{relation} s",
             ("s.clock", "s.utc_offset", "s.channel", "s.zone", *cells),
-            ("clock VARCHAR", "zone VARCHAR", "moves BOOLEAN"), self._moving_clock,
+            ("clock VARCHAR", "zone VARCHAR", "moves BOOLEAN"), self._clock,
         )  # fmt: skip
         offsets, (minutes,) = _looked_up(
             session, "aegis_meant_offsets", f"{relation} s {zones}",
@@ -154,25 +156,30 @@ class Meaning:
         }  # fmt: skip
         return ", ".join(f"{meant[name]} AS {name}" for name in MEANT), f"{rates} {zones} {offsets}"
 
-    def _moving_clock(self, *of: Any) -> tuple[str, str | None, bool]:
-        clock, zone = self._clock(*of)
-        return clock, zone, clocks.moves(zone)
+    def _clock(self, *told: Any) -> tuple[str, str | None, bool]:
+        return _clock(self.zone, *told)
 
-    def _clock(
-        self, clock: str | None, utc_offset: int | None, channel: str | None, zone: str | None,
-        lat: float | None, lon: float | None,
-    ) -> tuple[str, str | None]:  # fmt: skip
-        """How the local time of a row is known, and the zone that says it."""
-        if clock == _DATE:
-            return _DATE, None
-        if clock == _SENT and utc_offset is not None:
-            return _SENT, clocks.sent(utc_offset)
-        placed = lat is not None and lon is not None and present(channel)
-        if placed and (found := clocks.zone_at(int(lat), int(lon))):  # type: ignore[arg-type]
-            return _PLACE, found
-        if zone is not None and (found := clocks.zone_of(zone)):
-            return _CUSTOMER, found
-        return _ASSUMED, self.zone
+
+@lru_cache(100_000)
+def _clock(
+    assumed: str, clock: str | None, utc_offset: int | None, channel: str | None,
+    zone: str | None, lat: float | None, lon: float | None,
+) -> tuple[str, str | None, bool]:  # fmt: skip
+    """How the local time of a row is known, the zone that says it, and whether its offset moves.
+
+    `lat` and `lon` are numbers of cells.
+    """
+    found, way = assumed, _ASSUMED
+    placed = lat is not None and lon is not None and present(channel)
+    if clock == _DATE:
+        return _DATE, None, False
+    if clock == _SENT and utc_offset is not None:
+        found, way = clocks.sent(utc_offset), _SENT
+    elif placed and (there := clocks.zone_at(int(lat), int(lon))):  # type: ignore[arg-type]
+        found, way = there, _PLACE
+    elif zone is not None and (theirs := clocks.zone_of(zone)):
+        found, way = theirs, _CUSTOMER
+    return way, found, clocks.moves(found)
 
 
 def settle_words(session: Session, relation: str, where: str = "reason IS NULL") -> None:
@@ -334,10 +341,6 @@ def kept_since(session: Session) -> dict[int, int]:
 def base_of(session: Session) -> str:
     """The base currency of a database; "" while none is settled."""
     return session.noted(_BASE) or ""
-
-
-def _step(ts_us: int) -> int:
-    return ts_us // clocks.STEP_US
 
 
 def _looked_up(

@@ -40,12 +40,14 @@ SECOND_OPINION: Final = 5
 SAMPLE: Final = 5
 """Cases of a campaign that go before all others where the queue is sorted by `sample`."""
 ORDERS: Final = {
-    "risk": "weight DESC, oldest, case_id",
+    "risk": "place > 1 OR alike = 1, weight DESC, oldest, case_id",
     "age": "oldest, weight DESC, case_id",
     "sample": f"place > {SAMPLE}, weight DESC, oldest, case_id",
 }
-"""How the queue may be sorted: by risk × amount, the largest first; by age, the oldest first; or,
-in a storm, by risk × amount with only a sample of each campaign, also of those of one reason."""
+"""How the queue may be sorted: by risk × amount, the largest first, but before all the worst case
+of each campaign, since a look at it tells of many, of which each may have little at stake; by age,
+the oldest first; or, in a storm, by risk × amount with only a sample of each campaign, also of
+those of one reason."""
 MOST_CASES: Final = 5_000
 """Cases that a queue holds at most; it counts all of them."""
 _OF_PAYMENT: Final = ", ".join(f"t.{name}" for name in ENTITIES)

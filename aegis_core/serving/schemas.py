@@ -53,7 +53,7 @@ from aegis_core.schema import (
 )
 from aegis_core.serving.rows import Outcome, rejected
 from aegis_core.store.meaning import said
-from aegis_core.units.words import small
+from aegis_core.units.words import address, small
 
 _PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 """Without the characters of `schema.CONTROL`, in the dialect of JSON Schema."""
@@ -254,6 +254,8 @@ def _row(sent: BaseModel, future_minutes: float) -> dict[str, Any]:
             row[name] = None
     if row["email"] is not None:
         row["email"] = small(row["email"])
+    if row["ip"] is not None:
+        row["ip"] = address(row["ip"])
     at, amount = row["ts"], row["amount"]
     row["currency"], row["kind"], row["status"] = said(
         row["currency"], row["kind"], row["status"],

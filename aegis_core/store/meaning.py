@@ -24,7 +24,15 @@ from aegis_core.store.connection import literal, quoted
 from aegis_core.store.session import Session
 from aegis_core.units import clocks
 from aegis_core.units.money import Rates, coded, known
-from aegis_core.units.words import KINDS, STATES, folded, present, small_in_sql, word
+from aegis_core.units.words import (
+    KINDS,
+    STATES,
+    address,
+    folded,
+    present,
+    small_in_sql,
+    word,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -183,12 +191,20 @@ def _clock(
 
 
 def settle_words(session: Session, relation: str, where: str = "reason IS NULL") -> None:
-    """Bring the words of rows into the vocabularies, and the signs of amounts.
+    """Bring the words of rows into the vocabularies, ids into one spelling, and signs of amounts.
 
     Without `where`, SQL for a row, it is those of staged rows without a fault.
     """
     small = small_in_sql("email")
     session.execute(f"UPDATE {relation} SET email = {small} WHERE {where} AND email <> {small}")
+    _looked_up(
+        session, "aegis_addresses", f"(FROM {relation} WHERE {where} AND contains(ip, ':')) s",
+        ("s.ip",), ("one VARCHAR",), lambda ip: (address(ip),),
+    )  # fmt: skip
+    session.execute(
+        f"UPDATE {relation} AS t SET ip = one FROM aegis_addresses "
+        f"WHERE {where} AND t.ip = key_0 AND key_0 <> one"
+    )
     keys = ("s.currency", "s.kind", "s.status",
             "CASE WHEN s.kind IS NULL THEN s.category END", "sign(s.amount)")  # fmt: skip
     texts = tuple(f"{name} VARCHAR" for name in ("currency", "kind", "status"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from ipaddress import IPv6Address
 from string import ascii_lowercase, ascii_uppercase
 from textwrap import shorten
 from typing import Final
@@ -40,6 +41,20 @@ def small(text: str) -> str:
 def small_in_sql(text: str) -> str:
     """SQL for a text as `small` has it."""
     return f"if(strlen({text}) = length({text}), lower({text}), {text})"
+
+
+@lru_cache(100_000)
+def address(text: str) -> str:
+    """A network address of version 6 in its one spelling; of version 4, where it stands for that.
+
+    >>> address("2001:DB8:0:0::1"), address("::ffff:192.0.2.1"), address("a:b")
+    ('2001:db8::1', '192.0.2.1', 'a:b')
+    """
+    try:
+        found = IPv6Address(text)
+    except ValueError:
+        return text
+    return str(found.ipv4_mapped or found)
 
 
 def word(text: str | None, words: Mapping[str, str]) -> str | None:

@@ -487,6 +487,19 @@ def test_a_campaign_is_one_line_with_a_number_and_its_worst_case(held: Store) ->
     assert other.case_id in ids(held, fold=True, now=NOON), "what somebody holds is shown"
 
 
+def test_the_worst_of_a_campaign_comes_first_however_little_is_at_stake(held: Store) -> None:
+    arrive(held, [{"customer": f"r{i}", "merchant_id": f"r{i}", "amount": 9e3} for i in range(3)])
+    tries = [{"customer": f"c{i}", "amount": 1.0 + i} for i in range(cases.floods.ALIKE)]
+    arrive(held, [row | {"device_id": "d1"} for row in tries])
+    n = len(tries)
+    assert [case["customer_id"] for case in queue(held).cases][:4] == [
+        f"c{n - 1}",
+        "r0",
+        "r1",
+        "r2",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [("card_id", "with card x"), ("device_id", "at device x"), ("email", "of e-mail x"),

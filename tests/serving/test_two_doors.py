@@ -93,6 +93,8 @@ ROWS = st.lists(
         {"before": PAD, "after": PAD, "customer_id": TEXT, "timestamp": TIME, "amount": AMOUNT},
         optional={
             **dict.fromkeys(("merchant_id", "channel", "zone", "original_id", *ENTITIES), TEXT),
+            "ip": TEXT
+            | st.sampled_from(["2001:DB8:0::1", "::FFFF:192.0.2.1", "1::2::3", "fe80::1%A"]),
             "category": TEXT | st.sampled_from(["Salary", "wage"]),
             "currency": TEXT | st.sampled_from(["eur", "392", "048", "GBp", "ſ"]),
             "kind": TEXT | st.sampled_from(["Refund", "CASH-OUT", "payment", "crdt", "ı"]),
@@ -210,21 +212,24 @@ def test_files_and_rest_keep_the_same_and_refuse_for_the_same_reason(
         assert [(rows[i], filed.get(i), posted[i]) for i in differ] == []
 
 
-def test_an_e_mail_is_one_however_it_is_written(tmp_path: Path) -> None:
-    store, file = connect(tmp_path / "aegis.duckdb"), tmp_path / "mail.csv"
-    sent = {"transaction_id": "a", "customer_id": "c", "ts": "2026-01-01T00:00:00", "amount": 1}
-    file.write_text(
-        "transaction_id,customer_id,ts,amount,email\na,c,2026-01-01,1,Anna@Example.org\n"
-    )
+@pytest.mark.parametrize(
+    ("name", "filed", "posted", "kept"),
+    [
+        ("email", "Anna@Example.org", "ANNA@example.ORG", "anna@example.org"),
+        ("ip", "2001:DB8:0:0::1", "2001:db8::0:1", "2001:db8::1"),
+        ("ip", "::FFFF:192.0.2.1", "192.0.2.1", "192.0.2.1"),
+    ],
+)
+def test_who_is_one_is_one_however_it_is_written(
+    tmp_path: Path, name: str, filed: str, posted: str, kept: str
+) -> None:
+    store, file = connect(tmp_path / "aegis.duckdb"), tmp_path / "who.csv"
+    file.write_text(f"transaction_id,customer_id,ts,amount,{name}\na,c,2026-01-01,1,{filed}\n")
     import_files([file], store, progress=False)
-    posted, why = schemas.checked(
-        json.dumps(
-            {"timestamp" if k == "ts" else k: v for k, v in sent.items()}
-            | {"email": "ANNA@example.ORG"}
-        ).encode()
-    )
-    assert posted is not None, why
-    assert store.value("SELECT email FROM transactions") == posted["email"] == "anna@example.org"
+    sent = {"transaction_id": "a", "customer_id": "c", "timestamp": "2026-01-01T00:00", "amount": 1}
+    row, why = schemas.checked(json.dumps(sent | {name: posted}).encode())
+    assert row is not None, why
+    assert store.value(f"SELECT {name} FROM transactions") == row[name] == kept
     assert import_files([file], store, progress=False).already_there == 1
 
 

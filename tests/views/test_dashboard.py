@@ -337,6 +337,27 @@ def test_every_number_and_picture_is_what_its_query_gives(
     assert len(by_part["log"]) == (len(chosen) or len(read.window["seq"]))
 
 
+def test_of_drift_nothing_is_said_of_few_of_a_part_or_of_a_champion_before(
+    store: Store, feed: Feed
+) -> None:
+    later = {"scored_at": NOON + dt.timedelta(seconds=4)}
+    arrive(store, 300, pictures.FEWEST - 1, **later)
+    board = Board(feed)
+    board.refresh()
+    assert board.drift.note.endswith(f"stable; {pictures.FEWEST + 299:,} newest")
+    board.choose(Filters(decision="block"))
+    assert board.drift.note.endswith("drift is told of all")
+    with store.writing() as session:
+        session.execute("UPDATE models SET promoted_at = ?", [NOON + dt.timedelta(seconds=2)])
+    board = Board(reading(store))
+    board.refresh()
+    assert board.drift.note == f"{pictures.FEWEST - 1:,} by this champion, too few to judge"
+    sql = origins.queries(reading(store).read(Filters()), Filters())["drift"]["sql"]
+    shares = [row["percent"] for row in store.rows(sql)]
+    share, _ = pictures.drift(pictures.of_champion(board._snapshot.window, seconds(NOON) + 2))
+    assert sorted(shares) == pytest.approx(sorted(100 * share))
+
+
 def test_a_long_choice_is_told_in_part_and_hostile_filters_stay_values(
     store: Store, feed: Feed
 ) -> None:

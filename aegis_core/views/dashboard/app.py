@@ -262,10 +262,8 @@ class Board:
         self.latency.note = "last 15 minutes" if told else "no service has told any"
         if told:
             self.latency.show(pictures.latency_figure(snapshot.stats))
-        risk = np.asarray(snapshot.window["risk"], float)
-        index = pictures.drift(risk)[1]
-        word = "stable" if index < 0.1 else "moving" if index < 0.2 else "shifted"
-        self.drift.note = f"PSI {index:.2f}, {word}; {len(risk):,} newest"
+        risk = pictures.of_champion(snapshot.window, snapshot.facts.get("promoted_at"))
+        self.drift.note = pictures.drift_note(risk, whole=self.filters.all_rows)
         self.drift.show(pictures.drift_figure(risk))
 
     def _travels(self, snapshot: Snapshot) -> list[dict[str, Any]]:

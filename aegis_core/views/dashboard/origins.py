@@ -83,10 +83,11 @@ def queries(
         "FROM service_stats\n"
         f"WHERE noted_at > now() - INTERVAL {STATS_OVER.total_seconds():.0f} SECOND "
         "ORDER BY noted_at",
-        "drift": f"WITH newest AS (\n  SELECT risk FROM {_ROWS}\n  WHERE {every_row}\n"
-        f"  {newest})\nSELECT least(risk // 5, 19) * 5 AS risk_from,\n"
+        "drift": f"WITH newest AS (\n  SELECT risk, scored_at FROM {_ROWS}\n  WHERE {every_row}\n"
+        f"  {newest})\nSELECT least(floor(risk / 5), 19) * 5 AS risk_from,\n"
         "  100 * count(*) / sum(count(*)) OVER () AS percent\n"
-        "FROM newest GROUP BY ALL ORDER BY ALL",
+        f"FROM newest WHERE epoch(scored_at) >= {snapshot.facts.get('promoted_at') or 0:.6f}\n"
+        "GROUP BY ALL ORDER BY ALL",
         "campaigns": CAMPAIGNS.format(f"FROM {_ROWS}\nWHERE {every_row}"),
         "log": "SELECT ts, customer_id, amount, currency, merchant_id, category, decision, risk,\n"
         f"  [reason.text FOR reason IN reasons] AS reasons\nFROM {_ROWS}\n"
@@ -100,8 +101,9 @@ def queries(
         "map": f"{window} A line begins where the customer's last payment before was that was not "
         "blocked.",
         "stats": measured,
-        "drift": "Risk is a percentile of the scores of training: without drift all bars have one "
-        "height. Scores that tie with the lowest of training are spread over the lowest bars.",
+        "drift": "Of the champion of now. Risk is a percentile of the scores of training: without "
+        "drift all bars have one height. Scores that tie with the lowest of training are spread "
+        "over the lowest bars.",
         "campaigns": f"Looked for among the newest {SEARCHED:,} of the period.",
         "log": window,
     }

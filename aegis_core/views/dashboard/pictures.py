@@ -24,6 +24,8 @@ from aegis_core.views.dashboard.filters import AXES
 Numbers = npt.NDArray[Any] | Sequence[float]
 LONGEST_HOVER: Final = 240
 DAY_S: Final = 86_400.0
+FEWEST: Final = 1_000
+"""Scores that say something of drift: of so many, without any, the PSI is .02."""
 RISK_BINS: Final = 20
 
 
@@ -298,6 +300,30 @@ def drift(risk: Floats) -> tuple[Floats, float]:
     share = counts / max(1, counts.sum())
     smooth = np.maximum(share, 1e-4)
     return share, float(((smooth - expected) * np.log(smooth / expected)).sum())
+
+
+def of_champion(window: Columns, promoted_at: float | None) -> Floats:
+    """Risks of the window by the champion of now: those of one before are of other scores."""
+    risk: Floats = np.asarray(window["risk"], float)[window["scored_at"] >= (promoted_at or 0.0)]
+    return risk
+
+
+def drift_note(risk: Floats, *, whole: bool) -> str:
+    """What the scores say of drift; nothing where they are few, or not of the `whole` traffic.
+
+    >>> drift_note(np.linspace(0.05, 99.95, 5000), whole=True)
+    'PSI 0.00, stable; 5,000 newest'
+    >>> drift_note(np.zeros(51), whole=True), drift_note(np.zeros(5000), whole=False)
+    ('51 by this champion, too few to judge', '5,000 that pass the filters; drift is told of all')
+    """
+    n = len(risk)
+    if not whole:
+        return f"{n:,} that pass the filters; drift is told of all"
+    if n < FEWEST:
+        return f"{n:,} by this champion, too few to judge"
+    index = drift(risk)[1]
+    word = "stable" if index < 0.1 else "moving" if index < 0.2 else "shifted"
+    return f"PSI {index:.2f}, {word}; {n:,} newest"
 
 
 def drift_figure(risk: Floats) -> dict[str, Any]:

@@ -21,7 +21,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first example may wait until a kernel is compiled.
 settings.register_profile("compiled", deadline=None, max_examples=50)
-settings.register_profile("fuzz", deadline=None, max_examples=40, stateful_step_count=100)
 settings.load_profile("compiled")
 
 LONGEST = (

@@ -26,7 +26,7 @@ settings.load_profile("compiled")
 LONGEST = (
     *("runs/test_verify.py", "views/test_dashboard_browser.py", "runs/test_notebooks.py"),
     *("serving/test_service_process.py", "cli/test_up.py", "views/test_dashboard.py"),
-    *("store/test_care.py", "runs/test_schedule.py"),
+    *("serving/test_any_order.py", "store/test_care.py", "runs/test_schedule.py"),
 )
 
 

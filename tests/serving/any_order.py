@@ -14,13 +14,13 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 import pytest
+from told import FORBIDS, PAID, TRIED, Model, Row, id_of, key_of
 
 from aegis_core import config
 from aegis_core.detection import erasure, retention
@@ -56,22 +56,8 @@ MINUTES_OFF: Final = (0, 0, 0, 0, -5000, -90, 0, 3000)
 PLACES: Final = ({}, {"lat": 52.52, "lon": 13.4}, {"lat": 35.7, "lon": 139.7})
 BEGIN: Final = datetime(2026, 1, 20)
 HOLD_S: Final = 3600.0
-TRIED: Final = ("declined", "failed")
-PAID: Final = {"status": "approved"}
-FORBIDS: Final = {"deny": {"approve", "review"}, "allow": {"review", "block"}, "snooze": {"review"}}
 KEY: Final = "transaction_id || ' ' || coalesce(status, 'approved')"
 """SQL of `key_of`."""
-Row = dict[str, Any]
-
-
-def key_of(row: Row) -> str:
-    """What is judged once: a payment, and the try that it was before, of the same id."""
-    return f"{row['transaction_id']} {row.get('status', 'approved')}"
-
-
-def id_of(name: str) -> str:
-    """The transaction of a `key_of`."""
-    return name.partition(" ")[0]
 
 
 def begin(home: Path) -> None:
@@ -81,60 +67,6 @@ def begin(home: Path) -> None:
     some = SyntheticConfig(n_transactions=600, n_customers=20, n_merchants=20, days=10)
     write_history(store, some, progress=False)
     train(store, of, Recipe(train_days=5, n_trees=5, max_samples=64))
-
-
-@dataclass
-class Model:
-    """What was told to whoever sent and answered, and what has to be there because of that.
-
-    By `key_of`, in the order of their verdicts; `last` is the last one of each id, `owner` whose it
-    is. `gone` was erased or forgotten, and may come again; `forgotten` are the ids of the latter.
-    """
-
-    sent: dict[str, Row] = field(default_factory=dict)
-    verdicts: dict[str, tuple[float, str]] = field(default_factory=dict)
-    order: list[str] = field(default_factory=list)
-    last: dict[str, str] = field(default_factory=dict)
-    owner: dict[str, str] = field(default_factory=dict)
-    unanswered: dict[str, Row] = field(default_factory=dict)
-    gone: list[Row] = field(default_factory=list)
-    forgotten: set[str] = field(default_factory=set)
-    refused: list[str] = field(default_factory=list)
-    maybe_refused: list[str] = field(default_factory=list)
-    labels: list[tuple[str, bool]] = field(default_factory=list)
-    filed: dict[str, bool] = field(default_factory=dict)
-    held: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    listed: dict[str, str] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
-
-    def whose(self, row: Row) -> str:
-        """The customer under whom a row is kept if it comes now."""
-        return self.links.get(row["customer_id"], row["customer_id"])
-
-    def is_of(self, row: Row, name: str) -> bool:
-        """Whether a row is of the customer of one that is there: a link may be new, or erased."""
-        return self.whose(row) == self.links.get(self.owner[name], self.owner[name])
-
-    def ruling(self, row: Row) -> str:
-        """The list that decides about a row, "" if none does."""
-        by, whose = self.links, self.whose(row)
-        kinds = [kind for number, kind in self.listed.items() if by.get(number, number) == whose]
-        return min(kinds, key=LIST_KINDS.index, default="")
-
-    def lose(self, names: set[str]) -> None:
-        """Payments are there no more: they are new if they come again."""
-        for name in [name for name in self.verdicts if name in names]:
-            self.gone.append(self.sent.pop(name))
-            del self.verdicts[name]
-        self.order = [name for name in self.order if name not in names]
-        self.last = {id_of(name): name for name in self.verdicts}
-        self.gone = [row for row in self.gone if row["transaction_id"] not in self.last]
-
-    def forget_labels_of(self, ids: set[str]) -> None:
-        """Nothing is known of these transactions any more."""
-        self.labels = [(name, fraud) for name, fraud in self.labels if name not in ids]
-        self.filed = {name: fraud for name, fraud in self.filed.items() if name not in ids}
-        self.held = {review: of for review, of in self.held.items() if of[0] not in ids}
 
 
 class Life:
@@ -249,7 +181,7 @@ class Life:
             patch.setattr(os, "write", full)
             with suppress(StoreError):  # where there is nothing to write none is raised
                 self.engine.score([checked for *_, checked in good], bad)
-        self.model.maybe_refused += [row["raw"] for row in bad]
+        self.model.maybe_refused += len(bad)
         for _, row, _ in good:
             if (name := key_of(row)) not in self.model.verdicts:
                 self.model.unanswered[name] = row
@@ -395,7 +327,6 @@ class Life:
         model.listed.pop(customer, None)
         model.links = {a: b for a, b in model.links.items() if customer not in (a, b)}
         model.refused = [raw for raw in model.refused if customer not in raw]
-        model.maybe_refused = [raw for raw in model.maybe_refused if customer not in raw]
         return True
 
     # --- the machine ---------------------------------------------------------------------
@@ -465,7 +396,7 @@ class Life:
         ordered = set(model.order)
         assert [row["name"] for row in found if row["name"] in ordered] == model.order
         kept = self.store.value("SELECT count(*) FROM rejected")
-        assert 0 <= kept - len(model.refused) <= len(model.maybe_refused)
+        assert 0 <= kept - len(model.refused) <= model.maybe_refused
         said = self.store.rows(
             "SELECT transaction_id AS name, is_fraud, source, after_seq FROM labels "
             "WHERE source IN ('review', 'labels.csv') ORDER BY rowid"

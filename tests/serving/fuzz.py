@@ -7,6 +7,7 @@ that it takes and the last of them are printed, and it ends with 1.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
@@ -71,6 +72,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="of a life")
     parser.add_argument("--seed", type=int, help="of the only life to play")
     args = parser.parse_args(given)
+    logging.disable(logging.WARNING)  # a snapshot that does not fit any more, again and again
     table_writer.AT_ONCE_S = 0.0  # type: ignore[misc]
     began, made = time.monotonic(), 0
     first = int(time.time()) if args.seed is None else args.seed

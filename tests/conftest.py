@@ -21,13 +21,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first example may wait until a kernel is compiled.
 settings.register_profile("compiled", deadline=None, max_examples=50)
-settings.register_profile("fuzz", deadline=None, max_examples=40, stateful_step_count=100)
 settings.load_profile("compiled")
 
 LONGEST = (
     *("runs/test_verify.py", "views/test_dashboard_browser.py", "runs/test_notebooks.py"),
     *("serving/test_service_process.py", "cli/test_up.py", "views/test_dashboard.py"),
-    *("store/test_care.py", "runs/test_schedule.py"),
+    *("serving/test_any_order.py", "store/test_care.py", "runs/test_schedule.py"),
 )
 
 

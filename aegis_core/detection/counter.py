@@ -36,6 +36,9 @@ CODES: Final = {name: f"{name.removesuffix('_id').upper()}-LIMIT" for name in EN
 """The reason code of an alert that the cards at an entity raised."""
 BLOCKING: Final = ("card_id", "device_id", "email")
 """Entities of which too many cards are blocked: who holds one answers for it."""
+A_CUSTOMER: Final = 5
+"""Alerts of a customer that a threshold counts, the highest, so that nobody moves it for all;
+likewise of a device, or another entity, in an hour in which too many cards were counted there."""
 BURST_CUSTOMERS: Final = 0.03
 """Share of customers whose most say nothing of a limit: they may have had a burst."""
 MANY_CUSTOMERS: Final = 0.2
@@ -203,8 +206,9 @@ class Counter:
         """Score such that what lies strictly above it, or is counted, is at most `share`.
 
         A counter that takes more than half of `share` leaves the score the other half. Of what
-        lies above it no customer's part counts for more than `most_of_one`.
+        lies above it no customer's part counts for more than `A_CUSTOMER`, or twice the mean.
         """
         room = int(max(share - self.share, share / 2) * self.n + 1e-9)
-        counts = self.others[self.rank < most_of_one(room, self.n_customers)]
+        most = most_of_one(room, self.n_customers, 0.0, A_CUSTOMER)
+        counts = self.others[self.rank < most]
         return float(counts[max(0, len(counts) - 1 - room)])

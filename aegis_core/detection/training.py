@@ -13,7 +13,14 @@ import pandas as pd
 
 from aegis_core.config import Settings
 from aegis_core.detection import attacks
-from aegis_core.detection.counter import Counter, burst_limits, entity_limits, episode_of, thinned
+from aegis_core.detection.counter import (
+    A_CUSTOMER,
+    Counter,
+    burst_limits,
+    entity_limits,
+    episode_of,
+    thinned,
+)
 from aegis_core.detection.detector import MIN_TRAIN, Detector
 from aegis_core.detection.history import (
     became_payments,
@@ -182,12 +189,14 @@ class Training:
     def kept_promises(self) -> dict[str, bool]:
         """Whether `alerts`, and `blocks` by score, are within what the policy was asked for.
 
-        An episode counts for `counter.EPISODE_ROWS` alerts at most.
+        An episode counts for `counter.EPISODE_ROWS` alerts at most, a customer for
+        `counter.A_CUSTOMER`.
         """
         w, limit = self.window, self.policy.alert_budget * self.block_share
         counts = thinned(w.whose, w.ts, w.score.to_numpy()) & (w.decision > 0)
+        of_each = w.customer_id[counts].value_counts().clip(upper=A_CUSTOMER)
         return {
-            "alerts": bool(counts.sum() <= self.policy.alert_budget * len(w)),
+            "alerts": bool(of_each.sum() <= self.policy.alert_budget * len(w)),
             "blocks": bool((w.score > self.policy.block_above).mean() <= limit),
         }
 

@@ -188,7 +188,8 @@ def publish(source: Store | Session, *, now: dt.datetime | None = None) -> int:
     """Make labels of the answers that can no longer be taken back; how many.
 
     Of an answer that seems to come from the future, the clock was set back, nobody knows when its
-    time is over: it is.
+    time is over: it is. One about a transaction that was forgotten meanwhile teaches nobody, and
+    becomes none.
     """
     ids = due(source, now=now)
     if not ids:  # nothing to write: nobody has to wait
@@ -218,11 +219,13 @@ def publish(source: Store | Session, *, now: dt.datetime | None = None) -> int:
             "after_seq": after_seq,
         }
         for row in rows
+        if row["transaction_id"] in known_at
     ]
-    source.append("labels", pa.Table.from_pylist(labels))
+    if labels:
+        source.append("labels", pa.Table.from_pylist(labels))
     moments = pa.array([now or utc_now()] * len(ids), pa.timestamp("us"))
     source.append("taught", pa.table({"review_id": ids, "taught_at": moments}))
-    return len(rows)
+    return len(labels)
 
 
 def due(source: Store | Session, *, now: dt.datetime | None = None) -> list[str]:

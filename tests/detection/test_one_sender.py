@@ -125,16 +125,17 @@ CROWDS: dict[str, Callable[[int], dict[str, object]]] = {
 }
 
 
-@pytest.mark.attack("a customer's strange payments in a training window")
+@pytest.mark.attack("strange payments of one customer, or of ten, in a training window")
+@pytest.mark.parametrize("senders", [1, 10])
 @pytest.mark.parametrize("crowd", CROWDS)
-def test_what_is_strange_of_one_customer_does_not_make_a_model_blind(
-    payments: Payments, crowd: str
+def test_what_is_strange_of_a_few_customers_does_not_make_a_model_blind(
+    payments: Payments, crowd: str, senders: int
 ) -> None:
     frame = payments[0].iloc[:15_000]
     n, begin = len(frame) // 50, frame.ts.min() + pd.Timedelta("2D")
     strange = pd.concat([frame.iloc[[9]]] * n, ignore_index=True).assign(
-        customer_id="one", ts=begin + pd.to_timedelta(np.arange(n) * 11, unit="min"),
-        **CROWDS[crowd](n),
+        customer_id=[f"one{i // (n // senders)}" for i in range(n)],
+        ts=begin + pd.to_timedelta(np.arange(n) * 11, unit="min"), **CROWDS[crowd](n),
     )  # fmt: skip
     told = []
     for rows in (frame.iloc[:0], strange):

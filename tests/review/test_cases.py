@@ -360,6 +360,16 @@ def test_an_answer_from_the_future_is_settled_and_not_kept_waiting(two: Store) -
     assert answers.publish(two, now=NOON) == 2
 
 
+def test_an_answer_about_what_was_forgotten_meanwhile_stops_nobody(two: Store) -> None:
+    answers.answer(two, "t0", "fraud", analyst="anna", hold_s=60)
+    with two.writing() as session:
+        session.execute("DELETE FROM transactions WHERE transaction_id = 't0'")
+    assert answers.publish(two, now=later(1e9)) == 0
+    answers.answer(two, "t1", "fraud", analyst="ben")
+    assert labels(two).transaction_id.tolist() == ["t1"]
+    assert answers.due(two, now=later(1e9)) == []
+
+
 def test_one_transaction_of_a_case_is_answered_and_the_rest_stays(two: Store) -> None:
     claim(two, "anna", "t0", now=NOON)
     answer_case(two, "t0", "legitimate", analyst="anna", transaction_ids=["t2"], now=NOON)

@@ -60,9 +60,11 @@ class AnyOrder(RuleBasedStateMachine):
 @pytest.fixture
 def life(begun: Path) -> Iterator[Life]:
     life = Life(begun)
-    yield life
-    life.check()
-    life.end()
+    try:
+        yield life
+        life.check()
+    finally:
+        life.end()
 
 
 def test_what_the_disk_did_not_take_keeps_its_place_before_an_answer(life: Life) -> None:

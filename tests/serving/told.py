@@ -58,6 +58,12 @@ class Model:
         """Whether a row is of the customer of one that is there: a link may be new, or erased."""
         return self.whose(row) == self.links.get(self.owner[name], self.owner[name])
 
+    def is_repeat(self, row: Row) -> bool:
+        """Whether it was answered before, and becomes no payment now."""
+        last = self.last.get(row["transaction_id"], "")
+        becomes = last.endswith(TRIED) and row.get("status") == "approved"
+        return last in self.verdicts and not (becomes and self.is_of(row, last))
+
     def ruling(self, row: Row) -> str:
         """The list that decides about a row, "" if none does."""
         by, whose = self.links, self.whose(row)

@@ -23,13 +23,17 @@ def insert_transactions(
 ) -> None:
     """Store the staged rows that are good and new, in the order of their times."""
     given = [name for name in TRANSACTION_COLUMNS if name != "seq" and name not in MEANT]
-    meant, joins = meaning.prepared(session, "(FROM aegis_staged WHERE reason IS NULL)")
-    # numbered once they are in order: a window that orders whole rows would run on one core
+    fresh = "(SELECT *, rowid AS place FROM aegis_staged WHERE reason IS NULL)"
+    meant, joins = meaning.prepared(session, fresh)
+    # a place counted beside the rows: a window over whole rows would run on one core, and so would
+    # what follows one that numbers rows as they come
     insert = f"""
         INSERT INTO transactions (seq, {", ".join([*given, *MEANT])})
-        SELECT {session.next_seq()} + row_number() OVER () - 1, * FROM (
-            SELECT {", ".join(f"s.{name}" for name in given)}, {meant}
-            FROM aegis_staged s {joins} WHERE s.reason IS NULL ORDER BY s.ts, s.rowid)"""
+        SELECT o.seq, {", ".join(f"s.{name}" for name in given)}, {meant} FROM {fresh} s
+            JOIN (SELECT rowid AS place,
+                {session.next_seq()} + row_number() OVER (ORDER BY ts, rowid) - 1 AS seq
+                FROM aegis_staged WHERE reason IS NULL) o USING (place) {joins}
+        ORDER BY o.seq"""
     session.watched(insert, None, tell)
 
 

@@ -156,6 +156,39 @@ def test_pending_informational_and_reversed_are_told_apart(take: Take, store: St
     assert role_of("payment", "informational") == ASIDE
 
 
+BACK = "<RvslInd>true</RvslInd>"
+
+
+@pytest.mark.parametrize(
+    ("before", "back", "original"),
+    [
+        # by the reference of the payment, or by the bank's own
+        (entry(ref="A", details=detail("E1")), entry(ref="B", details=detail("E1")), "XX01/A/E1"),
+        (entry(ref="A"), entry(ref="A"), "XX01/A"),
+        (entry(ref="A", details=detail("E1")), entry(ref="A"), "XX01/A/E1"),
+        # of several, of another amount, or of none in the file the id is not known
+        (
+            entry(ref="A", details=detail("E1")) + entry(ref="B", details=detail("E1")),
+            entry(ref="C", details=detail("E1")),
+            "E1",
+        ),
+        (entry("9", ref="A", details=detail("E1")), entry(ref="B", details=detail("E1")), "E1"),
+        (entry(ref="A"), entry(ref="B"), "B"),
+        # both have the reference of the payment
+        ("", entry(ref="", details=detail("E1").replace("<Refs>", "<Refs><UETR>u</UETR>")),
+         "XX01/u/E1"),
+    ],
+)  # fmt: skip
+def test_a_reversal_names_the_id_of_the_entry_that_it_reverses_where_that_is_known(
+    take: Take, store: Store, before: str, back: str, original: str
+) -> None:
+    back = back.replace("<CdtDbtInd>DBIT</CdtDbtInd>", f"<CdtDbtInd>CRDT</CdtDbtInd>{BACK}")
+    told = take(camt(before + back))
+    assert told.rejected == {}
+    (named,) = (row[1] for row in rows(store, "kind, original_id") if row[0] == "reversal")
+    assert named == original
+
+
 def test_a_time_keeps_the_offset_it_came_with(take: Take, store: Store) -> None:
     at = "<RltdDts><AccptncDtTm>2026-03-01T23:30:00+09:00</AccptncDtTm></RltdDts>"
     take(camt(entry(details=detail(inside=at))))

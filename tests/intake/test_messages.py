@@ -156,6 +156,39 @@ def test_pending_informational_and_reversed_are_told_apart(take: Take, store: St
     assert role_of("payment", "informational") == ASIDE
 
 
+BACK = "<RvslInd>true</RvslInd>"
+
+
+@pytest.mark.parametrize(
+    ("before", "back", "original"),
+    [
+        # by the reference of the payment, or by the bank's own
+        (entry(ref="A", details=detail("E1")), entry(ref="B", details=detail("E1")), "XX01/A/E1"),
+        (entry(ref="A"), entry(ref="A"), "XX01/A"),
+        (entry(ref="A", details=detail("E1")), entry(ref="A"), "XX01/A/E1"),
+        # of several, of another amount, or of none in the file the id is not known
+        (
+            entry(ref="A", details=detail("E1")) + entry(ref="B", details=detail("E1")),
+            entry(ref="C", details=detail("E1")),
+            "E1",
+        ),
+        (entry("9", ref="A", details=detail("E1")), entry(ref="B", details=detail("E1")), "E1"),
+        (entry(ref="A"), entry(ref="B"), "B"),
+        # both have the reference of the payment
+        ("", entry(ref="", details=detail("E1").replace("<Refs>", "<Refs><UETR>u</UETR>")),
+         "XX01/u/E1"),
+    ],
+)  # fmt: skip
+def test_a_reversal_names_the_id_of_the_entry_that_it_reverses_where_that_is_known(
+    take: Take, store: Store, before: str, back: str, original: str
+) -> None:
+    back = back.replace("<CdtDbtInd>DBIT</CdtDbtInd>", f"<CdtDbtInd>CRDT</CdtDbtInd>{BACK}")
+    told = take(camt(before + back))
+    assert told.rejected == {}
+    (named,) = (row[1] for row in rows(store, "kind, original_id") if row[0] == "reversal")
+    assert named == original
+
+
 def test_a_time_keeps_the_offset_it_came_with(take: Take, store: Store) -> None:
     at = "<RltdDts><AccptncDtTm>2026-03-01T23:30:00+09:00</AccptncDtTm></RltdDts>"
     take(camt(entry(details=detail(inside=at))))
@@ -298,8 +331,9 @@ def test_an_answer_is_the_status_of_its_question(take: Take, store: Store) -> No
         b"\n".join(
             [
                 message("0200"), message("0210", "18", "22", "42", f39="00"),
-                message("0200", f11="000043"), message("0210", f11="000043", f39="51"),
-                message("0100", f11="000044"),
+                message("0200", f11="000043", f37="606112000043"),
+                message("0210", f11="000043", f37="606112000043", f39="51"),
+                message("0100", f11="000044", f37="606112000044"),
                 message("0800", f11="000045", f70="301"),
             ]
         ),
@@ -308,7 +342,7 @@ def test_an_answer_is_the_status_of_its_question(take: Take, store: Store) -> No
     assert told.remarks[0] == ("cards.log: left out, since no payments: 1 × 0800.")
     columns = f"{SEEN}, merchant_id, category, channel, status, utc_offset"
     assert rows(store, columns)[0] == (
-        "606112000042/TERM0001/000042", CARD["2"], "2026-03-02T12:30:05", 123.45, "EUR",
+        "606112000042/TERM0001", CARD["2"], "2026-03-02T12:30:05", 123.45, "EUR",
         "SHOP00000000001", "5411", "chip", "approved", 60,
     )  # fmt: skip
     assert [row[8] for row in rows(store, columns)] == ["approved", "declined", "pending"]
@@ -325,6 +359,89 @@ def test_a_reversal_names_what_it_reverses(take: Take, store: Store) -> None:
     first, back = rows(store, "transaction_id, kind, original_id")
     assert first[1:] == ("payment", None)
     assert back == ("606112000042/TERM0001/000050/reversal", "reversal", first[0])
+
+
+LATER = {"f11": "000050", "f7": "0303090000", "f12": "100000", "f13": "0303"}
+NAMED = "0100" + "000042" + "0302123010" + "0" * 22
+
+
+@pytest.mark.parametrize("files", [1, 2])
+@pytest.mark.parametrize(
+    "captured",
+    [
+        [message("0220", **LATER)],
+        [message("0200", **LATER), message("0210", f39="00", **LATER)],
+        [message("0120", "37", f90=NAMED, **LATER)],
+    ],
+)
+def test_what_is_authorised_and_captured_is_one_payment(
+    take: Take, store: Store, captured: list[bytes], files: int
+) -> None:
+    without = ["37"] if b"0100000042" in captured[0] else []
+    asked = [message("0100", *without), message("0110", *without, f39="00")]
+    parted = [asked + captured] if files == 1 else [asked, captured]
+    for i, part in enumerate(parted):
+        told = take(b"\n".join(part), f"{i}.log", preset="iso8583", forms=SINCE)
+        assert told.rejected == {}
+    one = "000042/0302123010/123456" if without else "606112000042/TERM0001"
+    assert rows(store, f"{SEEN}, status") == [
+        (one, CARD["2"], "2026-03-02T12:30:05", 123.45, "EUR", "pending")
+    ]
+    assert store.rows("SELECT transaction_id, status FROM states") == [
+        {"transaction_id": one, "status": "approved"}
+    ]
+
+
+def test_the_version_of_1993_names_what_is_captured_by_its_time_at_the_till(
+    take: Take, store: Store
+) -> None:
+    asked = {"f12": "260302133005", "f13": "2812", "f22": "510101511000"}
+    later = {"f11": "000050", "f7": "0303090000", "f12": "260303100000",
+             "f13": "2812", "f56": "1100" + "000042" + "260302133005"}  # fmt: skip
+    sent = [
+        message("1100", "18", "37", **asked), message("1110", "18", "37", f39="000", **asked),
+        message("1220", "18", "22", "37", **later),
+    ]  # fmt: skip
+    take(b"\n".join(sent), "cards.log", preset="iso8583")
+    assert rows(store, "transaction_id, status") == [("000042/260302133005/123456", "pending")]
+    assert [row["status"] for row in store.rows("FROM states")] == ["approved"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "amount", "kept", "state", "refused"),
+    [
+        ("00", "000000009900", [(123.45, "pending")], ["approved"], 0),  # a part of it
+        ("00", "000000014900", [(123.45, "pending")], [], 1),  # a tip
+        (None, "000000009900", [(123.45, "approved")], [], 0),  # nobody answered
+        ("51", "000000009900", [(123.45, "declined"), (99.0, "approved")], [], 0),
+    ],
+)
+def test_no_more_is_captured_than_was_authorised(
+    take: Take, store: Store, answer: str | None, amount: str, kept: list[tuple[float, str]],
+    state: list[str], refused: int,
+) -> None:  # fmt: skip
+    sent = [message("0100"), message("0220", "18", "22", f4=amount, **LATER)]
+    if answer:
+        sent.insert(1, message("0110", f39=answer))
+    told = take(b"\n".join(sent), "cards.log", preset="iso8583", forms=SINCE)
+    assert rows(store, "amount, status") == kept
+    assert [row["status"] for row in store.rows("FROM states")] == state
+    assert sum(told.rejected.values()) == refused
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        message("0220", f37="606112000043", **LATER),
+        message("0220", f37="606112000042", f41="TERM0002", **LATER),
+        message("0220", f3="200000", **LATER),  # a refund
+    ],
+)
+def test_what_is_another_purchase_or_none_is_no_capture(
+    take: Take, store: Store, other: bytes
+) -> None:
+    take(b"\n".join([message("0100"), other]), "cards.log", preset="iso8583", forms=SINCE)
+    assert sorted(rows(store, "status")) == [("approved",), ("pending",)]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,13 @@ k3,Zoë 🂡,2026-04-29T11:00:00+02:00,80.00,EUR,a'b,,declined,
 k3,Zoë 🂡,2026-04-29T11:00:00+02:00,80.00,EUR,a'b,,approved,1
 k4,C000002,2026-04-29,3e6,cowrie,M00003,payment,pending,0
 """
+CARDS = """\
+transaction_id,customer_id,timestamp,amount,currency,merchant_id,card_id,device_id,email,ip
+e1,C000001,2026-04-29T10:00:00+02:00,21,EUR,M00002,card 1,d1,Zoe@Example.com,2001:DB8::1
+e2,C000002,2026-04-29T10:00:09+02:00,21,EUR,M00002,card 2,d1,,192.0.2.7
+e3,0,2026-04-29T11:00:00+02:00,80.00,EUR,a'b,card 3,,zoë@example.com,
+"""
+REISSUED = "customer_id,replaces\nC900001,C000001\nZoë 🂡,C000002\n"
 LEFT_OUT = ("*.html", "kernel.log", "*.lock", "0[1-6]_*.ipynb")
 
 
@@ -92,7 +99,8 @@ class Service:
     def ask(self, method: str, path: str, content: object = None) -> Any:
         """The answer to a request, with the desk's token for what the other does not open."""
         found = json.loads((HOME / "data/aegis.duckdb.endpoint").read_text()) if content else {}
-        desk = "" if path.startswith("/v1/transactions") else found.get("desk_token")
+        sends = path.startswith(("/v1/transactions", "/v1/links"))
+        desk = "" if sends else found.get("desk_token")
         headers = {"Authorization": f"Bearer {desk or TOKEN}", "Content-Type": "application/json"}
         self.connection.close()
         self.connection.request(
@@ -249,6 +257,45 @@ def meant(prefix: str, day: int) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
+def sixth() -> list[Any]:
+    """Of schema 6: cards, devices, addresses, and numbers that replace others."""
+    shutil.copy(HERE / "aegis.toml", HOME)
+    (HOME / "cards.csv").write_text(CARDS, "utf-8")
+    (HOME / "reissued.csv").write_text(REISSUED, "utf-8")
+    run("generate", POPULATION)
+    aegis("import", HOME / "cards.csv", "--source", "cards.csv")
+    aegis("links", HOME / "reissued.csv", "--who", "anna")
+    run("train", FOREST)
+    run("train", {"detector": "learner", **FOREST})
+    run("start")
+    service = Service(HOME)
+    service.ask("POST", "/v1/links", {"customer_id": "C900003", "replaces": "C000003"})
+    service.post([*payments("kept", 1, 25), *tried("tried", 2)])
+    told = {"transaction_id": "tried-9", "answer": "fraud", "analyst": "bert", "note": "called"}
+    service.ask("POST", "/v1/reviews", told)
+    service.end(signal.SIGTERM)
+    aegis("person", "C000007", "--erase", "--yes", "--who", "anna")
+    aegis("backup", HOME / "backup.tar")
+    Service(HOME).end(signal.SIGTERM)  # leaves a snapshot
+    service = Service(HOME)
+    service.post([*payments("there", 4, 5), *tried("there-too", 4)])
+    service.ask("GET", "/v1/transactions/there-0")  # a reader: so much is in the tables
+    tail = service.post([*payments("tail", 5, 12), *tried("tail-too", 5)])
+    service.end(signal.SIGKILL)
+    return tail
+
+
+def tried(prefix: str, day: int) -> list[dict[str, object]]:
+    """Cards tried one after another at one device, and payments under newer numbers."""
+    return [
+        {"transaction_id": f"{prefix}-{i}", "amount": 1.0, "merchant_id": "M00003",
+         "timestamp": f"2026-06-{day:02d}T14:00:{3 * i:02d}Z",
+         "customer_id": f"C90000{i}" if i in (1, 3) else f"C{1 + i:06d}",
+         "card_id": f"card {i}", "device_id": "d1", "email": f"{i}@example.com", "ip": "192.0.2.7"}
+        for i in range(12)
+    ]  # fmt: skip
+
+
 @contextmanager
 def notifier() -> Iterator[None]:
     """A notifier while something happens: one rule sends what it finds, the other one waits."""
@@ -322,7 +369,8 @@ if __name__ == "__main__":
     schema = sys.argv[1]
     assert "AEGIS_HOME" in os.environ, "Name a new folder by AEGIS_HOME."
     assert not list(HOME.glob("*")), f"{HOME} is not empty."
-    tail = {"1": first, "2": second, "3": fourth, "4": fourth, "5": fifth}[schema]()
+    steps = {"1": first, "2": second, "3": fourth, "4": fourth, "5": fifth, "6": sixth}
+    tail = steps[schema]()
     packed(schema)
     copy = HOME.with_name(HOME.name + ".copy")
     shutil.copytree(HOME, copy)

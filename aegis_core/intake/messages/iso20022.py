@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, BinaryIO, Final, cast
 from xml.etree import ElementTree
 
@@ -38,16 +39,22 @@ _PARTS: Final = ("Acct", "GrpHdr", "Ntry", "CdtTrfTxInf")
 _DEEPEST: Final = 64
 _PIECE: Final = 1 << 16
 _NO_IDS: Final = (None, "NOTPROVIDED")
+_AGAIN: Final = ("reversal", "refund")
+_MOST_KNOWN: Final = 100_000
 Element = ElementTree.Element
 _Rows = Callable[[Element, Element], list[Row]]
+_Known = dict[tuple[object, ...], str | None]
+"""Ids of entries by account, amount and each of their references; None where several share them."""
 _NOTHING: Final = Element("TxDtls")
 
 
 def read(file: BinaryIO, form: str = "") -> Iterator[Item]:
     """The payments of a message, and what of it is refused, in memory for one entry at a time.
 
-    The customer is whose account a camt is of, and who pays in a pacs.008. `form` is the message
-    that it has to be, "" for any of `BODIES`.
+    The customer is whose account a camt is of, and who pays in a pacs.008. What a reversal or a
+    return names is the id of the only entry before it in the file with its account, amount and one
+    of its references, else what the bank refers to. `form` is the message that it has to be, ""
+    for any of `BODIES`.
 
     Raises
     ------
@@ -67,6 +74,7 @@ def _read(file: BinaryIO, form: str) -> Iterator[Item]:
     body, root, expected = "", "", None
     accounts: set[str] = set()
     names: dict[str, str] = {}
+    entries = partial(_entry, known={})
     outer = holder = head = _NOTHING  # holder is what the parts are in, at a depth of `level`
     depth = level = base = of = n = 0
     for event, element in _parsed(file):
@@ -102,7 +110,7 @@ def _read(file: BinaryIO, form: str) -> Iterator[Item]:
         elif name == "Ntry":
             n += 1
             account = holder.tag.rpartition("}")[2]
-            yield from _kept(element, f"{account} {of}, Ntry {n}", _entry, head)
+            yield from _kept(element, f"{account} {of}, Ntry {n}", entries, head)
         else:
             n += 1
             yield from _kept(element, f"CdtTrfTxInf {n}", _transfer, head)
@@ -146,7 +154,7 @@ def _within(place: str, within: str | None) -> str:
     return f"{place}, {within}" if within else place
 
 
-def _entry(entry: Element, account: Element) -> list[Row]:
+def _entry(entry: Element, account: Element, known: _Known) -> list[Row]:
     details = entry.findall("NtryDtls/TxDtls")
     said = [number(e.text) or 0 for e in entry.findall("NtryDtls/Btch/NbOfTxs")]
     if len(details) < 2 and sum(said) > 1:
@@ -162,8 +170,31 @@ def _entry(entry: Element, account: Element) -> list[Row]:
         if one := row["transaction_id"]:
             seen[one] += 1
             row["transaction_id"] = one if seen[one] == 1 else f"{one}/{seen[one]}"
+        _remember(row, _references(entry, detail), known)
         rows.append(row | {"place": place})
     return rows
+
+
+def _references(entry: Element, detail: Element) -> list[str]:
+    """The bank's own reference and those of the payment, as far as there are any."""
+    found = (
+        _text(detail, "Refs/AcctSvcrRef") or _text(entry, "AcctSvcrRef"),
+        *(_text(detail, f"Refs/{name}") for name in ("UETR", "TxId", "EndToEndId")),
+    )
+    return [name for name in found if name not in _NO_IDS]
+
+
+def _remember(row: Row, references: list[str], known: _Known) -> None:
+    """Keep under what an entry may be named, or have one that takes another back name its id."""
+    keys = [(row["customer_id"], row["amount"], row["currency"], name) for name in references]
+    if row["kind"] in _AGAIN:
+        row["original_id"] = next(filter(None, map(known.get, keys)), row["original_id"])
+        return
+    for key in keys:
+        if known.setdefault(key, row["transaction_id"]) != row["transaction_id"]:
+            known[key] = None
+    while len(known) > _MOST_KNOWN:
+        del known[next(iter(known))]
 
 
 def _of_entry(entry: Element, detail: Element, account: Element, *, alone: bool) -> Row:
@@ -181,12 +212,14 @@ def _of_entry(entry: Element, detail: Element, account: Element, *, alone: bool)
     end_to_end = _text(detail, "Refs/EndToEndId")
     end_to_end = None if end_to_end in _NO_IDS else end_to_end
     own = _text(account, "Id/IBAN", "Id/Othr/Id")
-    reference = (
-        _text(detail, "Refs/AcctSvcrRef")
-        or _text(entry, "AcctSvcrRef")
-        or _text(detail, "Refs/UETR", "Refs/TxId")
+    by_bank = _text(detail, "Refs/AcctSvcrRef") or _text(entry, "AcctSvcrRef")
+    of_payment = _text(detail, "Refs/UETR", "Refs/TxId")
+    reference = by_bank or of_payment
+    again = kind if kind in _AGAIN else None
+    # without a reference of the entry's own, both have that of the payment
+    original = (
+        end_to_end or of_payment or by_bank if by_bank else joined(own, reference, end_to_end)
     )
-    again = kind if kind in ("reversal", "refund") else None
     # whose role is turned round by a reversal: its parties are those of what it reverses
     other, us = ("Cdtr", "Dbtr") if (to == "DBIT") != reversed_ else ("Dbtr", "Cdtr")
     parties = _first((detail, "RltdPties"))
@@ -205,7 +238,7 @@ def _of_entry(entry: Element, detail: Element, account: Element, *, alone: bool)
         "channel": "batch" if batch else _CHANNELS.get(domain[1] or ""),
         "kind": kind,
         "status": _text(entry, "Sts/Cd", "Sts/Prtry", "Sts"),
-        "original_id": end_to_end or _text(detail, "Refs/TxId") if again else None,
+        "original_id": original if again else None,
     }
 
 

@@ -1,7 +1,8 @@
 """ISO 8583 in files: card messages of the versions 1987 and 1993, by `pyiso8583`.
 
 That takes a message apart into texts. What they mean is here: year, zone and decimals, which of two
-versions a field is of, what an answer says of its question, and what a reversal reverses.
+versions a field is of, what an answer says of its question, what a capture says of what was
+authorised, and what a reversal reverses.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from aegis_core.intake.messages.parts import (
 )
 from aegis_core.intake.said import PLAIN, Said
 from aegis_core.units.money import coded, digits, known
+from aegis_core.units.words import BACK
 
 FRAMES: Final = {"iso8583": 0, "iso8583-length2": 2, "iso8583-length4": 4}
 """What parts messages in a file: lines, a length in two bytes, or one in four digits."""
 Fields = Mapping[str, str]
+_Asked = tuple[str | None, ...]
 _FIXED_1993: Final = {
     "12": 12, "15": 6, "22": 12, "25": 4, "26": 4, "28": 6, "29": 3, "30": 24, "39": 3, "57": 3,
     "71": 8, "82": 10, "83": 10, "84": 10, "85": 10, "90": 10, "91": 3, "92": 3, "105": 16,
@@ -60,9 +63,14 @@ _LATE_S: Final = 120
 def read(file: BinaryIO, form: str = "iso8583", said: Said = PLAIN) -> Iterator[Item]:
     """The payments of a file: an answer is the status of its question, where both are there.
 
-    What nobody answered is pending. The year of 1987's times comes from `said.time_from`, the zone
-    of local ones from `said.timezone`, else from field 7, which is UTC. The id is field 37 with
-    terminal and trace number, the customer the card.
+    What nobody answered is pending, and so is what was authorised, until a capture or an advice
+    says that it was done. That is the same payment of the same card in a later state, by field 37
+    with the terminal, or since field 90 or 56 names the first. Within a file it stays as it was
+    authorised, also where less is captured. More, such as a tip, was not authorised: it keeps its
+    own amount, and is refused as known with other content (ADR 26).
+
+    The year of 1987's times comes from `said.time_from`, the zone of local ones from
+    `said.timezone`, else from field 7, which is UTC. The customer is the card.
 
     Raises
     ------
@@ -70,7 +78,8 @@ def read(file: BinaryIO, form: str = "iso8583", said: Said = PLAIN) -> Iterator[
     """
     library = extra("iso8583", "pyiso8583")
     specs = {(year, binary): _spec(library, year, binary) for year in "01" for binary in (0, 1)}
-    waiting: dict[tuple[str | None, ...], Row] = {}
+    waiting: dict[_Asked, Row] = {}
+    firsts: dict[tuple[str | None, str | None], tuple[_Asked, Row]] = {}
     for place, message, fault in _framed(file, FRAMES[form]):
         if fault:
             yield Refused(place, _hidden(message), fault)
@@ -92,9 +101,20 @@ def read(file: BinaryIO, form: str = "iso8583", said: Said = PLAIN) -> Iterator[
         answers = fields["t"][2] in "13"
         try:
             if answers and asked in waiting:
-                row = waiting.pop(asked) | {"status": _status(fields)}
+                waiting[asked]["status"] = _status(fields)
+                row = waiting.pop(asked)
             else:
                 row = _row(fields, said) | {"place": place}
+                one, card = row["transaction_id"], row["customer_id"]
+                first = firsts.get((one, card)) or firsts.get((_named(fields), card))
+                if first and _completes(fields["t"]) and first[1]["kind"] == row["kind"]:
+                    waiting.pop(first[0], None)
+                    row = _completed(row, first[1])
+                elif fields["t"][1] == "1":
+                    for name in filter(None, (one, _sent(fields))):
+                        firsts.setdefault((name, card), (asked, row))
+                    while len(firsts) > _MOST_WAITING:
+                        del firsts[next(iter(firsts))]
         except NoPayment as e:
             yield Refused(place, _told(fields), e.reason)
             continue
@@ -103,7 +123,8 @@ def read(file: BinaryIO, form: str = "iso8583", said: Said = PLAIN) -> Iterator[
             continue
         if asked in waiting:  # sent again
             yield waiting.pop(asked)
-        waiting[asked] = row | {"status": "pending"}
+        row["status"] = "pending"
+        waiting[asked] = row
         if len(waiting) > _MOST_WAITING:
             yield waiting.pop(next(iter(waiting)))
     yield from waiting.values()
@@ -164,7 +185,11 @@ def _row(fields: Fields, said: Said) -> Row:
         status = _status(fields)
     elif fields["t"][2] == "2":  # advice of what was done
         status = "approved"
-    one = _id(fields, fields.get("11"), fields.get("7"))
+    reference, named, one = _reference(fields), _named(fields), _sent(fields)
+    if kind not in BACK:
+        one = reference or named or one
+    elif reference:  # that of the payment, of which it is none
+        one = joined(reference, fields.get("11"))
     return {
         "transaction_id": joined(one, kind) if one and reverses else one,
         "customer_id": _card(fields),
@@ -176,20 +201,48 @@ def _row(fields: Fields, said: Said) -> Row:
         "channel": _channel(fields.get("22", ""), later),
         "kind": kind,
         "status": status,
-        "original_id": _original(fields, later) if reverses else None,
+        "original_id": reference or named if reverses else None,
     }
 
 
-def _id(fields: Fields, trace: str | None, sent: str | None) -> str | None:
-    if reference := plain(fields.get("37")):
-        return joined(reference, plain(fields.get("41")), trace)
-    return joined(trace, sent, plain(fields.get("32"))) if trace and sent else None
+def _completes(kind: str) -> bool:
+    """Whether a message may say what became of an authorisation: captures and advices.
+
+    >>> [_completes(kind) for kind in ("0100", "0120", "1200", "0420")]
+    [False, True, True, False]
+    """
+    return kind[1] == "2" or (kind[1] == "1" and kind[2] in "23")
 
 
-def _original(fields: Fields, later: bool) -> str | None:
-    """The id that the reversed message has: type, trace number and time stand in field 90 or 56."""
+def _completed(row: Row, first: Row) -> Row:
+    """What was authorised, in its later state; with the new amount of more, or of what was not."""
+    less = row["currency"] == first["currency"] and row["amount"] <= first["amount"]
+    changed = {"status", "place"}
+    if not less or first["status"] in ("declined", "failed"):
+        changed |= {"amount", "currency"}
+    return first | {name: row[name] for name in changed}
+
+
+def _reference(fields: Fields) -> str | None:
+    """What all messages of one purchase share: field 37, of zeros none, with the terminal."""
+    reference = plain(fields.get("37", "").strip("0")) and plain(fields.get("37"))
+    terminal = plain(fields.get("41")) or plain(fields.get("42"))
+    return joined(reference, terminal) if reference else None
+
+
+def _sent(fields: Fields) -> str | None:
+    """A message by its trace number, the time that field 90 or 56 would name, and the acquirer."""
+    at = fields.get("12" if fields["t"][0] == "1" else "7")
+    trace = fields.get("11")
+    return joined(trace, at, plain(fields.get("32"))) if trace and at else None
+
+
+def _named(fields: Fields) -> str | None:
+    """The message that field 90 or 56 names, as `_sent` has it; zeros name none."""
+    later = fields["t"][0] == "1"
     told = fields.get("56" if later else "90", "")
-    return _id(fields, told[4:10] or fields.get("11"), told[10:20] or None)
+    trace, at = told[4:10], told[10 : 22 if later else 20]
+    return joined(trace, at, plain(fields.get("32"))) if trace.strip("0") and at else None
 
 
 def _card(fields: Fields) -> str | None:
@@ -209,15 +262,18 @@ def _channel(entered: str, later: bool) -> str | None:
 
 
 def _status(fields: Fields) -> str:
-    code = fields.get("39", "")
-    if fields["t"][0] == "1":
+    code, kind = fields.get("39", ""), fields["t"]
+    if kind[0] == "1":
         means = {"0": "approved", "4": "approved", "1": "declined", "2": "declined", "9": "failed"}
         if code[:1] not in means:
             raise NoPayment("field 39 says neither approved nor declined")
-        return means[code[0]]
-    if not code:
+        status = means[code[0]]
+    elif not code:
         raise NoPayment("field 39 is missing in an answer")
-    return "approved" if code in _APPROVED else "failed" if code in _FAILED else "declined"
+    else:
+        status = "approved" if code in _APPROVED else "failed" if code in _FAILED else "declined"
+    held = kind[1] == "1" and not _completes(kind) and fields.get("3", "")[:1] != "3"
+    return "pending" if held and status == "approved" else status
 
 
 def _time(fields: Fields, said: Said) -> str:

@@ -40,14 +40,15 @@ SECOND_OPINION: Final = 5
 SAMPLE: Final = 5
 """Cases of a campaign that go before all others where the queue is sorted by `sample`."""
 ORDERS: Final = {
-    "risk": "place > 1 OR alike = 1, weight DESC, oldest, case_id",
+    "risk": "leads DESC, weight DESC, oldest, case_id",
     "age": "oldest, weight DESC, case_id",
     "sample": f"place > {SAMPLE}, weight DESC, oldest, case_id",
 }
-"""How the queue may be sorted: by risk × amount, the largest first, but before all the worst case
-of each campaign, since a look at it tells of many, of which each may have little at stake; by age,
-the oldest first; or, in a storm, by risk × amount with only a sample of each campaign, also of
-those of one reason."""
+"""How the queue may be sorted: by risk × amount, the largest first; by age, the oldest first; or,
+in a storm, by risk × amount with only a sample of each campaign, also of those of one reason.
+
+Before the largest by risk × amount goes the worst case of each campaign most of which the exact
+counter found, since at stake there is what the cards can lose, and not what a try of them costs."""
 MOST_CASES: Final = 5_000
 """Cases that a queue holds at most; it counts all of them."""
 _OF_PAYMENT: Final = ", ".join(f"t.{name}" for name in ENTITIES)
@@ -131,14 +132,15 @@ _ALIKE: Final = f"""
     FROM found WHERE NOT asleep AND NOT audit"""
 _PLACED: Final = f"""
     {floods.waves(_ALIKE)},
+    ranked AS (
+      SELECT id, shared AS campaign, count(*) OVER of_one AS alike,
+        row_number() OVER (of_one ORDER BY weight DESC, id) AS place,
+        place = 1 AND 2 * count(*) FILTER (found.code LIKE '%-LIMIT') OVER of_one > alike AS leads
+      FROM named JOIN found ON id = case_id WINDOW of_one AS (PARTITION BY kind, value, wave)),
     placed AS (
-      SELECT found.*, shared AS campaign,
-        CASE WHEN kind IS NULL THEN 1 ELSE count(*) OVER (PARTITION BY kind, value, wave) END
-          AS alike,
-        CASE WHEN kind IS NULL THEN 1 ELSE row_number() OVER (
-          PARTITION BY kind, value, wave ORDER BY weight DESC, case_id) END AS place
-      FROM found LEFT JOIN named ON named.id = found.case_id
-      WHERE NOT asleep)
+      SELECT found.*, campaign, coalesce(alike, 1) AS alike, coalesce(place, 1) AS place,
+        coalesce(leads, false) AS leads
+      FROM found LEFT JOIN ranked ON id = case_id WHERE NOT asleep)
 """
 _INSIDE: Final = f"""
     {_ASKED}
@@ -203,7 +205,7 @@ def queue(
           SELECT count(*) FILTER (NOT asleep) AS n_open,
             count(holder) FILTER (NOT asleep) AS n_claimed,
             count(*) FILTER (asleep) AS n_asleep FROM found)
-        SELECT counted.*, placed.* EXCLUDE (asleep, {_KINDS}, code, unconverted)
+        SELECT counted.*, placed.* EXCLUDE (asleep, {_KINDS}, code, unconverted, leads)
         FROM counted LEFT JOIN placed ON NOT $fold OR place = 1 OR holder IS NOT NULL
         ORDER BY {ORDERS[order]} LIMIT {int(limit)}""",
         {"analyst": analyst, "now": now or utc_now(), "fold": fold,

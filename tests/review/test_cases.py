@@ -23,7 +23,7 @@ from aegis_core.store.gate import Limits
 
 NOON = dt.datetime(2026, 4, 1, 12)
 HOSTILE = "'; DROP TABLE claims; -- \"><script>alert(1)</script>\u202e"
-TEXT = "{'factor': 'amount', 'code': 'high', 'text': 'much', 'contribution': 1.0}"
+TEXT = "{'factor': 'amount', 'code': ?::VARCHAR, 'text': 'much', 'contribution': 1.0}"
 SECOND = "hash(transaction_id) % 5 = 0"
 
 
@@ -42,7 +42,7 @@ def arrive(store: Store, rows: list[dict[str, Any]]) -> None:
             row = {
                 "id": f"t{first + i}", "customer": "anna", "minute": 0.0, "amount": 100.0,
                 "risk": 99.0, "decision": "review", "inclusion": 1.0, "waits_s": 60.0,
-                "model": "v1", "merchant_id": "m1", **given,
+                "model": "v1", "merchant_id": "m1", "code": "high", **given,
             }  # fmt: skip
             ts = NOON - dt.timedelta(days=1) + dt.timedelta(minutes=row["minute"])
             session.execute(
@@ -59,7 +59,7 @@ def arrive(store: Store, rows: list[dict[str, Any]]) -> None:
                 "'customer': 0.0} AS contributions",
                 [
                     *(first + i, row["id"], row["model"], row["risk"], row["decision"]),
-                    *(later(-row["waits_s"]), row["inclusion"]),
+                    *(row["code"], later(-row["waits_s"]), row["inclusion"]),
                 ],
             )
 
@@ -497,19 +497,6 @@ def test_a_campaign_is_one_line_with_a_number_and_its_worst_case(held: Store) ->
     assert other.case_id in ids(held, fold=True, now=NOON), "what somebody holds is shown"
 
 
-def test_the_worst_of_a_campaign_comes_first_however_little_is_at_stake(held: Store) -> None:
-    arrive(held, [{"customer": f"r{i}", "merchant_id": f"r{i}", "amount": 9e3} for i in range(3)])
-    tries = [{"customer": f"c{i}", "amount": 1.0 + i} for i in range(cases.floods.ALIKE)]
-    arrive(held, [row | {"device_id": "d1"} for row in tries])
-    n = len(tries)
-    assert [case["customer_id"] for case in queue(held).cases][:4] == [
-        f"c{n - 1}",
-        "r0",
-        "r1",
-        "r2",
-    ]
-
-
 @pytest.mark.parametrize(
     ("name", "said"),
     [("card_id", "with card x"), ("device_id", "at device x"), ("email", "of e-mail x"),
@@ -540,6 +527,23 @@ def test_of_what_cases_share_what_one_holds_comes_before_what_strangers_share(he
     arrive(held, [{"customer": f"x{i}", "merchant_id": None} for i in range(n)])
     found = {case["customer_id"][0]: case for case in queue(held, order="sample").cases}
     assert (found["x"]["campaign"], found["c"]["campaign"]) == ("for high", "at device d1")
+
+
+def test_cards_tried_in_a_row_lead_the_queue_by_their_worst_and_wait_with_the_rest(
+    held: Store,
+) -> None:
+    n = cases.floods.ALIKE
+    tried = {"amount": 1.0, "device_id": "d", "code": "DEVICE-LIMIT"}
+    arrive(held, [{"customer": "large", "amount": 9_000.0, "waits_s": 9_000}])
+    arrive(held, [{"customer": f"m{i}"} for i in range(n)])
+    arrive(held, [tried | {"customer": f"c{i}", "amount": 1.0 + i} for i in range(n - 1)])
+    assert next(iter(ids(held))) == "t0", "so few are no campaign"
+    arrive(held, [tried | {"customer": "last", "code": "high", "waits_s": 50}])
+    order = ids(held)
+    assert order[:2] == [f"t{2 * n - 1}", "t0"], "that at a shop is found by amounts"
+    assert set(order[-n + 1 :]) == {f"t{i}" for i in range(n + 1, 2 * n + 1)} - {order[0]}
+    assert ids(held, fold=True)[:2] == order[:2]
+    assert next(iter(ids(held, order="age"))) == "t0"
 
 
 def test_a_storm_s_queue_shows_a_sample_of_each_kind_before_the_rest(held: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -108,11 +109,12 @@ class Policy:
         out = (score > self.review_above).astype(np.int8)
         out += (score > self.block_above).astype(np.int8)
         if counts is not None:
-            for limits, least in zip(self.limits(), _BY_COUNT, strict=True):
+            for limits, least in zip(self.limits, _BY_COUNT, strict=True):
                 met = meets(counts, limits[: counts.shape[1]])
                 out[met] = np.maximum(out[met], least)
         return out
 
+    @cached_property
     def limits(self) -> Ints:
         """Counts from which a transaction is reviewed and blocked, of shape (2, N_COUNTS).
 
@@ -125,7 +127,7 @@ class Policy:
 
     def counts_as_burst(self, counts: Counts) -> npt.NDArray[np.bool_]:
         """Where the exact counter alone raises an alert, shape (n,)."""
-        return meets(counts, self.limits()[0, : counts.shape[1]])
+        return meets(counts, self.limits[0, : counts.shape[1]])
 
     def save(self, folder: Path) -> None:
         """Write `policy.json` into `folder`; of entities by their names, where they have limits."""

@@ -33,7 +33,7 @@ def counted(counts: Counts, limits: Ints, *, card: bool = False) -> dict[str, ob
     >>> from aegis_core.detection.policy import Policy
     >>> counts = np.ones(24, int)
     >>> counts[9] = 31
-    >>> limits = Policy(0.6, 0.8, 0.01, entity_limits=(5,) * 20).limits()
+    >>> limits = Policy(0.6, 0.8, 0.01, entity_limits=(5,) * 20).limits
     >>> counted(counts, limits)["text"]
     '31 customers at this device in 60 s; from 10 on they are blocked'
     """

@@ -348,7 +348,7 @@ class Scorer:
         limits = np.full((2, N_COUNTS), RING + 2)
         if self.detector is not None and self.policy is not None:
             thresholds = self.policy.review_above, self.policy.block_above
-            limits = self.policy.limits()
+            limits = self.policy.limits
             model = self.detector.model_
             trees = NO_TREES if self.learner is None else self.learner.trees_
         asked, ruled = (
@@ -477,7 +477,7 @@ class Scorer:
         if len(alerts):
             was_paid = paid(frame, scored.amount, alerts)
             by_signal = self.detector.spread(scored.signals[alerts])
-        limits = self.policy.limits()
+        limits = self.policy.limits
         cards = np.asarray(frame.get("card_id", np.full(len(high), None)), object)
         for k, i in enumerate(alerts.tolist()):
             told[i] = reasons(

@@ -411,10 +411,10 @@ def test_the_counter_adds_reviews_and_takes_no_block_back() -> None:
     assert policy.decide(score, counts).tolist() == [0, 1, 1, 1, 2]
     assert policy.decide(score, counts + 1).tolist() == [1, 1, 1, 2, 2], "twice a limit is blocked"
     assert policy.decide(score).tolist() == [0, 0, 0, 1, 2]
-    assert counted(counts[1], policy.limits())["text"] == (
+    assert counted(counts[1], policy.limits)["text"] == (
         "3 transactions in 10 s; from 3 on somebody looks"
     )
-    assert counted(counts[4], policy.limits())["text"] == (
+    assert counted(counts[4], policy.limits)["text"] == (
         "9 transactions in 10 s; from 6 on they are blocked"
     )
 

@@ -172,7 +172,7 @@ def import_files(
                 if (unit := known.rounded_down) and columns["amount"] in names:
                     rows, n_zero = _without_zeros(session, relation, names, columns, unit)
                     summary.zeros_read, summary.zeros_as = summary.zeros_read + n_zero, unit
-                first = staging.n_staged(session)
+                first = staging.next_row(session)
                 kinds = staging.kinds_of(session, rows, names)
                 read = forms_of(session, rows, names, kinds, columns, told, known.words)
                 summary.forms |= {name: form.name for name, form in read.items()}

@@ -179,7 +179,7 @@ def stage(
     read = "CASE WHEN unread IS NULL THEN is_fraud END"
     labelled = [read if name == "is_fraud" else name for name in FILE_COLUMNS]
     no_label = ", ".join(literal(w) for w, of in words.items() if of == "unknown")
-    before = n_staged(session)
+    first = next_row(session)
     insert = f"""
         INSERT INTO aegis_staged
         WITH parsed AS (
@@ -200,7 +200,7 @@ def stage(
         session.watched(insert, None, tell)
     else:
         session.execute(insert)
-    _make_ids(session, before)
+    _make_ids(session, first)
     if "read_csv(" in relation:
         reasons = " ".join(f"WHEN {literal(k)} THEN {literal(v)}" for k, v in _BROKEN_LINES.items())
         session.execute(
@@ -220,14 +220,14 @@ def stage_refused(session: Session, relation: str, source: str) -> None:
     )
 
 
-def _make_ids(session: Session, before: int) -> None:
+def _make_ids(session: Session, first: int) -> None:
     """Give rows without an id one made of their content, the n-th equal one of a file the n-th.
 
     So two files that overlap bring a payment once. Versions before counted the place in the file;
     an id that is stored like that stays.
     """
     made = f"'row-' || md5(concat_ws(chr(31), {_MADE_OF}, {{}}))[:20]"
-    place = f"rowid - (SELECT min(rowid) FROM aegis_staged) - {before}"
+    place = f"rowid - greatest({first}, (SELECT min(rowid) FROM aegis_staged))"
     nth = f"'n', row_number() OVER (PARTITION BY {_MADE_OF} ORDER BY rowid)"
     session.execute(
         f"""UPDATE aegis_staged AS s SET transaction_id = m.id FROM (
@@ -245,10 +245,14 @@ def kinds_of(session: Session, relation: str, names: Sequence[str]) -> dict[str,
     return {name: row[1] for name, row in zip(names, described, strict=True)}
 
 
-def n_staged(session: Session) -> int:
-    """How many rows are staged, none if nothing was."""
+def next_row(session: Session) -> int:
+    """A number of the next staged row, beyond those of all that are staged.
+
+    DuckDB does not begin at 0 where a table is made in the same transaction.
+    """
     there = "SELECT 1 FROM duckdb_tables() WHERE temporary AND table_name = 'aegis_staged'"
-    return session.value("SELECT count(*) FROM aegis_staged") if session.value(there) else 0
+    last = "SELECT coalesce(max(rowid) + 1, 0) FROM aegis_staged"
+    return session.value(last) if session.value(there) else 0
 
 
 def _parsed(

@@ -332,6 +332,15 @@ def test_signs_are_read_as_a_file_means_them(tmp_path: Path, name: str) -> None:
     assert bool(summary.remarks) == (amounts[0] == "-25")
 
 
+def test_signs_are_read_as_each_of_several_files_means_them(tmp_path: Path) -> None:
+    store, paths = connect(tmp_path / "aegis.duckdb"), [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for path, amounts in zip(paths, ("-1", "-2 -3"), strict=True):
+        rows = [f"c,2026-01-01,{amount}" for amount in amounts.split()]
+        path.write_text("\n".join(["customer_id,ts,amount", *rows]))
+    import_files(paths, store, progress=False)
+    assert store.rows("SELECT DISTINCT kind FROM transactions") == [{"kind": None}]
+
+
 def test_words_that_mean_nothing_are_told_and_zones_are_known_in_any_case(tmp_path: Path) -> None:
     path, store = tmp_path / "words.csv", connect(tmp_path / "a.duckdb")
     path.write_text(

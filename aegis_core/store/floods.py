@@ -16,13 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aegis_core.schema import ENTITIES
+from aegis_core.schema import ENTITIES, LONGEST_TEXT, WORTH, WORTH_IN
 from aegis_core.store.session import Session
 from aegis_core.units.words import category_said
 
 ALIKE: Final = 5
 GAP_MINUTES: Final = 10
 STORM_MINUTES: Final = 60
+MOST_CAMPAIGNS: Final = 50
 LEAST: Final = 20
 """Fewer alerts than these within an hour are no storm, whatever was forecast."""
 Alert = Mapping[str, Any]
@@ -88,6 +89,28 @@ def waves(rows: str) -> str:
     named AS (
       SELECT id, kind, value, wave, {_SAID}[1 + kind] || value AS shared FROM many
       QUALIFY row_number() OVER (PARTITION BY id ORDER BY kind) = 1)"""
+
+
+CAMPAIGNS: Final = f"""
+    WITH alerts AS MATERIALIZED (
+      SELECT v.seq, v.scored_at, v.decision, v.risk, v.reasons[1].text AS why, t.customer_id,
+             {", ".join(f"left(t.{name}, {LONGEST_TEXT}) AS {name}" for name in ENTITIES)},
+             coalesce(t.status, 'approved') AS status, {WORTH} AS worth, {WORTH_IN} AS unit
+      {{0}} AND v.decision <> 'approve'),
+    {waves("SELECT *, seq AS id, scored_at AS since, NULL AS code FROM alerts")}
+    SELECT max(seq) AS seq, {list(ENTITIES)}[1 + kind] AS by, value, any_value(shared) AS shared,
+           count(*) AS alerts, count(DISTINCT customer_id) AS customers,
+           count(*) FILTER (decision = 'block') AS blocked,
+           count(*) FILTER (status = 'declined') AS declined,
+           sum(worth)::DOUBLE AS amount, any_value(unit) AS unit, count(DISTINCT unit) AS units,
+           epoch(min(scored_at)) AS first, epoch(max(scored_at)) AS last, max(risk) AS risk,
+           left(arg_max(why, seq), 1000) AS why
+    FROM alerts JOIN named ON id = seq GROUP BY kind, value, wave
+    ORDER BY last DESC, seq DESC LIMIT {MOST_CAMPAIGNS}"""
+"""What alerts share, the newest first: by what (`by`, `value`; in words `shared`), how many, of how
+many customers, how many of them blocked and how many tries declined; amounts in one unit or in
+several (`units`); when the first and the last was scored (seconds since 1970); `seq` is that of the
+newest, which no other has. Its place is for the verdicts that are looked at, `v` and `t`."""
 
 
 def plain(value: object, most: int = 80) -> str:

@@ -20,10 +20,10 @@ import numpy as np
 
 from aegis_core.machine import utc_now
 from aegis_core.review.cases import SNOOZED
-from aegis_core.schema import COLUMNS, ENTITIES, LONGEST_TEXT, TEXT, WORTH, WORTH_IN
+from aegis_core.schema import COLUMNS, LONGEST_TEXT, TEXT, WORTH, WORTH_IN
 from aegis_core.store import Store, rollups
 from aegis_core.store.endpoint import find
-from aegis_core.store.floods import THRESHOLD, follows, storm, waves
+from aegis_core.store.floods import CAMPAIGNS, THRESHOLD, follows, storm
 from aegis_core.store.session import Session
 from aegis_core.views.dashboard.counts import Columns, Counts, counted, nothing, width_of
 from aegis_core.views.dashboard.filters import Filters
@@ -38,7 +38,6 @@ RECOUNT_S: Final = 60.0
 SLOWLY_S: Final = 5.0
 """How often what changes slowly is read: latency, today's budget, model, proof."""
 MOST_TRAVELS: Final = 25
-MOST_CAMPAIGNS: Final = 50
 MOST_SNOOZED: Final = 100
 MOST_EARLIER: Final = 5
 """Champions of the period, before the one of now, that are told."""
@@ -74,7 +73,7 @@ class Snapshot:
     earlier : Champions that judged in the period before the one of now, the newest first:
         `version`, `until` (seconds since 1970), `run_id`, `data_hash`, `report_path`.
     travels : For impossible travels of the window, where they began and ended.
-    campaigns : Alerts of the period that share something, as `CAMPAIGNS` gives them.
+    campaigns : Alerts of the period that share something, as `floods.CAMPAIGNS` gives them.
     """
 
     as_of: dt.datetime
@@ -388,26 +387,6 @@ _WINDOW = f"""
            {WORTH} AS worth, {WORTH_IN} AS unit,
            left(array_to_string([reason.text FOR reason IN v.reasons], ' · '), 1000) AS reasons
     {_PASSING} ORDER BY v.seq DESC LIMIT {WINDOW}"""
-CAMPAIGNS: Final = f"""
-    WITH alerts AS MATERIALIZED (
-      SELECT v.seq, v.scored_at, v.decision, v.risk, v.reasons[1].text AS why, t.customer_id,
-             {", ".join(f"left(t.{name}, {LONGEST_TEXT}) AS {name}" for name in ENTITIES)},
-             coalesce(t.status, 'approved') AS status, {WORTH} AS worth, {WORTH_IN} AS unit
-      {{0}} AND v.decision <> 'approve'),
-    {waves("SELECT *, seq AS id, scored_at AS since, NULL AS code FROM alerts")}
-    SELECT max(seq) AS seq, {list(ENTITIES)}[1 + kind] AS by, value, any_value(shared) AS shared,
-           count(*) AS alerts, count(DISTINCT customer_id) AS customers,
-           count(*) FILTER (decision = 'block') AS blocked,
-           count(*) FILTER (status = 'declined') AS declined,
-           sum(worth)::DOUBLE AS amount, any_value(unit) AS unit, count(DISTINCT unit) AS units,
-           epoch(min(scored_at)) AS first, epoch(max(scored_at)) AS last, max(risk) AS risk,
-           left(arg_max(why, seq), 1000) AS why
-    FROM alerts JOIN named ON id = seq GROUP BY kind, value, wave
-    ORDER BY last DESC, seq DESC LIMIT {MOST_CAMPAIGNS}"""
-"""What alerts share, the newest first: by what (`by`, `value`; in words `shared`), how many, of how
-many customers, how many of them blocked and how many tries declined; amounts in one unit or in
-several (`units`); when the first and the last was scored (seconds since 1970); `seq` is that of the
-newest, which no other has. Its place is for the verdicts that are looked at, `v` and `t`."""
 _CAMPAIGNS = CAMPAIGNS.format(_PASSING)
 _STATS = """
     SELECT epoch(noted_at) AS at, seconds, transactions, p50_ms, p99_ms, waiting

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from aegis_core.schema import WORTH, WORTH_IN
+from aegis_core.store.floods import CAMPAIGNS
 from aegis_core.views.dashboard.feed import (
-    CAMPAIGNS,
     MOST_TRAVELS,
     RATE_OVER_S,
     SEARCHED,

@@ -36,9 +36,11 @@ CODES: Final = {name: f"{name.removesuffix('_id').upper()}-LIMIT" for name in EN
 """The reason code of an alert that the cards at an entity raised."""
 BLOCKING: Final = ("card_id", "device_id", "email")
 """Entities of which too many cards are blocked: who holds one answers for it."""
-A_CUSTOMER: Final = 5
-"""Alerts of a customer that a threshold counts, the highest, so that nobody moves it for all;
-likewise of a device, or another entity, in an hour in which too many cards were counted there."""
+OF_A_THRESHOLD: Final = 0.03
+"""Part of what lies above a threshold that counts of a customer at most, so that ten who agree do
+not fill the budget."""
+FEWEST_OF_A_THRESHOLD: Final = 10
+"""So many of a customer's count in any case."""
 BURST_CUSTOMERS: Final = 0.03
 """Share of customers whose most say nothing of a limit: they may have had a burst."""
 MANY_CUSTOMERS: Final = 0.2
@@ -165,6 +167,11 @@ def meets(counts: Counts, limits: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     return np.asarray((counts >= np.asarray(limits)).any(axis=1), bool)
 
 
+def most_above(room: float, n_customers: int) -> float:
+    """How many alerts of one customer a threshold with so much `room` counts."""
+    return most_of_one(room, n_customers, OF_A_THRESHOLD, FEWEST_OF_A_THRESHOLD)
+
+
 @dataclass(frozen=True)
 class Counter:
     """An exact counter of bursts beside a model, and the thresholds that leave it room.
@@ -206,9 +213,8 @@ class Counter:
         """Score such that what lies strictly above it, or is counted, is at most `share`.
 
         A counter that takes more than half of `share` leaves the score the other half. Of what
-        lies above it no customer's part counts for more than `A_CUSTOMER`, or twice the mean.
+        lies above it no customer's part counts for more than `most_above`.
         """
         room = int(max(share - self.share, share / 2) * self.n + 1e-9)
-        most = most_of_one(room, self.n_customers, 0.0, A_CUSTOMER)
-        counts = self.others[self.rank < most]
+        counts = self.others[self.rank < most_above(room, self.n_customers)]
         return float(counts[max(0, len(counts) - 1 - room)])

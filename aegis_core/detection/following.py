@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from aegis_core.detection.counter import A_CUSTOMER, CODES
+from aegis_core.detection.counter import CODES
 from aegis_core.detection.registry import ModelVersion
 from aegis_core.machine import utc_now
 from aegis_core.schema import EPOCH
@@ -29,6 +29,9 @@ AS_TRAINED: Final = (0.8, 1.25)
 """While the trained threshold gives this many times the budget, it is kept."""
 FEWEST: Final = 20
 """Alerts that the budget allows in the days looked at; of fewer nothing is read."""
+A_CUSTOMER: Final = 5
+"""Alerts of a customer that count, the highest, so that nobody moves it for all; likewise of a
+device, or another entity, in an hour in which too many cards were counted there."""
 
 _SHARED: Final = " ".join(
     f"WHEN '{code}' THEN '{name} ' || t.{name} || ' ' || date_trunc('hour', t.ts)::VARCHAR"

@@ -14,11 +14,11 @@ import pandas as pd
 from aegis_core.config import Settings
 from aegis_core.detection import attacks
 from aegis_core.detection.counter import (
-    A_CUSTOMER,
     Counter,
     burst_limits,
     entity_limits,
     episode_of,
+    most_above,
     thinned,
 )
 from aegis_core.detection.detector import MIN_TRAIN, Detector
@@ -190,13 +190,15 @@ class Training:
         """Whether `alerts`, and `blocks` by score, are within what the policy was asked for.
 
         An episode counts for `counter.EPISODE_ROWS` alerts at most, a customer for
-        `counter.A_CUSTOMER`.
+        `counter.most_above`.
         """
         w, limit = self.window, self.policy.alert_budget * self.block_share
         counts = thinned(w.whose, w.ts, w.score.to_numpy()) & (w.decision > 0)
-        of_each = w.customer_id[counts].value_counts().clip(upper=A_CUSTOMER)
+        allowed = self.policy.alert_budget * len(w)
+        most = most_above(allowed, w.customer_id.nunique())
+        of_each = w.customer_id[counts].value_counts().clip(upper=most)
         return {
-            "alerts": bool(of_each.sum() <= self.policy.alert_budget * len(w)),
+            "alerts": bool(of_each.sum() <= allowed),
             "blocks": bool((w.score > self.policy.block_above).mean() <= limit),
         }
 

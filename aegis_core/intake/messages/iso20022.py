@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, BinaryIO, Final, cast
@@ -43,7 +44,7 @@ _AGAIN: Final = ("reversal", "refund")
 _MOST_KNOWN: Final = 100_000
 Element = ElementTree.Element
 _Rows = Callable[[Element, Element], list[Row]]
-_Known = dict[tuple[object, ...], str | None]
+_Known = OrderedDict[tuple[object, ...], str | None]
 """Ids of entries by account, amount and each of their references; None where several share them."""
 _NOTHING: Final = Element("TxDtls")
 
@@ -74,7 +75,7 @@ def _read(file: BinaryIO, form: str) -> Iterator[Item]:
     body, root, expected = "", "", None
     accounts: set[str] = set()
     names: dict[str, str] = {}
-    entries = partial(_entry, known={})
+    entries = partial(_entry, known=OrderedDict())
     outer = holder = head = _NOTHING  # holder is what the parts are in, at a depth of `level`
     depth = level = base = of = n = 0
     for event, element in _parsed(file):
@@ -194,7 +195,7 @@ def _remember(row: Row, references: list[str], known: _Known) -> None:
         if known.setdefault(key, row["transaction_id"]) != row["transaction_id"]:
             known[key] = None
     while len(known) > _MOST_KNOWN:
-        del known[next(iter(known))]
+        known.popitem(last=False)
 
 
 def _of_entry(entry: Element, detail: Element, account: Element, *, alone: bool) -> Row:

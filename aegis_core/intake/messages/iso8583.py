@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
@@ -78,8 +79,9 @@ def read(file: BinaryIO, form: str = "iso8583", said: Said = PLAIN) -> Iterator[
     """
     library = extra("iso8583", "pyiso8583")
     specs = {(year, binary): _spec(library, year, binary) for year in "01" for binary in (0, 1)}
-    waiting: dict[_Asked, Row] = {}
-    firsts: dict[tuple[str | None, str | None], tuple[_Asked, Row]] = {}
+    # ordered, as a plain dictionary looks at all that it lost for the first that it still has
+    waiting: OrderedDict[_Asked, Row] = OrderedDict()
+    firsts: OrderedDict[tuple[str | None, str | None], tuple[_Asked, Row]] = OrderedDict()
     for place, message, fault in _framed(file, FRAMES[form]):
         if fault:
             yield Refused(place, _hidden(message), fault)
@@ -114,7 +116,7 @@ def read(file: BinaryIO, form: str = "iso8583", said: Said = PLAIN) -> Iterator[
                     for name in filter(None, (one, _sent(fields))):
                         firsts.setdefault((name, card), (asked, row))
                     while len(firsts) > _MOST_WAITING:
-                        del firsts[next(iter(firsts))]
+                        firsts.popitem(last=False)
         except NoPayment as e:
             yield Refused(place, _told(fields), e.reason)
             continue
@@ -126,7 +128,7 @@ def read(file: BinaryIO, form: str = "iso8583", said: Said = PLAIN) -> Iterator[
         row["status"] = "pending"
         waiting[asked] = row
         if len(waiting) > _MOST_WAITING:
-            yield waiting.pop(next(iter(waiting)))
+            yield waiting.popitem(last=False)[1]
     yield from waiting.values()
 
 

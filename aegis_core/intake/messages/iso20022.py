@@ -6,8 +6,7 @@ XML is read piece by piece; a DOCTYPE ends it, so that no entity is ever looked 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, BinaryIO, Final, cast

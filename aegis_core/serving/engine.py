@@ -319,6 +319,7 @@ class Engine:
             answers.publish(session)
             self.state.look(session)
             good, bad = checked(session, rows, source, self.settings.future_minutes)
+        self.state.kept()
         sent = good.to_pylist()
         refused = [rejected(**row) for row in bad.to_pylist()]
         with_them = None if labels is None or not labels.num_rows else as_group(labels)
@@ -415,13 +416,14 @@ class Engine:
         with self.store.reading() as session:
             return stored(session, seqs)
 
-    def _look(self, session: Session) -> None:
+    def _look(self, session: Session) -> Callable[[], object] | None:
         """Notice what others changed: the table writer looks, and `score` follows."""
         now = time.monotonic()
         if now - self._looked < LOOK_S:
-            return
+            return None
         self._looked = now
         self.state.look(session)
         if checkpoint.asked(session):  # who waits for that, even if nothing arrives
             with suppress(RuntimeError):  # it is ending
                 self.thread.submit(self._follow_soon)
+        return self.state.kept

@@ -56,6 +56,7 @@ class State:
     champion: ModelVersion
     shadows: list[ModelVersion]
     _trained: ModelVersion
+    _decides: ModelVersion
 
     def __init__(
         self, store: Store, settings: Settings, progress: Callable[[int], object] | None = None
@@ -69,7 +70,7 @@ class State:
         self.scorer, self.ids = Scorer(), Ids()
         self.next_seq = self._indexed = self._n_labels = 0
         self._looked_back = -1  # the day that the budget was looked at for
-        self._noted = False  # whether a threshold was noted that is not followed yet
+        self._noted: ModelVersion | None = None  # with a threshold that is not committed yet
         self._roles: tuple[str, tuple[str, ...]] | None = None
         self.behind = True
 
@@ -99,6 +100,8 @@ class State:
 
         The last is a group of the journal, by the names of tables; it is empty without a row.
         """
+        if self._decides.version == self.champion.version:  # else one that was replaced meanwhile
+            self.champion, self.scorer.policy = self._decides, self._decides.policy
         n, batch = len(rows), columns(rows, self.next_seq, self.meaning)
         rulings, listed = None, None
         if self.entries:
@@ -124,14 +127,22 @@ class State:
     def look(self, session: Session) -> None:
         """Notice what others changed; lists count at once, the rest when it is followed.
 
-        Where a day has ended, also by which threshold the budget is kept in the next one.
+        Where a day has ended, also by which threshold the budget is kept in the next one: that
+        counts once what `session` noted is committed, and `kept` says so.
         """
         self.entries = self._listed(session)
+        self._noted = None
         day, days = self.scorer.profiles.day, self._settings.budget_follows_days
         if days and day > self._looked_back and self.begun:
             self._looked_back = day  # first: what fails is not tried again at every look
-            self._noted |= following.look_back(session, self._trained, day, days)
+            if following.look_back(session, self._trained, day, days):
+                self._noted = following.applied(session, self._trained)
         self.behind = self.lacks(session)
+
+    def kept(self) -> None:
+        """The next group is judged by the threshold that `look` noted."""
+        if self._noted is not None:
+            self._decides, self._noted = self._noted, None
 
     def follow(self, session: Session) -> None:
         """Bring all up to what the tables hold and others decided."""
@@ -178,7 +189,6 @@ class State:
             or labels["unplaced"] > 0
             or roles(session) != self._roles
             or session.value(_MEANT) != self._meant
-            or self._noted
         )
 
     def _listed(self, session: Session) -> list[lists.Entry]:
@@ -195,7 +205,7 @@ class State:
         if (now := roles(session)) != self._roles:
             self._load(session, *now)
             self._roles, self._looked_back = now, -1
-        self.champion, self._noted = following.applied(session, self._trained), False
+        self.champion = self._decides = following.applied(session, self._trained)
         self.scorer.policy = self.champion.policy
         n_labels = session.value("SELECT count(*) FROM labels") if self.learns else 0
         if session.next_seq() != self.next_seq or n_labels != self._n_labels:

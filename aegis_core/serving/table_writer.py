@@ -29,11 +29,17 @@ _SETTLED_WITHIN_S: Final = 5.0
 class TableWriter(threading.Thread):
     """Brings groups of `journal` into the tables of a store that this process owns.
 
-    `look` is called in each of its transactions, to see what others changed; `failed` says why the
-    tables cannot be written at the moment, or is None.
+    `look` is called in each of its transactions, to see what others changed, and what it returns
+    once that is committed; `failed` says why the tables cannot be written at the moment, or is
+    None.
     """
 
-    def __init__(self, store: Store, journal: Journal, look: Callable[[Session], object]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        look: Callable[[Session], Callable[[], object] | None],
+    ) -> None:
         super().__init__(name="aegis-tables", daemon=True)
         self.store, self.journal = store, journal
         self._look = look
@@ -98,7 +104,9 @@ class TableWriter(threading.Thread):
                     end, groups = self.journal.waiting()
                 if groups or notes:
                     journal.bring_in(session, [*groups, *notes], end)
-                self._look(session)
+                kept = self._look(session)
+            if kept is not None:
+                kept()
             if groups:
                 self._must_be_there(end.number, groups)
                 self.journal.done(end.number)

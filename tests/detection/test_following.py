@@ -18,9 +18,11 @@ from aegis_core.detection import following, registry
 from aegis_core.detection.training import Recipe, train
 from aegis_core.evaluation import budgets
 from aegis_core.evaluation.parity import parity
+from aegis_core.features.profiles import Profiles
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
 from aegis_core.runs.notify import events
 from aegis_core.serving.engine import Engine
+from aegis_core.serving.state import State
 from aegis_core.store import Store, connect
 from aegis_core.store.floods import THRESHOLD, follows
 from aegis_core.store.session import Session
@@ -179,7 +181,11 @@ def test_the_engine_follows_when_a_day_has_ended_and_replays_bit_for_bit(
             while day >= 2 and not store.rows("FROM thresholds WHERE day = ?", [date]):
                 assert time.monotonic() < until
                 time.sleep(0.05)
-            engine.do(lambda: None)
+            for i in range(2):  # once the tables hold the first, what they noted before it counts
+                engine.thread.submit(
+                    engine.score, [rows[-1] | {"transaction_id": f"after {day} {i}"}]
+                ).result()
+                engine.settled()
         with store.reading() as session:
             row = found(session)
             asked = session.rows("SELECT count(*) AS n, max(day) AS day FROM thresholds")
@@ -213,3 +219,30 @@ def test_the_engine_follows_when_a_day_has_ended_and_replays_bit_for_bit(
         policy = engine.state.champion.policy
         assert math.isclose(policy.review_above, trained.review_above, rel_tol=0)
     assert store.rows("FROM thresholds") == []
+
+
+def test_a_threshold_that_was_not_kept_decides_nothing(
+    session: Session,
+    model: registry.ModelVersion,
+    home: tuple[Store, Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Profiles, "day", NUMBER)
+    state = State(*home)
+    state.follow(session)
+    judged(session, model, of_share(model, 0.02))
+    state.look(session)
+    noted = found(session)["review_above"]
+    session.execute("DELETE FROM thresholds")  # as if it was rolled back: none says `kept`
+    state.judge([], "api")
+    assert state.champion.policy.review_above == model.policy.review_above != noted
+    state.look(session)
+    state.kept()  # of this look, which noted nothing
+    state.judge([], "api")
+    assert state.champion.policy.review_above == model.policy.review_above
+    state.forget()
+    state.follow(session)
+    state.look(session)
+    state.kept()
+    state.judge([], "api")
+    assert state.champion.policy.review_above == state.scorer.policy.review_above == noted

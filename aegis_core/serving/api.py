@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import prometheus_client as prometheus
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
@@ -23,20 +23,18 @@ from aegis_core.errors import AegisError, InputError, QueueFull
 from aegis_core.intake import links
 from aegis_core.intake.messages.parts import NotWhole
 from aegis_core.serving import casework
+from aegis_core.serving.batches import Many, checked_all, checked_message
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.schemas import (
     LARGEST_BATCH,
     LARGEST_ROW,
     Later,
     Link,
-    Part,
     Transaction,
     Unsent,
     Verdict,
     as_json,
     checked,
-    checked_all,
-    checked_message,
     in_batch,
     public,
     refusal,
@@ -210,29 +208,26 @@ async def score_message(request: Request, service: Serves) -> Response:
     body = await _body(request, ["application/xml", "text/xml"])
     future = service.settings.future_minutes
     try:
-        parts = await asyncio.to_thread(checked_message, body, future)
+        many = await asyncio.to_thread(checked_message, body, future)
     except NotWhole as e:
         wrong = f"The message is refused: {e}."
         await service.batcher.put([], [refusal(body, wrong)])
         raise HTTPException(422, wrong) from None
-    return await _each(service, parts)
+    return await _each(service, many)
 
 
-async def _each(service: Service, parts: Sequence[Part]) -> Response:
+async def _each(service: Service, many: Many) -> Response:
     """Score what is good of many, and answer each in its place."""
-    rows: list[dict[str, Any]] = []
-    answers: list[dict[str, Any] | None] = []
-    refused = []
-    for row, wrong, raw in parts:
-        if row is None:
-            refused.append(refusal(raw, wrong))
-            answers.append({"error": wrong, "status": 422})
-        else:
-            rows.append(row)
-            answers.append(None)
-    outcomes = iter(await service.batcher.put(rows, refused) if answers else ())
-    filled = [in_batch(next(outcomes)) if a is None else a for a in answers]
-    return await asyncio.to_thread(as_json, filled)
+    refused = [refusal(raw, why) for why, raw in many.wrong.values()]
+    n = len(many.rows) + len(refused)
+    outcomes = iter(await service.batcher.put(many.rows, refused) if n else ())
+    answers = [
+        {"error": many.wrong[place][0], "status": 422}
+        if place in many.wrong
+        else in_batch(next(outcomes))
+        for place in range(n)
+    ]
+    return await asyncio.to_thread(as_json, answers)
 
 
 @scoring.post("/v1/transactions:refused")

@@ -217,7 +217,9 @@ class Batcher:
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
         work = group[0].work
-        rows = [row for waiting in group for row in waiting.rows]
+        rows = group[0].rows
+        if len(group) > 1:
+            rows = [row for waiting in group for row in waiting.rows]
         refused = [row for waiting in group for row in waiting.refused]
         began, loop = time.perf_counter(), asyncio.get_running_loop()
         try:

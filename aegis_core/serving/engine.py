@@ -35,6 +35,7 @@ from aegis_core.review import answers
 from aegis_core.serving.rows import (
     Outcome,
     Row,
+    Rows,
     again,
     as_group,
     becomes_payment,
@@ -320,7 +321,7 @@ class Engine:
             self.state.look(session)
             good, bad = checked(session, rows, source, self.settings.future_minutes)
         self.state.kept()
-        sent = good.to_pylist()
+        sent = Rows.of(good.to_pylist())
         refused = [rejected(**row) for row in bad.to_pylist()]
         with_them = None if labels is None or not labels.num_rows else as_group(labels)
         outcomes, (batch, verdicts) = self._scored(sent, refused, source, with_them)
@@ -338,23 +339,24 @@ class Engine:
 
     def _scored(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        given: Sequence[Mapping[str, Any]],
         refused: Sequence[Mapping[str, Any]],
         source: str,
         labels: dict[str, Any] | None = None,
     ) -> tuple[list[Outcome], tuple[dict[str, Any], Verdicts]]:
         """`score`, with labels in the same group; also what was new, as columns, and its verdicts.
 
-        The labels are known after the last of `rows`.
+        The labels are known after the last of the rows.
         """
         self.check()
-        if self.state.meaning.links:
-            rows = [self.state.meaning.linked(row) for row in rows]
-        keys = hashed([row["transaction_id"] for row in rows])
+        rows, links = Rows.of(given), self.state.meaning.links
+        if not links.keys().isdisjoint(rows.columns["customer_id"]):
+            rows = Rows.of([self.state.meaning.linked(row) for row in rows])
+        keys = hashed(rows.columns["transaction_id"])
         outcomes, fresh, repeats = self._sorted(rows, keys)
         kept = self._refusals.kept(refused)
         try:
-            batch, verdicts, group = self.state.judge([rows[i] for i in fresh], source)
+            batch, verdicts, group = self.state.judge(rows.take(fresh), source)
             for i, answer in zip(fresh, verdicts.answers(), strict=True):
                 outcomes[i] = Outcome(answer)
             self.state.ids.add(keys[fresh], batch["seq"])
@@ -381,7 +383,7 @@ class Engine:
         return told, (batch, verdicts)
 
     def _sorted(
-        self, rows: Sequence[Mapping[str, Any]], keys: Ints
+        self, rows: Rows, keys: Ints
     ) -> tuple[list[Outcome | None], list[int], dict[int, _Repeated]]:
         """Outcomes of what is there already, the places of what is new, and what repeats that."""
         outcomes: list[Outcome | None] = [None] * len(rows)
@@ -390,9 +392,9 @@ class Engine:
         fresh: list[int] = []
         here: dict[str, _Repeated] = {}
         repeats: dict[int, _Repeated] = {}
-        for i, row in enumerate(rows):
-            one, first, verdict = row["transaction_id"], None, None
-            k, before = here.get(one, (-1, None))
+        for i, one in enumerate(rows.columns["transaction_id"]):
+            first: Mapping[str, Any] | None = None
+            verdict, (k, before) = None, here.get(one, (-1, None))
             if k >= 0:
                 first = rows[k]
             elif there:
@@ -400,13 +402,13 @@ class Engine:
                     if at in there and there[at][0]["transaction_id"] == one:
                         before, (kept, verdict) = first, there[at]
                         first = self.state.meaning.linked(kept)
-            if first is None or becomes_payment(row, first):
+            if first is None or becomes_payment(rows[i], first):
                 here[one] = i, first
                 fresh.append(i)
             elif k >= 0:
                 repeats[i] = k, before
             else:
-                outcomes[i] = again(row, first, Outcome(verdict), before)
+                outcomes[i] = again(rows[i], first, Outcome(verdict), before)
         return outcomes, fresh, repeats
 
     def _stored(self, seqs: Sequence[int]) -> dict[int, Row]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,6 @@ from aegis_core.schema import (
     CONTENT,
     DAY_US,
     LATER_STATES,
-    MEANT,
     RETRY_DAYS,
 )
 from aegis_core.store.meaning import Meaning
@@ -28,12 +26,55 @@ from aegis_core.units.words import PAYMENT, role_of
 
 _MOST_LATELY: Final = 20_000
 _STORED: Final = (*CONTENT, "utc_offset", "clock")
+_SENT: Final = ("transaction_id", *_STORED)
 Row = tuple[dict[str, Any], dict[str, Any] | None]
 """A stored transaction and its verdict, where it has one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Rows(Sequence[dict[str, Any]]):
+    """Transactions that were checked, kept by column and read by row as well.
+
+    Parameters
+    ----------
+    columns : lists of one length, by the names of the table; `ts` in microseconds since 1970.
+
+    >>> rows = Rows.of([{"transaction_id": "a", "amount": 1.0}, {"transaction_id": "b"}])
+    >>> rows.columns["amount"], rows.take([1])[0]["transaction_id"], rows.take([0, 1]) is rows
+    ([1.0, None], 'b', True)
+    """
+
+    def __init__(self, columns: Mapping[str, list[Any]]) -> None:
+        self.columns = columns
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> Rows:
+        """Rows by column; what one of them lacks is None."""
+        if isinstance(rows, Rows):
+            return rows
+        return cls({name: [row.get(name) for row in rows] for name in _SENT})
+
+    def __len__(self) -> int:
+        return len(self.columns["transaction_id"])
+
+    @overload
+    def __getitem__(self, i: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> Rows: ...
+
+    def __getitem__(self, i: int | slice) -> dict[str, Any] | Rows:
+        found: dict[str, Any] = {name: column[i] for name, column in self.columns.items()}
+        return Rows(found) if isinstance(i, slice) else found
+
+    def take(self, places: Sequence[int]) -> Rows:
+        """The rows at some places, each once and in their order."""
+        if len(places) == len(self):
+            return self
+        columns = self.columns.items()
+        return Rows({name: [column[i] for i in places] for name, column in columns})
+
+
+class Outcome(NamedTuple):
     """What became of one transaction.
 
     `verdict` is a row of the table `verdicts`, or the part of it that is told. `repeat` says that
@@ -59,20 +100,22 @@ class Lately:
         # a plain dictionary looks at all that it lost for the first that it still has
         self._last: OrderedDict[tuple[Any, ...], tuple[int, str]] = OrderedDict()
 
-    def again(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    def again(self, rows: Rows) -> dict[int, str]:
         """Remember `rows`; for those that repeat an earlier one, by number, a sentence of it.
 
         >>> row = {"customer_id": "c", "merchant_id": "m", "amount": 5.0, "currency": "EUR"}
         >>> sent = [row | {"transaction_id": f"t{s}", "ts": s * 1_000_000} for s in (0, 4, 60)]
-        >>> Lately().again(sent)
+        >>> Lately().again(Rows.of(sent))
         {1: 'Probably t0 again: the same customer, merchant and amount 4 s before.'}
         """
-        told, last = {}, self._last
-        for i, row in enumerate(rows):
-            key = tuple(row.get(name) for name in AGAIN)
-            before, at = last.pop(key, None), row["ts"]
-            last[key] = at, row["transaction_id"]
-            if before is None or before[1] == row["transaction_id"]:
+        told, last, columns = {}, self._last, rows.columns
+        keys = zip(*(columns[name] for name in AGAIN), strict=True)
+        for i, (key, at, one) in enumerate(
+            zip(keys, columns["ts"], columns["transaction_id"], strict=True)
+        ):
+            before = last.pop(key, None)
+            last[key] = at, one
+            if before is None or before[1] == one:
                 continue  # the same one, a try before
             if abs(at - before[0]) <= AGAIN_S * 1e6:
                 told[i] = (
@@ -84,20 +127,18 @@ class Lately:
         return told
 
 
-def columns(rows: Sequence[Mapping[str, Any]], first_seq: int, meaning: Meaning) -> dict[str, Any]:
+def columns(rows: Rows, first_seq: int, meaning: Meaning) -> dict[str, Any]:
     """Rows that were checked as the columns of the table, numbered from `first_seq` on.
 
     They have all but `source`; numbers that may be missing are NaN then.
     """
-    batch: dict[str, Any] = {name: [row.get(name) for row in rows] for name in CONTENT}
-    meant = [meaning.of(row) for row in rows]
-    batch |= {name: [row[name] for row in meant] for name in MEANT}
-    batch["transaction_id"] = [row["transaction_id"] for row in rows]
+    batch: dict[str, Any] = {name: rows.columns[name] for name in ("transaction_id", *CONTENT)}
+    batch |= meaning.of(rows.columns)
     batch["seq"] = np.arange(first_seq, first_seq + len(rows))
     batch["ts"] = np.array(batch["ts"], np.int64).view("datetime64[us]")
-    batch["amount"] = np.array(batch["amount"], float)
-    for name in ("lat", "lon", "rate", "base_amount"):
+    for name in ("amount", "lat", "lon", "rate"):
         batch[name] = np.array(batch[name], float)  # None becomes NaN
+    batch["base_amount"] = batch["amount"] * batch["rate"]
     return batch
 
 
@@ -189,15 +230,13 @@ def again(
     return Outcome(verdict, repeat=True, conflict=True, stored=first)
 
 
-def later_states(
-    rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome], source: str
-) -> list[dict[str, Any]]:
+def later_states(rows: Rows, outcomes: Sequence[Outcome], source: str) -> list[dict[str, Any]]:
     """Rows of the table `states`: each new state of a transaction once."""
     new: dict[tuple[str, str], int] = {}
-    for row, outcome in zip(rows, outcomes, strict=True):
+    for one, outcome in zip(rows.columns["transaction_id"], outcomes, strict=True):
         if outcome.state is not None:
             seq, status = outcome.state
-            new.setdefault((row["transaction_id"], status), seq)
+            new.setdefault((one, status), seq)
     return [later_state(seq, one, status, source) for (one, status), seq in new.items()]
 
 

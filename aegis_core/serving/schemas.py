@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from io import BytesIO
-from itertools import islice
 from operator import itemgetter
 from typing import Annotated, Any, Final, Literal
 
 import orjson
-from fastapi import HTTPException, Response
+from fastapi import Response
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -31,8 +28,6 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import chain_schema, str_schema
 
 from aegis_core.detection.verdicts import ANSWERED
-from aegis_core.intake.messages import iso20022
-from aegis_core.intake.messages.parts import Refused
 from aegis_core.intake.refusals import LONGEST_RAW, masked
 from aegis_core.machine import utc_now_us
 from aegis_core.schema import (
@@ -61,7 +56,6 @@ _DAMAGED: Final = re.compile(DAMAGED).search
 LARGEST_BATCH: Final = 10_000
 LARGEST_ROW: Final = 16 * 2**10
 """Bytes of one transaction; the longest that keeps the rules has 15 kB, every character escaped."""
-_MOST_VALUES: Final = 2 * LARGEST_BATCH * len(COLUMNS)
 _END_US: Final = (END - EPOCH) // dt.timedelta(microseconds=1)
 
 
@@ -145,8 +139,8 @@ def _large_enough(least: float) -> Callable[[float], float]:
     return check
 
 
-def _field(column: Column) -> tuple[object, Any]:
-    """What pydantic is to check of a column."""
+def rules_of(column: Column) -> Any:
+    """What pydantic is to check of a value of a column."""
     kind: Any = {
         TEXT: Id if column.required else MayBeBlank,
         TIME: Moment,
@@ -157,12 +151,16 @@ def _field(column: Column) -> tuple[object, Any]:
         ],
         TRUTH: Annotated[bool, Strict()],
     }[column.kind]
+    return kind if column.required else kind | None
+
+
+def _field(column: Column) -> tuple[Any, Any]:
     example = ["2026-03-01T12:00:00Z"] if column.kind == TIME else None
     field = Field(
         ... if column.required else None,
         alias=column.sent or None, description=column.about, examples=example,
     )  # fmt: skip
-    return kind if column.required else kind | None, field
+    return rules_of(column), field
 
 
 Transaction: Final[type[BaseModel]] = create_model(
@@ -222,13 +220,6 @@ class Verdict(BaseModel):
 
 
 _ROW: Final = TypeAdapter(Transaction)
-_ROWS: Final = TypeAdapter[list[BaseModel]](
-    Annotated[list[Transaction], Field(max_length=LARGEST_BATCH, fail_fast=True)]  # type: ignore[valid-type,arg-type]
-)
-_JSON: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False)
-_BLANKS: Final = re.compile(r"[ \t\n\r]*")
-_LINE: Final = re.compile(rb"[^\s][^\n]*")
-_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _TOLD: Final = (*ANSWERED, "repeat")
 _ANSWERED: Final = itemgetter(*ANSWERED)
 _SENT: Final = {column.sent or column.name: column for column in COLUMNS}
@@ -291,91 +282,6 @@ def checked(raw: bytes, future_minutes: float = 0.0) -> tuple[dict[str, Any] | N
         return _row(_ROW.validate_json(raw), future_minutes), ""
     except ValueError as e:
         return None, _reason(e)
-
-
-Part = tuple[dict[str, Any] | None, str, bytes]
-"""A row or None, the problem, and how it came."""
-
-
-def checked_message(body: bytes, future_minutes: float = 0.0) -> list[Part]:
-    """Each transfer of a pacs.008 as `checked_all` gives rows; a problem names the place.
-
-    Raises
-    ------
-    HTTPException : 413 where there are too many.
-    NotWhole : It is no such message, or not to its end.
-    """
-    parts: list[Part] = []
-    for item in iso20022.read(BytesIO(body), "pacs.008"):
-        _not_too_many(len(parts) + 1)
-        if isinstance(item, Refused):
-            parts.append((None, f"{item.place}: {item.reason}", item.message.encode()))
-        elif isinstance(item, dict):
-            place, at = item.pop("place"), item.pop("ts")
-            sent = orjson.dumps(item | {"timestamp": at})
-            row, wrong = checked(sent, future_minutes)
-            parts.append((row, wrong and f"{place}: {wrong}", sent))
-    return parts
-
-
-def checked_all(body: bytes, kind: str, future_minutes: float = 0.0) -> list[Part]:
-    """Each row of a batch as `checked` gives it, and how it came; what came of good rows is b"".
-
-    Raises
-    ------
-    HTTPException : 400 where there are no rows to be had, 413 where there are too many.
-    """
-    commas = body.count(b",")
-    if commas > _MOST_VALUES and _STRING.sub(b"", body).count(b",") > _MOST_VALUES:
-        raise HTTPException(413, f"The body has more values than {LARGEST_BATCH:,} rows can have.")
-    lines = None
-    if "ndjson" in kind:
-        lines = [line[0] for line in islice(_LINE.finditer(body), LARGEST_BATCH + 1)]
-        _not_too_many(len(lines))
-        body = b"[" + b",".join(lines) + b"]"
-    try:
-        rows = [_row(sent, future_minutes) for sent in _ROWS.validate_json(body)]
-    except ValueError:  # one of them is wrong, or all of it: row by row
-        parts = lines if lines is not None else _parts(body)
-    else:
-        if lines is None or len(rows) == len(lines):
-            return [(row, "", b"") for row in rows]
-        parts = lines  # a line held more than one row
-    return [(*checked(raw, future_minutes), raw) for raw in parts]
-
-
-def _parts(body: bytes) -> list[bytes]:
-    """The rows of an array as they were sent, one read after the other and no more than allowed."""
-    parts: list[bytes] = []
-    try:
-        text = body.decode()
-        at = _after_blanks(text, 0)
-        if text[at : at + 1] != "[":
-            _JSON.decode(text)
-            raise HTTPException(400, "A batch is a JSON array, or NDJSON with one row a line.")
-        end = ","
-        while end == ",":
-            first = _after_blanks(text, at + 1)
-            _, last = _JSON.raw_decode(text, first)
-            parts.append(text[first:last].encode())
-            _not_too_many(len(parts))
-            at = _after_blanks(text, last)
-            end = text[at : at + 1]
-        if end != "]" or _after_blanks(text, at + 1) < len(text):
-            raise ValueError(f"what follows row {len(parts):,} is neither a row nor the end")
-    except (ValueError, RecursionError) as e:
-        raise HTTPException(400, f"The body is not JSON: {e}") from None
-    return parts
-
-
-def _after_blanks(text: str, at: int) -> int:
-    found = _BLANKS.match(text, at)
-    return found.end() if found else at
-
-
-def _not_too_many(n: int) -> None:
-    if n > LARGEST_BATCH:
-        raise HTTPException(413, f"A batch has at most {LARGEST_BATCH:,} rows.")
 
 
 def refusal(raw: bytes, problem: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ rates, links of numbers, and customers who are being erased.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from aegis_core.features import checkpoint
 from aegis_core.features.arrays import Ids, hashed
 from aegis_core.review import lists
 from aegis_core.serving import snapshot
-from aegis_core.serving.rows import Lately, columns
+from aegis_core.serving.rows import Lately, Rows, columns
 from aegis_core.store import Store
 from aegis_core.store.meaning import Meaning
 from aegis_core.store.session import Session
@@ -93,9 +93,7 @@ class State:
         """Whether a model looks at labels."""
         return self.scorer.confirmed is not None
 
-    def judge(
-        self, rows: Sequence[Mapping[str, Any]], source: str
-    ) -> tuple[dict[str, Any], Verdicts, dict[str, Any]]:
+    def judge(self, rows: Rows, source: str) -> tuple[dict[str, Any], Verdicts, dict[str, Any]]:
         """Score rows that are new, as if kept: as columns, their verdicts, and all for the tables.
 
         The last is a group of the journal, by the names of tables; it is empty without a row.

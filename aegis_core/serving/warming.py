@@ -15,7 +15,7 @@ from aegis_core.detection.scoring import Scorer
 from aegis_core.features.arrays import Ids, hashed
 from aegis_core.features.confirmed import Confirmed
 from aegis_core.features.frauds import N_HISTORY
-from aegis_core.serving.rows import columns
+from aegis_core.serving.rows import Rows, columns
 from aegis_core.store.meaning import Meaning
 from aegis_core.units.money import Rates
 
@@ -27,7 +27,7 @@ def warm_up(champion: ModelVersion, shadows: Sequence[ModelVersion], *, learns: 
 
     `learns` : whether a model looks at labels.
     """
-    batch = columns(_made_up(_ROWS), 0, Meaning(Rates("EUR")))
+    batch = columns(Rows.of(_made_up(_ROWS)), 0, Meaning(Rates("EUR")))
     Ids().find(hashed(batch["transaction_id"]))
     scorer = Scorer(champion.model, champion.policy, confirmed=Confirmed() if learns else None)
     scored = scorer.run(batch, signals=True, explain=True)
@@ -41,7 +41,7 @@ def compile_all() -> None:
 
     Done beforehand, processes that begin together do not each compile the same.
     """
-    batch = columns(_made_up(_ROWS), 0, Meaning(Rates("EUR")))
+    batch = columns(Rows.of(_made_up(_ROWS)), 0, Meaning(Rates("EUR")))
     scored = Scorer().run(batch, signals=True)
     forest = Detector(n_trees=2).fit(scored.signals)
     nothing = np.zeros((_ROWS, N_HISTORY)), np.zeros(_ROWS, np.int8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aegis_core.errors import InputError
 from aegis_core.schema import (
@@ -37,6 +37,7 @@ from aegis_core.units.words import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Result = TypeVar("Result")
 USUAL_BASE: Final = "EUR"
 INCOME: Final = frozenset({"salary", "wage", "wages", "payroll", "income", "pension", "dividend"})
 """Categories of what comes in, in an entry that does not say what kind it is."""
@@ -45,6 +46,17 @@ _BASE: Final = "base_currency"
 _SINCE: Final = "meant since"
 _MEANT_SINCE: Final = 5  # the version that brought `MEANT`
 _KEPT_SINCE: Final = "columns {} since"
+
+
+def each_once(of: Callable[..., Result], *columns: Sequence[Any]) -> list[Result]:
+    """What a function says of each row of some columns, asked once for rows that are the same.
+
+    >>> each_once(lambda a, b: f"{a}{b}", [1, 2, 1], [3, 4, 3])
+    ['13', '24', '13']
+    """
+    asked = list(zip(*columns, strict=True))
+    told = {one: of(*one) for one in set(asked)}
+    return [told[one] for one in asked]
 
 
 @lru_cache(10_000)
@@ -112,28 +124,30 @@ class Meaning:
         card = row.get("card_id")
         return {**row, "customer_id": first, "card_id": number if card is None else card}
 
-    def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """`schema.MEANT` of a row whose words are said, `ts` in microseconds since 1970.
+    def of(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """`schema.MEANT`, but for the amount, of rows by column whose words are said.
 
-        Its `clock` and `utc_offset` are what came with its time, where anything did.
+        `ts` is in microseconds since 1970; `clock` and `utc_offset` are what came with the time,
+        where anything did.
         """
-        at = row["ts"]
-        lat: Any = row.get("lat")
-        lon: Any = row.get("lon")
-        rate = self.rates.of(row.get("currency"), at // DAY_US)
-        nowhere = lat is None or lon is None or lat == lon == 0 or abs(lat) == 90
-        cells = (None, None) if nowhere else (clocks.cell(lat), clocks.cell(lon))
-        clock, zone, moves = self._clock(
-            row.get("clock"), row.get("utc_offset"), row.get("channel"), row.get("zone"), *cells
+        times = rows["ts"]
+        days = [at // DAY_US for at in times]
+        cells = each_once(_cells, rows["lat"], rows["lon"])
+        told = each_once(
+            self._clock, rows["clock"], rows["utc_offset"], rows["channel"], rows["zone"],
+            *zip(*cells, strict=True),
         )  # fmt: skip
-        step = at // clocks.STEP_US if moves else 0
+        steps = [
+            at // clocks.STEP_US if moves else 0
+            for at, (*_, moves) in zip(times, told, strict=True)
+        ]
+        zones = [zone for _, zone, _ in told]
         return {
-            "base_amount": None if rate is None else row["amount"] * rate,
-            "base_currency": self.rates.base,
-            "rate": rate,
-            "utc_offset": 0 if zone is None else clocks.offset_min(zone, step),
-            "local_zone": zone,
-            "clock": clock,
+            "rate": each_once(self.rates.of, rows["currency"], days),
+            "base_currency": [self.rates.base] * len(times),
+            "utc_offset": each_once(_offset, zones, steps),
+            "local_zone": zones,
+            "clock": [clock for clock, *_ in told],
         }
 
     def prepared(self, session: Session, relation: str) -> tuple[str, str]:
@@ -156,7 +170,7 @@ class Meaning:
         offsets, (minutes,) = _looked_up(
             session, "aegis_meant_offsets", f"{relation} s {zones}",
             (zone, f"CASE WHEN {moves} THEN {step} END"), ("minutes INTEGER",),
-            lambda zone, at: (0 if zone is None else clocks.offset_min(zone, at or 0),),
+            lambda zone, at: (_offset(zone, at or 0),),
         )  # fmt: skip
         meant = {
             "base_amount": f"s.amount * {rate}", "base_currency": literal(self.rates.base),
@@ -166,6 +180,16 @@ class Meaning:
 
     def _clock(self, *told: Any) -> tuple[str, str | None, bool]:
         return _clock(self.zone, *told)
+
+
+def _cells(lat: float | None, lon: float | None) -> tuple[int | None, int | None]:
+    if lat is None or lon is None or lat == lon == 0 or abs(lat) == 90:
+        return None, None
+    return clocks.cell(lat), clocks.cell(lon)
+
+
+def _offset(zone: str | None, step: int) -> int:
+    return 0 if zone is None else clocks.offset_min(zone, step)
 
 
 @lru_cache(100_000)

@@ -24,7 +24,7 @@ from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import InputError
 from aegis_core.evaluation.parity import Parity, parity
 from aegis_core.intake.refusals import USED_UP
-from aegis_core.serving import api, schemas
+from aegis_core.serving import api, batches, schemas
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.state import State
 from aegis_core.store import Store
@@ -51,7 +51,7 @@ def test_rows_are_counted_before_anything_is_built_of_them(kind: str, body: byte
     assert len(body) <= api.LARGEST_BODY
     tracemalloc.start()
     with pytest.raises(Exception, match=r"10,000 rows") as raised:
-        schemas.checked_all(body, kind)
+        batches.checked_all(body, kind)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert getattr(raised.value, "status_code", 0) == 413
@@ -60,18 +60,20 @@ def test_rows_are_counted_before_anything_is_built_of_them(kind: str, body: byte
 
 def test_commas_within_texts_are_no_values() -> None:
     row = payment(merchant_id="," * 150)
-    told = schemas.checked_all(json.dumps([row] * 3_000).encode(), JSON)
-    assert [wrong for _, wrong, _ in told] == [""] * 3_000
+    told = batches.checked_all(json.dumps([row] * 3_000).encode(), JSON)
+    assert (len(told.rows), told.wrong) == (3_000, {})
 
 
 def test_a_refused_row_of_a_batch_is_kept_as_it_was_sent() -> None:
     rows = ['{"amount": 1.50}', json.dumps(payment()), "[1, 2]", '"x"', "7"]
-    told = schemas.checked_all(f" [{' , '.join(rows)} ] ".encode(), JSON)
-    assert [raw.decode() for _, _, raw in told] == rows
-    assert [row is not None for row, _, _ in told] == [False, True, False, False, False]
+    told = batches.checked_all(f" [{' , '.join(rows)} ] ".encode(), JSON)
+    assert {place: raw.decode() for place, (_, raw) in told.wrong.items()} == {
+        place: row for place, row in enumerate(rows) if place != 1
+    }
+    assert [row["transaction_id"] for row in told.rows] == [payment()["transaction_id"]]
     for broken in (b"[{}", b"[{},]", b"[{}] x", b"[{} {}]", b"{}", b"[" * 9_999, b"", b"\xff"):
         with pytest.raises(Exception, match=r"not JSON|JSON array") as raised:
-            schemas.checked_all(broken, JSON)
+            batches.checked_all(broken, JSON)
         assert getattr(raised.value, "status_code", 0) == 400
 
 

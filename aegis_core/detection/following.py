@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -40,7 +40,11 @@ _SHARED: Final = " ".join(
 _JUDGED: Final = """
     FROM verdicts v JOIN transactions t USING (seq)
     WHERE v.model_version = $version AND v.score > 0 AND v.score <= 1
-      AND t.ts >= $first AND t.ts < $day"""
+      AND t.ts >= $first AND t.ts < $day
+      AND v.seq BETWEEN $since AND $until AND t.seq BETWEEN $since AND $until"""
+_WHERE: Final = """
+    SELECT coalesce(min(seq), 0) AS since, coalesce(max(seq), -1) AS until
+    FROM transactions WHERE ts >= $first AND ts < $day"""
 _TRAFFIC: Final = f"""
     SELECT coalesce(sum(least(n, $most)), 0)::BIGINT AS n
     FROM (SELECT count(*) AS n {_JUDGED} GROUP BY t.customer_id)"""
@@ -77,13 +81,15 @@ def look_back(session: Session, model: ModelVersion, day: int, days: int) -> boo
     days : how many days before it are looked at.
     """
     today, policy = (EPOCH + dt.timedelta(days=day)).date(), model.policy
-    asked = {"version": model.version, "first": today - dt.timedelta(days=days), "day": today}
+    days_asked = {"first": today - dt.timedelta(days=days), "day": today}
     (known,) = session.rows(
         "SELECT count(*) AS n FROM thresholds WHERE model_version = ? AND day >= ?",
         [model.version, today],
     )
     if known["n"]:
         return False
+    (where,) = session.rows(_WHERE, days_asked)  # so that both tables are read there alone
+    asked: dict[str, Any] = {"version": model.version, **days_asked, **where}
     # who counts with so many alerts counts with the payments that allow these
     most = A_CUSTOMER / policy.alert_budget
     (judged,) = session.rows(_TRAFFIC, asked | {"most": most})

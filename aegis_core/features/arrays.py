@@ -78,9 +78,10 @@ def encode(
 
     if isinstance(ids, list):  # a few live rows, for which pandas costs more than it saves
         if key is str and len(codes) + len(ids) <= most:
-            found = [-1 if u is None else codes.setdefault(u, len(codes)) for u in ids]
-            return np.array(found, np.int64)
-        return np.fromiter((-1 if u is None else code(u) for u in ids), np.int64, len(ids))
+            codes_of = [-1 if u is None else codes.setdefault(u, len(codes)) for u in ids]
+            return np.array(codes_of, np.int64)
+        found = {u: -1 if u is None else code(u) for u in dict.fromkeys(ids)}
+        return np.array([found[u] for u in ids], np.int64)
     local, uniques = pd.factorize(ids)
     known = np.empty(len(uniques) + 1, np.int64)
     known[-1] = -1

@@ -315,17 +315,23 @@ class Engine:
     ) -> pd.DataFrame:
         """`take`, in the thread that scores."""
         self.check()
-        self.settled()
-        with self.store.writing() as session:
-            answers.publish(session)
-            self.state.look(session)
+        with self.store.aside() as session:
             good, bad = checked(session, rows, source, self.settings.future_minutes)
-        self.state.kept()
-        sent = Rows.of(good.to_pylist())
+            self.state.look(session)
+            due = answers.due(session)
+        if due or self.state.day_has_ended:
+            self.settled()
+            with self.store.writing() as session:
+                answers.publish(session)
+                if self.state.day_has_ended:
+                    self.state.look_back(session)
+                self.state.look(session)
+            self.state.kept()
+        sent = Rows(good.to_pydict())
         refused = [rejected(**row) for row in bad.to_pylist()]
         with_them = None if labels is None or not labels.num_rows else as_group(labels)
         outcomes, (batch, verdicts) = self._scored(sent, refused, source, with_them)
-        conflicts = [row for row, o in zip(sent, outcomes, strict=True) if o.conflict]
+        conflicts = [sent[i] for i, outcome in enumerate(outcomes) if outcome.conflict]
         told_both = [rejected(source, json.dumps(row), REPEATED) for row in conflicts]
         with suppress(StoreError):  # the journal has it, and takes it before the next
             if kept := self._refusals.kept(told_both):
@@ -424,6 +430,8 @@ class Engine:
         if now - self._looked < LOOK_S:
             return None
         self._looked = now
+        if self.state.day_has_ended:
+            self.state.look_back(session)
         self.state.look(session)
         if checkpoint.asked(session):  # who waits for that, even if nothing arrives
             with suppress(RuntimeError):  # it is ending

@@ -123,22 +123,28 @@ class State:
         return batch, verdicts, group
 
     def look(self, session: Session) -> None:
-        """Notice what others changed; lists count at once, the rest when it is followed.
-
-        Where a day has ended, also by which threshold the budget is kept in the next one: that
-        counts once what `session` noted is committed, and `kept` says so.
-        """
+        """Notice what others changed; lists count at once, the rest when it is followed."""
         self.entries = self._listed(session)
-        self._noted = None
-        day, days = self.scorer.profiles.day, self._settings.budget_follows_days
-        if days and day > self._looked_back and self.begun:
-            self._looked_back = day  # first: what fails is not tried again at every look
-            if following.look_back(session, self._trained, day, days):
-                self._noted = following.applied(session, self._trained)
         self.behind = self.lacks(session)
 
+    @property
+    def day_has_ended(self) -> bool:
+        """Whether the threshold of a new day was not looked for yet."""
+        follows = self.begun and self._settings.budget_follows_days > 0
+        return follows and self.scorer.profiles.day > self._looked_back
+
+    def look_back(self, session: Session) -> None:
+        """Note by which threshold the budget is kept in the day that has begun.
+
+        It counts once what `session` noted is committed, and `kept` says so.
+        """
+        self._noted, day = None, self.scorer.profiles.day
+        self._looked_back = day  # first: what fails is not tried again at every look
+        if following.look_back(session, self._trained, day, self._settings.budget_follows_days):
+            self._noted = following.applied(session, self._trained)
+
     def kept(self) -> None:
-        """The next group is judged by the threshold that `look` noted."""
+        """The next group is judged by the threshold that `look_back` noted."""
         if self._noted is not None:
             self._decides, self._noted = self._noted, None
 

@@ -124,6 +124,17 @@ class Store:
                 yield session
 
     @contextmanager
+    def aside(self) -> Iterator[Session]:
+        """A session for temporary tables, and to read what is in the tables by now.
+
+        For the owner's engine: it waits for nobody, and what was answered last may be missing.
+        """
+        if self._held is None:
+            raise StoreError(f"{self.path} is not owned by this store.")
+        with self._held.reading(settled=False) as connection:
+            yield Session(connection, writable=True, owned=True)
+
+    @contextmanager
     def writing(self, *, checkpoint: bool = True) -> Iterator[Session]:
         """One opening and ONE transaction: committed at the end, rolled back on an error.
 

@@ -231,18 +231,18 @@ def test_a_threshold_that_was_not_kept_decides_nothing(
     state = State(*home)
     state.follow(session)
     judged(session, model, of_share(model, 0.02))
-    state.look(session)
+    state.look_back(session)
     noted = found(session)["review_above"]
     session.execute("DELETE FROM thresholds")  # as if it was rolled back: none says `kept`
     state.judge([], "api")
     assert state.champion.policy.review_above == model.policy.review_above != noted
-    state.look(session)
+    state.look_back(session)
     state.kept()  # of this look, which noted nothing
     state.judge([], "api")
     assert state.champion.policy.review_above == model.policy.review_above
     state.forget()
     state.follow(session)
-    state.look(session)
+    state.look_back(session)
     state.kept()
     state.judge([], "api")
     assert state.champion.policy.review_above == state.scorer.policy.review_above == noted

@@ -126,12 +126,16 @@ def _by_column(sent: list[Any], future_minutes: float) -> tuple[Rows, list[int]]
 
     What stands at these places says nothing.
     """
-    known = _SENT.keys()
-    doubtful = {i for i, row in enumerate(sent) if type(row) is not dict or not row.keys() <= known}
-    for i in doubtful:
-        sent[i] = {}
+    doubtful = set[int]()
+    there = _names(sent)
+    if there is None or not there <= _SENT.keys():
+        doubtful = {i for i, row in enumerate(sent) if _names([row]) is None or row.keys() - _SENT}
+        sent = [{} if i in doubtful else row for i, row in enumerate(sent)]
     rows: dict[str, list[Any]] = {}
     for name, column in _SENT.items():
+        if there is not None and name not in there and not column.required:
+            rows[column.name] = [None] * len(sent)
+            continue
         values, wrong = _checked([row.get(name) for row in sent], column)
         rows[column.name] = values
         doubtful |= wrong
@@ -160,6 +164,11 @@ def _by_column(sent: list[Any], future_minutes: float) -> tuple[Rows, list[int]]
         latest = utc_now_us() + future_minutes * 60e6
         doubtful |= {i for i, at in enumerate(rows["ts"]) if at > latest}
     return Rows(rows), sorted(doubtful)
+
+
+def _names(sent: list[Any]) -> set[str] | None:
+    """The names in some rows; None where one of them is no object."""
+    return set().union(*sent) if all(type(row) is dict for row in sent) else None
 
 
 def _checked(values: list[Any], column: Column) -> tuple[list[Any], set[int]]:

@@ -56,7 +56,9 @@ _DAMAGED: Final = re.compile(DAMAGED).search
 LARGEST_BATCH: Final = 10_000
 LARGEST_ROW: Final = 16 * 2**10
 """Bytes of one transaction; the longest that keeps the rules has 15 kB, every character escaped."""
-_END_US: Final = (END - EPOCH) // dt.timedelta(microseconds=1)
+_MICROSECOND: Final = dt.timedelta(microseconds=1)
+_END_US: Final = (END - EPOCH) // _MICROSECOND
+_NAIVE_EPOCH: Final = EPOCH.replace(tzinfo=None)
 
 
 class _Sent(int):
@@ -75,15 +77,15 @@ def _microseconds(text: str) -> _Sent:
         if text.startswith("0000"):  # Python knows no year 0, which was a leap year as 4000 is
             return _microseconds(f"4{text[1:]}")
         raise PydanticCustomError("time", "is not a time") from None
-    since = (at.replace(tzinfo=dt.UTC) if at.tzinfo is None else at) - EPOCH
-    us = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds + late * DAY_US
+    offset = at.utcoffset()
+    us = (at - (_NAIVE_EPOCH if offset is None else EPOCH)) // _MICROSECOND + late * DAY_US
     if not 0 < us < _END_US:
         raise PydanticCustomError("years", "is out of range")
     sent = _Sent(us)
-    if len(text) == 10:
-        sent.clock = "date"
-    elif offset := at.utcoffset():
+    if offset:
         sent.utc_offset, sent.clock = round(offset.total_seconds() / 60), "sent"
+    elif len(text) == 10:
+        sent.clock = "date"
     return sent
 
 

@@ -115,7 +115,8 @@ class State:
         self.next_seq = self._indexed = self.next_seq + n
         if not n:
             return batch, verdicts, {}
-        transactions = batch | {"ts": batch["ts"].view(np.int64), "source": [source] * n}
+        told = {name: column for name, column in batch.items() if not _is_empty(column)}
+        transactions = told | {"ts": batch["ts"].view(np.int64), "source": [source] * n}
         group: dict[str, Any] = {"transactions": transactions, "verdicts": verdicts.columns()}
         if self.shadows:
             beside = pd.concat([other.judge(batch, scored) for other in self.shadows])
@@ -256,3 +257,7 @@ class State:
         self.ids, self.next_seq, self._n_labels = kept.ids, kept.next_seq, kept.n_labels
         self._indexed = kept.next_seq
         self.scorer = Scorer(profiles=kept.profiles, confirmed=kept.confirmed)
+
+
+def _is_empty(column: object) -> bool:
+    return isinstance(column, list) and column[0] is None and column.count(None) == len(column)

@@ -132,11 +132,14 @@ class Meaning:
         """
         times = rows["ts"]
         days = [at // DAY_US for at in times]
-        cells = each_once(_cells, rows["lat"], rows["lon"])
+        cells = [
+            None if lat is None or lon is None or lat == lon == 0 or abs(lat) == 90
+            else (clocks.cell(lat), clocks.cell(lon))
+            for lat, lon in zip(rows["lat"], rows["lon"], strict=True)
+        ]  # fmt: skip
         told = each_once(
-            self._clock, rows["clock"], rows["utc_offset"], rows["channel"], rows["zone"],
-            *zip(*cells, strict=True),
-        )  # fmt: skip
+            self._clock, rows["clock"], rows["utc_offset"], rows["channel"], rows["zone"], cells
+        )
         steps = [
             at // clocks.STEP_US if moves else 0
             for at, (*_, moves) in zip(times, told, strict=True)
@@ -165,7 +168,8 @@ class Meaning:
         zones, (clock, zone, moves) = _looked_up(
             session, "aegis_meant_zones", f"{relation} s",
             ("s.clock", "s.utc_offset", "s.channel", "s.zone", *cells),
-            ("clock VARCHAR", "zone VARCHAR", "moves BOOLEAN"), self._clock,
+            ("clock VARCHAR", "zone VARCHAR", "moves BOOLEAN"),
+            lambda *told: self._clock(*told[:4], None if told[4] is None else told[4:])
         )  # fmt: skip
         offsets, (minutes,) = _looked_up(
             session, "aegis_meant_offsets", f"{relation} s {zones}",
@@ -182,12 +186,6 @@ class Meaning:
         return _clock(self.zone, *told)
 
 
-def _cells(lat: float | None, lon: float | None) -> tuple[int | None, int | None]:
-    if lat is None or lon is None or lat == lon == 0 or abs(lat) == 90:
-        return None, None
-    return clocks.cell(lat), clocks.cell(lon)
-
-
 def _offset(zone: str | None, step: int) -> int:
     return 0 if zone is None else clocks.offset_min(zone, step)
 
@@ -195,19 +193,18 @@ def _offset(zone: str | None, step: int) -> int:
 @lru_cache(100_000)
 def _clock(
     assumed: str, clock: str | None, utc_offset: int | None, channel: str | None,
-    zone: str | None, lat: float | None, lon: float | None,
+    zone: str | None, cell: tuple[float, float] | None,
 ) -> tuple[str, str | None, bool]:  # fmt: skip
     """How the local time of a row is known, the zone that says it, and whether its offset moves.
 
-    `lat` and `lon` are numbers of cells.
+    `cell` has the numbers of one of latitude and one of longitude.
     """
     found, way = assumed, _ASSUMED
-    placed = lat is not None and lon is not None and present(channel)
     if clock == _DATE:
         return _DATE, None, False
     if clock == _SENT and utc_offset is not None:
         found, way = clocks.sent(utc_offset), _SENT
-    elif placed and (there := clocks.zone_at(int(lat), int(lon))):  # type: ignore[arg-type]
+    elif cell and present(channel) and (there := clocks.zone_at(int(cell[0]), int(cell[1]))):
         found, way = there, _PLACE
     elif zone is not None and (theirs := clocks.zone_of(zone)):
         found, way = theirs, _CUSTOMER

@@ -22,6 +22,7 @@ from aegis_core.features.profiles import Profiles
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
 from aegis_core.runs.notify import events
 from aegis_core.serving.engine import Engine
+from aegis_core.serving.rows import Rows
 from aegis_core.serving.state import State
 from aegis_core.store import Store, connect
 from aegis_core.store.floods import THRESHOLD, follows
@@ -231,18 +232,18 @@ def test_a_threshold_that_was_not_kept_decides_nothing(
     state = State(*home)
     state.follow(session)
     judged(session, model, of_share(model, 0.02))
+    trained = model.policy.review_above
     state.look_back(session)
     noted = found(session)["review_above"]
-    session.execute("DELETE FROM thresholds")  # as if it was rolled back: none says `kept`
-    state.judge([], "api")
-    assert state.champion.policy.review_above == model.policy.review_above != noted
-    state.look_back(session)
-    state.kept()  # of this look, which noted nothing
-    state.judge([], "api")
-    assert state.champion.policy.review_above == model.policy.review_above
-    state.forget()
-    state.follow(session)
+    state.judge(Rows.of([]), "api")
+    assert state.champion.policy.review_above == trained != noted
+    assert not state.day_has_ended
+    state.look_back(session)  # finds it noted, as another process may have
+    state.kept()
+    state.judge(Rows.of([]), "api")
+    assert state.champion.policy.review_above == trained
+    session.execute("DELETE FROM thresholds")
     state.look_back(session)
     state.kept()
-    state.judge([], "api")
+    state.judge(Rows.of([]), "api")
     assert state.champion.policy.review_above == state.scorer.policy.review_above == noted

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pandas.util import hash_array
 
 from aegis_core.errors import NotReady
 from aegis_core.features.kernels import kernel
@@ -226,5 +227,5 @@ def hashed(ids: Sequence[str]) -> Ints:
     """A hash of each id, as `Ids` takes it, in [0, 2^63)."""
     values = np.empty(len(ids), object)
     values[:] = ids
-    keys = pd.util.hash_array(values, hash_key=_KEY, categorize=False)
+    keys = hash_array(values, hash_key=_KEY, categorize=False)
     return keys.view(np.int64) & np.int64(2**63 - 1)  # −1 marks what is free

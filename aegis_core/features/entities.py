@@ -115,27 +115,33 @@ NO_KEYS: Final = Keys(np.zeros((0, len(ENTITIES)), np.int64), np.zeros(0, np.int
 
 def keys_of(frame: Rows, customer: Ints, role: npt.NDArray[np.int8], shared: Sharing) -> Keys:
     """The entities of transactions, and what tells their cards apart."""
-    of, n_new = np.full((len(customer), len(ENTITIES)), -1, np.int64), 0
+    texts: dict[str, int] = {}
+    numbers: dict[int, Any] = {}  # of `texts`, by row; -1 for none
     shops = shared.counted[_SHOPS] > 0 or (role == DECLINED).any()
     for k, name in enumerate(ENTITIES):
         if name in frame and (k != MERCHANT or shops):
-            codes, values = _told(frame[name])
-            if values:
-                hashes = np.append(hashed([f"{name}:{value}" for value in values]), -1)
-                of[:, k], n_new = hashes[codes], n_new + len(values)
-    if not n_new:
+            numbers[k] = _numbered(frame[name], name, texts)
+    if not texts:
         return NO_KEYS
-    return Keys(of, np.where(of[:, CARD] >= 0, of[:, CARD], customer), n_new)
+    hashes = np.full(len(texts) + 1, -1, np.int64)
+    hashes[:-1] = hashed(list(texts))
+    of = np.full((len(customer), len(ENTITIES)), -1, np.int64)
+    for k, places in numbers.items():
+        of[:, k] = hashes[places]
+    return Keys(of, np.where(of[:, CARD] >= 0, of[:, CARD], customer), len(texts))
 
 
-def _told(column: Any) -> tuple[npt.NDArray[np.intp], list[str]]:
-    """For each row the number of its value, −1 where it has none, and the values."""
+def _numbered(column: Any, name: str, texts: dict[str, int]) -> Any:
+    """The number of each row's value among `texts`, -1 where it has none; who is new is added."""
     if isinstance(column, list):  # a few live rows
-        known: dict[str, int] = {}
-        codes = [-1 if value is None else known.setdefault(value, len(known)) for value in column]
-        return np.array(codes), list(known)
+        return [
+            -1 if value is None else texts.setdefault(f"{name}:{value}", len(texts))
+            for value in column
+        ]
     numbers, values = pd.factorize(column)
-    return numbers, [str(value) for value in values]
+    first = len(texts)
+    texts |= {f"{name}:{value}": first + i for i, value in enumerate(values)}
+    return np.where(numbers < 0, -1, numbers + first)
 
 
 @kernel

@@ -14,7 +14,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from pydantic import Field
-from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
@@ -91,7 +90,9 @@ class Door:
         began, path = time.perf_counter(), scope["path"]
         token = None
         if path.startswith("/v1/") and path != "/v1/health":
-            token = scope["user"] = self.tokens.known(scope["headers"])
+            if "user" not in scope:  # the connection has asked, where it is a `Guarded` one
+                scope["user"] = self.tokens.known(scope["headers"])
+            token = scope["user"]
             if token is None:
                 await self.tokens.refused()
                 await _STRANGER(scope, receive, send)
@@ -324,7 +325,11 @@ async def _body(request: Request, kinds: Sequence[str]) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in kinds:
         raise HTTPException(415, f"Send {' or '.join(kinds)}, not {kind or 'nothing'}.")
-    try:
-        return await request.body()
-    except ClientDisconnect:  # nobody hears it
-        raise HTTPException(408, "The body did not come to its end.") from None
+    parts, more = list[bytes](), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":  # nobody hears it
+            raise HTTPException(408, "The body did not come to its end.")
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)

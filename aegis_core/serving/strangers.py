@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -109,10 +110,10 @@ class Tokens:
 class Guarded(HttpToolsProtocol):
     """A connection of uvicorn's with limits of time; those without a token make room for others.
 
-    `known` says of a head's headers whether they have one.
+    `known` gives the one that a head's headers have, or None; it is the request's `user`.
     """
 
-    known: Callable[[Iterable[tuple[bytes, bytes]]], object]
+    known: Callable[[Iterable[tuple[bytes, bytes]]], Token | None]
     _head_size: int | None
     strangers: dict[Guarded, float]
     """The connections without a token, the oldest first, and since when."""
@@ -120,7 +121,8 @@ class Guarded(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
         super().connection_made(transport)
-        self._limit: asyncio.TimerHandle | None = None
+        self._due, self._looks_at = math.inf, math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._await_head()
         host = (self.client or ("",))[0]
         near = [other for other in self.strangers if (other.client or ("",))[0] == host]
@@ -130,14 +132,15 @@ class Guarded(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
-        self._within(None)
+        if self._timer is not None:
+            self._timer.cancel()
         self.strangers.pop(self, None)
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         """Wait for the head of a further request."""
         super().on_message_begin()
-        if self._limit is None:
+        if self._due == math.inf:
             self._await_head()
 
     def data_received(self, data: bytes) -> None:
@@ -150,13 +153,14 @@ class Guarded(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Look whose request it is, and wait for its body."""
-        if type(self).known(self.headers):
+        if (token := type(self).known(self.headers)) is not None:
             self.strangers.pop(self, None)
         else:
             self.strangers.setdefault(self, self.loop.time())
         self._head_size = None
         self._within(BODY_S)
         super().on_headers_complete()
+        self.scope["user"] = token  # type: ignore[typeddict-unknown-key]
 
     def on_message_complete(self) -> None:
         """All of it is there."""
@@ -177,14 +181,27 @@ class Guarded(HttpToolsProtocol):
         self._within(HEAD_S)
 
     def _within(self, seconds: float | None) -> None:
-        if self._limit is not None:
-            self._limit.cancel()
-        self._limit = None if seconds is None else self.loop.call_later(seconds, self._too_slow)
+        """Close the connection in so many seconds, unless this is called again; None: never.
 
-    def _too_slow(self) -> None:
-        self.transport.abort()
+        A timer is looked at when it is over and not stopped before: a request would stop two.
+        """
+        self._due = math.inf if seconds is None else self.loop.time() + seconds
+        if self._due < self._looks_at:
+            self._look_at(self._due)
+
+    def _look_at(self, moment: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at, self._timer = moment, self.loop.call_at(moment, self._look)
+
+    def _look(self) -> None:
+        self._looks_at, self._timer = math.inf, None
+        if self.loop.time() >= self._due:
+            self.transport.abort()
+        elif self._due < math.inf:
+            self._look_at(self._due)
 
 
-def guarded(known: Callable[[Iterable[tuple[bytes, bytes]]], object]) -> type[Any]:
+def guarded(known: Callable[[Iterable[tuple[bytes, bytes]]], Token | None]) -> type[Any]:
     """The connections of one server, which together know who of them has a token."""
     return type("Connections", (Guarded,), {"known": staticmethod(known), "strangers": {}})

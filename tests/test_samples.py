@@ -38,7 +38,7 @@ from aegis_core.store import Store, connect
 SAMPLES = Path(__file__).with_name("samples")
 TOKEN = "a-token-for-the-tests"
 PRESENT = "6"
-"""The schema of the sample whose tables, snapshot and verdicts are as today's code has them."""
+"""The schema of the oldest sample whose snapshot and verdicts are as today's code has them."""
 IMPORTED = {
     "aegis_core": (
         *("carried", "config", "dashboard", "drift", "evaluation", "figures", "lineage", "live"),
@@ -125,7 +125,7 @@ def test_an_older_database_is_brought_up_to_date_with_every_row_and_a_copy_kept(
 ) -> None:
     before = shutil.copytree(store.path.parent, home / "before") / store.path.name
     rows = counted(store, found["rows"])
-    migrated = {"audit": 1, "meta": 3}  # its base currency, since when meaning and columns are kept
+    migrated = {"audit": 1, "meta": 4}  # its base currency, since when meaning and columns are kept
     assert rows == {t: n + migrated.get(t, 0) for t, n in found["rows"].items()}
     assert min(rows[t] for t in ("transactions", "labels", "verdicts", "models", "runs")) > 0
     (kept,) = store.path.parent.glob(f"aegis.v{schema}-*.duckdb")
@@ -327,7 +327,8 @@ def test_what_a_killed_service_answered_is_in_the_tables_once_anybody_opens_them
     with duckdb.connect(str(store.path), read_only=True) as raw:
         (there,) = raw.execute("SELECT count(*) FROM transactions").fetchall()[0]
     assert there < found["rows"]["transactions"]
-    migrated = {"4": {"audit": 1, "meta": 3}, "5": {"audit": 1, "meta": 1}}.get(schema, {})
+    meta = {"4": 4, "5": 2, "6": 1}[schema]
+    migrated = {"audit": 1, "meta": meta}
     rows = {table: n + migrated.get(table, 0) for table, n in found["rows"].items()}
     assert counted(store, found["rows"]) == rows
     there = {row["t"] for row in store.rows("SELECT transaction_id AS t FROM verdicts")}

@@ -311,6 +311,16 @@ def note_pass(session: Session, next_seq: int) -> None:
     session.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", [_SINCE, str(next_seq)])
 
 
+def note_replay(session: Session, first_seq: int) -> None:
+    """Note the same of a replay from `first_seq` on, unless an older pass judged what follows."""
+    note_pass(session, first_seq)
+    session.execute(
+        f"""UPDATE meta SET value = '{first_seq:d}' WHERE key = ? AND value::BIGINT > {first_seq:d}
+        AND NOT EXISTS (FROM verdicts WHERE seq >= {first_seq:d} AND seq < meta.value::BIGINT)""",
+        [_SINCE],
+    )
+
+
 def judged_since(source: Store | Session) -> int | None:
     """The first transaction that this version of the pass judged; None: it judged none yet."""
     found = source.rows("SELECT value FROM meta WHERE key = ?", [_SINCE])

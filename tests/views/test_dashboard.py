@@ -68,7 +68,7 @@ JUDGE = """
                 THEN {'amount': 0.0, 'travel': seq % 3 * 1.0, 'hour': 0.0, 'burst': 0.0} END,
            CASE WHEN seq % 3 > 0 THEN seq % 90 * 1.0 END,
            $scored_at::TIMESTAMP + INTERVAL (seq - $first) MILLISECOND,
-           NULL, NULL, NULL
+           NULL, NULL, NULL, NULL, NULL
     FROM transactions WHERE seq >= $first AND seq < $first + $n"""
 
 
@@ -850,7 +850,7 @@ def a_model(store: Store) -> None:
         (nothing, "aegis up"),
         (a_label, "aegis up"),
         (a_transaction, "aegis run train"),
-        (a_model, "aegis run simulate"),
+        (a_model, "aegis score --since 30d"),
     ],
 )
 def test_where_there_are_no_verdicts_the_board_says_what_to_run(

@@ -39,7 +39,7 @@ from aegis_core.views.dashboard.log import (
     rows,
 )
 from aegis_core.views.dashboard.origins import before, lineage, queries, running
-from aegis_core.views.dashboard.tiles import next_steps, proof, tiles, trends
+from aegis_core.views.dashboard.tiles import next_steps, proof, replayed, tiles, trends
 from aegis_core.views.dashboard.widgets import Chart, Controls, Head, Table, Tiles
 
 _TRENDS_EVERY: Final = 5
@@ -126,6 +126,14 @@ class Board:
         """Read once and show it; a database that is busy or missing is shown, not raised."""
         self._show(self._read(self.filters))
 
+    def open_where_something_is(self) -> None:
+        """Begin with all there is, where nothing came today and what is there was replayed."""
+        read = self._snapshot
+        if read and read.newest >= 0 and not len(read.window["seq"]):
+            found = self._read(Filters(period="all"))
+            if isinstance(found, Snapshot) and found.replayed:
+                self.choose(Filters(period="all"))
+
     def _read(self, filters: Filters) -> Snapshot | Exception:
         try:
             return self.feed.read(filters)
@@ -173,6 +181,7 @@ class Board:
         text, steps = next_steps(snapshot)
         self.head.storm = snapshot.storm if snapshot else ""
         self.head.budget = snapshot.budget if snapshot else ""
+        self.head.replayed = replayed(snapshot) if snapshot else ""
         self.head.snoozed = [list(row.values()) for row in snapshot.snoozed] if snapshot else []
         self.head.notice = {"text": text, "steps": [list(step) for step in steps]}
         (self.widget.add_class if text else self.widget.remove_class)("aegis-empty")
@@ -430,6 +439,7 @@ def show(store: Store, *, live: bool = True) -> ipywidgets.Widget | None:
     multiple = float(os.environ.get("AEGIS_STORM_MULTIPLE", "5"))  # which the server sets
     board = Board(Feed(store, storm_multiple=multiple), on_left=for_one_page())
     board.refresh()
+    board.open_where_something_is()
     return board.widget
 
 

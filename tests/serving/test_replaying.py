@@ -109,7 +109,9 @@ def test_replayed_verdicts_say_so_stand_at_the_time_of_the_payment_and_are_count
     assert told == {"n": 6_400, "marked": 6_400, "aside": False, "at": True}
     with db.reading() as session:
         assert rollups.missing(session) == 0
-    assert cases.queue(db).n_open > 0
+    found = cases.queue(db).cases
+    assert {case["replayed"] for case in found} == {True}
+    assert all(row["replayed"] for row in cases.inside(db, found[0]["case_id"]))
     (entry,) = db.rows("SELECT who, details FROM audit WHERE action = 'replay'")
     assert entry["who"] == "anna"
     assert json.loads(entry["details"])["transactions"] == 6_400

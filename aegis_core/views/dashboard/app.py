@@ -33,6 +33,7 @@ from aegis_core.views.dashboard.filters import ALERTS, Filters
 from aegis_core.views.dashboard.log import (
     CAMPAIGN_COLUMNS,
     COLUMNS,
+    REPLAYED,
     TABLE_ROWS,
     as_csv,
     campaign_rows,
@@ -286,6 +287,8 @@ class Board:
             told.append(f"{len(self.selected):,} selected")
         if not self.filters.all_rows:
             told.append(f"looked through the newest {SEARCHED:,} of the period")
+        if snapshot.replayed:
+            told.append(f"{REPLAYED} replayed, at the time of the payment")
         if snapshot.uncounted:
             told.append(f"{snapshot.uncounted:,} verdicts are not counted")
         return "; ".join(told)

@@ -19,6 +19,8 @@ from aegis_core.views.dashboard.feed import dicts
 from aegis_core.views.dashboard.filters import DECISIONS
 
 TABLE_ROWS: Final = 100
+REPLAYED: Final = "↺"
+"""Before the time of a verdict in the table that was replayed."""
 COLUMNS: Final = (
     ("scored_at", "Scored (UTC)", "text"),
     ("decision", "Decision", "decision"),
@@ -57,7 +59,7 @@ def rows(window: Columns, places: np.ndarray) -> list[dict[str, Any]]:
     shown = ["seq", *(key for key, *_ in COLUMNS if key in window)]
     return [
         {key: row[key] for key in shown}
-        | {"scored_at": " ".join(filter(None, (row["scored_at"], row["replayed"])))}
+        | {"scored_at": f"{REPLAYED} {row['scored_at']}" if row["replayed"] else row["scored_at"]}
         | {"place": None if row["lat"] is None else degrees(row["lat"], row["lon"])}
         | {"category": row["category"] and category_said(row["category"])}
         for row in _in_words(window, places)

@@ -313,7 +313,7 @@ def _status_told(found: dict[str, Any]) -> Iterable[str]:
         + f"; {verdicts['replayed']:,} of them replayed"
         * bool(verdicts["replayed"])
         if verdicts["rows"]
-        else "0; `aegis score --since 30d` judges what was imported"
+        else "; `aegis score --since 30d` judges what was imported"
         * bool(champion and rows["rows"])
     )
     for i, ran in enumerate(found["runs"]):

@@ -66,7 +66,7 @@ class Replayed:
     ----------
     since : the moment from which on payments got a verdict.
     decisions : how many of each, by the words of `schema.Decision`.
-    n_seen, trained_to : how many lie in the weeks of the champion's training, and when these end.
+    n_seen, trained_to : how many lie before the end of the champion's training, and when that was.
     n_aside : how many stand before a payment that was judged live.
     """
 
@@ -90,8 +90,8 @@ class Replayed:
         )
         if self.n_seen:
             yield (
-                f"{self.n_seen:,} of them are of the weeks that the model was trained on, until "
-                f"{self.trained_to:%Y-%m-%d}: it has seen them."
+                f"{self.n_seen:,} of them are from before the model's training ended "
+                f"({self.trained_to:%Y-%m-%d}): it had seen these weeks, or later ones."
             )
         if self.n_aside:
             yield (

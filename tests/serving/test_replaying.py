@@ -236,7 +236,7 @@ def test_the_command_takes_an_age_or_a_date_and_nobody_is_mailed_about_the_past(
     assert main(["score", "--since", "4d"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("Replayed ")
-    assert "the model was trained on" in said
+    assert "from before the model's training ended" in said
     assert main(["score", "--since", "2026-01-02"]) == 0
     since = db.value("SELECT min(scored_at) FROM verdicts")
     assert since >= dt.datetime(2026, 1, 2)

@@ -513,7 +513,7 @@ def test_the_board_says_what_was_replayed_and_opens_where_it_is(store: Store) ->
     assert tile(board, "transactions") == f"{n:,}"
     assert board.head.replayed == (
         f"{replayed:,} of these verdicts are replayed (on 2026-04-01 11:00 UTC), as if the model "
-        f"had been there. Of these {replayed:,} are of weeks that it was trained on."
+        f"had been there. Of these {replayed:,} are from before its training ended."
     )
     marked = {row["seq"]: row["scored_at"].startswith("↺ 2026-03-12") for row in shown_rows(board)}
     assert marked == {seq: seq >= 100 for seq in marked}

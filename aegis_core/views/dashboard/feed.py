@@ -67,8 +67,8 @@ class Snapshot:
     stats : Columns of `service_stats`, of the last quarter of an hour.
     storm : What is told of a storm of alerts; "" in ordinary weather.
     budget : What the champion's threshold follows; "" where the trained one keeps the budget.
-    replayed : How many verdicts of the period were replayed (`n`, `n_seen` of them of weeks that
-        their model was trained on; `at`, the last time), whatever the filters; empty: none.
+    replayed : How many verdicts of the period were replayed (`n`, `n_seen` of them from before
+        the training of their model ended; `at`, the last time), whatever the filters; empty: none.
     snoozed : Customers about whom nothing is asked: `value`, `until`, `who`, `why`; the longest
         first, `MOST_SNOOZED` at most.
     facts : The champion, how it was made, the last proof: see `_FACTS`.

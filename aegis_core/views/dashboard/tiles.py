@@ -105,7 +105,7 @@ def replayed(snapshot: Snapshot) -> str:
     told = snapshot.replayed
     if not told:
         return ""
-    seen = f" Of these {told['n_seen']:,} are of weeks that it was trained on."
+    seen = f" Of these {told['n_seen']:,} are from before its training ended."
     return (
         f"{told['n']:,} of these verdicts are replayed (on {utc(told['at'])}), as if the model had "
         f"been there.{seen * bool(told['n_seen'])}"

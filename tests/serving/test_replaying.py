@@ -19,7 +19,7 @@ from test_engine import Taught, arrivals, db, learned, settings, taken, taught, 
 from aegis_core import config, store
 from aegis_core.cli import main
 from aegis_core.config import NotifyRule, Settings
-from aegis_core.detection import following, registry
+from aegis_core.detection import following, registry, retention
 from aegis_core.errors import InputError, NotReady, StoreBusy
 from aegis_core.evaluation.drift import traffic
 from aegis_core.evaluation.parity import Parity, parity
@@ -27,7 +27,7 @@ from aegis_core.intake.importing import import_files
 from aegis_core.review import cases, lists
 from aegis_core.runs import execution
 from aegis_core.runs.notify import events
-from aegis_core.serving import replaying, snapshot
+from aegis_core.serving import erasing, replaying, snapshot
 from aegis_core.serving.engine import Engine
 from aegis_core.serving.replaying import score_past
 from aegis_core.store import Store, rollups
@@ -255,3 +255,25 @@ def test_drift_does_not_take_what_was_replayed_for_live(db: Store, settings: Set
     after = traffic.observe(db, settings, day, 1)
     assert after.told() == before.told()
     assert "0 scored live" in after.told()
+
+
+def test_what_was_forgotten_or_erased_before_and_after_changes_no_bit(
+    pair: list[tuple[Store, Settings]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one, here), _ = pair
+    rows, _ = arrivals(600)
+    monkeypatch.setattr(retention, "LEAST_DAYS", 1.0)
+    retention.forget(one, retention.plan(one, 14.0), who="anna")
+    imported(one, rows, tmp_path)
+    found = one.rows("SELECT customer_id AS c FROM transactions GROUP BY c ORDER BY count(*) DESC")
+    erasing.erase(one, here, found[0]["c"], who="anna")
+    done = score_past(one, here, 10.0, who="anna")
+    n = sum(done.decisions.values())
+    assert parity(one, here) == Parity(n, 0, None)
+    alerts = one.rows(
+        "SELECT customer_id AS c FROM verdicts JOIN transactions USING (seq) "
+        "WHERE decision = 'block' LIMIT 1"
+    )
+    erasing.erase(one, here, alerts[0]["c"], who="anna")
+    proof = parity(one, here)
+    assert (0 < proof.checked < n, proof.different) == (True, 0)

@@ -203,10 +203,13 @@ def score(
     """
     from aegis_core.serving.replaying import score_past
 
+    from_: float | datetime | None
     try:
-        from_: float | datetime = days(since)
+        from_ = days(since)
     except InputError:
-        from_ = moment(since) or 0.0
+        from_ = moment(since)
+    if from_ is None:
+        raise InputError("Say since when: a date such as 2026-03-01, or an age such as 30d.")
     store, settings = opened(db)
     with bar("score") as tell:
         done = score_past(store, settings, from_, who=who, tell=tell)

@@ -87,7 +87,7 @@ def first_light(
         if not there["verdicts"]:
             print(
                 "None of them has a verdict. End this (Ctrl-C) and fill the board with "
-                "`aegis score --since 30d`."
+                f"`aegis score --since 30d --db {settings.db}`."
             )
     print(f"Reports: {settings.reports / 'index.html'}", flush=True)
     served = settings.with_any_clock() if streams else settings  # the stream's clock is its own

@@ -118,7 +118,7 @@ def test_nothing_is_simulated_into_own_data_unless_it_is_asked_for(
     ]
     told = capsys.readouterr().out
     assert ("nothing is simulated" in told) == (given is None)
-    assert ("`aegis score --since 30d`" in told) == (given is None)
+    assert (f"`aegis score --since 30d --db {settings.db}`" in told) == (given is None)
 
 
 def test_a_failed_evaluation_is_tried_again(

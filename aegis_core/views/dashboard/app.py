@@ -27,7 +27,7 @@ from aegis_core.errors import NotReady, StoreBusy
 from aegis_core.store import Store, connect
 from aegis_core.units.words import category_said
 from aegis_core.views.dashboard import atlas, pictures
-from aegis_core.views.dashboard.counts import Columns, Counts, counted
+from aegis_core.views.dashboard.counts import Columns, Counts, appended, counted
 from aegis_core.views.dashboard.feed import SEARCHED, WINDOW, Feed, Snapshot, seconds, worst_first
 from aegis_core.views.dashboard.filters import ALERTS, Filters
 from aegis_core.views.dashboard.log import (
@@ -237,7 +237,7 @@ class Board:
         same = bool(before) and self._drawn_with[:2] == (self.filters, self.selected)
         if same and window is before:
             return
-        n_new = _appended(before["seq"], window["seq"]) if same else -1
+        n_new = appended(before["seq"], window["seq"]) if same else -1
         figure = pictures.scatter_figure(window, *axes)
         if n_new < 0:
             self.scatter.show(figure)
@@ -408,20 +408,6 @@ class Board:
 
 def _told(columns: Iterable[tuple[str, str, str]]) -> list[dict[str, str]]:
     return [{"key": key, "title": title, "kind": kind} for key, title, kind in columns]
-
-
-def _appended(before: np.ndarray, after: np.ndarray) -> int:
-    """How many were added at the end of `before`, some lost at its beginning; -1: it is another.
-
-    >>> _appended(np.array([1, 2, 3]), np.array([2, 3, 4])), _appended(np.array([1]), np.array([]))
-    (1, -1)
-    """
-    if not len(before) or not len(after):
-        return -1
-    n_new = int((after > before[-1]).sum())
-    kept = len(after) - n_new
-    same = 0 < kept <= len(before) and np.array_equal(before[-kept:], after[:kept])
-    return n_new if same else -1
 
 
 def opened(db: str = "") -> Store:

@@ -312,13 +312,12 @@ def note_pass(session: Session, next_seq: int) -> None:
 
 
 def note_replay(session: Session, first_seq: int) -> None:
-    """Note the same of a replay from `first_seq` on, unless an older pass judged what follows."""
-    note_pass(session, first_seq)
-    session.execute(
-        f"""UPDATE meta SET value = '{first_seq:d}' WHERE key = ? AND value::BIGINT > {first_seq:d}
-        AND NOT EXISTS (FROM verdicts WHERE seq >= {first_seq:d} AND seq < meta.value::BIGINT)""",
-        [_SINCE],
-    )
+    """Note the same of a replay from `first_seq` on, after the last verdict of an older pass."""
+    note_pass(session, session.next_seq())
+    since = judged_since(session) or 0
+    older = session.value("SELECT max(seq) FROM verdicts WHERE seq < ?", [since])
+    now = min(since, max(first_seq, -1 if older is None else older + 1))
+    session.execute("UPDATE meta SET value = ? WHERE key = ?", [str(now), _SINCE])
 
 
 def judged_since(source: Store | Session) -> int | None:

@@ -177,6 +177,29 @@ def test_a_replay_after_the_last_live_payment_teaches_and_drops_the_snapshot(
     assert (proof.checked, proof.different) == (sum(done.decisions.values()) + 600, 0)
 
 
+def test_live_verdicts_before_a_replay_still_count_as_proved(
+    db: Store, settings: Settings, tmp_path: Path
+) -> None:
+    rows, _ = arrivals(400)
+    taken(db, settings, rows.slice(0, 200))
+    since = imported(db, rows.slice(200), tmp_path)
+    score_past(db, settings, since.to_pydatetime(), who="anna")
+    assert parity(db, settings) == Parity(400, 0, None)
+
+
+def test_verdicts_of_an_older_pass_are_not_taken_for_those_of_this_one(
+    db: Store, settings: Settings, tmp_path: Path
+) -> None:
+    rows, _ = arrivals(600)
+    taken(db, settings, rows.slice(0, 300))
+    with db.writing() as session:  # as a version left them that computed otherwise
+        session.execute("DELETE FROM meta WHERE starts_with(key, 'pass ')")
+        session.execute("UPDATE verdicts SET score = score / 2")
+    imported(db, rows.slice(300), tmp_path)
+    score_past(db, settings, EVER, who="anna")
+    assert parity(db, settings) == Parity(300, 0, None, older=6_300)
+
+
 def test_a_run_is_verified_on_the_verdicts_that_it_saw(
     db: Store,
     settings: Settings,

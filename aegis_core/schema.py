@@ -246,7 +246,7 @@ RETRY_DAYS: Final = 30
 REQUIRED: Final = tuple(column.name for column in COLUMNS if column.required and not column.made)
 """What a row must bring; a missing `transaction_id` is made from source and row number."""
 
-SCHEMA_VERSION: Final = max(4, *(column.since for column in COLUMNS))
+SCHEMA_VERSION: Final = max(7, *(column.since for column in COLUMNS))
 
 
 def _struct(factors: tuple[str, ...]) -> str:
@@ -268,7 +268,8 @@ TABLES: Final = {
         score DOUBLE NOT NULL, risk DOUBLE NOT NULL, decision VARCHAR NOT NULL,
         reasons STRUCT(factor VARCHAR, code VARCHAR, text VARCHAR, contribution DOUBLE)[],
         contributions {_struct(TOLD_FACTORS)}, evidence {_struct(FACTORS)}, distance_km DOUBLE,
-        scored_at TIMESTAMP NOT NULL, cleared VARCHAR, inclusion DOUBLE, list_entry VARCHAR""",
+        scored_at TIMESTAMP NOT NULL, cleared VARCHAR, inclusion DOUBLE, list_entry VARCHAR,
+        replayed_at TIMESTAMP, aside BOOLEAN""",
     "shadow_scores": """
         seq BIGINT NOT NULL, transaction_id VARCHAR NOT NULL, model_version VARCHAR NOT NULL,
         score DOUBLE NOT NULL, risk DOUBLE NOT NULL, decision VARCHAR NOT NULL""",
@@ -367,8 +368,10 @@ TABLES: Final = {
 `labels.after_seq` is the last transaction that had arrived before the label: with `known_at`, it
 says which transactions could know it; null until the service heard of the label.
 `verdicts.inclusion` is the probability with which the transaction went to review: 1 for an alert,
-the audit share for a sample of the approved, null for what nobody was asked about. In `lists` a
-row with `ends` takes the entry of that id off.
+the audit share for a sample of the approved, null for what nobody was asked about. `replayed_at`
+is when `aegis score` gave a verdict on what had come before; null: it was given live. Its
+`scored_at` is the time of the payment, and where it stands `aside` its decision taught nothing. In
+`lists` a row with `ends` takes the entry of that id off.
 
 In `runs`, `status` is waiting, running, done, failed, interrupted or skipped; `last_seq` and
 `n_labels` are the last transaction and the number of labels that a run saw, at `seen_at`, and
@@ -470,6 +473,7 @@ _CHANGES: Final = {
     ],
     3: _added("runs", "seen_at TIMESTAMP"),
     4: _added("transactions", ", ".join(f"{name} {kind}" for name, kind in MEANT.items())),
+    6: _added("verdicts", "replayed_at TIMESTAMP, aside BOOLEAN"),
 }
 MIGRATIONS: Final = {
     older: [

@@ -49,7 +49,7 @@ VERDICTS = """
         'factor': CASE seq % 3 WHEN 0 THEN 'travel' WHEN 1 THEN 'amount' ELSE 'hour' END,
         'code': 'X', 'text': 'EUR 900.00 is 9 times the usual', 'contribution': 1.0}}] ELSE [] END,
       NULL, {{'amount': 0.1, 'travel': 0.2, 'hour': 0.3, 'burst': 0.4}}, hash(seq) % 900,
-      {scored}, NULL, NULL, NULL
+      {scored}, NULL, NULL, NULL, NULL, NULL
     FROM transactions WHERE seq >= {first} AND seq < {last}"""
 SERVE = """
 import sys

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from aegis_core.cli.common import Database, Who, app, days, example, opened, settings_for
+from aegis_core.cli.common import (
+    Database,
+    Who,
+    app,
+    bar,
+    days,
+    example,
+    moment,
+    opened,
+    settings_for,
+)
 from aegis_core.cli.output import write_table
 from aegis_core.errors import InputError
-from aegis_core.machine import utc_now
 
 Force = Annotated[bool, typer.Option("--force", help="Also where something is there already.")]
 
@@ -31,7 +37,7 @@ def backup(
     from aegis_core.store import backup
 
     store, settings = opened(db)
-    with _bar("backup") as tell:
+    with bar("backup") as tell:
         made = backup.backup(store, file, settings, who=who, force=force, tell=tell)
     print(made.sentence())
 
@@ -63,7 +69,7 @@ def compact(who: Who, db: Database = None) -> None:
     """Give back the space of what was deleted; no service may run."""
     from aegis_core.store import compaction
 
-    with _bar("compact") as tell:
+    with bar("compact") as tell:
         done = compaction.compact(opened(db)[0], who=who, tell=tell)
     print(done.sentence())
 
@@ -104,7 +110,7 @@ def forget(
     if not yes:
         print("Nothing was deleted yet; --yes does it.")
         return
-    with _bar("forget") as tell:
+    with bar("forget") as tell:
         done = retention.forget(store, plan, who=who, tell=tell)
     print(done)
 
@@ -137,7 +143,7 @@ def person(
     from aegis_core.serving import erasing
 
     if erase and yes:
-        with _bar("erase") as tell:
+        with bar("erase") as tell:
             done = erasing.erase(store, settings, customer, who=who, tell=tell)
         print(done)
         return
@@ -157,7 +163,7 @@ def export(
     from aegis_core.store import export
 
     store, settings = opened(db)
-    with _bar("export") as tell:
+    with bar("export") as tell:
         made = export.export(store, folder, settings, who=who, force=force, tell=tell)
     print(made.sentence())
 
@@ -189,7 +195,7 @@ def list_(
     from aegis_core.store import audit
 
     with opened(db)[0].reading() as session:
-        entries = audit.entries(session, _moment(since))
+        entries = audit.entries(session, moment(since))
     names = ["seq", "recorded_at", "who", "action", "subject", "details"]
     rows = [
         (e.seq, f"{e.recorded_at:%Y-%m-%d %H:%M:%S}", e.who, e.action, e.subject, e.details)
@@ -225,38 +231,3 @@ def verify(
         print("No head is kept beside the database: that its end was cut off cannot be seen.")
     if found.problem:
         raise typer.Exit(1)
-
-
-def _moment(text: str) -> datetime | None:
-    """A time in UTC, from a date, a time or an age.
-
-    >>> _moment("2026-03-01T12:00+01:00")
-    datetime.datetime(2026, 3, 1, 11, 0)
-    """
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            age = timedelta(days=days(text))
-        except InputError:
-            raise InputError(
-                f"{text!r} is neither a date such as 2026-03-01 nor an age such as 7d."
-            ) from None
-        return utc_now() - age
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-
-
-@contextlib.contextmanager
-def _bar(doing: str) -> Iterator[Callable[[float], object]]:
-    """A bar on the standard error, where that is a terminal, fed with the share done."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
-    with tqdm(total=1.0, desc=doing, disable=None, bar_format=form) as bar:
-
-        def tell(share: float) -> None:
-            bar.update(share - bar.n)
-
-        yield tell

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import typer
@@ -20,14 +21,18 @@ from aegis_core.cli.common import (
     Json,
     Port,
     Seconds,
+    Who,
     app,
+    bar,
+    days,
     example,
     finite,
+    moment,
     opened,
     settings_for,
 )
 from aegis_core.cli.output import cell_text, write_csv, write_document, write_json, write_table
-from aegis_core.errors import AegisError, NotReady
+from aegis_core.errors import AegisError, InputError, NotReady
 from aegis_core.machine import private
 from aegis_core.schema import held_labels
 
@@ -182,6 +187,35 @@ def serve(
     run_service(settings_for(db), host=host, port=port, for_s=for_s)
 
 
+@app.command(epilog=example("aegis score --since 30d", "aegis score --since 2026-03-01"))
+def score(
+    who: Who,
+    since: Annotated[
+        str,
+        typer.Option(help="A date or time (UTC), or an age such as 30d before the newest payment."),
+    ],
+    db: Database = None,
+) -> None:
+    """Judge what was imported as if the champion had been there: board and queue fill.
+
+    Payments since then that have no verdict get one, marked as replayed; what has a
+    verdict keeps it. No service may run meanwhile.
+    """
+    from aegis_core.serving.replaying import score_past
+
+    from_: float | datetime | None
+    try:
+        from_ = days(since)
+    except InputError:
+        from_ = moment(since)
+    if from_ is None:
+        raise InputError("Say since when: a date such as 2026-03-01, or an age such as 30d.")
+    store, settings = opened(db)
+    with bar("score") as tell:
+        done = score_past(store, settings, from_, who=who, tell=tell)
+    print(*done.lines(), sep="\n")
+
+
 @app.command(
     epilog=example("aegis up", "aegis up --transactions 50000 --for 30", "aegis up --no-simulate")
 )
@@ -194,8 +228,12 @@ def up(
         int, typer.Option(min=0, max=65535, help="Of the service; else any free one.")
     ] = 8000,
     simulate: Annotated[
-        bool, typer.Option("--simulate/--no-simulate", help="Send a made-up stream.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--simulate/--no-simulate",
+            help="Send a made-up stream; by itself not into data of your own.",
+        ),
+    ] = None,
     rate: Annotated[
         float, typer.Option(min=0.1, callback=finite, help="Its transactions a second.")
     ] = 50.0,
@@ -209,7 +247,7 @@ def up(
     from aegis_core.cli.up import first_light
 
     shown = {"transactions": transactions, "port": port, "api_port": api_port}
-    first_light(settings_for(db), **shown, rate=rate if simulate else 0.0, for_s=for_s)
+    first_light(settings_for(db), **shown, rate=rate, simulate=simulate, for_s=for_s)
 
 
 _STATUS = {
@@ -218,7 +256,8 @@ _STATUS = {
     f"FROM ({held_labels()})",
     "verdicts": """SELECT count(*) AS rows, count(*) FILTER (decision = 'review') AS review,
         count(*) FILTER (decision = 'block') AS block,
-        (review + block) / nullif(count(*), 0) AS alert_rate FROM verdicts""",
+        (review + block) / nullif(count(*), 0) AS alert_rate, count(replayed_at) AS replayed
+        FROM verdicts""",
     "champion": """SELECT version, detector, n_train, trained_from, trained_to, promoted_at
         FROM models WHERE promoted_at IS NOT NULL ORDER BY promoted_at DESC LIMIT 1""",
     "runs": """SELECT run_id, notebook, status, started_at, ended_at, error, cells_done,
@@ -274,8 +313,11 @@ def _status_told(found: dict[str, Any]) -> Iterable[str]:
     yield f"verdicts      {verdicts['rows']:,}" + (
         f", {verdicts['review']:,} to review, {verdicts['block']:,} blocked: "
         f"alert rate {verdicts['alert_rate']:.2%}"
+        + f"; {verdicts['replayed']:,} of them replayed"
+        * bool(verdicts["replayed"])
         if verdicts["rows"]
-        else ""
+        else "; `aegis score --since 30d` judges what was imported"
+        * bool(champion and rows["rows"])
     )
     for i, ran in enumerate(found["runs"]):
         error = f": {cell_text(ran['error'])}" if ran["error"] else runs.progress_of(ran)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aegis_core.errors import InputError
+from aegis_core.machine import utc_now
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
@@ -131,3 +135,38 @@ def days(text: str) -> float:
     except ValueError:
         pass
     raise InputError(f"{text!r} is not a length of time; write 7d, 12h, 30m or 2w.")
+
+
+def moment(text: str) -> datetime | None:
+    """A time in UTC, from a date, a time or an age.
+
+    >>> moment("2026-03-01T12:00+01:00")
+    datetime.datetime(2026, 3, 1, 11, 0)
+    """
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            age = timedelta(days=days(text))
+        except InputError:
+            raise InputError(
+                f"{text!r} is neither a date such as 2026-03-01 nor an age such as 7d."
+            ) from None
+        return utc_now() - age
+    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+
+
+@contextlib.contextmanager
+def bar(doing: str) -> Iterator[Callable[[float], object]]:
+    """A bar on the standard error, where that is a terminal, fed with the share done."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+    with tqdm(total=1.0, desc=doing, disable=None, bar_format=form) as shown:
+
+        def tell(share: float) -> None:
+            shown.update(share - shown.n)
+
+        yield tell

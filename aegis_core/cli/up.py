@@ -44,20 +44,22 @@ def first_light(
     port: int = 8866,
     api_port: int = 8000,
     rate: float = STREAM_RATE,
+    simulate: bool | None = None,
     for_s: float | None = None,
 ) -> None:
     """Generate, train and evaluate what is not there yet; then start what lives.
 
     Each step is a notebook run. What lives are the service, which owns the database and scores over
     REST, a simulated stream that sends transactions to it, and the dashboard. Ends with Ctrl-C, or
-    after `for_s` seconds of serving.
+    after `for_s` seconds of serving. Into data that somebody brought nothing is simulated.
 
     Parameters
     ----------
     transactions : How many to generate in an empty database.
     port : Of the dashboard, on the loopback interface; 0 takes any free one.
     api_port : Of the service; where it is taken, any free one.
-    rate : Simulated transactions a second; 0 simulates none.
+    rate : Simulated transactions a second.
+    simulate : Whether there is a stream; None: only where all data are made up.
 
     Raises
     ------
@@ -79,13 +81,21 @@ def first_light(
             continue
         result = run_notebook(name, parameters, settings)
         print(f"{name} took {duration(result.seconds)}: {result.report_path}", flush=True)
+    streams = not there["own"] if simulate is None else simulate
+    if there["own"] and not streams:
+        print(f"The data in {settings.db} are your own: nothing is simulated into them.")
+        if not there["verdicts"]:
+            print(
+                "None of them has a verdict. End this (Ctrl-C) and fill the board with "
+                f"`aegis score --since 30d --db {settings.db}`."
+            )
     print(f"Reports: {settings.reports / 'index.html'}", flush=True)
-    served = settings.with_any_clock() if rate else settings  # the stream's clock is its own
+    served = settings.with_any_clock() if streams else settings  # the stream's clock is its own
     with _service(served, api_port) as address, contextlib.ExitStack() as stack:
         readers = files_of(settings.db)[1]
         print(f"Scoring service: {address}/docs", flush=True)
         print(f"To read with DuckDB while it runs, use the statements in {readers}", flush=True)
-        if rate:
+        if streams:
             stack.enter_context(_stream(settings, for_s, address, rate))
         serve(settings, port, for_s=for_s)
 
@@ -98,19 +108,23 @@ def _compile() -> None:
 
 
 def what_is_there(settings: Settings) -> dict[str, object]:
-    """Number of transactions, version of the champion, and the last evaluation that was done."""
+    """Number of transactions and verdicts, whether some are `own`, champion, last evaluation."""
     try:
         with connect(settings.db).reading() as session:
             return session.rows(
                 """
                 SELECT (SELECT count(*) FROM transactions) AS transactions,
+                  (SELECT count(*) FROM verdicts) AS verdicts,
+                  EXISTS (FROM transactions) AND (NOT EXISTS (FROM meta WHERE key = 'synthetic')
+                    OR EXISTS (FROM transactions WHERE source NOT IN (
+                      'synthetic', 'simulate', 'api'))) AS own,
                   (SELECT arg_max(version, promoted_at) FROM models) AS champion,
                   (SELECT arg_max(run_id, started_at) FROM runs
                     WHERE notebook = 'evaluate' AND status = 'done') AS evaluation
                 """
             )[0]
     except NotReady:
-        return {"transactions": 0, "champion": None, "evaluation": None}
+        return {"transactions": 0, "own": False, "champion": None, "evaluation": None}
 
 
 @contextlib.contextmanager

@@ -71,7 +71,9 @@ def applied(session: Session, model: ModelVersion) -> ModelVersion:
     return replace(model, policy=policy)
 
 
-def look_back(session: Session, model: ModelVersion, day: int, days: int) -> bool:
+def look_back(
+    session: Session, model: ModelVersion, day: int, days: int, first_seq: int | None = None
+) -> bool:
     """Note the threshold for a day that has begun; whether there was something to note.
 
     Parameters
@@ -79,6 +81,7 @@ def look_back(session: Session, model: ModelVersion, day: int, days: int) -> boo
     model : with the policy that it was trained with.
     day : the first day that has not ended, in days since 1970, by the transactions' clock.
     days : how many days before it are looked at.
+    first_seq : the transaction that it is for first; None: the next that arrives.
     """
     today, policy = (EPOCH + dt.timedelta(days=day)).date(), model.policy
     days_asked = {"first": today - dt.timedelta(days=days), "day": today}
@@ -109,7 +112,7 @@ def look_back(session: Session, model: ModelVersion, day: int, days: int) -> boo
         above = float(np.clip(scores[room] if room < len(scores) else low, low, high))
     session.execute(
         "INSERT INTO thresholds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [today, model.version, session.next_seq(), above, trained, judged["n"], alerts,
-         policy.alert_budget, days, utc_now()],
+        [today, model.version, session.next_seq() if first_seq is None else first_seq, above,
+         trained, judged["n"], alerts, policy.alert_budget, days, utc_now()],
     )  # fmt: skip
     return True

@@ -19,7 +19,8 @@ from aegis_core.store.session import Session
 
 _READ = (*(c.name for c in COLUMNS if c.replayed), *(m for m in MEANT if m != "base_amount"))
 _TRANSACTIONS = f"""
-    SELECT t.seq, {", ".join(f"t.{name}" for name in _READ)}, v.decision
+    SELECT t.seq, {", ".join(f"t.{name}" for name in _READ)},
+      if(v.aside, NULL, v.decision) AS decision
     FROM transactions t LEFT JOIN verdicts v USING (seq) WHERE {{where}} ORDER BY t.seq
 """
 _LABEL_EVENTS = f"""
@@ -52,7 +53,7 @@ def transactions(
     -------
     DataFrame
         The columns that the pass reads, and `decision` as in `schema.Decision`, or
-        `scoring.UNDECIDED` where there was no verdict.
+        `scoring.UNDECIDED` where there was no verdict, or one that stands aside.
     """
     frame = source.query(_TRANSACTIONS.format(where=where), params)
     codes = {d.label: d.value for d in Decision}

@@ -52,6 +52,8 @@ CHUNK_ROWS = 200_000
 """Rows taken through the pass at once; bounds memory, changes no result."""
 UNDECIDED = -1
 """In an array of recorded decisions: this transaction never got a verdict."""
+DECIDED_NOW = -2
+"""In an array of recorded decisions: what the model says in this very pass."""
 DENIED, ALLOWED, SNOOZED = (1 + LIST_KINDS.index(k) for k in ("deny", "allow", "snooze"))
 """In an array of rulings: what a list says of a transaction; 0 is nothing."""
 N_CLEARED: Final = 1 + N_TOLD
@@ -181,7 +183,7 @@ def _advance(
             if alert and len(cleared) > 0:
                 _clear(own, published, pair_keys, pairs, places, entry, as_paid[i], units[i], model,
                        trees, review_above, row, past, cleared[i])  # fmt: skip
-        if len(recorded) > 0:
+        if len(recorded) > 0 and recorded[i] != DECIDED_NOW:
             fate = recorded[i]
         learn(own, published, pair_keys, pairs, sums, scales, places, entry, row, raw,
               fate != Decision.BLOCK, fate == Decision.REVIEW)  # fmt: skip
@@ -315,7 +317,8 @@ class Scorer:
             Transactions in order of arrival (`schema.TRANSACTION_COLUMNS`), checked at the door.
         recorded :
             Decisions that were answered when the transactions came, of shape (n,); they, and not
-            today's, say what taught the profiles. `UNDECIDED` where there was none.
+            today's, say what taught the profiles. `UNDECIDED` where there was none, `DECIDED_NOW`
+            where this pass gives them.
         rulings :
             What lists say, of shape (n,): 0, `DENIED`, `ALLOWED` or `SNOOZED`. The first two
             decide whatever the score, the last lets pass what would have gone to review.
@@ -400,9 +403,11 @@ class Scorer:
         labels: pd.DataFrame | None = None,
         *,
         recorded: Decisions | None = None,
+        rulings: Decisions | None = None,
         erased: Erased = NO_ONE,
         watch: Callable[[pd.DataFrame], Pauses] | None = None,
         signals: bool = False,
+        explain: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> Scored:
         """`run` over a history in whose course answers came in.
@@ -423,6 +428,9 @@ class Scorer:
             there = rows["customer_id"].notna().to_numpy(bool)
             given, recorded = recorded, np.full(len(rows), UNDECIDED, np.int8)
             recorded[there] = UNDECIDED if given is None else given
+            if rulings is not None:
+                given, rulings = rulings, np.zeros(len(rows), np.int8)
+                rulings[there] = given
         seq = rows["seq"].to_numpy(np.int64)
         with contextlib.ExitStack() as passing:
             clock = times = rows["ts"].to_numpy("datetime64[us]").astype(np.int64)
@@ -439,8 +447,8 @@ class Scorer:
                 for row, acts in more.items():
                     pauses[row] += acts
             out = self.run(
-                rows, recorded=recorded, signals=signals, clock=clock, pauses=pauses,
-                progress=progress,
+                rows, recorded=recorded, rulings=rulings, signals=signals, explain=explain,
+                clock=clock, pauses=pauses, progress=progress,
             )  # fmt: skip
         if there.all():
             return out

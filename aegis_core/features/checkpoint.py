@@ -311,6 +311,15 @@ def note_pass(session: Session, next_seq: int) -> None:
     session.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", [_SINCE, str(next_seq)])
 
 
+def note_replay(session: Session, first_seq: int) -> None:
+    """Note the same of a replay from `first_seq` on, after the last verdict of an older pass."""
+    note_pass(session, session.next_seq())
+    since = judged_since(session) or 0
+    older = session.value("SELECT max(seq) FROM verdicts WHERE seq < ?", [since])
+    now = min(since, max(first_seq, -1 if older is None else older + 1))
+    session.execute("UPDATE meta SET value = ? WHERE key = ?", [str(now), _SINCE])
+
+
 def judged_since(source: Store | Session) -> int | None:
     """The first transaction that this version of the pass judged; None: it judged none yet."""
     found = source.rows("SELECT value FROM meta WHERE key = ?", [_SINCE])

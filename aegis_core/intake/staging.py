@@ -188,7 +188,8 @@ def stage(
         ), checked AS (
             SELECT *, CASE {reason} END AS reason, left(CASE
                 WHEN is_fraud_given AND is_fraud IS NULL
-                    AND {folded_in_sql("is_fraud_said")} NOT IN ({no_label}) THEN is_fraud_said
+                    AND NOT list_contains([{no_label}], {folded_in_sql("is_fraud_said")})
+                    THEN is_fraud_said
                 WHEN is_fraud_given AND known_at_given AND {_NO_DATE} THEN known_at_said
                 END, 40) AS unread
             FROM parsed
@@ -287,8 +288,9 @@ def _parsed(
         yes, no = (
             ", ".join(literal(w) for w, meant in words.items() if meant == said) for said in ANSWERS
         )
-        value = f"CASE WHEN {folded_in_sql(text)} IN ({yes}) THEN true"
-        value += f" WHEN {folded_in_sql(text)} IN ({no}) THEN false END"
+        # DuckDB makes a join of a long IN, after which rows are no longer in the order of the file
+        value = f"CASE WHEN list_contains([{yes}], {folded_in_sql(text)}) THEN true"
+        value += f" WHEN list_contains([{no}], {folded_in_sql(text)}) THEN false END"
     elif wanted.kind == NUMBER and kind == "BOOLEAN":
         value = "NULL::DOUBLE"
     elif wanted.kind == NUMBER:

@@ -67,7 +67,7 @@ _ASKED: Final = f"""
       SELECT v.seq, v.transaction_id, coalesce(answered.n, 0) AS n_answered, t.customer_id, t.ts,
         t.amount, t.currency, {WORTH} AS worth, {WORTH_IN} AS unit,
         t.base_currency IS NOT NULL AND t.rate IS NULL AS no_rate, {_OF_PAYMENT}, v.decision,
-        v.risk, v.score, v.inclusion, v.scored_at,
+        v.risk, v.score, v.inclusion, v.scored_at, v.replayed_at IS NOT NULL AS replayed,
         v.reasons[1].text AS why, v.reasons[1].code AS code,
         coalesce(answered.n, 0) = 0 OR (answered.at < v.scored_at  -- of the try that it was before
             AND lag(v.seq) OVER (PARTITION BY v.transaction_id ORDER BY v.seq) IS NOT NULL)
@@ -113,7 +113,7 @@ QUEUE: Final = f"""
         max(risk) FILTER (open) AS risk,
         sum(worth * risk / 100) FILTER (open) AS weight,
         count(*) FILTER (open AND decision = 'block') AS n_blocked,
-        bool_and(inclusion < 1) FILTER (open) AS audit,
+        bool_and(inclusion < 1) FILTER (open) AS audit, bool_or(replayed) FILTER (open) AS replayed,
         arg_max(why, risk) FILTER (open) AS why,
         arg_max(code, risk) FILTER (open) AS code,
         {_OF_CASE},
@@ -145,7 +145,7 @@ _PLACED: Final = f"""
 _INSIDE: Final = f"""
     {_ASKED}
     SELECT transaction_id, seq, customer_id, ts, amount, currency, merchant_id, decision, risk,
-      score, inclusion, why, open, n_answered
+      score, inclusion, why, open, n_answered, replayed
     FROM cased WHERE case_id = $case_id ORDER BY ts, seq
 """
 
@@ -159,9 +159,10 @@ class Queue:
     in the base currency, or in their own where nobody knows a rate of it), `currency` (which; null
     where it is not known), `risk` (the highest, in
     [0, 100]), `weight` (the sum of risk × amount, risk as a share), `n_blocked`, `audit` (all are
-    of the audit sample), `why` and `oldest` (when the first was scored); `holder` and `until` of a
-    claim on the customer, or null; `campaign` (what it shares with others, such as "at shop-7", or
-    null), how many cases are `alike` in it, and its `place` among these, from 1 on.
+    of the audit sample), `replayed` (one of them was), `why` and `oldest` (when the first was
+    scored); `holder` and `until` of a claim on the customer, or null; `campaign` (what it shares
+    with others, such as "at shop-7", or null), how many cases are `alike` in it, and its `place`
+    among these, from 1 on.
     """
 
     cases: list[dict[str, Any]]

@@ -53,6 +53,7 @@ OWN: Final = ("db", "run_id")
 _TOLD_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
 _ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _MOST: Final = 2**1023  # about the largest float
+_INTERVAL: Final = re.compile(r"\bin ([\[(])([\d_.]+), ([\d_.]+|∞)([\])])")
 _KINDS: Final[dict[str, TypeAdapter[Any]]] = {
     kind.__name__: TypeAdapter(kind) for kind in (bool, int, float, str)
 }
@@ -83,7 +84,8 @@ def check_parameters(name: str, given: Mapping[str, object]) -> dict[str, object
     Raises
     ------
     InputError
-        There is no such notebook, it has no parameter of a name, or a value does not fit its type.
+        There is no such notebook, it has no parameter of a name, or a value does not fit its type
+        or lies outside of the interval that the line of the parameter names.
     """
     declared = parameters_of(name)
     for key in given:
@@ -99,6 +101,7 @@ def check_parameters(name: str, given: Mapping[str, object]) -> dict[str, object
         # -1 stood for the settings until None did, in schedules and in the ledger
         if values[key] is not None or str(value) not in ("", "None", "-1", "-1.0"):
             values[key] = _as_type(key, value, declared[key]["inferred_type_name"])
+            _must_lie_inside(key, values[key], declared[key]["help"])
     return values
 
 
@@ -137,6 +140,25 @@ def _as_type(key: str, value: object, kind: str) -> object:
     if kind in ("int", "float") and not abs(found) < _MOST:
         raise InputError(f"The parameter {key} must be a finite number, not {value!r}.")
     return found
+
+
+def _must_lie_inside(key: str, value: Any, about: str) -> None:
+    """Refuse a number outside of the interval that the help of its parameter names, if it does.
+
+    >>> _must_lie_inside("share", 0.5, "how many of all, in (0, 1]; None: settings")
+    >>> _must_lie_inside("folds", 0, "how many times, in [1, ∞)")
+    Traceback (most recent call last):
+        ...
+    aegis_core.errors.InputError: The parameter folds must lie in [1, ∞), not 0.
+    """
+    if found := _INTERVAL.search(about):
+        opens, low, high, closes = found.groups()
+        least, most = float(low), float(high.replace("∞", "inf"))
+        above = value >= least if opens == "[" else value > least
+        below = value <= most if closes == "]" else value < most
+        if not (above and below):
+            within = found[0].removeprefix("in ")
+            raise InputError(f"The parameter {key} must lie in {within}, not {value}.")
 
 
 class Progress:

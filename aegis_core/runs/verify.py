@@ -51,6 +51,7 @@ _ARRIVED: Final = """
       AS "transactions and verdicts that arrived"
     FROM transactions t LEFT JOIN verdicts USING (seq) WHERE seq > ? AND seq <= ?
 """
+_NOT_LATER: Final = " AND coalesce(replayed_at <= $seen, true)"
 _NUMBER: Final = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?")
 
 
@@ -269,10 +270,14 @@ def _rebuild(store: Store, run: dict[str, Any], scratch: Store) -> None:
     with store.reading() as old, scratch.writing() as new:
         for start in range(0, last + 1, _BATCH):
             part = {"a": start, "b": min(start + _BATCH - 1, last)}
-            for table in ("transactions", "verdicts", "shadow_scores"):
-                rows = old.arrow(f"FROM {table} WHERE seq BETWEEN $a AND $b ORDER BY seq", part)
-                new.append(table, rows)
-        for table, chosen, values in (
+            for table, values in (
+                ("transactions", part),
+                ("verdicts", part | {"seen": seen}),
+                ("shadow_scores", part),
+            ):
+                chosen = "seq BETWEEN $a AND $b" + _NOT_LATER * ("seen" in values)
+                new.append(table, old.arrow(f"FROM {table} WHERE {chosen} ORDER BY seq", values))
+        for table, chosen, given in (
             ("carried", "ORDER BY rowid", []),  # a later forgetting changes the hash of the data
             ("remains", "ORDER BY rowid", []),
             ("labels", "ORDER BY rowid LIMIT ?", [run["n_labels"]]),
@@ -284,7 +289,7 @@ def _rebuild(store: Store, run: dict[str, Any], scratch: Store) -> None:
             ("promotions", "WHERE promoted_at <= ? ORDER BY rowid", [began]),
             ("meta", "WHERE key != 'schema_version'", []),
         ):
-            new.append(table, old.arrow(f"FROM {table} {chosen}", values))
+            new.append(table, old.arrow(f"FROM {table} {chosen}", given))
         new.execute("UPDATE claims SET released_at = NULL WHERE released_at > ?", [seen])
         new.execute(
             """

@@ -219,6 +219,9 @@ class Verdict(BaseModel):
     model_version: str
     seq: int
     repeat: bool = Field(False, description="The verdict was there before.")
+    replayed_at: dt.datetime | None = Field(
+        None, description="Only of a verdict that was not given live: when it was replayed."
+    )
 
 
 _ROW: Final = TypeAdapter(Transaction)
@@ -323,7 +326,10 @@ def public(verdict: Mapping[str, Any] | None, repeat: bool = False) -> dict[str,
     """A row of `verdicts` as `Verdict` has it."""
     if verdict is None:
         return None
-    return dict(zip(_TOLD, (*_ANSWERED(verdict), repeat), strict=True))
+    told = dict(zip(_TOLD, (*_ANSWERED(verdict), repeat), strict=True))
+    if replayed_at := verdict.get("replayed_at"):
+        told["replayed_at"] = _sayable("replayed_at", replayed_at)
+    return told
 
 
 def shown(row: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -432,6 +432,7 @@ def test_dashboard_and_up_pass_on_port_time_and_database(
     monkeypatch.setattr(target, called)
     more = [word for key, value in extra.items() for word in (_option(key), str(value))]
     assert main([command, "--port", "0", "--for", "30", "--db", "a.duckdb", *more]) == 0
+    assert seen.pop("simulate", None) is None  # as the data say
     assert seen == {"port": 0, "for_s": 30.0, "db": folder / "a.duckdb", **extra}
 
 

@@ -76,9 +76,10 @@ def test_what_is_there_is_used_again(
     settings = config.load(home=tmp_path)
     with connect(settings.db).writing() as session:
         session.execute(
-            "INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount) "
-            "VALUES (0, 't', 'c', now(), 1)"
+            "INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount, source) "
+            "VALUES (0, 't', 'c', now(), 1, 'synthetic')"
         )
+        session.execute("INSERT INTO meta VALUES ('synthetic', '{}')")
         session.execute(
             "INSERT INTO models (version, detector, path, created_at, promoted_at) VALUES "
             "('old', 'forest', 'x', now(), '2026-01-01'), "
@@ -94,6 +95,30 @@ def test_what_is_there_is_used_again(
     assert "Using the 1 transactions" in told
     assert "champion model new" in told
     assert "evaluation e1" in told
+
+
+@pytest.mark.parametrize("given", [None, True])
+def test_nothing_is_simulated_into_own_data_unless_it_is_asked_for(
+    steps: list[tuple[str, dict[str, Any]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: bool | None,
+) -> None:
+    settings = config.load(home=tmp_path)
+    with connect(settings.db).writing() as session:
+        session.execute(
+            "INSERT INTO transactions (seq, transaction_id, customer_id, ts, amount, source) "
+            "VALUES (0, 't', 'c', now(), 1, 'own.csv')"
+        )
+    up.first_light(settings, simulate=given)
+    assert [name for name, _ in steps] == [
+        *("train", "evaluate", "service"),
+        *(["stream"] if given else []),
+        "serve",
+    ]
+    told = capsys.readouterr().out
+    assert ("nothing is simulated" in told) == (given is None)
+    assert (f"`aegis score --since 30d --db {settings.db}`" in told) == (given is None)
 
 
 def test_a_failed_evaluation_is_tried_again(

@@ -281,6 +281,17 @@ def test_several_files_are_one_history(tmp_path: Path, store: Store) -> None:
     assert found[0]["source"] == "part-b.csv.gz"
 
 
+def test_rows_of_one_time_keep_the_order_of_their_file(tmp_path: Path, store: Store) -> None:
+    n = 300_000  # in pieces that two threads read at once
+    ids = [f"t{i}" for i in range(n)]
+    same = {"customer_id": ["c"] * n, "ts": ["2026-01-01"] * n, "amount": [5.0] * n}
+    table = pa.table({"transaction_id": ids, **same, "is_fraud": [0] * n})
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=20_000)
+    import_files(tmp_path / "rows.parquet", store, progress=False)
+    stored = store.query("SELECT transaction_id FROM transactions ORDER BY seq")
+    assert stored["transaction_id"].tolist() == ids
+
+
 def test_the_order_of_arrival_is_kept_for_live_rows(store: Store) -> None:
     with store.writing() as session:
         good, _ = checked(session, live(["b", "a"], minutes=[5, 0]), "stream")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
@@ -15,7 +18,13 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from aegis_core import config
+from aegis_core.cli import main
+from aegis_core.detection.detector import Detector
+from aegis_core.detection.training import Recipe
 from aegis_core.errors import InputError
+from aegis_core.evaluation import splits
+from aegis_core.intake.synthetic import SyntheticConfig
 from aegis_core.runs import notebooks
 from aegis_core.schema import SCENARIOS
 from aegis_core.store import connect
@@ -87,6 +96,59 @@ def test_a_parameter_that_is_no_finite_number_is_refused(given: object) -> None:
     for name, key in numbers:
         with pytest.raises(InputError, match=key):
             notebooks.check_parameters(name, {key: given})
+
+
+def test_every_number_names_the_interval_that_it_is_refused_outside_of() -> None:
+    for name in notebooks.NOTEBOOKS:
+        for key, about in notebooks.parameters_of(name).items():
+            if about["inferred_type_name"] not in ("int", "float"):
+                continue
+            found = notebooks._INTERVAL.search(about["help"])
+            assert found is not None, (name, key)
+            default = ast.literal_eval(about["default"])
+            if default is not None:
+                assert notebooks.check_parameters(name, {key: default})[key] == default
+            with pytest.raises(InputError, match=rf"{key} must lie in .*, not -5"):
+                notebooks.check_parameters(name, {key: -5})
+            for edge, taken in ((found[2], found[1] == "["), (found[3], found[4] == "]")):
+                if edge != "∞":
+                    with contextlib.nullcontext() if taken else pytest.raises(InputError):
+                        notebooks.check_parameters(name, {key: edge})
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "takes"),
+    [
+        ("generate", "n_transactions n_customers n_merchants days seed label_delay_days",
+         SyntheticConfig),
+        ("train", "train_days alerts_per_day", Recipe),
+        ("train", "n_trees max_samples", Detector),
+        ("train", "alert_budget block_share audit_share seed", config.load),
+        ("evaluate", "train_days delay_days test_days folds",
+         functools.partial(splits.prequential, "2026-01-01")),
+    ],
+)  # fmt: skip
+def test_the_functions_refuse_what_the_notebooks_do(
+    name: str, keys: str, takes: Callable[..., object]
+) -> None:
+    for key in keys.split():
+        found = notebooks._INTERVAL.search(notebooks.parameters_of(name)[key]["help"])
+        assert found is not None
+        kind = int if notebooks.parameters_of(name)[key]["inferred_type_name"] == "int" else float
+        low = kind(found[2])
+        takes(**{key: low + (0.5 if found[1] == "(" else 0)})
+        with pytest.raises(InputError, match=key):
+            takes(**{key: low - (0 if found[1] == "(" else 1)})
+
+
+def test_a_number_out_of_range_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AEGIS_HOME", str(tmp_path))
+    assert main(["run", "train", "-p", "train_days", "-5"]) == 2
+    error = capsys.readouterr().err
+    assert error == "aegis: The parameter train_days must lie in (0, 36_500], not -5.0.\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cell_is_short_and_leaves_the_work_to_the_package(notebook: NotebookNode) -> None:

@@ -285,6 +285,31 @@ def sixth() -> list[Any]:
     return tail
 
 
+def seventh() -> list[Any]:
+    """Of schema 7: verdicts that were replayed, some of them aside of what was judged live."""
+    shutil.copy(HERE / "aegis.toml", HOME)
+    (HOME / "cards.csv").write_text(CARDS, "utf-8")
+    run("generate", POPULATION)
+    run("train", FOREST)
+    run("train", {"detector": "learner", **FOREST})
+    run("start")
+    aegis("score", "--since", "20d", "--who", "anna")
+    service = Service(HOME)
+    service.post(payments("kept", 1, 25))
+    service.end(signal.SIGTERM)
+    aegis("score", "--since", "30d", "--who", "anna")  # aside
+    aegis("import", HOME / "cards.csv", "--source", "cards.csv")
+    aegis("score", "--since", "2026-04-29", "--who", "bert")
+    aegis("backup", HOME / "backup.tar")
+    Service(HOME).end(signal.SIGTERM)  # leaves a snapshot
+    service = Service(HOME)
+    service.post(payments("there", 4, 5))
+    service.ask("GET", "/v1/transactions/there-0")  # a reader: so much is in the tables
+    tail = service.post(payments("tail", 5, 12))
+    service.end(signal.SIGKILL)
+    return tail
+
+
 def tried(prefix: str, day: int) -> list[dict[str, object]]:
     """Cards tried one after another at one device, and payments under newer numbers."""
     return [
@@ -370,6 +395,7 @@ if __name__ == "__main__":
     assert "AEGIS_HOME" in os.environ, "Name a new folder by AEGIS_HOME."
     assert not list(HOME.glob("*")), f"{HOME} is not empty."
     steps = {"1": first, "2": second, "3": fourth, "4": fourth, "5": fifth, "6": sixth}
+    steps["7"] = seventh
     tail = steps[schema]()
     packed(schema)
     copy = HOME.with_name(HOME.name + ".copy")

@@ -36,6 +36,7 @@ from aegis_core.review import lists
 from aegis_core.serving import api, batcher, schemas, sending, snapshot
 from aegis_core.serving.client import Client
 from aegis_core.serving.engine import LOOK_S, Engine
+from aegis_core.serving.replaying import score_past
 from aegis_core.serving.table_writer import EVERY_S
 from aegis_core.serving.token import token_file, token_of
 from aegis_core.store import Store, connect
@@ -291,6 +292,18 @@ def test_an_imported_transaction_has_no_verdict_and_gets_none(
     answered = client.post("/v1/transactions", json=sent)
     assert answered.status_code == 409
     assert "never scored" in answered.json()["detail"]
+
+
+def test_a_replayed_verdict_says_so_and_a_live_one_does_not(
+    store: Store, settings: Settings
+) -> None:
+    score_past(store, settings, 400.0, who="anna")
+    (row,) = store.rows("SELECT transaction_id, replayed_at FROM verdicts WHERE seq = 7")
+    with served(store, settings) as client:
+        said = client.get(f"/v1/transactions/{row['transaction_id']}").json()["verdict"]
+        assert said["replayed_at"] == f"{row['replayed_at'].isoformat()}+00:00"
+        assert "replayed_at" not in client.post("/v1/transactions", json=payment()).json()
+        assert "replayed_at" not in client.get("/v1/transactions/n0").json()["verdict"]
 
 
 def test_the_queue_holds_alerts_until_they_are_answered(client: TestClient, store: Store) -> None:

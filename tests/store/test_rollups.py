@@ -39,7 +39,7 @@ def write(session: Session, first: int, n: int, *, at: dt.datetime = NOON) -> No
             THEN [{'factor': 'amount', 'code': '', 'text': '', 'contribution': 1},
                   {'factor': 'hour', 'code': '', 'text': '', 'contribution': 1}]
             WHEN seq % 2 = 0 THEN [] END,
-          NULL, NULL, NULL, ?::TIMESTAMP + to_seconds(seq), NULL, NULL, NULL
+          NULL, NULL, NULL, ?::TIMESTAMP + to_seconds(seq), NULL, NULL, NULL, NULL, NULL
         FROM transactions WHERE seq >= ? AND seq < ?""",
         [at, first, first + n],
     )

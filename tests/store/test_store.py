@@ -215,6 +215,7 @@ def test_a_database_of_an_older_version_is_brought_up_to_date_and_loses_nothing(
         assert session.rows("FROM meta") == [
             {"key": "schema_version", "value": str(SCHEMA_VERSION)},
             {"key": "columns 6 since", "value": "0"},
+            {"key": "columns 7 since", "value": "0"},
             {"key": "meant since", "value": "0"},
         ]
         for table in TABLES:

@@ -68,7 +68,7 @@ JUDGE = """
                 THEN {'amount': 0.0, 'travel': seq % 3 * 1.0, 'hour': 0.0, 'burst': 0.0} END,
            CASE WHEN seq % 3 > 0 THEN seq % 90 * 1.0 END,
            $scored_at::TIMESTAMP + INTERVAL (seq - $first) MILLISECOND,
-           NULL, NULL, NULL
+           NULL, NULL, NULL, NULL, NULL
     FROM transactions WHERE seq >= $first AND seq < $first + $n"""
 
 
@@ -494,6 +494,41 @@ def test_the_board_tells_who_is_snoozed_until_when_by_whom_and_why(
     assert board.head.snoozed[0][1] == f"{ends:%Y-%m-%d %H:%M}"
 
 
+def test_the_board_says_what_was_replayed_and_opens_where_it_is(store: Store) -> None:
+    with store.writing() as session:
+        session.execute(
+            "UPDATE verdicts SET replayed_at = '2026-04-01 11:00', scored_at = scored_at - "
+            "INTERVAL 20 DAY WHERE seq >= 100"
+        )
+        session.execute("UPDATE models SET trained_to = '2026-03-13' WHERE version = 'v1'")
+        session.execute("DELETE FROM rollups")
+        rollups.add(session, 0, 10**9)
+    later = Feed(store, now=lambda: NOON + dt.timedelta(days=2))
+    board = Board(later)
+    board.refresh()
+    assert board.head.replayed == "", "none of today's"
+    board.open_where_something_is()
+    assert board.controls.chosen == {"period": "all"}
+    n, replayed = (store.value(f"SELECT count({c}) FROM verdicts") for c in ("*", "replayed_at"))
+    assert tile(board, "transactions") == f"{n:,}"
+    assert board.head.replayed == (
+        f"{replayed:,} of these verdicts are replayed (on 2026-04-01 11:00 UTC), as if the model "
+        f"had been there. Of these {replayed:,} are from before its training ended."
+    )
+    marked = {row["seq"]: row["scored_at"].startswith("↺ 2026-03-12") for row in shown_rows(board)}
+    assert marked == {seq: seq >= 100 for seq in marked}
+    assert set(marked.values()) == {True}
+    assert "↺ replayed" in board.table.note
+    rows = list(
+        csv.DictReader(
+            io.StringIO(
+                logs.as_csv(later.read(Filters("all")).window, np.arange(n)).decode("utf-8-sig")
+            )
+        )
+    )
+    assert [row["replayed"] for row in rows].count("replayed") == replayed
+
+
 def test_an_impossible_travel_begins_where_the_customer_was_last(store: Store, feed: Feed) -> None:
     travels = feed.read(Filters()).travels
     assert [t["seq"] for t in travels] == [0, 100, 200][-len(travels) :]
@@ -850,7 +885,7 @@ def a_model(store: Store) -> None:
         (nothing, "aegis up"),
         (a_label, "aegis up"),
         (a_transaction, "aegis run train"),
-        (a_model, "aegis run simulate"),
+        (a_model, "aegis score --since 30d"),
     ],
 )
 def test_where_there_are_no_verdicts_the_board_says_what_to_run(

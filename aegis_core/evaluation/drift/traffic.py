@@ -23,7 +23,7 @@ LAST = pd.Timedelta(hours=1)
 _WINDOW = f"""
     SELECT t.seq, t.ts, t.customer_id, t.merchant_id, t.category, t.amount AS paid,
       {", ".join(f"v.evidence.{f} AS {f}" for f in FACTORS)}, v.score,
-      v.decision != 'approve' AS alert
+      v.decision != 'approve' AS alert, v.replayed_at IS NOT NULL AS again
     FROM transactions t LEFT JOIN verdicts v ON v.seq = t.seq AND v.model_version = ?
     WHERE t.ts >= ? AND t.ts < ? AND t.seq <= ? ORDER BY t.seq
 """
@@ -103,7 +103,7 @@ def observe(
 ) -> Traffic:
     """The traffic of `day` and of so many weeks before.
 
-    What the model scored live is read from the table `verdicts`. For the rest, which an older model
+    What the model scored is read from the table `verdicts`. For the rest, which an older model
     scored or nobody did, the history is replayed through the same pass with this model: all days
     are measured with one scale.
 
@@ -127,6 +127,7 @@ def observe(
         rows = session.query(_WINDOW, window)
         later = session.value(_LATER, [str(day + DAY - LAST), saw.last_seq])
         missing = rows.score.isna().to_numpy()
+        replayed = missing | rows.pop("again").to_numpy(bool)
         if missing.any():
             last = int(rows.seq[missing].iloc[-1])
             learns = isinstance(judge.model, Learner)
@@ -147,4 +148,4 @@ def observe(
     kinds = dict.fromkeys([*FACTORS, "score", "paid"], float) | {"alert": bool}
     rows = rows.astype(kinds).assign(day=rows.ts.dt.normalize())
     rows = rows.drop(columns=["seq", "ts"])
-    return Traffic(rows, version, int(np.sum(missing)), bool(later), saw)
+    return Traffic(rows, version, int(np.sum(replayed)), bool(later), saw)

@@ -33,6 +33,7 @@ _VERDICTS: Final = f"""
       t.amount, t.currency, {WORTH} AS worth, t.merchant_id, t.category
     FROM verdicts v JOIN transactions t ON t.seq = v.seq
     WHERE v.seq > ? AND v.seq <= ? AND v.risk >= ? AND v.decision != 'approve'
+      AND v.replayed_at IS NULL
     ORDER BY v.seq LIMIT ?
 """
 _RUNS: Final = """

@@ -27,19 +27,20 @@ from aegis_core.errors import NotReady, StoreBusy
 from aegis_core.store import Store, connect
 from aegis_core.units.words import category_said
 from aegis_core.views.dashboard import atlas, pictures
-from aegis_core.views.dashboard.counts import Columns, Counts, counted
+from aegis_core.views.dashboard.counts import Columns, Counts, appended, counted
 from aegis_core.views.dashboard.feed import SEARCHED, WINDOW, Feed, Snapshot, seconds, worst_first
 from aegis_core.views.dashboard.filters import ALERTS, Filters
 from aegis_core.views.dashboard.log import (
     CAMPAIGN_COLUMNS,
     COLUMNS,
+    REPLAYED,
     TABLE_ROWS,
     as_csv,
     campaign_rows,
     rows,
 )
 from aegis_core.views.dashboard.origins import before, lineage, queries, running
-from aegis_core.views.dashboard.tiles import next_steps, proof, tiles, trends
+from aegis_core.views.dashboard.tiles import next_steps, proof, replayed, tiles, trends
 from aegis_core.views.dashboard.widgets import Chart, Controls, Head, Table, Tiles
 
 _TRENDS_EVERY: Final = 5
@@ -126,6 +127,14 @@ class Board:
         """Read once and show it; a database that is busy or missing is shown, not raised."""
         self._show(self._read(self.filters))
 
+    def open_where_something_is(self) -> None:
+        """Begin with all there is, where nothing came today and what is there was replayed."""
+        read = self._snapshot
+        if read and read.newest >= 0 and not len(read.window["seq"]):
+            found = self._read(Filters(period="all"))
+            if isinstance(found, Snapshot) and found.replayed:
+                self.choose(Filters(period="all"))
+
     def _read(self, filters: Filters) -> Snapshot | Exception:
         try:
             return self.feed.read(filters)
@@ -173,6 +182,7 @@ class Board:
         text, steps = next_steps(snapshot)
         self.head.storm = snapshot.storm if snapshot else ""
         self.head.budget = snapshot.budget if snapshot else ""
+        self.head.replayed = replayed(snapshot) if snapshot else ""
         self.head.snoozed = [list(row.values()) for row in snapshot.snoozed] if snapshot else []
         self.head.notice = {"text": text, "steps": [list(step) for step in steps]}
         (self.widget.add_class if text else self.widget.remove_class)("aegis-empty")
@@ -227,7 +237,7 @@ class Board:
         same = bool(before) and self._drawn_with[:2] == (self.filters, self.selected)
         if same and window is before:
             return
-        n_new = _appended(before["seq"], window["seq"]) if same else -1
+        n_new = appended(before["seq"], window["seq"]) if same else -1
         figure = pictures.scatter_figure(window, *axes)
         if n_new < 0:
             self.scatter.show(figure)
@@ -277,6 +287,8 @@ class Board:
             told.append(f"{len(self.selected):,} selected")
         if not self.filters.all_rows:
             told.append(f"looked through the newest {SEARCHED:,} of the period")
+        if snapshot.replayed:
+            told.append(f"{REPLAYED} replayed, at the time of the payment")
         if snapshot.uncounted:
             told.append(f"{snapshot.uncounted:,} verdicts are not counted")
         return "; ".join(told)
@@ -398,20 +410,6 @@ def _told(columns: Iterable[tuple[str, str, str]]) -> list[dict[str, str]]:
     return [{"key": key, "title": title, "kind": kind} for key, title, kind in columns]
 
 
-def _appended(before: np.ndarray, after: np.ndarray) -> int:
-    """How many were added at the end of `before`, some lost at its beginning; -1: it is another.
-
-    >>> _appended(np.array([1, 2, 3]), np.array([2, 3, 4])), _appended(np.array([1]), np.array([]))
-    (1, -1)
-    """
-    if not len(before) or not len(after):
-        return -1
-    n_new = int((after > before[-1]).sum())
-    kept = len(after) - n_new
-    same = 0 < kept <= len(before) and np.array_equal(before[-kept:], after[:kept])
-    return n_new if same else -1
-
-
 def opened(db: str = "") -> Store:
     """The database at `db`; else the one that the board's server names, or the settings do.
 
@@ -430,6 +428,7 @@ def show(store: Store, *, live: bool = True) -> ipywidgets.Widget | None:
     multiple = float(os.environ.get("AEGIS_STORM_MULTIPLE", "5"))  # which the server sets
     board = Board(Feed(store, storm_multiple=multiple), on_left=for_one_page())
     board.refresh()
+    board.open_where_something_is()
     return board.widget
 
 

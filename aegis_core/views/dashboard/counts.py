@@ -91,6 +91,20 @@ def nothing(width_s: int = 60) -> Counts:
     )
 
 
+def appended(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> int:
+    """How many were added at the end of `before`, some lost at its beginning; -1: it is another.
+
+    >>> appended(np.array([1, 2, 3]), np.array([2, 3, 4])), appended(np.array([1]), np.array([]))
+    (1, -1)
+    """
+    if not len(before) or not len(after):
+        return -1
+    n_new = int((after > before[-1]).sum())
+    kept = len(after) - n_new
+    same = 0 < kept <= len(before) and np.array_equal(before[-kept:], after[:kept])
+    return n_new if same else -1
+
+
 def width_of(first: float, last: float, asked: str = "auto") -> int:
     """Length of a bar in seconds such that there are at most `MOST_BARS`, or as asked for.
 

@@ -88,6 +88,7 @@ _SHARED: Final = f"""
 """
 _TOLD: Final = (
     *("transaction_id", "currency", "merchant_id", "why", "decision", "open", "amount", "risk"),
+    "replayed",
 )
 _VERDICT: Final = "SELECT * FROM verdicts WHERE seq = ?"
 

@@ -67,6 +67,8 @@ class Snapshot:
     stats : Columns of `service_stats`, of the last quarter of an hour.
     storm : What is told of a storm of alerts; "" in ordinary weather.
     budget : What the champion's threshold follows; "" where the trained one keeps the budget.
+    replayed : How many verdicts of the period were replayed (`n`, `n_seen` of them from before
+        the training of their model ended; `at`, the last time), whatever the filters; empty: none.
     snoozed : Customers about whom nothing is asked: `value`, `until`, `who`, `why`; the longest
         first, `MOST_SNOOZED` at most.
     facts : The champion, how it was made, the last proof: see `_FACTS`.
@@ -96,6 +98,7 @@ class Snapshot:
     campaigns: list[dict[str, Any]] = field(default_factory=list)
     storm: str = ""
     budget: str = ""
+    replayed: Mapping[str, Any] = field(default_factory=dict)
     snoozed: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -244,6 +247,7 @@ class Feed:
         facts: dict[str, Any] = {k: None if v != v else v for k, v in found.items()}
         earlier = dicts(session.numpy(_EARLIER, [made.since, made.until or now]))
         weather = storm(session, self.storm_multiple, now)
+        (replayed,) = dicts(session.numpy(_REPLAYED, [made.since, made.until or _NEVER]))
         a_month = now - dt.timedelta(days=30)
         categories = session.numpy(_CATEGORIES, [a_month])["category"].tolist()
         return replace(
@@ -257,6 +261,7 @@ class Feed:
             categories=tuple(sorted(categories)),
             storm=weather.told() if weather else "",
             budget=" ".join(follows(row) for row in dicts(session.numpy(THRESHOLD))),
+            replayed=replayed if replayed["n"] else {},
             snoozed=dicts(session.numpy(_SNOOZED)),
         )
 
@@ -380,7 +385,8 @@ _TRANSACTION = {
     "currency": "coalesce(t.currency, '')",
 }
 _WINDOW = f"""
-    SELECT v.seq, epoch(v.scored_at) AS scored_at, v.risk, v.score, v.evidence.travel AS travel,
+    SELECT v.seq, epoch(v.scored_at) AS scored_at, (v.replayed_at IS NOT NULL)::INT AS replayed,
+           v.risk, v.score, v.evidence.travel AS travel,
            v.distance_km AS distance, coalesce(v.reasons[1].factor, '') AS factor,
            CASE v.decision WHEN 'approve' THEN 0 WHEN 'review' THEN 1 ELSE 2 END AS decision,
            {", ".join(f"{sql} AS {name}" for name, sql in _TRANSACTION.items())},
@@ -418,6 +424,11 @@ _SNOOZED = f"""
     SELECT left(value, {LONGEST_TEXT}) AS value, strftime(until, '%Y-%m-%d %H:%M') AS until,
            left(who, {LONGEST_TEXT}) AS who, left(why, {LONGEST_TEXT}) AS why
     FROM ({SNOOZED}) ORDER BY until DESC, value LIMIT {MOST_SNOOZED}"""
+_REPLAYED = """
+    SELECT count(*) AS n, epoch(max(v.replayed_at)) AS at,
+           count(*) FILTER (v.scored_at < m.trained_to) AS n_seen
+    FROM verdicts v LEFT JOIN models m ON m.version = v.model_version
+    WHERE v.replayed_at IS NOT NULL AND v.scored_at >= ? AND v.scored_at < ?"""
 _CATEGORIES = f"""
     SELECT left(category, {LONGEST_TEXT}) AS category FROM rollups
     WHERE minute >= ? AND category <> '' GROUP BY 1 ORDER BY sum(n) DESC LIMIT 60"""

@@ -51,7 +51,8 @@ export default {
     const snoozers = element("table");
     snoozed.append(element("summary"), snoozers);
     const budget = element("p", "aegis-follows");
-    el.append(brand, right, storm, budget, origin, snoozed, notice);
+    const replayed = element("p", "aegis-follows aegis-replayed");
+    el.append(brand, right, storm, replayed, budget, origin, snoozed, notice);
 
     let heardAt = Date.now();
 
@@ -108,6 +109,11 @@ export default {
       budget.hidden = !budget.textContent;
     }
 
+    function showReplayed() {
+      replayed.textContent = model.get("replayed");
+      replayed.hidden = !replayed.textContent;
+    }
+
     function showSnoozed() {
       const rows = model.get("snoozed");
       snoozed.hidden = !rows.length;
@@ -143,12 +149,14 @@ export default {
     model.on("change:notice", showNotice);
     model.on("change:storm", showStorm);
     model.on("change:budget", showBudget);
+    model.on("change:replayed", showReplayed);
     model.on("change:snoozed", showSnoozed);
     showStatus();
     showOrigin();
     showNotice();
     showStorm();
     showBudget();
+    showReplayed();
     showSnoozed();
     return () => clearInterval(watch);
   },

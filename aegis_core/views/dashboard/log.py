@@ -19,6 +19,8 @@ from aegis_core.views.dashboard.feed import dicts
 from aegis_core.views.dashboard.filters import DECISIONS
 
 TABLE_ROWS: Final = 100
+REPLAYED: Final = "↺"
+"""Before the time of a verdict in the table that was replayed."""
 COLUMNS: Final = (
     ("scored_at", "Scored (UTC)", "text"),
     ("decision", "Decision", "decision"),
@@ -44,7 +46,7 @@ CAMPAIGN_COLUMNS: Final = (
     ("risk", "Highest risk", "risk"),
     ("why", "Why the newest", "prose"),
 )
-_FIRST = ("seq", "transaction_id", "scored_at", "ts", "decision", "risk", "score")
+_FIRST = ("seq", "transaction_id", "scored_at", "replayed", "ts", "decision", "risk", "score")
 _IN_FILE: Final = (
     *_FIRST,
     *(column.name for column in TRANSACTION if column.name not in _FIRST),
@@ -57,6 +59,7 @@ def rows(window: Columns, places: np.ndarray) -> list[dict[str, Any]]:
     shown = ["seq", *(key for key, *_ in COLUMNS if key in window)]
     return [
         {key: row[key] for key in shown}
+        | {"scored_at": f"{REPLAYED} {row['scored_at']}" if row["replayed"] else row["scored_at"]}
         | {"place": None if row["lat"] is None else degrees(row["lat"], row["lon"])}
         | {"category": row["category"] and category_said(row["category"])}
         for row in _in_words(window, places)
@@ -102,6 +105,7 @@ def _in_words(window: Columns, places: np.ndarray) -> Iterator[dict[str, Any]]:
         yield known | {
             "seq": int(row["seq"]),
             **{name: _utc(row[name]) for name in ("scored_at", "ts")},
+            "replayed": "replayed" if row["replayed"] else None,
             "decision": DECISIONS[int(row["decision"])],
         }
 

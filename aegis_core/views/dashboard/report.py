@@ -22,7 +22,7 @@ from aegis_core.views.dashboard import origins, pictures
 from aegis_core.views.dashboard.feed import Feed, worst_first
 from aegis_core.views.dashboard.filters import Filters
 from aegis_core.views.dashboard.log import CAMPAIGN_COLUMNS, COLUMNS, campaign_rows, rows
-from aegis_core.views.dashboard.tiles import next_steps, proof, tiles
+from aegis_core.views.dashboard.tiles import next_steps, proof, replayed, tiles
 
 MOST_CASES = 10
 
@@ -39,7 +39,7 @@ def report(store: Store) -> None:
     print(*(f"{t['label']}: {t['value']} ({t['note']})" for t in tiles(snapshot, ever)), sep="\n")
     print(*(" ".join(part) for part in origins.lineage(snapshot)), sep=", ")
     print(proof(snapshot)["text"])
-    print(*filter(None, (snapshot.storm, snapshot.budget)), sep="\n")
+    print(*filter(None, (snapshot.storm, replayed(snapshot), snapshot.budget)), sep="\n")
     counts = snapshot.counts
     span = float(counts.start.min()), float(counts.start.max())
     scatter = pictures.scatter_figure(snapshot.window, "hour", "amount")

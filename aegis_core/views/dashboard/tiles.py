@@ -96,6 +96,22 @@ def proof(snapshot: Snapshot) -> dict[str, str]:
     }
 
 
+def replayed(snapshot: Snapshot) -> str:
+    """How many of the verdicts of the period were not given live; "" where all were.
+
+    >>> replayed(Snapshot(dt.datetime(2026, 4, 1), replayed={"n": 12, "n_seen": 0, "at": 0.0}))
+    '12 of these verdicts are replayed (on 1970-01-01 00:00 UTC), as if the model had been there.'
+    """
+    told = snapshot.replayed
+    if not told:
+        return ""
+    seen = f" Of these {told['n_seen']:,} are from before its training ended."
+    return (
+        f"{told['n']:,} of these verdicts are replayed (on {utc(told['at'])}), as if the model had "
+        f"been there.{seen * bool(told['n_seen'])}"
+    )
+
+
 def latency(snapshot: Snapshot) -> float | None:
     """The newest p99 in milliseconds; None if no service told one within half a minute."""
     stats = snapshot.stats
@@ -148,11 +164,12 @@ def next_steps(snapshot: Snapshot | None) -> tuple[str, list[tuple[str, str]]]:
             ("aegis run generate", "makes synthetic transactions"),
             ("aegis import FILE", "reads your own, CSV or Parquet"),
         ]
-    stream = ("aegis run simulate", "sends a stream of transactions to the model")
+    score = ("aegis score --since 30d", "judges what is there as if the model had been there")
     if not snapshot.n_models:
         train = ("aegis run train", "fits the first model on the history that is there")
-        return "There is no model yet.", [train, stream]
-    return "There are no verdicts yet.", [stream]
+        return "There is no model yet.", [train, score]
+    end = [("Ctrl-C", "first ends the service, which holds the database")] * bool(snapshot.service)
+    return "There are no verdicts yet.", [*end, score]
 
 
 def _when(filters: Filters) -> str:

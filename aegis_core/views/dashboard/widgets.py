@@ -44,6 +44,7 @@ class Head(anywidget.AnyWidget):
     notice: traitlets.Dict[str, Any] = traitlets.Dict({"text": ""}).tag(sync=True)
     storm = traitlets.Unicode("").tag(sync=True)
     budget = traitlets.Unicode("").tag(sync=True)
+    replayed = traitlets.Unicode("").tag(sync=True)
     snoozed: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
 

@@ -232,6 +232,7 @@ export default {
         second.append(element("span", "", clipped(c.customer_id, 40)),
           element("span", "", `${number(c.waiting)} transaction${c.waiting > 1 ? "s" : ""}`));
         if (c.audit) second.append(element("em", "", "audit sample"));
+        if (c.replayed) second.append(element("em", "", "replayed"));
         if (c.alike > 1) {
           second.append(element("em", "", `the worst of ${number(c.alike)} cases ${clipped(c.campaign, 40)}`));
         }
@@ -333,7 +334,7 @@ export default {
         one.append(element("b", "", money(t.amount, t.currency, t.digits)), element("span", "", minute(t.ms)),
           element("span", "", clipped(t.merchant_id ?? "no merchant", 24)), pill(t.decision),
           element("em", "", clipped(t.entry, 120)),
-          element("em", "", t.audit ? "audit sample" : ""),
+          element("em", "", t.audit ? "audit sample" : ""), element("em", "", t.replayed ? "replayed" : ""),
           element("em", "", t.open ? "" : "answered"));
         made.append(one);
       }

@@ -50,6 +50,9 @@ from aegis_core.units.words import ASIDE, PAYMENT
 
 CHUNK_ROWS = 200_000
 """Rows taken through the pass at once; bounds memory, changes no result."""
+BREATH_ROWS = 500
+"""Rows of a live group after which other threads may go on, such as one that answers: a kernel lets
+none of them run."""
 UNDECIDED = -1
 """In an array of recorded decisions: this transaction never got a verdict."""
 DECIDED_NOW = -2
@@ -358,10 +361,12 @@ class Scorer:
             np.empty(0, np.int8) if given is None else given.astype(np.int8)
             for given in (recorded, rulings)
         )
-        step = CHUNK_ROWS if isinstance(frame, pd.DataFrame) else max(n, 1)
+        is_live = not isinstance(frame, pd.DataFrame)
+        step = max(n, 1) if is_live else CHUNK_ROWS
+        stops = {*range(0, n, min(step, BREATH_ROWS) if is_live else step), n}
         first = until = 0
         chunk, keys, payers, payees = NO_ROWS, NO_KEYS, NOBODY, NOBODY
-        for start, stop in pairwise(sorted({*range(0, n, step), *(k for k in pauses if k < n), n})):
+        for start, stop in pairwise(sorted(stops | {k for k in pauses if k < n})):
             renamed = [act() for act in pauses.get(start, ())]
             if start == until or any(renamed):
                 first, until = start, min((start // step + 1) * step, n)
@@ -371,15 +376,17 @@ class Scorer:
                 if self.confirmed is not None:
                     payers, payees = self.confirmed.codes(here)
             part, of = slice(start, stop), slice(start - first, stop - first)
-            columns = Columns._make(column[of] for column in chunk)
+            columns, filled = chunk, out
+            if (start, stop) != (0, n):
+                columns = Columns._make(column[of] for column in chunk)
+                filled = Scored._make(array[part] for array in out)
             payer, payee = payers[of], payees[of]
             _advance(
                 self.profiles.state, self.profiles.shared, columns, keys.of[of], keys.card[of],
                 model, trees, *thresholds, limits, decides,
                 asked[part], ruled[part],
                 NOTHING_CONFIRMED if self.confirmed is None else self.confirmed.memory,
-                columns.ts_us if clock is None else clock[part], payer, payee,
-                Scored._make(array[part] for array in out),
+                columns.ts_us if clock is None else clock[part], payer, payee, filled,
             )  # fmt: skip
             if explained and self.learner is not None:
                 out.contributions[part] = self.learner.contributions(

@@ -96,18 +96,14 @@ def columns(frame: Rows, customers: dict[str, int], categories: dict[str, int], 
     (`folded`). Of these, and of currencies without a rate, what is new after `most` is one.
     """
     n = len(frame["customer_id"])
-    nothing = np.full(n, np.nan)
     amount, rate, lat, lon, offset = (
-        np.array(frame[name], np.float64) if name in frame else nothing.copy()
+        np.array(frame[name], np.float64) if name in frame else np.full(n, np.nan)
         for name in ("amount", "rate", "lat", "lon", "utc_offset")
     )
     if (unknown := np.isnan(rate)).any():
         rate[unknown & ~without_rate(frame)] = 1.0
-    offset[np.isnan(offset)] = 0.0
     clock = _mapped(frame, ("clock", "channel"), _clock_of, np.int8)
-    away = _mapped(frame, ("channel",), lambda channel: not present(channel), bool)
-    away |= ((lat == 0.0) & (lon == 0.0)) | (np.abs(lat) == 90.0)  # what stands for no place
-    lat[away], lon[away] = np.nan, np.nan
+    _leave_out(_mapped(frame, ("channel",), present, bool), lat, lon, offset)
     scale = np.full(n, -1, np.int64)
     if unknown.any() and (odd := np.flatnonzero(np.isnan(rate))).size:
         names: list[str | None] = [_text(frame["currency"][i] if isinstance(frame["currency"], list)
@@ -124,6 +120,18 @@ def columns(frame: Rows, customers: dict[str, int], categories: dict[str, int], 
         offset, lat, lon,
         _mapped(frame, ("kind", "status"), role_of, np.int8), clock,
     )  # fmt: skip
+
+
+@kernel
+def _leave_out(
+    there: npt.NDArray[np.bool_], lat: Floats, lon: Floats, offset: Floats
+) -> None:  # fmt: skip
+    """Take away places where nobody is, or that stand for none; an offset nobody told is 0."""
+    for i in range(len(there)):
+        if not there[i] or (lat[i] == 0.0 and lon[i] == 0.0) or abs(lat[i]) == 90.0:
+            lat[i], lon[i] = math.nan, math.nan
+        if math.isnan(offset[i]):
+            offset[i] = 0.0
 
 
 def without_rate(frame: Rows) -> npt.NDArray[np.bool_]:

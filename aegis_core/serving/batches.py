@@ -21,12 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from aegis_core.intake.messages import iso20022
 from aegis_core.intake.messages.parts import Refused
-from aegis_core.machine import utc_now_us
 from aegis_core.schema import COLUMNS, NUMBER, TEXT, TIME, Column
 from aegis_core.serving.rows import Rows
-from aegis_core.serving.schemas import LARGEST_BATCH, checked, rules_of
-from aegis_core.store.meaning import each_once, said
-from aegis_core.units.words import address, small
+from aegis_core.serving.schemas import LARGEST_BATCH, checked, rules_of, settled
 
 _MOST_VALUES: Final = 2 * LARGEST_BATCH * len(COLUMNS)
 _JSON: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False)
@@ -34,9 +31,10 @@ _BLANKS: Final = re.compile(r"[ \t\n\r]*")
 _LINE: Final = re.compile(rb"[^\s][^\n]*")
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _SENT: Final = {column.sent or column.name: column for column in COLUMNS}
-_RULES: Final = {column.name: TypeAdapter[list[Any]](list[rules_of(column)]) for column in COLUMNS}  # type: ignore[misc, arg-type]
-
-
+_RULES: Final = {
+    column.name: TypeAdapter[list[Any]](list[rules_of(column)])  # type: ignore[misc, arg-type]
+    for column in COLUMNS
+}
 _FIT: Final = {TEXT: "x", TIME: "2000-01-01", NUMBER: 0.0}
 """What keeps the rules of a required column, in the place of what does not."""
 Part = tuple[dict[str, Any] | None, str, bytes]
@@ -108,21 +106,21 @@ def checked_all(body: bytes, kind: str, future_minutes: float = 0.0) -> Many:
     if isinstance(sent, list):
         _not_too_many(len(sent))
         if lines is None or len(sent) == len(lines):  # a line may hold more than one row
-            rows, doubtful = _by_column(sent, future_minutes)
-            if not doubtful:
+            rows, doubtful, wrong = _by_column(sent, future_minutes)
+            if not doubtful and not wrong:
                 return Many(rows, {})
             lines = _parts(body) if lines is None else lines
-            parts = {place: checked(lines[place], future_minutes) for place in doubtful}
-            if all(row is None for row, _ in parts.values()):
-                good = [place for place in range(len(sent)) if place not in parts]
-                wrong = {place: (why, lines[place]) for place, (_, why) in parts.items()}
-                return Many(rows.take(good), wrong)
+            alone = {place: checked(lines[place], future_minutes) for place in doubtful}
+            if all(row is None for row, _ in alone.values()):
+                wrong |= {place: why for place, (_, why) in alone.items()}
+                good = [place for place in range(len(sent)) if place not in wrong]
+                return Many(rows.take(good), {i: (wrong[i], lines[i]) for i in sorted(wrong)})
     raws = _parts(body) if lines is None else lines
     return Many.of((*checked(raw, future_minutes), raw) for raw in raws)
 
 
-def _by_column(sent: list[Any], future_minutes: float) -> tuple[Rows, list[int]]:
-    """Rows as `schemas.checked` gives them, by column, and the places of those that may be wrong.
+def _by_column(sent: list[Any], future_minutes: float) -> tuple[Rows, set[int], dict[int, str]]:
+    """Rows by column, the places of those of which a value may be wrong, and what is in others.
 
     What stands at these places says nothing.
     """
@@ -136,34 +134,10 @@ def _by_column(sent: list[Any], future_minutes: float) -> tuple[Rows, list[int]]
         if there is not None and name not in there and not column.required:
             rows[column.name] = [None] * len(sent)
             continue
-        values, wrong = _checked([row.get(name) for row in sent], column)
-        rows[column.name] = values
-        doubtful |= wrong
-    for name, spelled in (("email", small), ("ip", address)):
-        if any(rows[name]):
-            rows[name] = [text and spelled(text) for text in rows[name]]
-    amounts, kinds = rows["amount"], rows["kind"]
-    words = each_once(
-        said, rows["currency"], kinds, rows["status"],
-        [None if kind else text for kind, text in zip(kinds, rows["category"], strict=True)],
-        [(amount > 0) - (amount < 0) for amount in amounts],
-    )  # fmt: skip
-    for place, name in enumerate(("currency", "kind", "status")):
-        rows[name] = [one[place] for one in words]
-    rows["amount"] = [abs(amount) for amount in amounts]
-    times = rows["ts"]
-    rows["utc_offset"] = [at.utc_offset for at in times]
-    rows["clock"] = [at.clock for at in times]
-    rows["ts"] = [int(at) for at in times]
-    doubtful |= {
-        i
-        for i, (lat, lon) in enumerate(zip(rows["lat"], rows["lon"], strict=True))
-        if (lat is None) != (lon is None)
-    }
-    if future_minutes:
-        latest = utc_now_us() + future_minutes * 60e6
-        doubtful |= {i for i, at in enumerate(rows["ts"]) if at > latest}
-    return Rows(rows), sorted(doubtful)
+        rows[column.name], unfit = _checked([row.get(name) for row in sent], column)
+        doubtful |= unfit
+    wrong = settled(rows, future_minutes)
+    return Rows(rows), doubtful, {i: why for i, why in wrong.items() if i not in doubtful}
 
 
 def _names(sent: list[Any]) -> set[str] | None:
@@ -177,27 +151,22 @@ def _checked(values: list[Any], column: Column) -> tuple[list[Any], set[int]]:
     >>> _checked([" b ", 1, None], _SENT["customer_id"])
     (['b', 'x', 'x'], {1, 2})
     """
-    rules, wrong = _RULES[column.name], set[int]()
+    rules = _RULES[column.name]
     with suppress(ValidationError, TypeError):  # what does not keep them, or has no hash
         different = list(dict.fromkeys(values)) if column.kind == TEXT else values
         if 2 * len(different) > len(values):
-            return _filled(rules.validate_python(values), column), wrong
-        told = _filled(rules.validate_python(different), column)
-        by_value = dict(zip(different, told, strict=True))
-        return [by_value[value] for value in values], wrong
+            return rules.validate_python(values), set()
+        told = dict(zip(different, rules.validate_python(different), strict=True))
+        return [told[value] for value in values], set()
+    unfit = set[int]()
     try:
         rules.validate_python(values)
     except ValidationError as e:
         faults = e.errors(include_url=False, include_context=False, include_input=False)
-        wrong = {int(fault["loc"][0]) for fault in faults}
+        unfit = {int(fault["loc"][0]) for fault in faults}
     fit = _FIT[column.kind] if column.required else None
-    values = [fit if i in wrong else value for i, value in enumerate(values)]
-    return _filled(rules.validate_python(values), column), wrong
-
-
-def _filled(values: list[Any], column: Column) -> list[Any]:
-    """Texts that may be missing, and are where they are blank."""
-    return [value or None for value in values] if column.kind == TEXT else values
+    kept = [fit if i in unfit else value for i, value in enumerate(values)]
+    return rules.validate_python(kept), unfit
 
 
 def _parts(body: bytes) -> list[bytes]:

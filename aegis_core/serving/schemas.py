@@ -47,7 +47,7 @@ from aegis_core.schema import (
     ahead,
 )
 from aegis_core.serving.rows import Outcome, rejected
-from aegis_core.store.meaning import said
+from aegis_core.store.meaning import each_once, said
 from aegis_core.units.words import address, small
 
 _PLAIN: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
@@ -237,39 +237,43 @@ _FAULTS: Final = {
 """What pydantic finds, and the fault of `Column.faults` that it is."""
 
 
-def _row(sent: BaseModel, future_minutes: float) -> dict[str, Any]:
-    """The columns of the table `transactions`; `ts` in microseconds since 1970.
+def settled(rows: dict[str, list[Any]], future_minutes: float) -> dict[int, str]:
+    """Columns whose values keep their rules become those of the table, in place.
 
-    Raises
-    ------
-    ValueError : They are right one by one, but not together.
+    `ts` is then in microseconds since 1970. Returned is what is wrong with rows of which the values
+    are right one by one, but not together, by their places.
     """
-    row = sent.__dict__
     for name in _MAY_BE_BLANK:
-        if row[name] == "":
-            row[name] = None
-    if row["email"] is not None:
-        row["email"] = small(row["email"])
-    if row["ip"] is not None:
-        row["ip"] = address(row["ip"])
-    at, amount = row["ts"], row["amount"]
-    row["currency"], row["kind"], row["status"] = said(
-        row["currency"], row["kind"], row["status"],
-        row["category"] if row["kind"] is None else None, (amount > 0) - (amount < 0),
+        if "" in rows[name]:
+            rows[name] = [text or None for text in rows[name]]
+    for name, spelled in (("email", small), ("ip", address)):
+        if any(rows[name]):
+            rows[name] = [text and spelled(text) for text in rows[name]]
+    amounts, kinds, times = rows["amount"], rows["kind"], rows["ts"]
+    words = each_once(
+        said, rows["currency"], kinds, rows["status"],
+        [None if kind else text for kind, text in zip(kinds, rows["category"], strict=True)],
+        [(amount > 0) - (amount < 0) for amount in amounts],
     )  # fmt: skip
-    row["ts"], row["utc_offset"], row["clock"] = int(at), at.utc_offset, at.clock
-    row["amount"] = abs(amount)
-    if (row["lat"] is None) != (row["lon"] is None):
-        raise ValueError(HALF_PLACE)
-    if future_minutes and row["ts"] > utc_now_us() + future_minutes * 60e6:
-        raise ValueError(ahead("timestamp", future_minutes))
-    return row
+    for place, name in enumerate(("currency", "kind", "status")):
+        rows[name] = [one[place] for one in words]
+    rows["amount"] = [abs(amount) for amount in amounts]
+    rows["utc_offset"] = [at.utc_offset for at in times]
+    rows["clock"] = [at.clock for at in times]
+    rows["ts"] = [int(at) for at in times]
+    wrong = {}
+    if future_minutes:
+        latest = utc_now_us() + future_minutes * 60e6
+        too_late = ahead("timestamp", future_minutes)
+        wrong = {i: too_late for i, at in enumerate(rows["ts"]) if at > latest}
+    places = zip(rows["lat"], rows["lon"], strict=True)
+    return wrong | {
+        i: HALF_PLACE for i, (lat, lon) in enumerate(places) if (lat is None) != (lon is None)
+    }
 
 
-def _reason(e: ValueError) -> str:
+def _reason(e: ValidationError) -> str:
     """What is wrong with a row, in the words of `Column.faults`."""
-    if not isinstance(e, ValidationError):
-        return str(e)
     first = e.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     column = _SENT.get(where)
@@ -284,9 +288,13 @@ def _reason(e: ValueError) -> str:
 def checked(raw: bytes, future_minutes: float = 0.0) -> tuple[dict[str, Any] | None, str]:
     """The row, or None and the problem, naming the field; `future_minutes` as in the settings."""
     try:
-        return _row(_ROW.validate_json(raw), future_minutes), ""
-    except ValueError as e:
+        sent = _ROW.validate_json(raw)
+    except ValidationError as e:
         return None, _reason(e)
+    columns = {name: [value] for name, value in sent.__dict__.items()}
+    if wrong := settled(columns, future_minutes):
+        return None, wrong[0]
+    return {name: column[0] for name, column in columns.items()}, ""
 
 
 def refusal(raw: bytes, problem: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from aegis_core.intake import import_files
 from aegis_core.intake.links import link
-from aegis_core.schema import ENTITIES
+from aegis_core.schema import ENTITIES, SCHEMA_VERSION
 from aegis_core.serving import batches, schemas
 from aegis_core.store import Store, connect
 from aegis_core.store.meaning import Meaning
@@ -239,13 +239,15 @@ def test_who_is_one_is_one_however_it_is_written(
     assert import_files([file], store, progress=False).already_there == 1
 
 
-ONE_MORE = """
+ONE_MORE = (
+    f"since = {SCHEMA_VERSION + 1}"
+    """
 import importlib.util, json, sys
 from pathlib import Path
 
 spec = importlib.util.find_spec("aegis_core.schema")
 text = Path(spec.origin).read_text("utf-8")
-entry = '    Column(name="tablet", title="Tablet", replayed=True, since=7),\\n'
+entry = f'    Column(name="tablet", title="Tablet", replayed=True, since={since}),\\n'
 end = ')  # fmt: skip\\n' + '"' * 3 + 'What a transaction brings'
 assert text.count(end) == 1
 schema = sys.modules["aegis_core.schema"] = importlib.util.module_from_spec(spec)
@@ -271,6 +273,7 @@ print(json.dumps({
     "file": "tablet" in log._IN_FILE, "window": "AS tablet" in feed._WINDOW,
 }))
 """
+)
 
 
 def test_an_optional_column_is_one_entry(tmp_path: Path) -> None:

@@ -50,9 +50,6 @@ from aegis_core.units.words import ASIDE, PAYMENT
 
 CHUNK_ROWS = 200_000
 """Rows taken through the pass at once; bounds memory, changes no result."""
-BREATH_ROWS = 500
-"""Rows of a live group after which other threads may go on, such as one that answers: a kernel lets
-none of them run."""
 UNDECIDED = -1
 """In an array of recorded decisions: this transaction never got a verdict."""
 DECIDED_NOW = -2
@@ -361,12 +358,10 @@ class Scorer:
             np.empty(0, np.int8) if given is None else given.astype(np.int8)
             for given in (recorded, rulings)
         )
-        is_live = not isinstance(frame, pd.DataFrame)
-        step = max(n, 1) if is_live else CHUNK_ROWS
-        stops = {*range(0, n, min(step, BREATH_ROWS) if is_live else step), n}
+        step = CHUNK_ROWS if isinstance(frame, pd.DataFrame) else max(n, 1)
         first = until = 0
         chunk, keys, payers, payees = NO_ROWS, NO_KEYS, NOBODY, NOBODY
-        for start, stop in pairwise(sorted(stops | {k for k in pauses if k < n})):
+        for start, stop in pairwise(sorted({*range(0, n, step), *(k for k in pauses if k < n), n})):
             renamed = [act() for act in pauses.get(start, ())]
             if start == until or any(renamed):
                 first, until = start, min((start // step + 1) * step, n)

@@ -52,8 +52,7 @@ def test_the_readme_leads_from_a_file_to_a_filled_board(
     assert served == [store.path]
     assert "nothing is simulated" in capsys.readouterr().out
     board = Board(Feed(store))
-    board.refresh()
-    board.open_where_something_is()
+    board.open()
     assert "are replayed" in board.head.replayed
     assert board.table.rows
     assert cases.queue(store).n_open > 0

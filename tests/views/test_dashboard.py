@@ -507,7 +507,14 @@ def test_the_board_says_what_was_replayed_and_opens_where_it_is(store: Store) ->
     board = Board(later)
     board.refresh()
     assert board.head.replayed == "", "none of today's"
-    board.open_where_something_is()
+    board = Board(later)
+    board.open()
+    drawn = board.scatter.figure["traces"]  # of the state: a message would reach nobody yet
+    assert sum(len(trace["x"]["column"]) for trace in drawn)
+    bars = board.bars.figure["traces"][0]
+    counts = later.read(Filters("all")).counts
+    n_bars = (counts.start.max() - counts.start.min()) / counts.width_s + 1
+    assert len(bars["y"]["column"]) == 4 * n_bars, "the axis ends with the newest"
     assert board.controls.chosen == {"period": "all"}
     n, replayed = (store.value(f"SELECT count({c}) FROM verdicts") for c in ("*", "replayed_at"))
     assert tile(board, "transactions") == f"{n:,}"

@@ -127,13 +127,19 @@ class Board:
         """Read once and show it; a database that is busy or missing is shown, not raised."""
         self._show(self._read(self.filters))
 
-    def open_where_something_is(self) -> None:
-        """Begin with all there is, where nothing came today and what is there was replayed."""
-        read = self._snapshot
-        if read and read.newest >= 0 and not len(read.window["seq"]):
-            found = self._read(Filters(period="all"))
+    def open(self) -> None:
+        """Show today; or all there is, where nothing came today and what is there was replayed.
+
+        Once: what is shown a second time is told to pages that are open, and there is none yet.
+        """
+        read = self._read(self.filters)
+        if isinstance(read, Snapshot) and read.newest >= 0 and not len(read.window["seq"]):
+            every = Filters(period="all")
+            found = self._read(every)
             if isinstance(found, Snapshot) and found.replayed:
-                self.choose(Filters(period="all"))
+                self.filters, read = every, found
+                self.controls.chosen = self.axes.chosen = every.chosen()
+        self._show(read)
 
     def _read(self, filters: Filters) -> Snapshot | Exception:
         try:
@@ -252,6 +258,8 @@ class Board:
         if len(snapshot.counts.start):
             first = max(first, float(snapshot.counts.start.min()))
         last = seconds(snapshot.until or now) - (60 if snapshot.until else 0)
+        if self.filters.period == "all" and len(snapshot.counts.start):  # which may be long ago
+            last = float(snapshot.counts.start.max())
         self.bars.note = "drag to choose a period"
         self.bars.show(pictures.bars_figure(counts, first, max(first, last)))
         alerts = counts.total(1, 2)
@@ -427,8 +435,7 @@ def show(store: Store, *, live: bool = True) -> ipywidgets.Widget | None:
         return None
     multiple = float(os.environ.get("AEGIS_STORM_MULTIPLE", "5"))  # which the server sets
     board = Board(Feed(store, storm_multiple=multiple), on_left=for_one_page())
-    board.refresh()
-    board.open_where_something_is()
+    board.open()
     return board.widget
 
 

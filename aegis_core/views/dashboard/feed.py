@@ -205,6 +205,8 @@ class Feed:
         low, high = int(inside["low"][0]), int(inside["high"][0])
         first = max(seconds(made.since), float(inside["minute"][0]))
         end = seconds(made.until or made.as_of)
+        if filters.period == "all":
+            end = float(inside["last"][0])
         width_s = width_of(first, end, filters.bars)
         if filters.by_row:
             low = max(low, high - SEARCHED + 1)
@@ -363,7 +365,7 @@ _NEWEST = """
 _RATE = "SELECT count(*) AS n FROM verdicts WHERE seq > ? AND scored_at > ?"
 _INSIDE = """
     SELECT coalesce(sum(n), 0)::BIGINT AS n, min(first_seq) AS low, max(last_seq) AS high,
-           min(epoch(minute)) AS minute
+           min(epoch(minute)) AS minute, max(epoch(minute)) AS last
     FROM rollups WHERE minute >= ? AND minute < ? AND {}"""
 _ROLLED = """
     SELECT epoch(minute)::BIGINT // {1} * {1} AS start, decision, factor, currency,

@@ -89,10 +89,14 @@ class Verdicts:
         return getattr(self, name)
 
     def answers(self) -> list[dict[str, Any]]:
-        """What whoever sent the transactions is told, `ANSWERED`, one dictionary a row."""
+        """What whoever sent the transactions is told, one dictionary a row.
+
+        `ANSWERED`, and that none is a `repeat`.
+        """
         told = map(self._column, ANSWERED)
-        columns = (c.tolist() if isinstance(c, np.ndarray) else c for c in told)
-        return [dict(zip(ANSWERED, row, strict=True)) for row in zip(*columns, strict=True)]
+        columns = [c.tolist() if isinstance(c, np.ndarray) else c for c in told]
+        names, columns = (*ANSWERED, "repeat"), [*columns, [False] * len(self.score)]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def frame(self) -> pd.DataFrame:
         """The columns as a frame; evidence and contributions become dictionaries when looked at."""

@@ -322,7 +322,7 @@ def told(outcome: Outcome) -> Response:
     return as_json(public(outcome.verdict, outcome.repeat))
 
 
-def in_batch(outcome: Outcome) -> dict[str, Any]:
+def in_batch(outcome: Outcome) -> Mapping[str, Any]:
     """The answer about one transaction of many."""
     if outcome.conflict or outcome.verdict is None:
         told = "known with other content" if outcome.conflict else "imported, never scored"
@@ -330,10 +330,10 @@ def in_batch(outcome: Outcome) -> dict[str, Any]:
     return public(outcome.verdict, outcome.repeat) or {}
 
 
-def public(verdict: Mapping[str, Any] | None, repeat: bool = False) -> dict[str, Any] | None:
-    """A row of `verdicts` as `Verdict` has it."""
-    if verdict is None:
-        return None
+def public(verdict: Mapping[str, Any] | None, repeat: bool = False) -> Mapping[str, Any] | None:
+    """A row of `verdicts` as `Verdict` has it; an answer that is no repeat is that already."""
+    if verdict is None or ("repeat" in verdict and not repeat):
+        return verdict
     told = dict(zip(_TOLD, (*_ANSWERED(verdict), repeat), strict=True))
     if replayed_at := verdict.get("replayed_at"):
         told["replayed_at"] = _sayable("replayed_at", replayed_at)

@@ -103,7 +103,7 @@ def test_an_answer_has_plain_values_of_its_row(said: Said) -> None:
     answers, rows = verdicts.answers(), table_of(verdicts).to_pylist()
     assert len(answers) == len(frame)
     for answer, row in zip(answers, rows, strict=True):
-        assert answer == {name: row[name] for name in ANSWERED}
+        assert answer == {name: row[name] for name in ANSWERED} | {"repeat": False}
         assert type(answer["score"]) is float
         assert type(answer["seq"]) is int
 

@@ -13,13 +13,16 @@ from aegis_core.cli.common import (
     Seconds,
     app,
     assignment,
+    bar,
     example,
     finite,
+    moment,
     of_the_group,
     opened,
     settings_for,
 )
 from aegis_core.cli.output import cell_text, write_document, write_table
+from aegis_core.errors import InputError
 
 schedule_app = typer.Typer(
     no_args_is_help=True,
@@ -135,20 +138,43 @@ def lineage(
     print(*told(found), sep="\n")
 
 
-@app.command(epilog=example("aegis verify evaluate", "aegis verify 20260301-120000-train-1a2b"))
+@app.command(
+    epilog=example(
+        "aegis verify evaluate",
+        "aegis verify 20260301-120000-train-1a2b",
+        "aegis verify live --since 7d",
+    )
+)
 def verify(
     what: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run, or a notebook for its last one.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run, a notebook for its last one, or live for the verdicts."
+        ),
     ],
+    since: Annotated[
+        str, typer.Option(help="Of live: verdicts given since a date or an age such as 7d.")
+    ] = "",
     db: Database = None,
 ) -> None:
     """Execute a run again on the data it saw, elsewhere, and compare every number.
 
+    live replays the history and compares every verdict that was given, bit for bit;
+    a service may run meanwhile, and the board says when it was done.
+
     Exit codes: 0 all are the same, 1 some differ, 4 the data or the model of then
-    are not there any more.
+    are not there any more, 5 there is no verdict to compare.
     """
+    from aegis_core.evaluation.parity import verify_live
     from aegis_core.runs import verify
 
+    if what == verify.LIVE:
+        with bar("verify live") as tell:
+            told = verify_live(settings_for(db), since=moment(since), tell=tell)
+        print(told)
+        return
+    if since:
+        raise InputError("--since goes with `aegis verify live`; a run is compared as a whole.")
     found = verify.verify(what, settings_for(db))
     print(*found.lines(), sep="\n")
     if found.differences:
@@ -158,9 +184,10 @@ def verify(
 @schedule_app.command("run", epilog=example("aegis schedule run", "aegis schedule run --for 3600"))
 def schedule_run(for_s: Seconds = None, db: Database = None) -> None:
     """Start what is due, until Ctrl-C; what was missed is made up for once."""
+    from aegis_core.evaluation.parity import verify_live
     from aegis_core.runs.schedule import serve
 
-    serve(settings_for(db), for_s=for_s)
+    serve(settings_for(db), verify_live, for_s=for_s)
 
 
 @schedule_app.command("list", epilog=example("aegis schedule list", "aegis schedule list --json"))
@@ -194,9 +221,10 @@ def schedule_now(
     db: Database = None,
 ) -> None:
     """Run an entry at once, with its parameters, limit of time and retries."""
+    from aegis_core.evaluation.parity import verify_live
     from aegis_core.runs.schedule import start
 
-    print(start(settings_for(db), name))
+    print(start(settings_for(db), name, verify_live))
 
 
 @notify_app.command("run", epilog=example("aegis notify run", "aegis notify run --for 60"))

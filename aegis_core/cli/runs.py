@@ -22,7 +22,7 @@ from aegis_core.cli.common import (
     settings_for,
 )
 from aegis_core.cli.output import cell_text, write_document, write_table
-from aegis_core.errors import InputError
+from aegis_core.errors import InputError, Unjudged
 
 schedule_app = typer.Typer(
     no_args_is_help=True,
@@ -82,25 +82,28 @@ def run(
     """Run a notebook through papermill; its report goes under reports/ of the home.
 
     Exit codes: 0 done or skipped, 1 failed, 2 what was given or is there cannot
-    be used (and is not tried again), 3 the same notebook is running, 130 stopped
-    by Ctrl-C or SIGTERM.
+    be used (and is not tried again), 3 the same notebook is running, 5 there are
+    too few labels to judge, 130 stopped by Ctrl-C or SIGTERM.
 
     A secret is given as env:NAME, never as its value.
     """
-    from aegis_core.runs import notebooks
-    from aegis_core.runs.execution import run_notebook
+    from aegis_core.runs.parameters import check_parameters, parameters_of
 
     if show:
-        declared = notebooks.parameters_of(name).values()
+        declared = parameters_of(name).values()
         write_table(
             ["parameter", "type", "default", "meaning"],
             ((a["name"], a["inferred_type_name"], a["default"], a["help"]) for a in declared),
             0,
         )
         return
+    given = dict(assignment("-p", pair) for pair in parameters or [])
+    check_parameters(name, given)  # before what takes a second to import
+    from aegis_core.runs.execution import run_notebook
+
     result = run_notebook(
         name,
-        dict(assignment("-p", pair) for pair in parameters or []),
+        given,
         settings_for(db),
         timeout_s=timeout,
         retries=retries,
@@ -110,8 +113,11 @@ def run(
     if result.status == "skipped":
         print(f"{name}: skipped. {result.told}")
         return
-    print(f"{name}: {result.status} in {result.seconds:.1f} s")
+    told = f". {result.told}" if result.told else ""
+    print(f"{name}: {result.status} in {result.seconds:.1f} s{told}")
     print(f"report: {result.report_path}")
+    if result.status == "unjudged":
+        raise typer.Exit(Unjudged.exit_code)
 
 
 @app.command(

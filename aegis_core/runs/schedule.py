@@ -31,7 +31,7 @@ from aegis_core.errors import AegisError, InputError, NotReady, RunFailed, Store
 from aegis_core.machine import stop_signals
 from aegis_core.runs.execution import LONGEST_BACKOFF_S, run_notebook
 from aegis_core.runs.ledger import Due
-from aegis_core.runs.notebooks import check_parameters
+from aegis_core.runs.parameters import check_parameters
 from aegis_core.runs.redaction import secrets_of
 from aegis_core.runs.verify import LIVE, verify
 from aegis_core.store import connect

@@ -24,6 +24,7 @@ from aegis_core.config import Settings
 from aegis_core.errors import InputError, NotVerifiable, RunFailed, Unjudged, did_you_mean
 from aegis_core.runs import execution, ledger, lineage, notebooks, reports
 from aegis_core.runs.ledger import Row
+from aegis_core.runs.parameters import NOTEBOOKS, inspect
 from aegis_core.store import Store, connect
 from aegis_core.store.files import checksums
 
@@ -133,9 +134,7 @@ def verify(
     """
     store = connect(settings.db)
     run = _run_of(store, what)
-    row = ledger.begun(
-        "verify", notebooks.NOTEBOOKS[run["notebook"]], {"run": run["run_id"]}, settings, due
-    )
+    row = ledger.begun("verify", NOTEBOOKS[run["notebook"]], {"run": run["run_id"]}, settings, due)
     row = replace(row, **{key: run[key] for key in _AS_THEN})
 
     def repeated() -> tuple[Verification, str]:
@@ -202,7 +201,7 @@ def _run_of(store: Store, what: str) -> dict[str, Any]:
     run: dict[str, Any] = rows[0]
     if run["status"] != "done" or run["notebook"] == "verify":
         raise InputError(f"{what} is {run['status']}; only a run that is done has numbers.")
-    if run["notebook"] not in notebooks.NOTEBOOKS:
+    if run["notebook"] not in NOTEBOOKS:
         raise NotVerifiable(f"The notebook {run['notebook']} is not there any more.")
     return run
 
@@ -228,7 +227,7 @@ def _repeated(
         )
         if run["notebook"] != "generate":
             _rebuild(store, run, connect(scratch.db))
-        if "now" in notebooks.inspect(notebooks.NOTEBOOKS[run["notebook"]]) and run["seen_at"]:
+        if "now" in inspect(NOTEBOOKS[run["notebook"]]) and run["seen_at"]:
             parameters = {"now": run["seen_at"].isoformat()} | parameters
         try:
             again = execution.run_notebook(
@@ -391,7 +390,7 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, object]]:
 
 def _notes(run: dict[str, Any]) -> list[str]:
     """What has changed since a run, and may be why numbers differ."""
-    notebook = notebooks.content_hash(notebooks.NOTEBOOKS[run["notebook"]])
+    notebook = notebooks.content_hash(NOTEBOOKS[run["notebook"]])
     return [
         f"The {what} changed since: {old or 'not recorded'} then, {new or 'not known'} now."
         for what, old, new in (

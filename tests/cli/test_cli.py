@@ -20,7 +20,7 @@ from aegis_core.cli import app, main
 from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import InputError, RunBusy, RunFailed
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
-from aegis_core.runs import ledger, notebooks
+from aegis_core.runs import ledger, parameters
 from aegis_core.store import Store, connect
 
 CSV = """id,customer,time,amt,fraud
@@ -84,7 +84,7 @@ def test_help_names_every_notebook_and_a_notebook_tells_its_parameters(
 ) -> None:
     assert main(["run", "--help"]) == 0
     page = capsys.readouterr().out
-    assert [name for name in notebooks.NOTEBOOKS if name not in page] == []
+    assert [name for name in parameters.NOTEBOOKS if name not in page] == []
     assert main(["run", "train", "--parameters"]) == 0
     told = capsys.readouterr().out
     assert "n_trees" in told

@@ -28,7 +28,7 @@ from aegis_core.cli import main
 from aegis_core.errors import InputError
 from aegis_core.evaluation.parity import verify_live
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
-from aegis_core.runs import execution, notebooks, schedule
+from aegis_core.runs import execution, notebooks, parameters, schedule
 from aegis_core.runs.schedule import Trigger
 from aegis_core.store import Store, connect
 
@@ -505,7 +505,7 @@ def test_jupyterlab_s_scheduler_runs_a_notebook_as_it_stands(tmp_path: Path, sto
     staged = tmp_path / "staged"
     staged.mkdir()
     source = staged / "00_start.ipynb"
-    source.write_bytes(notebooks.NOTEBOOKS["start"].read_bytes())
+    source.write_bytes(parameters.NOTEBOOKS["start"].read_bytes())
     output = staged / "done.ipynb"
     ran = subprocess.run(
         [

@@ -6,6 +6,7 @@ people are in `review`, hindsight is in `evaluation`, eyes are in `views`.
 """
 
 import sys
+from importlib import import_module
 from importlib.machinery import PathFinder
 from typing import Any
 
@@ -60,6 +61,11 @@ def __getattr__(name: str) -> object:
     if name in MOVED:
         raise ImportError(f"aegis_core.{name} is now aegis_core.{MOVED[name]}.")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """What `%load_ext aegis_core` calls: `%%aegis SELECT …` and `%aegis customer C001`."""
+    import_module("aegis_core.views.magics").load(shell)
 
 
 class _Later:

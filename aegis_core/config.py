@@ -68,7 +68,7 @@ class Entry(BaseModel):
     cron: str = Field(description="Minute, hour, day of month, month, weekday; as in crontab.")
     timezone: str = Field("UTC", description="Time zone of `cron`, such as Europe/Berlin.")
     notebook: str = Field("", description="The notebook to run.")
-    verify: str = Field("", description="Instead: the notebook whose last run is verified.")
+    verify: str = Field("", description="Instead: the notebook whose last run is verified; live.")
     parameters: dict[str, bool | int | float | str] = Field({}, description="Of the notebook.")
     timeout: float | None = Field(None, gt=0, description="Seconds that an attempt may take.")
     retries: int = Field(0, ge=0, le=20, description="Further attempts after a failure.")

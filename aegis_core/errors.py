@@ -13,6 +13,7 @@ AegisError
 ├── RunFailed           a notebook run ended with an error
 │   └── RunRefused      what it was given, or what is there, cannot be used
 ├── NotVerifiable       what a run saw is not there any more
+├── Unjudged            there is too little to judge by, such as labels
 └── ServerFailed        the dashboard's server did not start, or ended by itself
 
 Every message says what is wrong, what was there, and the next step. The command line prints the
@@ -85,6 +86,12 @@ class NotVerifiable(AegisError):
     """What a run saw, or what it used, is not there any more, so it cannot be repeated."""
 
     exit_code = 4
+
+
+class Unjudged(AegisError):
+    """There is too little to judge by, so that no figure would mean anything."""
+
+    exit_code = 5
 
 
 class ServerFailed(AegisError):

@@ -373,10 +373,10 @@ is when `aegis score` gave a verdict on what had come before; null: it was given
 `scored_at` is the time of the payment, and where it stands `aside` its decision taught nothing. In
 `lists` a row with `ends` takes the entry of that id off.
 
-In `runs`, `status` is waiting, running, done, failed, interrupted or skipped; `last_seq` and
-`n_labels` are the last transaction and the number of labels that a run saw, at `seen_at`, and
-`data_hash` is of these; `heading` is where a running notebook is, `model_version` what model it
-made or used, `entry` and `due_at` the line of the schedule that started it.
+In `runs`, `status` is waiting, running, done, unjudged, failed, interrupted or skipped;
+`last_seq` and `n_labels` are the last transaction and the number of labels that a run saw, at
+`seen_at`, and `data_hash` is of these; `heading` is where a running notebook is, `model_version`
+what model it made or used, `entry` and `due_at` the line of the schedule that started it.
 
 In `reviews` a row with `undoes` takes that answer back, which it may until `held_until`; the answer
 becomes a label after that, noted in `taught` (null: it is a label at once). In `claims` the last

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done or skipped, 1 a run failed, numbers differ or no row of an import was usable, 2 what was
     given is not usable, 3 the same notebook is running, 4 a run cannot be verified any more,
-    130 ended by Ctrl-C or SIGTERM.
+    5 there is too little to judge by, 130 ended by Ctrl-C or SIGTERM.
     """
     given = _joined(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -130,7 +130,7 @@ def status(as_json: Json = False, db: Database = None) -> None:
     except NotReady as e:
         missing = e
     else:
-        for key in ("transactions", "labels", "verdicts", "champion", "threshold"):
+        for key in ("transactions", "labels", "verdicts", "champion", "threshold", "proof"):
             found[key] = next(iter(found[key]), None)
         runs.mark_killed(settings.db, found["runs"])
     if as_json:
@@ -263,6 +263,7 @@ _STATUS = {
     "runs": """SELECT run_id, notebook, status, started_at, ended_at, error, cells_done,
         cells_total, heading, seconds, peak_memory_mb, attempt, entry
         FROM runs ORDER BY started_at DESC LIMIT 5""",
+    "proof": "FROM proofs ORDER BY proved_at DESC LIMIT 1",
     "rejected": "SELECT reason, count(*) AS rows FROM rejected GROUP BY ALL ORDER BY rows DESC, 1",
 }
 
@@ -319,6 +320,13 @@ def _status_told(found: dict[str, Any]) -> Iterable[str]:
         else "; `aegis score --since 30d` judges what was imported"
         * bool(champion and rows["rows"])
     )
+    if proof := found["proof"]:
+        yield (
+            f"live = replay {proof['proved_at']:%Y-%m-%d %H:%M} UTC, {proof['checked']:,} verdicts "
+            f"compared, {proof['different']:,} differ"
+        )
+    elif verdicts["rows"]:
+        yield "live = replay not compared yet; `aegis verify live` does"
     for i, ran in enumerate(found["runs"]):
         error = f": {cell_text(ran['error'])}" if ran["error"] else runs.progress_of(ran)
         yield (

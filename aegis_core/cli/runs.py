@@ -13,13 +13,16 @@ from aegis_core.cli.common import (
     Seconds,
     app,
     assignment,
+    bar,
     example,
     finite,
+    moment,
     of_the_group,
     opened,
     settings_for,
 )
 from aegis_core.cli.output import cell_text, write_document, write_table
+from aegis_core.errors import InputError, Unjudged
 
 schedule_app = typer.Typer(
     no_args_is_help=True,
@@ -79,25 +82,28 @@ def run(
     """Run a notebook through papermill; its report goes under reports/ of the home.
 
     Exit codes: 0 done or skipped, 1 failed, 2 what was given or is there cannot
-    be used (and is not tried again), 3 the same notebook is running, 130 stopped
-    by Ctrl-C or SIGTERM.
+    be used (and is not tried again), 3 the same notebook is running, 5 there are
+    too few labels to judge, 130 stopped by Ctrl-C or SIGTERM.
 
     A secret is given as env:NAME, never as its value.
     """
-    from aegis_core.runs import notebooks
-    from aegis_core.runs.execution import run_notebook
+    from aegis_core.runs.parameters import check_parameters, parameters_of
 
     if show:
-        declared = notebooks.parameters_of(name).values()
+        declared = parameters_of(name).values()
         write_table(
             ["parameter", "type", "default", "meaning"],
             ((a["name"], a["inferred_type_name"], a["default"], a["help"]) for a in declared),
             0,
         )
         return
+    given = dict(assignment("-p", pair) for pair in parameters or [])
+    check_parameters(name, given)  # before what takes a second to import
+    from aegis_core.runs.execution import run_notebook
+
     result = run_notebook(
         name,
-        dict(assignment("-p", pair) for pair in parameters or []),
+        given,
         settings_for(db),
         timeout_s=timeout,
         retries=retries,
@@ -107,8 +113,11 @@ def run(
     if result.status == "skipped":
         print(f"{name}: skipped. {result.told}")
         return
-    print(f"{name}: {result.status} in {result.seconds:.1f} s")
+    told = f". {result.told}" if result.told else ""
+    print(f"{name}: {result.status} in {result.seconds:.1f} s{told}")
     print(f"report: {result.report_path}")
+    if result.status == "unjudged":
+        raise typer.Exit(Unjudged.exit_code)
 
 
 @app.command(
@@ -135,20 +144,43 @@ def lineage(
     print(*told(found), sep="\n")
 
 
-@app.command(epilog=example("aegis verify evaluate", "aegis verify 20260301-120000-train-1a2b"))
+@app.command(
+    epilog=example(
+        "aegis verify evaluate",
+        "aegis verify 20260301-120000-train-1a2b",
+        "aegis verify live --since 7d",
+    )
+)
 def verify(
     what: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run, or a notebook for its last one.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run, a notebook for its last one, or live for the verdicts."
+        ),
     ],
+    since: Annotated[
+        str, typer.Option(help="Of live: verdicts given since a date or an age such as 7d.")
+    ] = "",
     db: Database = None,
 ) -> None:
     """Execute a run again on the data it saw, elsewhere, and compare every number.
 
+    live replays the history and compares every verdict that was given, bit for bit;
+    a service may run meanwhile, and the board says when it was done.
+
     Exit codes: 0 all are the same, 1 some differ, 4 the data or the model of then
-    are not there any more.
+    are not there any more, 5 there is no verdict to compare.
     """
+    from aegis_core.evaluation.parity import verify_live
     from aegis_core.runs import verify
 
+    if what == verify.LIVE:
+        with bar("verify live") as tell:
+            told = verify_live(settings_for(db), since=moment(since), tell=tell)
+        print(told)
+        return
+    if since:
+        raise InputError("--since goes with `aegis verify live`; a run is compared as a whole.")
     found = verify.verify(what, settings_for(db))
     print(*found.lines(), sep="\n")
     if found.differences:
@@ -158,9 +190,10 @@ def verify(
 @schedule_app.command("run", epilog=example("aegis schedule run", "aegis schedule run --for 3600"))
 def schedule_run(for_s: Seconds = None, db: Database = None) -> None:
     """Start what is due, until Ctrl-C; what was missed is made up for once."""
+    from aegis_core.evaluation.parity import verify_live
     from aegis_core.runs.schedule import serve
 
-    serve(settings_for(db), for_s=for_s)
+    serve(settings_for(db), verify_live, for_s=for_s)
 
 
 @schedule_app.command("list", epilog=example("aegis schedule list", "aegis schedule list --json"))
@@ -194,9 +227,10 @@ def schedule_now(
     db: Database = None,
 ) -> None:
     """Run an entry at once, with its parameters, limit of time and retries."""
+    from aegis_core.evaluation.parity import verify_live
     from aegis_core.runs.schedule import start
 
-    print(start(settings_for(db), name))
+    print(start(settings_for(db), name, verify_live))
 
 
 @notify_app.command("run", epilog=example("aegis notify run", "aegis notify run --for 60"))

@@ -120,7 +120,7 @@ def what_is_there(settings: Settings) -> dict[str, object]:
                       'synthetic', 'simulate', 'api'))) AS own,
                   (SELECT arg_max(version, promoted_at) FROM models) AS champion,
                   (SELECT arg_max(run_id, started_at) FROM runs
-                    WHERE notebook = 'evaluate' AND status = 'done') AS evaluation
+                    WHERE notebook = 'evaluate' AND status IN ('done', 'unjudged')) AS evaluation
                 """
             )[0]
     except NotReady:

@@ -32,6 +32,8 @@ from aegis_core.schema import FACTORS, Decision
 
 DETECTORS = ("forest", "amount", *(f"factor:{f}" for f in FACTORS), "random")
 """What is compared on every fold: the forest, and what it has to beat."""
+FEWEST: Final = 10
+"""Labelled frauds below which nothing is judged: one more or less would be another verdict."""
 LEARNER: Final = "learner"
 """Beside `DETECTORS` where an evaluation was asked to learn from answers."""
 
@@ -179,8 +181,11 @@ class Evaluation:
     def figures(self, k: int = 100) -> dict[tuple[str, str], float | None]:
         """The figures as `runs.record` takes them, by name and slice (detector/fold).
 
-        Figures that could not be computed are left out; `notes` says which.
+        Figures that could not be computed are left out; `notes` says which. There is none where it
+        is `unjudged`.
         """
+        if self.unjudged():
+            return {}
         table, recall = self.table(k).dropna(subset="value"), self.recall()
         slices = table.detector + "/" + table.fold.astype(str)
         found = dict(zip(zip(table.name, slices, strict=True), table.value, strict=True))
@@ -193,14 +198,22 @@ class Evaluation:
             "transaction_id", list(self.compared), var_name="detector", value_name="score"
         )
 
-    def summary(self) -> str:
-        """The bottom line in one sentence: the forest beside the best single factor."""
-        t = self.table()
-        ap = t[t.name == "average_precision"].groupby("detector").value.mean().dropna()
+    def unjudged(self) -> str:
+        """Why nothing is judged, in one sentence; "" where there are labels enough."""
         if not self.folds:
             return "Nothing was tested."
-        if ap.empty:
-            return "No fraud is labelled in the test windows, so nothing can be measured."
+        frauds = int(self.scores.is_fraud.sum())
+        return "" if frauds >= FEWEST else (
+            f"Too few labels to judge: {frauds} of {len(self.scores):,} payments in the test "
+            f"windows are labelled as fraud, and {FEWEST} would do."
+        )  # fmt: skip
+
+    def summary(self) -> str:
+        """The bottom line in one sentence: the forest beside the best single factor."""
+        if unjudged := self.unjudged():
+            return unjudged
+        t = self.table()
+        ap = t[t.name == "average_precision"].groupby("detector").value.mean().dropna()
         singles = ap.drop(["forest", "random", LEARNER], errors="ignore")
         best = str(singles.idxmax())
         word = "ahead of" if ap["forest"] >= singles[best] else "BEHIND"

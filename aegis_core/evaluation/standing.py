@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import pandas as pd
 
@@ -17,14 +16,12 @@ from aegis_core.detection import history, registry
 from aegis_core.detection.learner import Learner
 from aegis_core.detection.scoring import Scorer
 from aegis_core.errors import NotReady
+from aegis_core.evaluation.outcome import FEWEST
 from aegis_core.features.checkpoint import begin
 from aegis_core.features.entries import judged_rows
 from aegis_core.metrics import Figure, average_precision
 from aegis_core.schema import Decision
 from aegis_core.store import Store
-
-FEWEST: Final = 10
-"""Labelled frauds below which nothing is judged: one more or less would be another verdict."""
 
 
 @dataclass(frozen=True)

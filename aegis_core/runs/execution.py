@@ -25,7 +25,7 @@ from aegis_core.machine import private, stop_signals
 from aegis_core.runs import ledger, lineage, notebooks, reports
 from aegis_core.runs.ledger import Due, Row
 from aegis_core.runs.lineage import Seen
-from aegis_core.runs.notebooks import NOTEBOOKS, check_parameters, inspect
+from aegis_core.runs.parameters import NOTEBOOKS, check_parameters, inspect
 from aegis_core.runs.redaction import SHORTEST, Redactor, secrets_of
 from aegis_core.store import Store, connect
 
@@ -46,7 +46,7 @@ _HEADLINES: Final = """
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run and where to read it; `told` says why it was skipped."""
+    """A finished run and where to read it; `told` says why it was skipped, or is unjudged."""
 
     run_id: str
     status: str
@@ -136,6 +136,7 @@ def record(
     metrics: Mapping[tuple[str, str], float | None] | None = None,
     scores: pd.DataFrame | None = None,
     drift: pd.DataFrame | None = None,
+    unjudged: str = "",
 ) -> str:
     """Note in the ledger what a run saw, used and found; what was kept, in a sentence.
 
@@ -148,11 +149,13 @@ def record(
     metrics : figures of the table `metrics` by (name, slice).
     scores : rows of `evaluation_scores`: `transaction_id`, `detector`, `score`.
     drift : rows of `drift`, as `Drift.rows` gives them.
+    unjudged : why there was too little to judge by; the run then ends so, and is not `done`.
     """
     if not run_id:
         return "Nothing was kept: this is not a run. `aegis run` keeps what it finds."
     columns = {} if data is None else data.columns()
     columns |= {} if model is None else {"model_version": model}
+    columns |= {"error": unjudged} if unjudged else {}
     given: dict[str, pd.DataFrame | pa.Table | None] = {
         "metrics": None if metrics is None else _rows(metrics, run_id),
         "evaluation_scores": None if scores is None else scores.assign(run_id=run_id),
@@ -285,14 +288,18 @@ class _Attempt:
             last = self._close("failed", work.redactor.text(failure.error))
             kind, where = RunRefused if failure.final else RunFailed, failure.where
         else:
-            last, kind, where = self._close("done"), RunFailed, ""
+            asked = "SELECT error FROM runs WHERE run_id = ?"
+            unjudged = work.store.value(asked, [self.row.run_id])
+            last = self._close("unjudged" if unjudged else "done", unjudged)
+            kind, where = RunFailed, ""
         if last.status == "interrupted":
             raise KeyboardInterrupt
-        if last.status != "done":
+        if last.status not in ("done", "unjudged"):
             raise kind(
                 f"{work.name} failed{where}: {last.error} Executed notebook: {self.executed}"
             )
-        return RunResult(self.row.run_id, "done", self.executed, self.report, last.seconds or 0.0)
+        files, told = (self.executed, self.report), last.error or ""
+        return RunResult(last.run_id, last.status, *files, last.seconds or 0.0, told)
 
     def _close(self, status: str, error: str | None = None) -> Row:
         """The run's last row; it says `failed` where the end itself went wrong."""
@@ -348,7 +355,7 @@ class _Attempt:
             return row
         names = ", ".join(sorted(self.work.redactor.found))
         why = f"An output held the value of {names}; it was masked. Do not print secrets."
-        status = "failed" if row.status == "done" else row.status
+        status = "failed" if row.status in ("done", "unjudged") else row.status
         return replace(row, status=status, error=f"{why} {row.error}" if row.error else why)
 
 

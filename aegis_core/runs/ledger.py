@@ -78,7 +78,7 @@ class Due(NamedTuple):
 
 def begun(
     name: str,
-    notebook: Path,
+    notebook: Path | None,
     values: Mapping[str, object],
     settings: Settings,
     due: Due | None = None,
@@ -100,10 +100,10 @@ def begun(
         parameters=json.dumps(values),
         started_at=now(),
         code_version=lineage.code_version(),
-        cells_total=notebooks.n_code_cells(notebook),
+        cells_total=notebooks.n_code_cells(notebook) if notebook else 0,
         entry=due.entry if due else None,
         due_at=due.at.isoformat() if due else None,
-        notebook_hash=notebooks.content_hash(notebook),
+        notebook_hash=notebooks.content_hash(notebook) if notebook else None,
         lock_hash=lineage.lock_hash(),
         settings=json.dumps(lineage.numbers_of(settings)),
         seed=seed if isinstance(seed, int) and seed >= 0 else settings.seed,

@@ -1,8 +1,7 @@
-"""The notebooks: their parameters, and executing one with papermill in a kernel of this Python."""
+"""Executing a notebook with papermill in a kernel of this Python."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import hashlib
@@ -14,49 +13,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
-from pydantic import TypeAdapter
 
 from aegis_core import errors
-from aegis_core.config import NOTEBOOK_FOLDER, Settings
-from aegis_core.errors import (
-    AegisError,
-    InputError,
-    NotReady,
-    StoreError,
-    StoreVersion,
-    did_you_mean,
-)
+from aegis_core.config import Settings
+from aegis_core.errors import AegisError, InputError, NotReady, StoreError, StoreVersion
 from aegis_core.machine import written_whole
 from aegis_core.runs.redaction import Redactor
 from aegis_core.store import Store, connect
 
-NOTEBOOKS: Final = {
-    "start": NOTEBOOK_FOLDER / "00_start.ipynb",
-    "generate": NOTEBOOK_FOLDER / "01_generate.ipynb",
-    "train": NOTEBOOK_FOLDER / "02_train.ipynb",
-    "evaluate": NOTEBOOK_FOLDER / "03_evaluate.ipynb",
-    "price": NOTEBOOK_FOLDER / "03_price.ipynb",
-    "simulate": NOTEBOOK_FOLDER / "04_simulate.ipynb",
-    "review": NOTEBOOK_FOLDER / "05_review.ipynb",
-    "drift": NOTEBOOK_FOLDER / "06_drift.ipynb",
-}
-"""The notebooks that can be run, by name."""
-
-OWN: Final = ("db", "run_id")
-"""Parameters of every notebook that the runner fills in."""
-
 _TOLD_EVERY_S: Final = 1.0  # an opening of the database costs about 50 ms
 _ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_MOST: Final = 2**1023  # about the largest float
-_INTERVAL: Final = re.compile(r"\bin ([\[(])([\d_.]+), ([\d_.]+|∞)([\])])")
-_KINDS: Final[dict[str, TypeAdapter[Any]]] = {
-    kind.__name__: TypeAdapter(kind) for kind in (bool, int, float, str)
-}
 
 
 def _names(*kinds: type[AegisError]) -> frozenset[str]:
@@ -66,99 +36,6 @@ def _names(*kinds: type[AegisError]) -> frozenset[str]:
 
 _EXPECTED: Final = _names(AegisError)
 _FINAL: Final = _names(InputError, NotReady, StoreVersion)
-
-
-def parameters_of(name: str) -> dict[str, dict[str, str]]:
-    """What a caller may give to a notebook, as `inspect`; `InputError` where there is none."""
-    if name not in NOTEBOOKS:
-        known = ", ".join(NOTEBOOKS)
-        raise InputError(
-            f"There is no notebook {name!r}; there are {known}." + did_you_mean(name, NOTEBOOKS)
-        )
-    return {k: v for k, v in inspect(NOTEBOOKS[name]).items() if k not in OWN}
-
-
-def check_parameters(name: str, given: Mapping[str, object]) -> dict[str, object]:
-    """The parameters of a notebook: `given` in the declared types, defaults for the others.
-
-    Raises
-    ------
-    InputError
-        There is no such notebook, it has no parameter of a name, or a value does not fit its type
-        or lies outside of the interval that the line of the parameter names.
-    """
-    declared = parameters_of(name)
-    for key in given:
-        if key in OWN:
-            raise InputError(f"{key} is filled in by the run; choose the database with --db.")
-        if key not in declared:
-            raise InputError(
-                f"{name} has no parameter {key!r}; it has {', '.join(declared) or 'none'}."
-                + did_you_mean(key, declared)
-            )
-    values = {key: ast.literal_eval(about["default"]) for key, about in declared.items()}
-    for key, value in given.items():
-        # -1 stood for the settings until None did, in schedules and in the ledger
-        if values[key] is not None or str(value) not in ("", "None", "-1", "-1.0"):
-            values[key] = _as_type(key, value, declared[key]["inferred_type_name"])
-            _must_lie_inside(key, values[key], declared[key]["help"])
-    return values
-
-
-def inspect(notebook: Path) -> dict[str, dict[str, str]]:
-    """Parameters of a notebook as papermill sees them: type, default and help by name."""
-    import papermill
-
-    found: dict[str, dict[str, str]] = papermill.inspect_notebook(_braced(notebook))
-    return found
-
-
-def _as_type(key: str, value: object, kind: str) -> object:
-    """`value` as a parameter of the declared type.
-
-    >>> _as_type("n", "1_000", "int"), _as_type("n", 1e3, "int"), _as_type("x", 2, "float")
-    (1000, 1000, 2.0)
-    >>> _as_type("live", "no", "bool"), _as_type("since", "2026-01-01", "str")
-    (False, '2026-01-01')
-    >>> _as_type("n", "many", "int")
-    Traceback (most recent call last):
-        ...
-    aegis_core.errors.InputError: The parameter n must be int, not 'many'.
-    >>> _as_type("x", "1e400", "float")
-    Traceback (most recent call last):
-        ...
-    aegis_core.errors.InputError: The parameter x must be a finite number, not '1e400'.
-    """
-    wrong = InputError(f"The parameter {key} must be {kind}, not {value!r}.")
-    if isinstance(value, bool) and kind != "bool":
-        raise wrong
-    try:
-        given = Decimal(str(value)) if kind == "int" else value  # such as 1e3
-        found = _KINDS[kind].validate_python(given)
-    except (KeyError, ValueError, ArithmeticError):
-        raise wrong from None
-    if kind in ("int", "float") and not abs(found) < _MOST:
-        raise InputError(f"The parameter {key} must be a finite number, not {value!r}.")
-    return found
-
-
-def _must_lie_inside(key: str, value: Any, about: str) -> None:
-    """Refuse a number outside of the interval that the help of its parameter names, if it does.
-
-    >>> _must_lie_inside("share", 0.5, "how many of all, in (0, 1]; None: settings")
-    >>> _must_lie_inside("folds", 0, "how many times, in [1, ∞)")
-    Traceback (most recent call last):
-        ...
-    aegis_core.errors.InputError: The parameter folds must lie in [1, ∞), not 0.
-    """
-    if found := _INTERVAL.search(about):
-        opens, low, high, closes = found.groups()
-        least, most = float(low), float(high.replace("∞", "inf"))
-        above = value >= least if opens == "[" else value > least
-        below = value <= most if closes == "]" else value < most
-        if not (above and below):
-            within = found[0].removeprefix("in ")
-            raise InputError(f"The parameter {key} must lie in {within}, not {value}.")
 
 
 class Progress:

@@ -8,6 +8,7 @@ once, however often it was.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import multiprocessing
 import os
@@ -30,9 +31,9 @@ from aegis_core.errors import AegisError, InputError, NotReady, RunFailed, Store
 from aegis_core.machine import stop_signals
 from aegis_core.runs.execution import LONGEST_BACKOFF_S, run_notebook
 from aegis_core.runs.ledger import Due
-from aegis_core.runs.notebooks import check_parameters
+from aegis_core.runs.parameters import check_parameters
 from aegis_core.runs.redaction import secrets_of
-from aegis_core.runs.verify import verify
+from aegis_core.runs.verify import LIVE, verify
 from aegis_core.store import connect
 
 _END_S: Final = 30.0
@@ -44,9 +45,11 @@ _AT_ONCE: Final = 10
 RETRY_S: Final = 30.0
 """The first pause after a run that could not even begin; it doubles up to an hour."""
 _OF_A_RUN: Final = ("parameters", "retries", "backoff", "on_overlap")
-"""What an entry that verifies cannot be given."""
-_SETTLED: Final = (0, 2, 4)
+"""What an entry that verifies cannot be given; nor can one of live verdicts a timeout."""
+_SETTLED: Final = (0, 2, 4, 5)
 """Exit codes after which the same again would come to the same; see `errors`."""
+Live = Callable[[Settings, Due], str]
+"""What replays the verdicts that were given: `evaluation.parity.verify_live`."""
 _LONGEST_STEPS: Final = (59, 23, 30, 11, 7)
 """Of minute, hour, day of month, month, weekday; a longer one would mean the first alone."""
 _NAMED: Final = {
@@ -121,13 +124,15 @@ def check(settings: Settings) -> dict[str, Trigger]:
         try:
             if bool(entry.notebook) == bool(entry.verify):
                 raise InputError("Give either `notebook` or `verify`.")
-            idle = [what for what in _OF_A_RUN if what in entry.model_fields_set]
+            not_its = (*_OF_A_RUN, "timeout") if entry.verify == LIVE else _OF_A_RUN
+            idle = [what for what in not_its if what in entry.model_fields_set]
             if entry.verify and idle:
                 raise InputError(
                     f"Take out {', '.join(idle)}: a verification repeats a run once, with the "
                     "parameters that it had, and waits for another one to end."
                 )
-            secrets_of(check_parameters(entry.notebook or entry.verify, entry.parameters))
+            if entry.verify != LIVE:
+                secrets_of(check_parameters(entry.notebook or entry.verify, entry.parameters))
             trigger = found[name] = Trigger(entry.cron, entry.timezone)
             if next(trigger.after(datetime.now(UTC)), None) is None:
                 raise InputError(
@@ -164,8 +169,10 @@ def listed(settings: Settings, now: datetime | None = None) -> list[dict[str, An
     return rows
 
 
-def start(settings: Settings, name: str, at: datetime | None = None) -> str:
+def start(settings: Settings, name: str, live: Live, at: datetime | None = None) -> str:
     """Run an entry in this process, as of the time `at`, or now; what came of it, in a sentence.
+
+    `live` does what `verify = "live"` asks for.
 
     Raises
     ------
@@ -180,6 +187,8 @@ def start(settings: Settings, name: str, at: datetime | None = None) -> str:
             + did_you_mean(name, settings.schedule)
         )
     entry, due = settings.schedule[name], Due(name, (at or datetime.now(UTC)).replace(tzinfo=None))
+    if entry.verify == LIVE:
+        return live(settings, due)
     if entry.verify:
         found = verify(entry.verify, settings, progress=False, timeout_s=entry.timeout, due=due)
         told = "\n".join(found.lines())
@@ -200,7 +209,7 @@ def start(settings: Settings, name: str, at: datetime | None = None) -> str:
     return f"{entry.notebook}: {result.status} in {result.seconds:.1f} s. {result.told}".strip()
 
 
-def serve(settings: Settings, *, for_s: float | None = None) -> None:
+def serve(settings: Settings, live: Live, *, for_s: float | None = None) -> None:
     """Start the entries when they are due, until Ctrl-C, SIGTERM or the end of `for_s` seconds.
 
     Each run is a process of its own. At the end, those that still run are told to end, and the
@@ -212,7 +221,9 @@ def serve(settings: Settings, *, for_s: float | None = None) -> None:
             "The schedule is empty. Write entries into aegis.toml, such as:\n"
             '[schedule.nightly]\ncron = "30 2 * * *"\nnotebook = "evaluate"'
         )
-    service = Service(settings, triggers)
+    service = Service(
+        settings, triggers, lambda: datetime.now(UTC), functools.partial(started, live)
+    )
     for name, trigger in triggers.items():  # each is due some day, as `check` saw
         due = next(trigger.after(datetime.now(UTC)))
         print(f"{name}: next {due:%Y-%m-%d %H:%M} UTC", flush=True)
@@ -227,11 +238,11 @@ def serve(settings: Settings, *, for_s: float | None = None) -> None:
             service.end()
 
 
-def work(settings: Settings, name: str, due: datetime) -> None:
+def work(live: Live, settings: Settings, name: str, due: datetime) -> None:
     """One run, in a process and a session of its own: Ctrl-C reaches the service alone."""
     os.setsid()
     try:
-        _say(name, due, start(settings, name, due))
+        _say(name, due, start(settings, name, live, due))
     except AegisError as e:
         _say(name, due, e, sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(e, StoreError | NotReady) else e.exit_code)
@@ -239,10 +250,10 @@ def work(settings: Settings, name: str, due: datetime) -> None:
         sys.exit(130)
 
 
-def started(settings: Settings, name: str, due: datetime) -> BaseProcess:
+def started(live: Live, settings: Settings, name: str, due: datetime) -> BaseProcess:
     """The process that does the `work` of an entry."""
     process = multiprocessing.get_context("spawn").Process(
-        target=work, args=(settings, name, due), name=name
+        target=work, args=(live, settings, name, due), name=name
     )
     process.start()
     return process
@@ -263,8 +274,8 @@ class Service:
         self,
         settings: Settings,
         triggers: Mapping[str, Trigger],
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        starter: Callable[[Settings, str, datetime], BaseProcess] = started,
+        clock: Callable[[], datetime],
+        starter: Callable[[Settings, str, datetime], BaseProcess],
         over: threading.Event | None = None,
     ) -> None:
         self.settings, self.triggers, self.clock, self.starter = settings, triggers, clock, starter

@@ -3,6 +3,7 @@
 The data of then are the first transactions and labels of now, as the ledger counted them; a scratch
 database gets them, the verdicts and answers of that time, and the models with the roles that they
 had. What was changed or deleted since cannot be rebuilt, and then nothing is executed at all.
+`as_run` makes a run of any check.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aegis_core.config import Settings
-from aegis_core.errors import InputError, NotVerifiable, RunFailed, did_you_mean
+from aegis_core.errors import InputError, NotVerifiable, RunFailed, Unjudged, did_you_mean
 from aegis_core.runs import execution, ledger, lineage, notebooks, reports
 from aegis_core.runs.ledger import Row
+from aegis_core.runs.parameters import NOTEBOOKS, inspect
 from aegis_core.store import Store, connect
 from aegis_core.store.files import checksums
 
+Found = TypeVar("Found")
+LIVE: Final = "live"
+"""What is verified besides runs: the verdicts that were given; see `evaluation.parity`."""
 _BATCH: Final = 500_000
 _AS_THEN: Final = ("data_hash", "last_seq", "n_labels", "seed", "model_version")
 _TOLD: Final = 5
@@ -129,24 +134,39 @@ def verify(
     """
     store = connect(settings.db)
     run = _run_of(store, what)
-    began, notebook = time.monotonic(), notebooks.NOTEBOOKS[run["notebook"]]
-    row = ledger.begun("verify", notebook, {"run": run["run_id"]}, settings, due)
+    row = ledger.begun("verify", NOTEBOOKS[run["notebook"]], {"run": run["run_id"]}, settings, due)
     row = replace(row, **{key: run[key] for key in _AS_THEN})
-    with execution.ended_in_order(), ledger.alone(settings.db, "verify", None if due else 0.0):
+
+    def repeated() -> tuple[Verification, str]:
+        found = _repeated(store, run, row, settings, progress, timeout_s)
+        told = "; ".join(map(str, found.differences[:_TOLD]))
+        more = f"{len(found.differences):,} of {found.compared:,} numbers differ: {told}."
+        return found, more if found.differences else ""
+
+    found = as_run(settings, row, repeated)
+    return found or Verification(run["run_id"], 0, (), ("It was verified already.",), row.run_id)
+
+
+def as_run(settings: Settings, row: Row, check: Callable[[], tuple[Found, str]]) -> Found | None:
+    """What a check found, as the run of a `row` of the ledger that has begun.
+
+    `check` also says what differs, "" for nothing: then the run has `failed`. One that a schedule
+    started waits for another to end, and where it took place already there is None.
+    """
+    store, began = connect(settings.db), time.monotonic()
+    with execution.ended_in_order(), ledger.alone(settings.db, "verify", None if row.due_at else 0):
         ledger.close_killed(store, settings.reports, "verify")
         if not ledger.insert(store, row):
-            return Verification(run["run_id"], 0, (), ("It was verified already.",), row.run_id)
+            return None
         last = replace(row, status="interrupted", error="Stopped from outside.")
         try:
-            found = _repeated(store, run, row, settings, progress, timeout_s)
-            last = replace(row, status="done", cells_done=row.cells_total)
-            if differ := found.differences:
-                told = "; ".join(map(str, differ[:_TOLD]))
-                more = f"{len(differ):,} of {found.compared:,} numbers differ: {told}."
-                last = replace(last, status="failed", error=more)
+            found, differs = check()
+            status = "failed" if differs else "done"
+            last = replace(row, status=status, error=differs or None, cells_done=row.cells_total)
             return found
         except Exception as e:
-            last = replace(row, status="failed", error=str(e))
+            status = "unjudged" if isinstance(e, Unjudged) else "failed"
+            last = replace(row, status=status, error=str(e))
             raise
         finally:
             folder = settings.reports / row.run_id
@@ -156,10 +176,11 @@ def verify(
                 ended_at=ledger.now(),
                 seconds=round(time.monotonic() - began, 3),
                 report_path=str(report) if report.exists() else None,
+                **ledger.noted(store, row.run_id),
             )
             ledger.update(store, last)
             folder.mkdir(parents=True, exist_ok=True)
-            ledger.keep(folder, last)
+            ledger.keep(folder, last, execution.headlines(store, row.run_id))
             reports.renew(settings, row.run_id)
 
 
@@ -180,7 +201,7 @@ def _run_of(store: Store, what: str) -> dict[str, Any]:
     run: dict[str, Any] = rows[0]
     if run["status"] != "done" or run["notebook"] == "verify":
         raise InputError(f"{what} is {run['status']}; only a run that is done has numbers.")
-    if run["notebook"] not in notebooks.NOTEBOOKS:
+    if run["notebook"] not in NOTEBOOKS:
         raise NotVerifiable(f"The notebook {run['notebook']} is not there any more.")
     return run
 
@@ -206,7 +227,7 @@ def _repeated(
         )
         if run["notebook"] != "generate":
             _rebuild(store, run, connect(scratch.db))
-        if "now" in notebooks.inspect(notebooks.NOTEBOOKS[run["notebook"]]) and run["seen_at"]:
+        if "now" in inspect(NOTEBOOKS[run["notebook"]]) and run["seen_at"]:
             parameters = {"now": run["seen_at"].isoformat()} | parameters
         try:
             again = execution.run_notebook(
@@ -369,7 +390,7 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, object]]:
 
 def _notes(run: dict[str, Any]) -> list[str]:
     """What has changed since a run, and may be why numbers differ."""
-    notebook = notebooks.content_hash(notebooks.NOTEBOOKS[run["notebook"]])
+    notebook = notebooks.content_hash(NOTEBOOKS[run["notebook"]])
     return [
         f"The {what} changed since: {old or 'not recorded'} then, {new or 'not known'} now."
         for what, old, new in (

@@ -20,7 +20,7 @@ from aegis_core.cli import app, main
 from aegis_core.detection.training import Recipe, train
 from aegis_core.errors import InputError, RunBusy, RunFailed
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
-from aegis_core.runs import ledger, notebooks
+from aegis_core.runs import ledger, parameters
 from aegis_core.store import Store, connect
 
 CSV = """id,customer,time,amt,fraud
@@ -84,7 +84,7 @@ def test_help_names_every_notebook_and_a_notebook_tells_its_parameters(
 ) -> None:
     assert main(["run", "--help"]) == 0
     page = capsys.readouterr().out
-    assert [name for name in notebooks.NOTEBOOKS if name not in page] == []
+    assert [name for name in parameters.NOTEBOOKS if name not in page] == []
     assert main(["run", "train", "--parameters"]) == 0
     told = capsys.readouterr().out
     assert "n_trees" in told
@@ -366,20 +366,24 @@ def test_run_passes_parameters_database_and_time_limit_on(
 
     def run_notebook(name: str, parameters: object, settings: object, **options: object) -> object:
         seen.update(name=name, parameters=parameters, db=settings.db, **options)  # type: ignore[attr-defined]
-        return SimpleNamespace(status="done", seconds=1.25, report_path=Path("reports/r.html"))
+        return SimpleNamespace(**ended, seconds=1.25, report_path=Path("reports/r.html"))
 
+    ended = {"status": "done", "told": ""}
     monkeypatch.setattr("aegis_core.runs.execution.run_notebook", run_notebook)
-    given = ["-p", "train_from", "2018-07-25", "-p", "folds=4", "-p", "x", "-1", "--timeout", "60"]
-    given += ["--retries", "2", "--on-overlap", "wait"]
+    given = ["-p", "train_from", "2018-07-25", "-p", "folds=4", "-p", "seed", "-1"]
+    given += ["--timeout", "60", "--retries", "2", "--on-overlap", "wait"]
     assert main(["run", "evaluate", *given, "--db", "sub/a.duckdb"]) == 0
     assert seen == {
         "name": "evaluate",
-        "parameters": {"train_from": "2018-07-25", "folds": "4", "x": "-1"},
+        "parameters": {"train_from": "2018-07-25", "folds": "4", "seed": "-1"},
         "db": folder / "sub" / "a.duckdb",
         "timeout_s": 60.0,
         **{"retries": 2, "backoff_s": 30.0, "on_overlap": "wait"},
     }
     assert capsys.readouterr().out == "evaluate: done in 1.2 s\nreport: reports/r.html\n"
+    ended |= {"status": "unjudged", "told": "Too few labels."}
+    assert main(["run", "evaluate"]) == 5
+    assert "evaluate: unjudged in 1.2 s. Too few labels.\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

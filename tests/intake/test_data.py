@@ -11,7 +11,7 @@ from test_forms import SAMPLES
 
 from aegis_core.cli import main
 from aegis_core.intake.presets import CANNOT, PRESETS
-from aegis_core.runs.notebooks import NOTEBOOKS, parameters_of
+from aegis_core.runs.parameters import NOTEBOOKS, parameters_of
 from aegis_core.store import connect
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")

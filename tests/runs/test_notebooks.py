@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from nbformat import NotebookNode
 
@@ -25,7 +26,7 @@ from aegis_core.detection.training import Recipe
 from aegis_core.errors import InputError
 from aegis_core.evaluation import splits
 from aegis_core.intake.synthetic import SyntheticConfig
-from aegis_core.runs import notebooks
+from aegis_core.runs import parameters
 from aegis_core.schema import SCENARIOS
 from aegis_core.store import connect
 
@@ -65,9 +66,10 @@ def test_every_parameter_has_a_type_a_value_and_a_sentence(path: Path) -> None:
     cells = [c for c in code(nbformat.read(path, as_version=4)) if "parameters" in tags(c)]
     assert len(cells) == 1
     lines = [line for line in cells[0].source.splitlines() if line and not line.startswith("#")]
-    declared = notebooks.inspect(path)
+    declared = parameters.inspect(path)
+    assert declared == papermill.inspect_notebook(str(path))
     assert len(declared) == len(lines)
-    assert list(declared)[-2:] == list(notebooks.OWN)
+    assert list(declared)[-2:] == list(parameters.OWN)
     for about in declared.values():
         assert about["inferred_type_name"] in ("int", "float", "bool", "str"), about
         default = ast.literal_eval(about["default"])
@@ -78,8 +80,8 @@ def test_every_parameter_has_a_type_a_value_and_a_sentence(path: Path) -> None:
 @pytest.mark.parametrize("given", [None, "", -1, "-1.0"])
 def test_a_parameter_left_to_the_settings_may_be_given_as_older_schedules_do(given: object) -> None:
     limits = dict.fromkeys(("alert_budget", "seed"), given)
-    assert not any(notebooks.check_parameters("evaluate", limits)[name] for name in limits)
-    values = notebooks.check_parameters("evaluate", {"alert_budget": "0.01", "seed": 0})
+    assert not any(parameters.check_parameters("evaluate", limits)[name] for name in limits)
+    values = parameters.check_parameters("evaluate", {"alert_budget": "0.01", "seed": 0})
     assert (values["alert_budget"], values["seed"]) == (0.01, 0)
     assert values["block_share"] is None
 
@@ -88,32 +90,32 @@ def test_a_parameter_left_to_the_settings_may_be_given_as_older_schedules_do(giv
 def test_a_parameter_that_is_no_finite_number_is_refused(given: object) -> None:
     numbers = [
         (name, key)
-        for name in notebooks.NOTEBOOKS
-        for key, about in notebooks.parameters_of(name).items()
+        for name in parameters.NOTEBOOKS
+        for key, about in parameters.parameters_of(name).items()
         if about["inferred_type_name"] in ("int", "float")
     ]
     assert len(numbers) > 10
     for name, key in numbers:
         with pytest.raises(InputError, match=key):
-            notebooks.check_parameters(name, {key: given})
+            parameters.check_parameters(name, {key: given})
 
 
 def test_every_number_names_the_interval_that_it_is_refused_outside_of() -> None:
-    for name in notebooks.NOTEBOOKS:
-        for key, about in notebooks.parameters_of(name).items():
+    for name in parameters.NOTEBOOKS:
+        for key, about in parameters.parameters_of(name).items():
             if about["inferred_type_name"] not in ("int", "float"):
                 continue
-            found = notebooks._INTERVAL.search(about["help"])
+            found = parameters._INTERVAL.search(about["help"])
             assert found is not None, (name, key)
             default = ast.literal_eval(about["default"])
             if default is not None:
-                assert notebooks.check_parameters(name, {key: default})[key] == default
+                assert parameters.check_parameters(name, {key: default})[key] == default
             with pytest.raises(InputError, match=rf"{key} must lie in .*, not -5"):
-                notebooks.check_parameters(name, {key: -5})
+                parameters.check_parameters(name, {key: -5})
             for edge, taken in ((found[2], found[1] == "["), (found[3], found[4] == "]")):
                 if edge != "∞":
                     with contextlib.nullcontext() if taken else pytest.raises(InputError):
-                        notebooks.check_parameters(name, {key: edge})
+                        parameters.check_parameters(name, {key: edge})
 
 
 @pytest.mark.parametrize(
@@ -132,13 +134,36 @@ def test_the_functions_refuse_what_the_notebooks_do(
     name: str, keys: str, takes: Callable[..., object]
 ) -> None:
     for key in keys.split():
-        found = notebooks._INTERVAL.search(notebooks.parameters_of(name)[key]["help"])
+        found = parameters._INTERVAL.search(parameters.parameters_of(name)[key]["help"])
         assert found is not None
-        kind = int if notebooks.parameters_of(name)[key]["inferred_type_name"] == "int" else float
+        kind = int if parameters.parameters_of(name)[key]["inferred_type_name"] == "int" else float
         low = kind(found[2])
         takes(**{key: low + (0.5 if found[1] == "(" else 0)})
         with pytest.raises(InputError, match=key):
             takes(**{key: low - (0 if found[1] == "(" else 1)})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "good", "bad"),
+    [
+        ("train", "detector", "learner", "forrest"),
+        ("train", "detector", "forest", ""),
+        ("train", "role", "", "king"),
+        ("train", "train_from", "2026-01-01", "01.02.2026"),
+        ("generate", "start", "2026-02-28", "2026-02-30"),
+        ("generate", "start", "2026-01-01", ""),
+        ("evaluate", "train_from", "", "soon"),
+        ("price", "train_from", "2026-01-01", "1"),
+        ("review", "now", "2026-04-01T08:00", "now"),
+        ("drift", "day", "2026-04-01", "yesterday"),
+    ],
+)
+def test_words_and_dates_are_refused_as_the_line_says(
+    name: str, key: str, good: str, bad: str
+) -> None:
+    assert parameters.check_parameters(name, {key: good})[key] == good
+    with pytest.raises(InputError, match=f"The parameter {key} must be .*, not '{bad}'"):
+        parameters.check_parameters(name, {key: bad})
 
 
 def test_a_number_out_of_range_starts_nothing(
@@ -149,6 +174,9 @@ def test_a_number_out_of_range_starts_nothing(
     error = capsys.readouterr().err
     assert error == "aegis: The parameter train_days must lie in (0, 36_500], not -5.0.\n"
     assert list(tmp_path.iterdir()) == []
+    code = "import sys; from aegis_core.runs import parameters; print('papermill' in sys.modules)"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert asked.stdout == "False\n", "what is refused is refused at once"
 
 
 def test_a_cell_is_short_and_leaves_the_work_to_the_package(notebook: NotebookNode) -> None:

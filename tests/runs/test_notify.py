@@ -198,6 +198,13 @@ def test_a_run_is_told_once_it_failed_and_not_while_it_runs(world: World) -> Non
     assert world.later() == 0
 
 
+def test_a_run_without_labels_enough_is_told_as_that(world: World) -> None:
+    world.ran("r1", "unjudged", error="Too few labels to judge.")
+    assert world.later() == 1
+    assert "Aegis: train too little to judge by" in str(world.sent[0])
+    assert "Too few labels to judge." in world.sent[0][2]
+
+
 def test_a_killed_run_is_told_at_once_and_not_again_when_the_next_closes_its_row(
     world: World,
 ) -> None:

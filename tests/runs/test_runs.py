@@ -27,7 +27,7 @@ from papermill import PapermillExecutionError
 
 from aegis_core import config
 from aegis_core.errors import InputError, NotReady, RunBusy, RunFailed
-from aegis_core.runs import execution, ledger, lineage, notebooks, reports
+from aegis_core.runs import execution, ledger, lineage, notebooks, parameters, reports
 from aegis_core.runs.redaction import secrets_of
 from aegis_core.schema import MIGRATIONS
 from aegis_core.store import Store, connect
@@ -103,7 +103,7 @@ def notebook(settings: config.Settings) -> Iterator[Path]:
     path = settings.home / "01_generate.ipynb"
     nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(notebooks.NOTEBOOKS, "generate", path)
+        patch.setitem(parameters.NOTEBOOKS, "generate", path)
         yield path
 
 
@@ -163,7 +163,7 @@ def test_a_finished_run_is_a_row_of_the_ledger(
     assert entry["report_path"] == str(done.report_path)
     assert entry["seconds"] == done.seconds > 0
     assert entry["peak_memory_mb"] > 30
-    assert entry["notebook_hash"] == notebooks.content_hash(notebooks.NOTEBOOKS["generate"])
+    assert entry["notebook_hash"] == notebooks.content_hash(parameters.NOTEBOOKS["generate"])
     assert (entry["lock_hash"], entry["code_version"]) == (
         lineage.lock_hash(),
         lineage.code_version(),
@@ -357,8 +357,8 @@ def test_a_terminated_run_is_marked_interrupted_and_leaves_no_kernel(
 ) -> None:
     code = (
         "import sys; from pathlib import Path; from aegis_core import config;"
-        "from aegis_core.runs import execution, notebooks;"
-        "notebooks.NOTEBOOKS['generate'] = Path(sys.argv[1]);"
+        "from aegis_core.runs import execution, parameters;"
+        "parameters.NOTEBOOKS['generate'] = Path(sys.argv[1]);"
         "execution.run_notebook('generate', {'how': 'slow'}, config.load(), progress=False)"
     )
     shorter = notebook.read_bytes()
@@ -501,7 +501,7 @@ def test_an_unknown_notebook_is_refused_with_the_names_there_are(
 def test_only_generate_may_make_a_database(tmp_path: Path) -> None:
     settings = config.load(home=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(notebooks.NOTEBOOKS, "train", notebooks.NOTEBOOKS["generate"])
+        patch.setitem(parameters.NOTEBOOKS, "train", parameters.NOTEBOOKS["generate"])
         with pytest.raises(NotReady, match="no database"):
             execution.run_notebook("train", {}, settings)
     assert not list(tmp_path.iterdir())
@@ -554,6 +554,28 @@ def test_retries_end_and_the_last_failure_is_told(settings: config.Settings, qui
     with pytest.raises(RunFailed, match="disk went away"):
         generate(settings, retries=1, backoff_s=0)
     assert len(quick) == 1
+
+
+def test_a_run_with_too_little_to_judge_by_says_so_and_draws_no_line_on(
+    settings: config.Settings, quick: Quick
+) -> None:
+    def found(value: float | None, unjudged: str = "") -> Callable[[notebooks.Progress], None]:
+        metrics = {} if value is None else {("average_precision", "forest/0"): value}
+        return lambda watch: print(
+            execution.record(watch.store, watch.run_id, metrics=metrics, unjudged=unjudged)
+        )
+
+    quick.extend([found(0.25), found(None, "Too few labels to judge.")])
+    assert generate(settings).status == "done"
+    result = generate(settings, retries=3)
+    last = row(settings, result.run_id)
+    assert (last["status"], last["error"], last["attempt"]) == (result.status, result.told, 1)
+    assert (result.status, result.told) == ("unjudged", "Too few labels to judge.")
+    page = (settings.reports / "index.html").read_text()
+    card = page.partition('<section class="card unjudged">')[2].partition("</section>")[0]
+    assert "Too few labels to judge." in card
+    assert "<b>0.25</b>" in card
+    assert "figures of" in card
 
 
 def test_an_overlap_fails_is_skipped_or_waited_for(settings: config.Settings, quick: Quick) -> None:

@@ -26,8 +26,9 @@ import pytest
 from aegis_core import config
 from aegis_core.cli import main
 from aegis_core.errors import InputError
+from aegis_core.evaluation.parity import verify_live
 from aegis_core.intake.synthetic import SyntheticConfig, write_history
-from aegis_core.runs import execution, notebooks, schedule
+from aegis_core.runs import execution, notebooks, parameters, schedule
 from aegis_core.runs.schedule import Trigger
 from aegis_core.store import Store, connect
 
@@ -226,6 +227,7 @@ def with_entries(home: Path, **entries: dict[str, Any]) -> config.Settings:
         ({"notebook": "train", "cron": "0 0 31 4,6 *"}, "no month that it names has such a day"),
         ({"verify": "train", "retries": 2, "backoff": 9}, "Take out retries, backoff: a verif"),
         ({"verify": "train", "on_overlap": "skip"}, "Take out on_overlap"),
+        ({"verify": "live", "timeout": 9}, "Take out timeout"),
         ({"verify": "train", "parameters": {"seed": 1}}, "Take out parameters"),
     ],
 )
@@ -278,8 +280,8 @@ def test_an_entry_runs_with_its_parameters_and_is_listed(
     given: dict[str, object] = {}
     monkeypatch.setattr(notebooks, "execute", lambda *args, **_: given.update(args[2]))
     at = datetime(2026, 3, 1, 2, tzinfo=UTC)
-    assert "start: done" in schedule.start(settings, "look", at)
-    assert "started for this time already" in schedule.start(settings, "look", at)
+    assert "start: done" in schedule.start(settings, "look", verify_live, at)
+    assert "started for this time already" in schedule.start(settings, "look", verify_live, at)
     assert given["customer"] == "c"
     (listed,) = schedule.listed(settings, datetime(2026, 3, 1, 12, tzinfo=UTC))
     assert (listed["status"], listed["next"]) == ("done", datetime(2026, 3, 2, 2, tzinfo=UTC))
@@ -346,7 +348,7 @@ def impatient(settings: config.Settings, name: str, due: datetime) -> None:
         os._exit(7)
     if (settings.home / "killed").exists():
         notebooks.execute = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-    schedule.work(settings, name, due)
+    schedule.work(verify_live, settings, name, due)
 
 
 class Waits(threading.Event):
@@ -503,7 +505,7 @@ def test_jupyterlab_s_scheduler_runs_a_notebook_as_it_stands(tmp_path: Path, sto
     staged = tmp_path / "staged"
     staged.mkdir()
     source = staged / "00_start.ipynb"
-    source.write_bytes(notebooks.NOTEBOOKS["start"].read_bytes())
+    source.write_bytes(parameters.NOTEBOOKS["start"].read_bytes())
     output = staged / "done.ipynb"
     ran = subprocess.run(
         [

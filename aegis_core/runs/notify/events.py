@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aegis_core.config import NotifyRule, Settings
 from aegis_core.runs.ledger import KILLED, over
-from aegis_core.runs.notebooks import NOTEBOOKS
+from aegis_core.runs.parameters import NOTEBOOKS
 from aegis_core.schema import WORTH
 from aegis_core.store import Store
 from aegis_core.store.endpoint import files_of, find
@@ -38,7 +38,7 @@ _VERDICTS: Final = f"""
 """
 _RUNS: Final = """
     SELECT run_id, notebook, status, started_at, ended_at, error, pid FROM runs
-    WHERE status IN ('failed', 'interrupted', 'waiting', 'running')
+    WHERE status IN ('failed', 'unjudged', 'interrupted', 'waiting', 'running')
       AND run_id NOT IN (SELECT event FROM notifications WHERE rule = ? AND what = 'run')
       AND run_id NOT IN (SELECT retry_of FROM runs WHERE retry_of IS NOT NULL)
     ORDER BY started_at
@@ -184,6 +184,7 @@ def _ended_badly(store: Store, rule: NotifyRule) -> list[dict[str, Any]]:
 
 def _run(row: Mapping[str, Any], settings: Settings, rule: NotifyRule) -> Event:
     name, status = plain(row["notebook"]), plain(row["status"])
+    status = "too little to judge by" if status == "unjudged" else status
     ended = f"{row['ended_at']:%Y-%m-%d %H:%M}" if row["ended_at"] else "an unknown time"
     error = plain(row["error"] or "It left no error.", 600)
     lines = [

@@ -333,19 +333,19 @@ class Scorer:
                 raise ValueError(f"{len(given)} {what} for {n} transactions.")
         decides = self.detector is not None
         explained = n if explain and decides else 0
-        out = Scored(
-            np.empty((n if signals or (explained and self.learner) else 0, N_SIGNALS)),
-            np.empty((n if decides else 0, N_FACTORS)),
-            np.empty((n if decides else 0, N_FACTORS)),
-            np.empty(n if decides else 0),
-            np.empty(0),
-            np.empty(n if decides else 0, np.int8),
+        out = Scored(  # of an erased row it stays 0, which every model can be asked about
+            np.zeros((n if signals or (explained and self.learner) else 0, N_SIGNALS)),
+            np.zeros((n if decides else 0, N_FACTORS)),
+            np.zeros((n if decides else 0, N_FACTORS)),
+            np.zeros(n if decides else 0),
+            np.zeros(0),
+            np.zeros(n if decides else 0, np.int8),
             np.zeros((explained, N_TOLD)),
-            np.empty((n if self.confirmed is not None else 0, N_HISTORY)),
-            np.empty((n if explain else 0, len(FACTS))),
-            np.empty((n if signals or explain else 0, N_COUNTS), np.int8),
+            np.zeros((n if self.confirmed is not None else 0, N_HISTORY)),
+            np.zeros((n if explain else 0, len(FACTS))),
+            np.zeros((n if signals or explain else 0, N_COUNTS), np.int8),
             np.full((explained, N_CLEARED), np.nan),
-            np.empty(n),
+            np.zeros(n),
         )
         thresholds, model, trees = (np.inf, np.inf), NO_MODEL, NO_TREES
         limits = np.full((2, N_COUNTS), RING + 2)

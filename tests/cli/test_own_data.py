@@ -33,7 +33,7 @@ def test_the_readme_leads_from_a_file_to_a_filled_board(
     served: list[object] = []
     monkeypatch.setattr(up, "serve", lambda settings, port, for_s: served.append(settings.db))
     monkeypatch.setattr(up, "_stream", lambda *_: pytest.fail("something was simulated"))
-    population = SyntheticConfig(n_transactions=6_000, n_customers=100, days=60)
+    population = SyntheticConfig(n_transactions=18_000, n_customers=300, days=60)
     transactions, labels = (pa.concat_tables(t) for t in zip(*generate(population), strict=True))
     fraud = transactions.join(labels, "transaction_id").sort_by("ts")
     fraud = fraud.set_column(0, "fraud", fraud["is_fraud"].fill_null(False))

@@ -123,10 +123,19 @@ async function picture(board) {
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
+// Whether the kernel has answered the address: it may before there is anything to show that by.
+let heard = false;
+
+function isHeard(model) {
+  const chosen = model.get("chosen");
+  return heard || fromAddress(model).every(([key, value]) => String(chosen[key]) === value);
+}
+
 export default {
   initialize({ model }) {
     if (model.get("part") !== "filters" || !inVoila()) return undefined;
     const asked = fromAddress(model);
+    model.on("change:chosen", () => { heard = true; });
     if (asked.length) model.send({ choose: Object.fromEntries(asked) });
     return undefined;
   },
@@ -233,6 +242,6 @@ export default {
       if (message.file) save(message.file, new Blob(buffers, { type: "text/csv" }));
     });
     // Until the kernel has heard the address, it stays as it is.
-    if (part === "axes" || !fromAddress(model).length || !inVoila()) show();
+    if (part === "axes" || isHeard(model) || !inVoila()) show();
   },
 };

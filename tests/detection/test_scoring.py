@@ -253,6 +253,21 @@ def test_every_number_of_a_result_is_one(whole: Scored) -> None:
     assert ((whole.risk >= 0) & (whole.risk <= 100)).all()
 
 
+def test_a_row_of_somebody_who_was_erased_holds_nothing(
+    trained: Trained, stream: pd.DataFrame
+) -> None:
+    """Not what lay in memory, which a model may fall over that is asked about it."""
+    some = stream.iloc[:50]
+    for _ in range(3):  # what these leave is what would lie there
+        Scorer(*trained).run(some, signals=True, explain=True)
+        erased = some.assign(customer_id=None)
+        scored = Scorer(*trained).run(erased, signals=True, explain=True)
+        for name in ("signals", "strength", "evidence", "score", "facts", "counts", "amount"):
+            values = getattr(scored, name)
+            assert len(values) == 50
+            assert not values.any(), name
+
+
 def test_what_was_not_asked_for_has_no_rows(trained: Trained, stream: pd.DataFrame) -> None:
     n = len(stream)
     plain = Scorer().run(stream)

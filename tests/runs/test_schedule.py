@@ -307,13 +307,14 @@ def test_what_was_missed_while_no_scheduler_ran_is_owed_and_before_the_first_not
 def test_two_schedulers_at_once_run_a_missed_entry_once_and_end_when_told(
     tmp_path: Path, store: Store
 ) -> None:
-    yesterday = datetime.now(UTC) - timedelta(days=1, hours=1)
+    now = datetime.now(UTC)
+    cron = f"{(now.minute + 30) % 60} * * * *"  # not due while this goes on
     with store.writing() as session:
         session.execute(
             "INSERT INTO meta VALUES ('schedule:look', ?)",
-            [f"{yesterday.isoformat()} */20 * * * * UTC"],
+            [f"{(now - timedelta(days=1, hours=1)).isoformat()} {cron} UTC"],
         )
-    entries = {"look": {"cron": "*/20 * * * *", "notebook": "start"}}
+    entries = {"look": {"cron": cron, "notebook": "start"}}
     environment = {
         **os.environ, "AEGIS_HOME": str(tmp_path), "AEGIS_SCHEDULE": json.dumps(entries)
     }  # fmt: skip

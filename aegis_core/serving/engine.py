@@ -315,7 +315,7 @@ class Engine:
     ) -> pd.DataFrame:
         """`take`, in the thread that scores."""
         self.check()
-        with self.store.aside() as session:
+        with self.store.unsettled() as session:
             good, bad = checked(session, rows, source, self.settings.future_minutes)
             self.state.look(session)
             due = answers.due(session)

@@ -226,8 +226,8 @@ class _Replay:
         scored = self._passed(frame, recorded, stop, rulings=rulings, signals=True, explain=True)
         names = ["transaction_id", "ts", *AGAIN]
         plain = frame[names].assign(ts=frame["ts"].astype("int64")).astype(object)
-        rows: list[Any] = plain.where(plain.notna(), None).to_dict("records")
-        again = self.lately.again(Rows.of(rows))
+        plain = plain.where(plain.notna(), None)
+        again = self.lately.again(Rows({name: plain[name].tolist() for name in names}))
         verdicts = self.scorer.verdicts_of(frame, scored, model.version, listed, again)
         if not wanted.any():
             return

@@ -124,7 +124,7 @@ class Store:
                 yield session
 
     @contextmanager
-    def aside(self) -> Iterator[Session]:
+    def unsettled(self) -> Iterator[Session]:
         """A session for temporary tables, and to read what is in the tables by now.
 
         For the owner's engine: it waits for nobody, and what was answered last may be missing.
